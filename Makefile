@@ -1,0 +1,35 @@
+# `make demo` and `make test` are all that a fresh clone needs; both make the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint coverage slow clean
+
+demo: $(VENV)/installed
+	$(BIN)/regionqa demo --out demo-pictures
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m "slow or gpu"
+
+coverage: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term-missing --cov-fail-under=90
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch and torchvision are resolved in one command: their builds must match
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'regionqa needs Python 3.11 or newer; say make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-pictures

@@ -1,0 +1,32 @@
+"""Answers questions about regions of pictures.
+
+    import regionqa
+
+    engine = regionqa.load("starter")
+    print(engine.ask("cat.jpg", "what is this?", boxes=[(10, 20, 200, 300)]).text)
+
+Importing the package is quick: the heavy libraries are imported by `load`.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regionqa.engine import Engine
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(model: str | Path = "starter", *, device: str = "auto", batch_size: int = 16) -> "Engine":
+    """An engine that answers with a model.
+
+    model: the name of a model that ships with the package, or the folder of a bundle.
+    device: "auto", "cpu" or "cuda"; "cuda" raises DeviceError where CUDA cannot be used.
+    batch_size: questions decoded together.
+    Raises BundleError when there is no such model, or its folder is not sound.
+    """
+    from regionqa.bundles import find_bundle
+    from regionqa.engine import Engine
+
+    return Engine.load(find_bundle(model), device=device, batch_size=batch_size)

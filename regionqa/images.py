@@ -1,0 +1,354 @@
+"""Pictures: opening them safely, and fitting them to a model's square.
+
+A `Picture` is known by its header until `load` decodes it; "as displayed" means after its EXIF
+rotation. A `Placement` carries boxes from a picture to the model's square and back. This module
+does not know which model will look, nor what is asked.
+
+Colour profiles are not applied, as in the systems that this package implements.
+"""
+
+import stat
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from regionqa.errors import BundleError, PictureError
+from regionqa.regions import Box
+
+FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
+"""What is read. Pillow also opens formats that run other programs (EPS); those stay shut."""
+
+MAX_PIXELS = 178_956_970
+"""More than this is refused: half a gigabyte as RGB, however small the file is."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture of each EXIF orientation upright; orientation 1 is upright."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""The EXIF orientations that exchange width and height."""
+
+_KINDS = {
+    b"%PDF": "a PDF",
+    b"%!PS": "a PostScript file",
+    b"<svg": "an SVG drawing",
+    b"8BPS": "a Photoshop file",
+    b"ftyphei": "a HEIC picture",
+    b"ftypmif1": "a HEIF picture",
+    b"ftypavif": "an AVIF picture",
+}
+"""What people take for a picture that is read, by a mark among its first bytes."""
+
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+"""How files begin that are, or should have been, pictures that are read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that can be decoded when needed; equal only to itself.
+
+    Made by `open_picture` or `picture_of`. One that comes from a file holds no pixels.
+    """
+
+    name: str
+    """As the user gave it."""
+    width: int
+    """In pixels, as displayed."""
+    height: int
+    """In pixels, as displayed."""
+    source: Path | Image.Image = field(repr=False)
+    """The file, or the RGB pixels of a picture that came without one."""
+
+    def load(self) -> Image.Image:
+        """The pixels, RGB as displayed, the caller's to change; PictureError for a broken file."""
+        if isinstance(self.source, Image.Image):
+            return self.source.copy()
+        with _opened(self.source, self.name) as image:
+            pixels = _as_displayed(image)
+        if pixels.size != (self.width, self.height):
+            raise PictureError(
+                f"{self.name}: changed while in use, from {self.width} x {self.height} to "
+                f"{pixels.width} x {pixels.height} pixels; ask again"
+            )
+        return pixels
+
+
+def open_picture(path: str | Path) -> Picture:
+    """The picture in a file, of which only the header is read.
+
+    Raises PictureError for anything that is not a JPEG, PNG, WebP, BMP, TIFF or GIF of a size
+    that is read. Of several pages or frames the first counts.
+    """
+    name = str(path)
+    with _opened(Path(path), name) as image:
+        width, height = image.size
+        if _orientation(image) in _SIDEWAYS:
+            width, height = height, width
+    return Picture(name, width, height, Path(path))
+
+
+def picture_of(image: Image.Image | NDArray[Any], name: str = "image") -> Picture:
+    """A picture that is already in memory.
+
+    image: a Pillow image of any mode, or an array (height, width, 3) or (height, width) of uint8.
+    Its pixels are copied. Raises PictureError for any other array, and for no pixels at all.
+    """
+    if not isinstance(image, Image.Image):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+            raise PictureError(
+                f"{name}: an array of shape (height, width, 3) or (height, width) and type uint8 "
+                f"is expected, found shape {image.shape} and type {image.dtype}"
+            )
+        _check_size(image.shape[1], image.shape[0], name)
+        image = Image.fromarray(image)
+    _check_size(*image.size, name)
+    with _pillow_errors(name):
+        pixels = _as_displayed(image)
+    return Picture(name, *pixels.size, pixels)
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Image.Image]:
+    """The file as Pillow opens it, closed afterwards, with every complaint a PictureError."""
+    _check_file(path, name)
+    with _pillow_errors(name):
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(*image.size, name)
+                yield image
+        except UnidentifiedImageError:
+            raise PictureError(f"{name}: {_what_it_is(path)}") from None
+
+
+def _check_file(path: Path, name: str) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise PictureError(f"{name}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PictureError(f"{name}: cannot be read: {reason}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise PictureError(f"{name}: a directory, not a picture; name the pictures in it")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
+        raise PictureError(f"{name}: a pipe or device, not a file; save the picture first")
+    if status.st_size == 0:
+        raise PictureError(f"{name}: empty file; copy it again")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height == 0:
+        raise PictureError(f"{name}: {width} x {height} pixels, so there is nothing to see")
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"{name}: {width} x {height} is {width * height:,} pixels, more than the "
+            f"{MAX_PIXELS:,} that are read; make it smaller first"
+        )
+
+
+@contextmanager
+def _pillow_errors(name: str) -> Iterator[None]:
+    """Whatever Pillow raises becomes one PictureError; what it would only warn of is let go.
+
+    Its decoders raise nearly every kind of error on damaged data, hence `Exception`. Its warnings
+    name no picture, and the one about sizes repeats `_check_size` with a lower limit.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    except PictureError:
+        raise
+    except PermissionError:
+        raise PictureError(f"{name}: permission denied; ask for the right to read it") from None
+    except Image.DecompressionBombError as error:
+        # the program around us may have set Pillow's limit below ours; its message has both numbers
+        raise PictureError(f"{name}: {error}; make it smaller first") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(
+            f"{name}: cannot be decoded: {reason}; copy it again, or save it as PNG"
+        ) from None
+
+
+def _what_it_is(path: Path) -> str:
+    """Why the file is not read, from its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(_STARTS):
+        return "broken from the start, or of a rare kind; copy it again, or save it as PNG"
+    others = [kind for mark, kind in _KINDS.items() if mark in start]
+    what = f"{others[0]}, which is not read; convert it" if others else "not a picture"
+    return f"{what} ({', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read)"
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, as far as the header has it; 1 where it makes no sense."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    try:
+        # not image.getexif(): for a PNG without EXIF that decodes the whole picture in search of it
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _as_displayed(image: Image.Image) -> Image.Image:
+    """The picture decoded, upright and RGB."""
+    orientation = _orientation(image)
+    image.load()
+    pixels = _rgb(image)
+    if orientation in _TURNS:
+        pixels = pixels.transpose(_TURNS[orientation])
+    pixels.info.clear()  # or whoever sees the EXIF block there would turn it once more
+    return pixels
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The picture as RGB, on white where it is transparent.
+
+    White is what most pages and viewers show behind a picture; dropping the alpha channel would
+    uncover whatever colours happen to lie under it.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(layer, mask=layer.getchannel("A"))
+        return canvas
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey values of 16 or 32 bits scaled to 8; Pillow's own conversion cuts them off at 255.
+
+    In 16 bits white is 65535. 32 bits and floats do not say what is white, so the least of the
+    usual whites is taken that is not below the brightest pixel.
+    """
+    values = np.nan_to_num(np.asarray(image))  # (height, width)
+    brightest = float(values.max())
+    whites = (65535.0,) if values.dtype.itemsize == 2 else (1.0, 255.0, 65535.0, 2.0**32 - 1)
+    white = next((white for white in whites if brightest <= white), brightest)
+    scaled = values.clip(0).astype(np.float32) * np.float32(255 / white)  # (height, width)
+    return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
+
+
+class Fit(StrEnum):
+    """How a picture that is not square becomes the model's square.
+
+    pad keeps the aspect ratio, with the picture at the top left: then one factor takes pixels to
+    the square and nothing is added to them.
+    """
+
+    squash = "squash"
+    pad = "pad"
+
+
+class Resample(StrEnum):
+    """How pixels are interpolated."""
+
+    bicubic = "bicubic"
+    bilinear = "bilinear"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a picture was fitted to the model's square, and both directions of the change."""
+
+    width: int
+    """The picture's, in pixels as displayed."""
+    height: int
+    """The picture's, in pixels as displayed."""
+    size: int
+    """The square's side in pixels."""
+    fit: Fit
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Width and height in pixels of the part of the square that the picture covers."""
+        if self.fit is Fit.squash:
+            return self.size, self.size
+        scale = self.size / max(self.width, self.height)
+        return max(1, round(self.width * scale)), max(1, round(self.height * scale))
+
+    def to_model(self, box: Box) -> tuple[float, float, float, float]:
+        """The box as xyxy in [0, 1] of the square, where it is inside the picture."""
+        x0, y0, x1, y1 = box.xyxy
+        across, down = self.covered
+        # multiplied first, so that the picture's far edge divides to exactly 1
+        return (
+            x0 * across / self.width / self.size,
+            y0 * down / self.height / self.size,
+            x1 * across / self.width / self.size,
+            y1 * down / self.height / self.size,
+        )
+
+    def to_picture(self, xyxy: Sequence[float]) -> Box:
+        """The box in the picture's pixels for xyxy in [0, 1] of the square."""
+        x0, y0, x1, y1 = xyxy
+        across, down = self.covered
+        return Box(
+            x0 * self.size * self.width / across,
+            y0 * self.size * self.height / down,
+            x1 * self.size * self.width / across,
+            y1 * self.size * self.height / down,
+        )
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model wants of its pictures: the card's [picture] table. BundleError where unsound."""
+
+    size: int
+    """The square's side in pixels."""
+    fit: Fit
+    resample: Resample
+    mean: tuple[float, float, float]
+    """Of red, green and blue in [0, 1]."""
+    std: tuple[float, float, float]
+    """Of red, green and blue in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise BundleError(f"[picture] size is {self.size}; a number of pixels is expected")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise BundleError(
+                f"[picture] mean is {self.mean} and std is {self.std}; each needs three numbers, "
+                "and those of std must be above zero"
+            )
+
+    def placement(self, width: int, height: int) -> Placement:
+        """How a picture of this size is fitted to the square."""
+        return Placement(width, height, self.size, self.fit)
+
+    def pixel_values(self, image: Image.Image) -> NDArray[np.float32]:
+        """The picture as the model sees it.
+
+        Returns float32 (3, size, size): (value / 255 - mean) / std, and 0, which is the mean
+        colour, in the part that the picture does not cover.
+        """
+        across, down = self.placement(*image.size).covered
+        resample = Image.Resampling[self.resample.name.upper()]
+        resized = _rgb(image).resize((across, down), resample)
+        values = np.asarray(resized, np.float32) / 255  # (down, across, 3)
+        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        square = np.zeros((3, self.size, self.size), np.float32)
+        square[:, :down, :across] = values.transpose(2, 0, 1)
+        return square

@@ -1,0 +1,187 @@
+"""Boxes and regions: parsing, conventions, checking, clipping.
+
+In memory there is one convention: float xyxy in pixels of the picture as displayed, half-open.
+Other conventions exist as `WrittenBox`, a box as somebody wrote it, which becomes a `Region` once
+its picture's size is known. This module does not know about pictures or models.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from regionqa.errors import BoxError
+
+
+class BoxFormat(StrEnum):
+    """What the four numbers of a written box mean."""
+
+    xyxy = "xyxy"
+    xywh = "xywh"
+    cxcywh = "cxcywh"
+
+
+class BoxUnits(StrEnum):
+    """What one unit of a written box is: a pixel, or a part of the picture's width and height."""
+
+    pixel = "pixel"
+    fraction = "fraction"
+    permille = "permille"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the picture as displayed: left, top, right, bottom; half-open.
+
+    Raises BoxError for a NaN, an infinity, reversed corners or no area.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.x0, self.y0, self.x1, self.y1)
+        if not all(math.isfinite(number) for number in numbers):
+            raise BoxError(f"box {self}: every coordinate must be a finite number")
+        if self.x1 < self.x0 or self.y1 < self.y0:
+            raise BoxError(
+                f"box {self}: right must exceed left and bottom exceed top; "
+                "swap the corners, or say --box-format xywh if these are left, top, width, height"
+            )
+        if self.x1 == self.x0 or self.y1 == self.y0:
+            raise BoxError(f"box {self}: has no area; give a width and a height above zero")
+
+    def __str__(self) -> str:
+        return ",".join(f"{number:g}" for number in self.xyxy)
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """The four coordinates."""
+        return (self.x0, self.y0, self.x1, self.y1)
+
+    @property
+    def width(self) -> float:
+        """Horizontal extent in pixels."""
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> float:
+        """Vertical extent in pixels."""
+        return self.y1 - self.y0
+
+    def inside(self, width: int, height: int) -> bool:
+        """Whether all of the box lies in a picture of this size."""
+        return self.x0 >= 0 and self.y0 >= 0 and self.x1 <= width and self.y1 <= height
+
+    def clipped(self, width: int, height: int) -> "Box":
+        """The part of the box inside a picture of this size; BoxError where there is none."""
+        x0, y0 = max(self.x0, 0.0), max(self.y0, 0.0)
+        x1, y1 = min(self.x1, float(width)), min(self.y1, float(height))
+        if x1 <= x0 or y1 <= y0:
+            raise BoxError(
+                f"box {self}: lies outside the picture, which is {width} x {height} pixels; "
+                "check --box-format and --box-units"
+            )
+        return Box(x0, y0, x1, y1)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box with the name its file gave it, if any."""
+
+    box: Box
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class WrittenBox:
+    """A box as it was written, before its picture's size is known.
+
+    values: the four numbers. label: the name its file gave it, if any.
+    """
+
+    values: tuple[float, float, float, float]
+    format: BoxFormat = BoxFormat.xyxy
+    units: BoxUnits = BoxUnits.pixel
+    label: str | None = None
+
+    @classmethod
+    def of(cls, region: Region) -> Self:
+        """The region written in the convention used in memory."""
+        return cls(region.box.xyxy, label=region.label)
+
+    def resolve(self, width: int, height: int) -> Region:
+        """The region in pixels of a picture of this size, not yet clipped to it."""
+        x, y, third, fourth = self.values
+        text = ",".join(f"{value:g}" for value in self.values)
+        if not all(math.isfinite(value) for value in self.values):
+            raise BoxError(f"box {text}: every coordinate must be a finite number")
+        if self.format is not BoxFormat.xyxy and (third <= 0 or fourth <= 0):
+            raise BoxError(f"box {text}: width and height must be above zero ({self.format})")
+        corners = {
+            BoxFormat.xyxy: (x, y, third, fourth),
+            BoxFormat.xywh: (x, y, x + third, y + fourth),
+            BoxFormat.cxcywh: (x - third / 2, y - fourth / 2, x + third / 2, y + fourth / 2),
+        }[self.format]
+        if self.units is BoxUnits.pixel:
+            self._refuse_fractions(corners, text, width, height)
+            scale_x = scale_y = 1.0
+        else:
+            whole = 1.0 if self.units is BoxUnits.fraction else 1000.0
+            scale_x, scale_y = width / whole, height / whole
+        x0, y0, x1, y1 = corners
+        return Region(Box(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y), self.label)
+
+    def _refuse_fractions(
+        self, corners: tuple[float, ...], text: str, width: int, height: int
+    ) -> None:
+        fractional = all(0 <= value <= 1 for value in corners)
+        if fractional and any(value != int(value) for value in corners) and min(width, height) > 1:
+            raise BoxError(
+                f"box {text}: is smaller than one pixel; if these are fractions of the picture, "
+                "say --box-units fraction"
+            )
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """Four numbers from text such as `10,20,200,300` (spaces or semicolons will do too)."""
+    parts = [part for part in re.split(r"[,;\s]+", text.strip().strip("[]()")) if part]
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        raise BoxError(f"box {text!r}: is not four numbers, like 10,20,200,300") from None
+    return four_numbers(numbers, repr(text))
+
+
+def four_numbers(values: object, text: str) -> tuple[float, float, float, float]:
+    """The values as a box's four numbers; BoxError, naming `text`, where they are anything else."""
+    if (
+        not isinstance(values, (list, tuple))
+        or len(values) != 4
+        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    ):
+        found = f"{len(values)} values" if isinstance(values, (list, tuple)) else "something else"
+        raise BoxError(f"box {text}: four numbers are expected, {found} found, like 10,20,200,300")
+    x, y, third, fourth = (float(value) for value in values)
+    if not all(math.isfinite(value) for value in (x, y, third, fourth)):
+        raise BoxError(f"box {text}: every coordinate must be a finite number")
+    return (x, y, third, fourth)
+
+
+def clip_all(
+    regions: tuple[Region, ...], width: int, height: int
+) -> tuple[tuple[Region, ...], list[str]]:
+    """Regions clipped to the picture, and one warning for each that reached outside it."""
+    clipped, warnings = [], []
+    for region in regions:
+        box = region.box
+        if not box.inside(width, height):
+            box = box.clipped(width, height)
+            warnings.append(
+                f"box {region.box} reaches outside {width} x {height}: clipped to {box}"
+            )
+        clipped.append(Region(box, region.label))
+    return tuple(clipped), warnings

@@ -1,0 +1,608 @@
+"""A user gives pictures of every kind: each is seen as displayed, or says why not."""
+
+import os
+import socket
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageOps
+
+from regionqa.errors import BundleError, PictureError
+from regionqa.images import (
+    MAX_PIXELS,
+    Fit,
+    Picture,
+    Placement,
+    Preprocessing,
+    Resample,
+    open_picture,
+    picture_of,
+)
+from regionqa.regions import Box
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def photo(width: int = 40, height: int = 24) -> Image.Image:
+    """A smooth RGB picture, so that lossy formats keep it nearly as it is."""
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(
+        np.stack([x * 255 // width, y * 255 // height, 90 + 0 * x], axis=-1).astype(np.uint8)
+    )
+
+
+def noise(width: int = 64, height: int = 64) -> Image.Image:
+    """A picture that compresses badly, so that half of its file is half of its pixels."""
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def loaded(path: Path) -> np.ndarray:
+    """The pixels of a file, after checking that the header promised the same size."""
+    picture = open_picture(path)
+    image = picture.load()
+    assert image.mode == "RGB"
+    assert image.size == (picture.width, picture.height)
+    return np.asarray(image)
+
+
+def complaint(action: Callable[[], object]) -> str:
+    """The one line that a PictureError says."""
+    with pytest.raises(PictureError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def png_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of these chunks, whatever they are."""
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def png_header(width: int, height: int, depth: int = 8, colour: int = 2) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+
+
+# Pictures that open
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("jpg", {"quality": 95}),
+        ("png", {}),
+        ("webp", {"lossless": True}),
+        ("bmp", {}),
+        ("tif", {}),
+        ("tif", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_every_format_gives_the_picture_back(
+    tmp_path: Path, suffix: str, options: dict[str, object]
+) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    photo().save(path, **options)  # type: ignore[arg-type]
+    assert np.abs(loaded(path).astype(int) - np.asarray(photo())).mean() < 3
+
+
+def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    photo().save(path, format="PNG")
+    assert np.array_equal(loaded(path), np.asarray(photo()))
+
+
+def test_the_name_stays_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo().save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    picture = open_picture("./photo.png")
+    assert (picture.name, picture.width, picture.height) == ("./photo.png", 40, 24)
+
+
+def test_a_picture_is_a_key_and_equals_only_itself(tmp_path: Path) -> None:
+    photo().save(tmp_path / "photo.png")
+    first, second = open_picture(tmp_path / "photo.png"), open_picture(tmp_path / "photo.png")
+    assert len({first, second, first}) == 2
+
+
+def test_opening_reads_only_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(png_chunks(png_header(3000, 2000), (b"IDAT", b"nothing of use")))
+    picture = open_picture(path)
+    assert (picture.width, picture.height) == (3000, 2000)
+    assert complaint(picture.load).startswith(f"{path}: cannot be decoded")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cmyk.{suffix}"
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path)  # magenta and yellow ink: red
+    red, green, blue = loaded(path)[8, 8]
+    assert red > 230 and green < 30 and blue < 30
+
+
+def test_grey_and_one_bit(tmp_path: Path) -> None:
+    Image.new("L", (4, 4), 77).save(tmp_path / "grey.png")
+    Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
+    assert np.all(loaded(tmp_path / "grey.png") == 77)
+    assert np.all(loaded(tmp_path / "bit.png") == 255)
+
+
+def test_a_palette(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([*GREEN, *RED])
+    image.save(tmp_path / "palette.png")
+    assert np.all(loaded(tmp_path / "palette.png") == RED)
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([255, 0])])
+def test_a_transparent_palette_entry_is_white(tmp_path: Path, transparency: int | bytes) -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([*GREEN, *RED])
+    image.putpixel((3, 0), 1)
+    image.save(tmp_path / "palette.png", transparency=transparency)
+    pixels = loaded(tmp_path / "palette.png")
+    assert tuple(pixels[0, 0]) == GREEN
+    assert tuple(pixels[0, 3]) == WHITE
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+def test_alpha_is_laid_on_white(tmp_path: Path, mode: str, suffix: str) -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert(mode)
+    image.paste(Image.new("RGBA", (4, 8), (0, 0, 0, 128)).convert(mode), (4, 0))
+    image.save(tmp_path / f"alpha.{suffix}", lossless=True)  # which only WebP looks at
+    pixels = loaded(tmp_path / f"alpha.{suffix}")
+    assert tuple(pixels[0, 0]) == WHITE
+    assert np.allclose(pixels[0, 6], 127, atol=1)
+
+
+def test_a_transparent_colour_is_white(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 4), RED)
+    image.putpixel((1, 1), BLUE)
+    image.save(tmp_path / "key.png", transparency=RED)
+    pixels = loaded(tmp_path / "key.png")
+    assert tuple(pixels[0, 0]) == WHITE
+    assert tuple(pixels[1, 1]) == BLUE
+
+
+def ramp16() -> np.ndarray:
+    return np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"deep.{suffix}"
+    Image.fromarray(ramp16()).save(path)
+    assert np.array_equal(loaded(path)[..., 0].ravel(), np.arange(256))
+
+
+def test_big_endian_sixteen_bit_tiff(tmp_path: Path) -> None:
+    image = Image.frombytes("I;16B", (16, 16), ramp16().astype(">u2").tobytes())
+    image.save(tmp_path / "deep.tif")
+    assert np.array_equal(loaded(tmp_path / "deep.tif")[..., 0].ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ramp16().astype(np.int32),
+        ramp16().astype(np.float32) / 65535,
+        np.arange(256, dtype=np.int32).reshape(16, 16),
+        np.arange(256, dtype=np.float32).reshape(16, 16) * 1e9,  # beyond every usual white
+    ],
+)
+def test_thirty_two_bit_grey_is_scaled_by_the_least_white_that_fits(
+    tmp_path: Path, values: np.ndarray
+) -> None:
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    assert np.abs(loaded(tmp_path / "deep.tif")[..., 0].ravel().astype(int) - range(256)).max() <= 1
+
+
+def test_not_a_number_and_negative_are_black(tmp_path: Path) -> None:
+    values = np.array([[np.nan, -3.0], [0.5, 1.0]], np.float32)
+    Image.fromarray(values).save(tmp_path / "float.tif")
+    assert loaded(tmp_path / "float.tif")[..., 0].tolist() == [[0, 0], [128, 255]]
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_of_several_pages_or_frames_the_first_counts(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"several.{suffix}"
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    assert np.all(loaded(path) == RED)
+
+
+# As displayed
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize(
+    ("orientation", "size", "corner"),
+    [
+        # where the stored picture's top left pixel is displayed (EXIF 2.3, orientation)
+        (1, (40, 24), (0, 0)),
+        (2, (40, 24), (39, 0)),
+        (3, (40, 24), (39, 23)),
+        (4, (40, 24), (0, 23)),
+        (5, (24, 40), (0, 0)),
+        (6, (24, 40), (23, 0)),
+        (7, (24, 40), (23, 39)),
+        (8, (24, 40), (0, 39)),
+    ],
+)
+def test_exif_rotation(
+    tmp_path: Path, suffix: str, orientation: int, size: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    stored = Image.new("RGB", (40, 24), "black")
+    stored.paste(WHITE, (0, 0, 8, 8))  # one JPEG block
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    stored.save(path, exif=exif)
+
+    picture = open_picture(path)
+    image = picture.load()
+
+    assert (picture.width, picture.height) == size == image.size
+    pixels = np.asarray(image)
+    assert pixels[corner[::-1]].min() > 200
+    assert pixels[::-1, ::-1][corner[::-1]].max() < 50
+    assert ImageOps.exif_transpose(image).size == size  # nothing left that would turn it again
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"nonsense", b"II*\0\x08\0\0\0\xff\xff", b""])
+def test_damaged_exif_turns_nothing(tmp_path: Path, exif: bytes, suffix: str) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    photo().save(path, exif=b"Exif\0\0" + exif)
+    assert loaded(path).shape == (24, 40, 3)
+
+
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 99
+    photo().save(tmp_path / "photo.png", exif=exif)
+    assert np.array_equal(loaded(tmp_path / "photo.png"), np.asarray(photo()))
+
+
+# Files that do not open
+
+
+def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert complaint(lambda: open_picture("cat.jpg")) == "cat.jpg: no such file"
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    assert ": a directory, not a picture;" in complaint(lambda: open_picture(tmp_path))
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").touch()
+    assert ": empty file;" in complaint(lambda: open_picture(tmp_path / "cat.jpg"))
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    assert ": cannot be read: " in complaint(lambda: open_picture("x" * 5000))
+    assert ": cannot be read: " in complaint(lambda: open_picture("a\0b"))
+
+
+def test_a_pipe_and_a_socket_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert ": a pipe or device" in complaint(lambda: open_picture(tmp_path / "pipe.png"))
+    assert ": a pipe or device" in complaint(lambda: open_picture("/dev/null"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket.png"))
+        assert ": a pipe or device" in complaint(lambda: open_picture(tmp_path / "socket.png"))
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo().save(tmp_path / "secret.png")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", denied)  # root may read everything, so chmod shows nothing
+    assert ": permission denied;" in complaint(lambda: open_picture(tmp_path / "secret.png"))
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"shopping list: milk", "not a picture (JPEG, PNG, WebP, BMP, TIFF and GIF are read)"),
+        (b"%PDF-1.7\n", "a PDF, which is not read; convert it (JPEG, "),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript file, which is not read"),
+        (b"<svg width='8'>", "an SVG drawing, which is not read"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture, which is not read"),
+        (b"\x89PNG\r\n\x1a\n", "broken from the start"),
+    ],
+)
+def test_what_is_no_picture_that_is_read(tmp_path: Path, start: bytes, kind: str) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_bytes(start)
+    assert complaint(lambda: open_picture(path)).startswith(f"{path}: {kind}")
+
+
+@pytest.mark.parametrize("format", ["ppm", "ico", "tga", "eps", "pdf"])
+def test_formats_that_pillow_knows_and_this_does_not(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "photo.png"
+    photo().save(path, format=format)
+    assert "are read)" in complaint(lambda: open_picture(path))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("jpg", {}),
+        ("jpg", {"progressive": True}),
+        ("png", {}),
+        ("webp", {}),
+        ("bmp", {}),
+        ("tif", {}),
+        ("tif", {"compression": "tiff_lzw"}),
+        ("gif", {}),
+    ],
+)
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.95])
+def test_a_file_cut_short_is_an_error_and_never_a_half_grey_picture(
+    tmp_path: Path, suffix: str, options: dict[str, object], kept: float
+) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    noise().save(path, **options)  # type: ignore[arg-type]
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    assert complaint(lambda: open_picture(path).load()).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif", "gif"])
+def test_damaged_bytes_give_a_picture_or_one_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    photo().save(path)
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    random = np.random.default_rng(1)
+    refused = 0
+    for _ in range(60):
+        damaged = content.copy()
+        places = random.integers(0, min(len(content), 200), 4)
+        damaged[places] = random.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes())
+        try:
+            picture = open_picture(path)
+            assert picture.load().size == (picture.width, picture.height)
+        except PictureError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    assert refused
+
+
+def test_more_pixels_than_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_chunks(png_header(100_000, 100_000), (b"IDAT", b"")))
+    message = complaint(lambda: open_picture(path))
+    assert "10000000000 pixels" in message and message.endswith("; make it smaller first")
+
+
+def test_as_many_pixels_as_pillow_warns_of_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(png_chunks(png_header(10_000, 10_000), (b"IDAT", b"")))
+    with warnings.catch_warnings(record=True) as warned:
+        assert open_picture(path).width == 10_000
+    assert not warned
+
+
+def test_the_limit_is_ours_where_pillow_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_chunks(png_header(20_000, 10_000), (b"IDAT", b"")))
+    message = complaint(lambda: open_picture(path))
+    assert "200,000,000 pixels" in message and f"{MAX_PIXELS:,}" in message
+
+
+def test_a_picture_without_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.gif"
+    path.write_bytes(b"GIF89a" + struct.pack("<HH", 0, 0) + b"\0\0\0;")
+    assert complaint(lambda: open_picture(path)).startswith(f"{path}: ")
+
+
+def test_a_file_that_changes_between_opening_and_loading(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    photo(40, 24).save(path)
+    picture = open_picture(path)
+    photo(30, 20).save(path)
+    assert "changed while in use, from 40 x 24 to 30 x 20" in complaint(picture.load)
+    path.unlink()
+    assert complaint(picture.load) == f"{path}: no such file"
+
+
+# Pictures in memory
+
+
+def test_arrays() -> None:
+    colour = np.asarray(photo())
+    assert np.array_equal(np.asarray(picture_of(colour).load()), colour)
+    grey = picture_of(colour[..., 0], name="grey")
+    assert (grey.name, grey.width, grey.height) == ("grey", 40, 24)
+    assert np.array_equal(np.asarray(grey.load())[..., 2], colour[..., 0])
+
+
+def test_images_of_any_mode() -> None:
+    assert picture_of(Image.new("RGBA", (3, 3), (0, 0, 0, 0))).load().getpixel((0, 0)) == WHITE
+    assert picture_of(Image.fromarray(ramp16())).load().getpixel((15, 15)) == WHITE
+
+
+def test_an_image_that_the_user_opened_is_turned_as_a_file_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for suffix in ("jpg", "tif"):
+        path = tmp_path / f"photo.{suffix}"
+        photo().save(path, exif=exif)
+        with Image.open(path) as image:
+            picture = picture_of(image)
+        assert (picture.width, picture.height) == (24, 40)
+        assert np.array_equal(np.asarray(picture.load()), loaded(path))
+
+
+def test_pixels_are_copied_both_ways() -> None:
+    array = np.zeros((4, 4, 3), np.uint8)
+    picture = picture_of(array)
+    array[:] = 255
+    picture.load().paste(WHITE, (0, 0, 4, 4))
+    assert not np.asarray(picture.load()).any()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((3, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
+def test_arrays_that_are_no_pictures(array: np.ndarray) -> None:
+    message = complaint(lambda: picture_of(array, name="frame"))
+    assert message.startswith("frame: ")
+    assert str(array.shape) in message and str(array.dtype) in message
+
+
+def test_pictures_in_memory_of_a_size_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing to see" in complaint(lambda: picture_of(np.zeros((0, 4), np.uint8)))
+    assert "nothing to see" in complaint(lambda: picture_of(Image.new("RGB", (4, 0))))
+    monkeypatch.setattr("regionqa.images.MAX_PIXELS", 15)
+    assert "16 pixels, more than the 15" in complaint(lambda: picture_of(Image.new("L", (4, 4))))
+
+
+# Placement
+
+SIDES = st.integers(1, 5000)
+PLACEMENTS = st.builds(
+    Placement, width=SIDES, height=SIDES, size=st.integers(1, 1024), fit=st.sampled_from(Fit)
+)
+
+
+@st.composite
+def placed_boxes(draw: st.DrawFn) -> tuple[Placement, Box]:
+    """A placement and a box inside its picture."""
+    placement = draw(PLACEMENTS)
+    corners: list[tuple[float, float]] = []
+    for side in (placement.width, placement.height):
+        start = draw(st.floats(0, side - 0.5))
+        corners.append((start, draw(st.floats(start + 0.25, side))))
+    (x0, x1), (y0, y1) = corners
+    return placement, Box(x0, y0, x1, y1)
+
+
+@given(placed_boxes())
+def test_a_box_comes_back_from_the_square(case: tuple[Placement, Box]) -> None:
+    placement, box = case
+    there = placement.to_model(box)
+    assert all(0 <= value <= 1 for value in there)
+    assert there[0] < there[2] and there[1] < there[3]
+    assert placement.to_picture(there).xyxy == pytest.approx(box.xyxy, rel=1e-6, abs=1e-6)
+
+
+@given(placed_boxes(), st.floats(0.01, 1))
+def test_a_larger_box_is_larger_in_the_square(case: tuple[Placement, Box], part: float) -> None:
+    placement, box = case
+    smaller = Box(
+        box.x0, box.y0, box.x0 + max(part * box.width, 0.01), box.y0 + max(part * box.height, 0.01)
+    )
+    outer, inner = placement.to_model(box), placement.to_model(smaller)
+    assert inner[:2] == outer[:2]
+    assert inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
+@given(PLACEMENTS)
+def test_the_whole_picture_is_the_covered_part(placement: Placement) -> None:
+    across, down = placement.covered
+    whole = placement.to_model(Box(0, 0, placement.width, placement.height))
+    assert whole == (0, 0, across / placement.size, down / placement.size)
+    assert max(across, down) == placement.size
+    if placement.fit is Fit.squash:
+        assert whole == (0, 0, 1, 1)
+
+
+def test_padding_stands_right_and_below() -> None:
+    assert Placement(200, 100, 50, Fit.pad).to_model(Box(100, 50, 200, 100)) == (0.5, 0.25, 1, 0.5)
+    assert Placement(100, 200, 50, Fit.pad).to_model(Box(50, 100, 100, 200)) == (0.25, 0.5, 0.5, 1)
+
+
+# Preprocessing
+
+MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.2, 0.1)
+
+
+def preprocessing(size: int, fit: Fit, resample: Resample = Resample.bilinear) -> Preprocessing:
+    return Preprocessing(size, fit, resample, MEAN, STD)
+
+
+def test_pixel_values_by_hand() -> None:
+    image = Image.new("RGB", (2, 2), (255, 0, 51))
+    image.putpixel((1, 0), (0, 255, 0))
+    values = preprocessing(2, Fit.squash).pixel_values(image)
+    assert values.shape == (3, 2, 2)
+    assert values.dtype == np.float32
+    assert values[:, 0, 0] == pytest.approx([(1 - 0.5) / 0.5, -0.25 / 0.2, (0.2 - 0.125) / 0.1])
+    assert values[:, 0, 1] == pytest.approx([-0.5 / 0.5, (1 - 0.25) / 0.2, -0.125 / 0.1])
+
+
+@pytest.mark.parametrize("resample", list(Resample))
+@pytest.mark.parametrize(
+    ("size", "covered"), [((80, 20), (32, 8)), ((20, 80), (8, 32)), ((5000, 1), (32, 1))]
+)
+def test_padding_is_zero_and_the_rest_is_the_resized_picture(
+    size: tuple[int, int], covered: tuple[int, int], resample: Resample
+) -> None:
+    image = photo(*size)
+    values = preprocessing(32, Fit.pad, resample).pixel_values(image)
+    across, down = covered
+    resized = image.resize(covered, Image.Resampling[resample.name.upper()])
+    expected = (np.asarray(resized) / 255 - MEAN) / STD
+    assert np.allclose(values[:, :down, :across], expected.transpose(2, 0, 1), atol=1e-5)
+    assert not values[:, down:].any() and not values[:, :, across:].any()
+
+
+def test_squash_fills_the_square() -> None:
+    values = preprocessing(16, Fit.squash).pixel_values(Image.new("RGB", (80, 20), WHITE))
+    assert np.allclose(values, np.reshape((1 - np.array(MEAN)) / STD, (3, 1, 1)))
+
+
+def test_a_box_marks_the_same_pixels_in_the_picture_and_in_the_square() -> None:
+    box = Box(40, 20, 80, 60)
+    image = Image.new("RGB", (160, 80), "black")
+    image.paste(WHITE, (40, 20, 80, 60))
+    for fit in Fit:
+        model = preprocessing(40, fit)
+        x0, y0, x1, y1 = (round(v * 40) for v in model.placement(*image.size).to_model(box))
+        values = model.pixel_values(image)[0]
+        assert values[y0:y1, x0:x1].mean() > 0.8
+        values[y0 - 1 : y1 + 1, x0 - 1 : x1 + 1] = -1
+        assert values.max() <= 0  # black is -1, and the padding 0
+
+
+@pytest.mark.parametrize(
+    ("size", "mean", "std"),
+    [(0, MEAN, STD), (8, (0.5,), STD), (8, MEAN, (0.5, 0.5)), (8, MEAN, (0.5, 0.0, 0.5))],
+)
+def test_an_unsound_card(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(BundleError, match=r"^\[picture\] "):
+        Preprocessing(size, Fit.pad, Resample.bicubic, mean, std)  # type: ignore[arg-type]
+
+
+def test_a_picture_can_be_made_directly() -> None:
+    image = photo()
+    assert Picture("photo", *image.size, image).load().size == (40, 24)
