@@ -165,7 +165,10 @@ def four_numbers(values: object, text: str) -> tuple[float, float, float, float]
     ):
         found = f"{len(values)} values" if isinstance(values, (list, tuple)) else "something else"
         raise BoxError(f"box {text}: four numbers are expected, {found} found, like 10,20,200,300")
-    x, y, third, fourth = (float(value) for value in values)
+    try:
+        x, y, third, fourth = (float(value) for value in values)
+    except OverflowError:
+        raise BoxError(f"box {text}: a coordinate is too large; pixels are expected") from None
     if not all(math.isfinite(value) for value in (x, y, third, fourth)):
         raise BoxError(f"box {text}: every coordinate must be a finite number")
     return (x, y, third, fourth)

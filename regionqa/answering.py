@@ -1,0 +1,237 @@
+"""From a command's options to written answers: what `ask` and `caption` share.
+
+Puts inputs, engine, outputs, drawing and progress together. It does not parse a command line.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regionqa.boxfiles import read_boxes
+from regionqa.bundles import find_bundle
+from regionqa.drawing import check_drawing, draw_answers, save_drawing
+from regionqa.errors import ItemError, UsageError
+from regionqa.inputs import STDIN, Asking, Item, find_pictures, is_one_picture, make_requests
+from regionqa.outputs import AnswerWriter, OutputFormat, OutputSettings
+from regionqa.regions import BoxFormat, BoxUnits, WrittenBox, parse_box
+from regionqa.requests import Answer, Request
+from regionqa.resume import resume
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command was told."""
+
+    pictures: tuple[str, ...]
+    """Files, folders, globs, or `-`."""
+    question: str | None
+    """What to ask; None: what the model's card says of captions, or each line of stdin itself."""
+    caption: bool = False
+    """Whether to ask the card's own questions, of each region alone."""
+    each: bool = False
+    """Whether to ask about every region alone."""
+    model: str = "starter"
+    """A shipped name, or a bundle's folder."""
+    boxes: tuple[str, ...] = ()
+    """Boxes as text."""
+    boxfile: Path | None = None
+    """A file or folder of boxes."""
+    box_format: BoxFormat | None = None
+    """What four numbers mean; None: xyxy, or what the file says."""
+    box_units: BoxUnits | None = None
+    """What one unit is; None: pixels, or what the file says."""
+    format: OutputFormat = OutputFormat.text
+    """How answers are written."""
+    out: Path | None = None
+    """Where to; None: stdout."""
+    resume: bool = False
+    """Whether to go on with `out`."""
+    retry_errors: bool = False
+    """Whether to ask again what failed before."""
+    draw: Path | None = None
+    """Where to draw: a picture file, or a folder for several pictures."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    batch_size: int = 16
+    """Questions decoded together."""
+    max_new_tokens: int | None = None
+    """Longest answer; None: what the card says."""
+    timing: bool = False
+    """Whether JSON and CSV say how long an answer took."""
+    quiet: bool = False
+    """No warnings and no progress."""
+
+
+def run(options: Options) -> int:
+    """Answer everything that was asked; the exit status: 0, or 3 where some items failed.
+
+    Everything that can be refused is refused before the model is loaded.
+    """
+    items = find_pictures(options.pictures, sys.stdin)
+    one = is_one_picture(options.pictures)
+    if options.draw:
+        check_drawing(options.draw, several=not one)
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        raise UsageError(f"--max-new-tokens {options.max_new_tokens}: must be 1 or more")
+    bundle = find_bundle(options.model)
+    prompt = bundle.card.prompt
+    asking = _asking(options)
+    if options.caption:
+        asking = replace(
+            asking, question=prompt.picture_question, region_question=prompt.region_question
+        )
+    from regionqa.devices import choose_device
+    from regionqa.engine import Engine
+
+    device = choose_device(options.device)
+    settings = OutputSettings(
+        format=options.format,
+        model=bundle.card.name,
+        revision=bundle.card.revision,
+        device=str(device),
+        timing=options.timing,
+        bare=one and (len(options.boxes) <= 1 or not asking.each) and options.boxfile is None,
+    )
+    finished = None
+    if options.resume:
+        finished = resume(options.out, settings, retry_errors=options.retry_errors)
+    engine = Engine.load(bundle, device=str(device), batch_size=options.batch_size)
+    with ExitStack() as stack:
+        screen = stack.enter_context(_screen(options))
+        writer = stack.enter_context(
+            AnswerWriter(settings, screen.error, options.out, append=options.resume)
+        )
+        requests = make_requests(screen.follow(items, options), asking, screen.warn)
+        left = (r for r in requests if finished is None or not finished.skip(r))
+        answers = engine.answer(left, max_new_tokens=options.max_new_tokens)
+        for answer in _drawn(answers, options.draw, one, screen) if options.draw else answers:
+            with screen.aside():
+                writer.write(answer)
+    return 3 if writer.failed or (finished and finished.failed) else 0
+
+
+def _asking(options: Options) -> Asking:
+    form = options.box_format or BoxFormat.xyxy
+    units = options.box_units or BoxUnits.pixel
+    boxfile = None
+    if options.boxfile:
+        boxfile = read_boxes(options.boxfile, format=options.box_format, units=options.box_units)
+    return Asking(
+        question=options.question,
+        boxes=tuple(WrittenBox(parse_box(text), form, units) for text in options.boxes),
+        boxfile=boxfile,
+        each=options.each or options.caption,
+    )
+
+
+# -- what the user sees besides answers ------------------------------------------------------------
+
+
+class Screen:
+    """stderr: warnings, errors of items, and a progress bar where it is a terminal."""
+
+    def __init__(self, quiet: bool, progress: "Progress | None") -> None:
+        self._quiet = quiet
+        self._progress = progress
+
+    def error(self, line: str) -> None:
+        """Say why an item has no answer."""
+        self._say(f"regionqa: {line}")
+
+    def warn(self, line: str) -> None:
+        """Say what the user may want to know."""
+        if not self._quiet:
+            self._say(f"regionqa: warning: {line}")
+
+    def aside(self) -> AbstractContextManager[None]:
+        """The bar out of the way while stdout, perhaps the same terminal, is written to."""
+        return _paused(self._progress) if self._progress else nullcontext()
+
+    def follow(self, items: Iterator[Item], options: Options) -> Iterable[Item]:
+        """The items, counted by the bar as they are taken."""
+        if self._progress is None:
+            return items
+        total = None
+        if STDIN not in options.pictures:
+            items = iter(known := list(items))
+            total = len(known)
+        return self._progress.track(items, total=total, description="pictures")
+
+    def _say(self, line: str) -> None:
+        with self.aside():
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+
+def _screen(options: Options) -> AbstractContextManager[Screen]:
+    if options.quiet or not sys.stderr.isatty():
+        return nullcontext(Screen(options.quiet, None))
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    return _Shown(Progress(*columns, TimeElapsedColumn(), console=console, transient=True))
+
+
+class _Shown(AbstractContextManager[Screen]):
+    def __init__(self, progress: "Progress") -> None:
+        self._progress = progress
+
+    def __enter__(self) -> Screen:
+        self._progress.start()
+        return Screen(False, self._progress)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+class _paused(AbstractContextManager[None]):  # noqa: N801 (used like a function)
+    def __init__(self, progress: "Progress") -> None:
+        self._progress = progress
+
+    def __enter__(self) -> None:
+        self._progress.stop()
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.start()
+
+
+# -- drawings --------------------------------------------------------------------------------------
+
+
+def _drawn(answers: Iterator[Answer], target: Path, one: bool, screen: Screen) -> Iterator[Answer]:
+    """Pass answers on, and draw each picture once all its answers are there."""
+    taken: set[Path] = set()
+    for _, group in groupby(answers, key=lambda answer: id(answer.request.picture)):
+        kept = []
+        for answer in group:
+            kept.append(answer)
+            yield answer
+        request = kept[0].request
+        try:
+            if request.picture is None:
+                continue
+            pixels = request.picture.load()
+        except ItemError:
+            continue  # its answers have said so
+        path = target if one else _own_path(target, request, taken)
+        save_drawing(draw_answers(pixels, kept), path)
+
+
+def _own_path(folder: Path, request: Request, taken: set[Path]) -> Path:
+    """`folder/name.png`, numbered where another picture has that name."""
+    stem = Path(request.image).stem
+    path, number = folder / f"{stem}.png", 2
+    while path in taken:
+        path, number = folder / f"{stem}-{number}.png", number + 1
+    taken.add(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,90 @@
+"""Bundles: a folder with a card, graphs, torch weights and a language model.
+
+Finds them by name or path and checks that their files are there. It does not load any of them.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from regionqa.cards import FileSpec, ModelCard, read_card
+from regionqa.errors import BundleError
+
+CARD = "card.toml"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A card and the folder its files lie in."""
+
+    card: ModelCard
+    root: Path
+
+    def file(self, relative: str) -> Path:
+        """A file of the bundle; BundleError where it is missing."""
+        path = self.root / relative
+        if not path.exists():
+            raise BundleError(f"{path}: missing from the model {self.card.name!r}; get it again")
+        return path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files the card lists."""
+        return sum(spec.size for spec in self.card.files)
+
+    def check_sizes(self) -> None:
+        """BundleError where a listed file is missing or cut short; reads no content."""
+        for spec in self.card.files:
+            actual = self.file(spec.path).stat().st_size
+            if actual != spec.size:
+                raise BundleError(
+                    f"{self.root / spec.path}: has {actual} bytes, the card says {spec.size}; "
+                    "get the model again"
+                )
+
+    def broken_files(self) -> list[str]:
+        """Paths of listed files whose content is not what the card says; reads everything."""
+        return [
+            spec.path
+            for spec in self.card.files
+            if not (path := self.root / spec.path).is_file()
+            or file_spec(self.root, path).sha256 != spec.sha256
+        ]
+
+
+def file_spec(root: Path, path: Path) -> FileSpec:
+    """What the card says of a file: its path under `root`, digest and size."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileSpec(path.relative_to(root).as_posix(), digest, path.stat().st_size)
+
+
+def open_bundle(root: Path) -> Bundle:
+    """The bundle in a folder; BundleError where it is not sound."""
+    bundle = Bundle(read_card(root / CARD), root)
+    bundle.check_sizes()
+    return bundle
+
+
+def shipped_folder() -> Path:
+    """The folder of the models that come with the package."""
+    return Path(str(resources.files("regionqa.models")))
+
+
+def shipped_bundles() -> dict[str, Path]:
+    """Name and folder of every model that comes with the package."""
+    cards = sorted(shipped_folder().glob(f"*/{CARD}"))
+    return {card.parent.name: card.parent for card in cards}
+
+
+def find_bundle(model: str | Path) -> Bundle:
+    """The bundle of a shipped name or a folder; BundleError where there is none."""
+    shipped = shipped_bundles()
+    if isinstance(model, str) and model in shipped:
+        return open_bundle(shipped[model])
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return open_bundle(folder)
+    names = ", ".join(shipped) or "none"
+    raise BundleError(f"{model}: no such model; shipped are: {names}; or give a model's folder")

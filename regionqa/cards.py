@@ -1,0 +1,178 @@
+"""Model cards: everything that differs between models, as data.
+
+A card is a TOML file. Its tables become frozen values that check themselves; an unknown key is an
+error. The runtime reads the card and never asks which family a model belongs to. This module does
+not know where a bundle's files lie or whether they exist.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from regionqa.errors import BundleError
+from regionqa.images import Preprocessing
+from regionqa.prompts import PromptRules
+
+Table = TypeVar("Table")
+
+
+@dataclass(frozen=True)
+class VisionCard:
+    """The graph that turns `pixel_values` into image tokens and feature maps."""
+
+    graph: str
+    """The ONNX file inside the bundle."""
+    image_tokens: int
+    """Language-model tokens that a picture takes."""
+    levels: tuple[str, ...] = ()
+    """Names of the outputs that are feature maps, shallowest first."""
+
+
+@dataclass(frozen=True)
+class RegionCard:
+    """The graph that turns feature maps and boxes into region tokens."""
+
+    graph: str
+    """The ONNX file inside the bundle."""
+    tokens: int
+    """Language-model tokens that a region takes."""
+
+
+class LanguageRuntime(StrEnum):
+    """What runs the language model; both are torch and give the same tokens."""
+
+    native = "native"
+    """`LlamaDecoder`: the LLaMA architecture without transformers' start-up cost."""
+    transformers = "transformers"
+    """Any architecture that transformers knows."""
+
+
+@dataclass(frozen=True)
+class LanguageCard:
+    """The causal language model and its tokenizer, in transformers' own format."""
+
+    folder: str
+    """The folder inside the bundle."""
+    context: int
+    """Positions the model was trained for; prompt and answer must fit."""
+    max_new_tokens: int
+    """Longest answer, where the user names no other."""
+    stop: tuple[str, ...]
+    """Tokens, or plain texts, that end an answer and are not part of it."""
+    runtime: LanguageRuntime = LanguageRuntime.transformers
+    """What runs it."""
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """One file of a bundle, and what it must look like."""
+
+    path: str
+    """Relative to the bundle's folder."""
+    sha256: str
+    """Hex digest of the content."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that is said about one model."""
+
+    name: str
+    """What the user calls it."""
+    revision: str
+    """Changes whenever an answer could."""
+    summary: str
+    """One line for people."""
+    picture: Preprocessing
+    """How a picture becomes `pixel_values`."""
+    vision: VisionCard
+    """The vision encoder."""
+    language: LanguageCard
+    """The language model."""
+    prompt: PromptRules
+    """How a question and its regions become text and slots."""
+    region: RegionCard | None = None
+    """The region encoder; None where regions are given as text, or not at all."""
+    max_regions: int = 32
+    """Regions that one question may have."""
+    files: tuple[FileSpec, ...] = ()
+    """The bundle's files."""
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the torch definitions under export/; the runtime does not read them."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Data, licence terms and measured accuracy, for people."""
+
+    def __post_init__(self) -> None:
+        if self.prompt.takes_features and (self.region is None or not self.vision.levels):
+            raise BundleError(
+                f"card of {self.name}: the prompt has region slots, so [region] and "
+                "vision.levels must be given"
+            )
+        if self.max_regions < 1:
+            raise BundleError(
+                f"card of {self.name}: max_regions is {self.max_regions}, not above 0"
+            )
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card in a TOML file; BundleError, naming file and key, where it is not one."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such file; a model's folder has a card.toml") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read as a card: {error}") from error
+    return from_table(ModelCard, table, str(path))
+
+
+def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
+    """A frozen dataclass from a TOML table, every key known and every value of its type."""
+    hints = get_type_hints(kind)
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise BundleError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    values = {}
+    for name, item in known.items():
+        if name in table:
+            values[name] = convert(table[name], hints[name], f"{where}: {name}")
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise BundleError(f"{where}: the key {name!r} is missing")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        message = str(error)
+        raise BundleError(
+            message if message.startswith(where) else f"{where}: {message}"
+        ) from error
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """The TOML value as the type a field asks for."""
+    if isinstance(hint, UnionType):
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    origin = get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        kinds = get_args(hint)
+        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
+            raise BundleError(f"{where}: {len(kinds)} values are expected, {len(value)} found")
+        return tuple(convert(entry, kinds[0], where) for entry in value)
+    if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
+        return value
+    if isinstance(hint, type):
+        if is_dataclass(hint) and isinstance(value, dict):
+            return from_table(hint, value, where)
+        if issubclass(hint, StrEnum) and value in list(hint):
+            return hint(value)
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if type(value) is hint:
+            return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise BundleError(f"{where}: {value!r} is not of type {expected}")

@@ -1,0 +1,85 @@
+"""Where things run: ONNX Runtime sessions on the device that was asked for, and never elsewhere.
+
+ONNX Runtime says CUDA is available where it is not, and falls back to the CPU without a word. So a
+session is believed only after its own list of providers was read. Reasons are given in words.
+"""
+
+import logging
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regionqa.errors import BundleError, DeviceError, UsageError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+log = logging.getLogger(__name__)
+
+
+class Device(StrEnum):
+    """A device both halves of the model run on: encoders and language model."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def why_not_cuda() -> str | None:
+    """Why CUDA cannot be used, in words; None where nothing speaks against it.
+
+    Asks torch and ONNX Runtime; whether a session really starts there is known only by starting
+    one (`open_session`).
+    """
+    import onnxruntime
+    import torch
+
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA; install a CUDA build of torch"
+    if not torch.cuda.is_available():
+        return "torch finds no usable NVIDIA GPU (none there, or its driver is missing or too old)"
+    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        return "this onnxruntime has no CUDA provider; install onnxruntime-gpu[cuda,cudnn] instead"
+    return None
+
+
+def choose_device(asked: str) -> Device:
+    """The device for "auto", "cpu" or "cuda"; DeviceError where CUDA was asked for in vain."""
+    if asked not in ("auto", *Device):
+        raise UsageError(f"device {asked!r}: must be auto, cpu or cuda")
+    if asked == "cpu":
+        return Device.cpu
+    reason = why_not_cuda()
+    if reason is None:
+        return Device.cuda
+    if asked == "cuda":
+        raise DeviceError(f"--device cuda: CUDA cannot be used: {reason}; or say --device cpu")
+    return Device.cpu
+
+
+def open_session(graph: Path, device: Device) -> "InferenceSession":
+    """A session of an ONNX file that runs on `device`.
+
+    Raises DeviceError where ONNX Runtime silently chose another provider, BundleError where the
+    file is not a graph it can run.
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # before the first session, or it has no effect
+    providers: Sequence[str] = [PROVIDERS["cpu"]]
+    if device is Device.cuda:
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that came as Python packages
+        providers = [PROVIDERS["cuda"], PROVIDERS["cpu"]]
+    try:
+        session = onnxruntime.InferenceSession(str(graph), providers=providers)
+    except Exception as error:  # onnxruntime's own errors share no public base class
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{graph}: ONNX Runtime cannot load it: {reason}") from error
+    if session.get_providers()[0] != PROVIDERS[device]:
+        raise DeviceError(
+            f"{graph.name}: ONNX Runtime's CUDA provider does not load (it needs the CUDA and "
+            "cuDNN libraries of onnxruntime-gpu[cuda,cudnn]); see `regionqa doctor`"
+        )
+    log.debug("%s runs on %s", graph.name, session.get_providers()[0])
+    return session

@@ -1,0 +1,121 @@
+"""What `regionqa doctor` says: versions, devices, models, and why CUDA is not used when it is not.
+
+Everything is found by trying it: a provider counts only when a session of a shipped graph really
+ran on it. It changes nothing.
+"""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from regionqa.bundles import Bundle, find_bundle, shipped_bundles
+from regionqa.devices import PROVIDERS, Device, open_session, why_not_cuda
+from regionqa.errors import RegionQAError
+
+PACKAGES = (
+    "regionqa", "torch", "torchvision", "transformers", "tokenizers", "onnxruntime-gpu",
+    "onnxruntime", "huggingface-hub", "optimum", "pillow", "numpy", "typer", "rich",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    topic: str
+    """What it is about."""
+    text: str
+    """What was found."""
+    good: bool = True
+    """Whether regionqa can work with it."""
+
+
+def examine(model: str = "starter") -> list[Finding]:
+    """The whole report, most general first."""
+    findings = [
+        Finding("python", f"{platform.python_version()} at {sys.executable}"),
+        Finding("system", f"{platform.platform()}, {os.cpu_count()} cores"),
+        *versions(),
+        Finding("gpu", gpu()),
+        *devices(model),
+        Finding("hub cache", hub_cache()),
+    ]
+    names = [*shipped_bundles(), *([model] if model not in shipped_bundles() else [])]
+    return findings + [check_model(name) for name in names]
+
+
+def versions() -> list[Finding]:
+    """Installed versions of what regionqa stands on."""
+    findings = []
+    for package in PACKAGES:
+        try:
+            findings.append(Finding(package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            continue
+    installed = {finding.topic for finding in findings}
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+        text = "both onnxruntime and onnxruntime-gpu are installed and overwrite each other; "
+        findings.append(Finding("onnxruntime", text + "uninstall both, then install one", False))
+    return findings
+
+
+def gpu() -> str:
+    """The GPUs torch sees, with their memory."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none that torch can use"
+    cards = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+    return ", ".join(f"{card.name} ({card.total_memory / 2**30:.0f} GiB)" for card in cards)
+
+
+def devices(model: str) -> list[Finding]:
+    """Which devices really run a graph, and what `--device auto` will choose."""
+    findings, usable = [], []
+    for device in Device:
+        reason = why_not_cuda() if device is Device.cuda else None
+        if reason is None:
+            try:
+                bundle = find_bundle(model)
+                open_session(bundle.file(bundle.card.vision.graph), device)
+            except RegionQAError as error:
+                reason = str(error)
+        if reason is None:
+            usable.append(device)
+            findings.append(Finding(str(device), f"{PROVIDERS[device]} loads and runs"))
+        else:
+            findings.append(Finding(str(device), f"not used: {reason}", device is not Device.cpu))
+    chosen = Device.cuda if Device.cuda in usable else Device.cpu
+    return [*findings, Finding("--device auto", f"means {chosen} here")]
+
+
+def hub_cache() -> str:
+    """Where the Hugging Face Hub's files are kept, and how much they take."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    if not folder.is_dir():
+        return f"{folder} (nothing there yet)"
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{folder} ({total / 1e9:.2f} GB)"
+
+
+def check_model(name: str) -> Finding:
+    """Whether a model's files are what its card says, content included."""
+    try:
+        bundle = find_bundle(name)
+        broken = bundle.broken_files()
+    except RegionQAError as error:
+        return Finding(f"model {name}", str(error), False)
+    if broken:
+        text = f"{bundle.root}: differs from its card in {', '.join(broken)}; get the model again"
+        return Finding(f"model {name}", text, False)
+    return Finding(f"model {name}", f"sound, {describe_size(bundle)} at {bundle.root}")
+
+
+def describe_size(bundle: Bundle) -> str:
+    """The bundle's size for people."""
+    return f"{bundle.size / 1e6:.1f} MB"

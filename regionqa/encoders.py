@@ -1,0 +1,100 @@
+"""The two encoders as ONNX Runtime sessions, checked against the card when they are opened.
+
+They take and give numpy arrays. They do not know about files of pictures, questions or language.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from regionqa.bundles import Bundle
+from regionqa.devices import Device, open_session
+from regionqa.errors import BundleError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """What the vision encoder made of one picture.
+
+    image_tokens: (T, H) float32. levels: one map (1, C, h, w) float32 per level of the card.
+    """
+
+    image_tokens: Floats
+    levels: tuple[Floats, ...]
+
+
+class VisionEncoder:
+    """`pixel_values` -> `image_tokens` and feature maps."""
+
+    def __init__(self, bundle: Bundle, device: Device) -> None:
+        """Open the graph; BundleError where its names or shapes are not the card's."""
+        card = bundle.card.vision
+        self._session = open_session(bundle.file(card.graph), device)
+        self._outputs = ["image_tokens", *card.levels]
+        size = bundle.card.picture.size
+        _check(self._session, card.graph, ["pixel_values"], self._outputs)
+        _check_shape(self._session.get_inputs()[0], card.graph, (None, 3, size, size))
+        tokens = self._session.get_outputs()[0]
+        _check_shape(tokens, card.graph, (None, card.image_tokens, None))
+        self.hidden_size = int(tokens.shape[2])
+
+    def encode(self, pixel_values: Floats) -> list[EncodedPicture]:
+        """Encode pictures (B, 3, S, S) float32, one result each."""
+        tokens, *levels = self._session.run(self._outputs, {"pixel_values": pixel_values})
+        return [
+            EncodedPicture(tokens[i], tuple(level[i : i + 1] for level in levels))
+            for i in range(len(tokens))
+        ]
+
+
+class RegionEncoder:
+    """Feature maps of a picture and its boxes -> region tokens."""
+
+    def __init__(self, bundle: Bundle, device: Device) -> None:
+        """Open the graph; BundleError where its names or shapes are not the card's."""
+        card = bundle.card.region
+        if card is None:
+            raise BundleError(f"card of {bundle.card.name}: has no [region]")
+        self._session = open_session(bundle.file(card.graph), device)
+        self._levels = bundle.card.vision.levels
+        _check(
+            self._session, card.graph, [*self._levels, "boxes", "image_index"], ["region_tokens"]
+        )
+        tokens = self._session.get_outputs()[0]
+        _check_shape(tokens, card.graph, (None, card.tokens, None))
+        self.hidden_size = int(tokens.shape[2])
+
+    def encode(self, picture: EncodedPicture, boxes: Floats) -> Floats:
+        """Region tokens (N, K, H) of boxes (N, 4) float32 xyxy in [0, 1] of the square; N >= 0."""
+        feeds = dict(zip(self._levels, picture.levels, strict=True))
+        feeds["boxes"] = boxes
+        feeds["image_index"] = np.zeros(len(boxes), np.int64)  # (N,), all of the one picture
+        tokens: Floats = self._session.run(["region_tokens"], feeds)[0]
+        return tokens
+
+
+def _check(session: "InferenceSession", graph: str, inputs: list[str], outputs: list[str]) -> None:
+    actual_inputs = [value.name for value in session.get_inputs()]
+    actual_outputs = [value.name for value in session.get_outputs()]
+    if actual_inputs != inputs or actual_outputs != outputs:
+        raise BundleError(
+            f"{graph}: the card expects {inputs} -> {outputs}, "
+            f"the graph has {actual_inputs} -> {actual_outputs}"
+        )
+
+
+def _check_shape(value: "object", graph: str, expected: tuple[int | None, ...]) -> None:
+    actual = tuple(value.shape)  # type: ignore[attr-defined]
+    fits = len(actual) == len(expected) and all(
+        want is None or want == got for want, got in zip(expected, actual, strict=True)
+    )
+    if not fits:
+        name = value.name  # type: ignore[attr-defined]
+        raise BundleError(f"{graph}: {name} is {actual}, the card expects {expected}")

@@ -1,0 +1,235 @@
+"""The whole path, picture and question in, answer out. The file to read first.
+
+It does not know about files of boxes, output formats or training, nor any model by name: what
+differs between models stands in the card.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from regionqa.bundles import Bundle
+from regionqa.devices import Device, choose_device
+from regionqa.encoders import EncodedPicture, Floats, RegionEncoder, VisionEncoder
+from regionqa.errors import BundleError, ItemError, PictureError, QuestionError, UsageError
+from regionqa.images import Picture, open_picture, picture_of
+from regionqa.prompts import Prompt, render, tokenize
+from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
+from regionqa.requests import Answer, Request
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL.Image import Image
+
+    from regionqa.language import LanguageModel, SplicedPrompt
+
+LONGEST_WINDOW = 256
+"""Requests held at a time, however many ask about one picture; this bounds the memory."""
+
+
+class Engine:
+    """A loaded model. `answer` is the only way to an answer; `ask` is its form for one question."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        vision: VisionEncoder,
+        region: RegionEncoder | None,
+        language: "LanguageModel",
+        device: Device,
+        batch_size: int = 16,
+    ) -> None:
+        """Put the parts together; BundleError where they do not fit each other."""
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size}: must be 1 or more")
+        encoders: list[VisionEncoder | RegionEncoder] = [vision, *([region] if region else [])]
+        for part in encoders:
+            if part.hidden_size != language.hidden_size:
+                raise BundleError(
+                    f"{bundle.root}: {type(part).__name__} gives tokens {part.hidden_size} wide, "
+                    f"the language model reads {language.hidden_size}"
+                )
+        self.bundle = bundle
+        self.device = device
+        self._vision = vision
+        self._region = region
+        self._language = language
+        self._batch_size = batch_size
+        self._last: tuple[Picture, EncodedPicture] | None = None
+
+    @classmethod
+    def load(cls, bundle: Bundle, *, device: str = "auto", batch_size: int = 16) -> "Engine":
+        """Open a bundle's sessions and language model on "auto", "cpu" or "cuda"."""
+        from regionqa.language import LanguageModel
+
+        chosen = choose_device(device)
+        return cls(
+            bundle,
+            VisionEncoder(bundle, chosen),
+            RegionEncoder(bundle, chosen) if bundle.card.region else None,
+            LanguageModel(bundle, chosen),
+            chosen,
+            batch_size,
+        )
+
+    def ask(
+        self,
+        image: "str | Path | Image | npt.NDArray[np.generic]",
+        question: str,
+        boxes: Sequence[Sequence[float]] = (),
+        *,
+        box_format: str = "xyxy",
+        box_units: str = "pixel",
+        max_new_tokens: int | None = None,
+    ) -> Answer:
+        """Ask one question; raises the ItemError that `answer` would have put into the Answer."""
+        picture = open_picture(image) if isinstance(image, (str, Path)) else picture_of(image)
+        written = [
+            WrittenBox(
+                four_numbers(list(box), str(box)), BoxFormat(box_format), BoxUnits(box_units)
+            )
+            for box in boxes
+        ]
+        regions = tuple(box.resolve(picture.width, picture.height) for box in written)
+        clipped, _ = clip_all(regions, picture.width, picture.height)
+        request = Request(picture.name, question, clipped, picture)
+        answer = next(self.answer([request], max_new_tokens=max_new_tokens))
+        if answer.error:
+            raise answer.error
+        return answer
+
+    def answer(
+        self, requests: Iterable[Request], *, max_new_tokens: int | None = None
+    ) -> Iterator[Answer]:
+        """Answer requests as they come, one Answer each, in order, in bounded memory.
+
+        A picture is encoded once for all requests about it that follow each other, its regions go
+        through the region encoder in one call, and questions are decoded in batches. What cannot
+        be answered becomes an Answer with its error.
+        """
+        longest = max_new_tokens or self.bundle.card.language.max_new_tokens
+        for window in windows(requests, self._batch_size):
+            yield from self._answer_window(window, longest)
+
+    def _answer_window(self, window: Sequence[Request], max_new_tokens: int) -> Iterator[Answer]:
+        started = time.perf_counter()
+        results: list[tuple[Request, Prompt | ItemError]] = [
+            (request, self._prompt(request, max_new_tokens)) for request in window
+        ]
+        ready: list[SplicedPrompt] = []
+        problems: list[ItemError | None] = []
+        for _, group in groupby(results, key=lambda result: id(result[0].picture)):
+            spliced = self._splice(list(group), picture=len(problems))
+            ready += [item for item in spliced if not isinstance(item, ItemError)]
+            problems += [item if isinstance(item, ItemError) else None for item in spliced]
+        generated = iter(
+            [
+                answer
+                for start in range(0, len(ready), self._batch_size)
+                for answer in self._language.generate(
+                    ready[start : start + self._batch_size], max_new_tokens
+                )
+            ]
+        )
+        seconds = (time.perf_counter() - started) / len(window)
+        for request, problem in zip(window, problems, strict=True):
+            if problem:
+                yield Answer(request, error=problem, seconds=seconds)
+            else:
+                answer = next(generated)
+                yield Answer(request, answer.text, len(answer.ids), seconds)
+
+    def _prompt(self, request: Request, max_new_tokens: int) -> Prompt | ItemError:
+        """The request as ids with slots, or why it cannot be asked."""
+        card = self.bundle.card
+        if request.error or request.picture is None:
+            return request.error or PictureError(f"{request.image}: no picture")
+        if len(request.regions) > card.max_regions:
+            return QuestionError(
+                f"{request.image}: {len(request.regions)} regions in one question, the model "
+                f"{card.name} takes {card.max_regions}; ask about fewer, or about each (--each)"
+            )
+        width, height = request.picture.width, request.picture.height
+        fractions = [
+            (box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height)
+            for box in (region.box for region in request.regions)
+        ]
+        tokenizer = self._language.tokenizer
+        try:
+            pieces = render(card.prompt, request.question, fractions, tokenizer.special_tokens)
+            region_tokens = card.region.tokens if card.region else 0
+            prompt = tokenize(pieces, tokenizer, card.vision.image_tokens, region_tokens)
+            self._language.check_length(prompt, max_new_tokens)
+        except QuestionError as error:
+            return QuestionError(f"{request.image}: {error}")
+        return prompt
+
+    def _splice(
+        self, group: Sequence[tuple[Request, Prompt | ItemError]], picture: int
+    ) -> "list[SplicedPrompt | ItemError]":
+        """Encode the one picture of a group of requests and all its regions, and hand them out."""
+        from regionqa.language import SplicedPrompt
+
+        asked = [(request, prompt) for request, prompt in group if isinstance(prompt, Prompt)]
+        if not asked:
+            return [prompt for _, prompt in group if isinstance(prompt, ItemError)]
+        try:
+            encoded = self._encode(asked[0][0].picture)
+        except PictureError as error:
+            return [prompt if isinstance(prompt, ItemError) else error for _, prompt in group]
+        regions = [region for request, _ in asked for region in request.regions]
+        tokens = self._encode_regions(asked[0][0].picture, encoded, regions)  # (N, K, H)
+        spliced: list[SplicedPrompt | ItemError] = []
+        start = 0
+        for request, prompt in group:
+            if isinstance(prompt, ItemError):
+                spliced.append(prompt)
+                continue
+            end = start + len(request.regions)
+            spliced.append(SplicedPrompt(prompt, picture, encoded.image_tokens, tokens[start:end]))
+            start = end
+        return spliced
+
+    def _encode(self, picture: Picture | None) -> EncodedPicture:
+        """The picture through the vision encoder, unless it is the one encoded last."""
+        assert picture is not None
+        if self._last is None or self._last[0] is not picture:
+            pixels = self.bundle.card.picture.pixel_values(picture.load())  # (3, S, S)
+            self._last = (picture, self._vision.encode(pixels[np.newaxis])[0])
+        return self._last[1]
+
+    def _encode_regions(
+        self, picture: Picture | None, encoded: EncodedPicture, regions: Sequence[Region]
+    ) -> Floats:
+        """Region tokens (N, K, H) of all regions of one picture, in one call."""
+        if self._region is None or not self.bundle.card.prompt.takes_features or not regions:
+            return np.zeros((len(regions), 0, self._language.hidden_size), np.float32)
+        assert picture is not None
+        placement = self.bundle.card.picture.placement(picture.width, picture.height)
+        boxes = np.array([placement.to_model(region.box) for region in regions], np.float32)
+        return self._region.encode(encoded, boxes)  # boxes (N, 4)
+
+
+def windows(requests: Iterable[Request], batch_size: int) -> Iterator[list[Request]]:
+    """Consecutive requests that are answered together.
+
+    A window ends with a picture, once it holds a batch; the first ends with the first picture, so
+    that its answer need not wait. With a batch size of 1 every request is answered at once.
+    """
+    window: list[Request] = []
+    enough = 1
+    for request in requests:
+        new_picture = bool(window) and request.picture is not window[-1].picture
+        if len(window) >= LONGEST_WINDOW or (new_picture and len(window) >= enough):
+            yield window
+            window, enough = [], batch_size
+        window.append(request)
+        if batch_size == 1:
+            yield window
+            window = []
+    if window:
+        yield window

@@ -1,0 +1,155 @@
+"""The language model: tokenizer, splice, shared prefixes and batched greedy decoding, in torch.
+
+It gets prompts as ids with slots and embeddings to put there. It does not know about pictures,
+boxes or templates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from regionqa.bundles import Bundle
+from regionqa.cards import LanguageRuntime
+from regionqa.decoder import Decoder, LlamaDecoder, TransformersDecoder
+from regionqa.devices import Device
+from regionqa.errors import QuestionError
+from regionqa.prompts import Prompt
+from regionqa.tokenizer import BundleTokenizer
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SplicedPrompt:
+    """A prompt with everything that goes into its slots.
+
+    picture: questions with an equal number share the picture, so also the prompt's first part.
+    image_tokens: (T, H) float32. region_tokens: (N, K, H) float32, row = region index.
+    """
+
+    prompt: Prompt
+    picture: int
+    image_tokens: Floats
+    region_tokens: Floats
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Answer tokens (without the stop token) and their text."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+class LanguageModel:
+    """A tokenizer and a decoder that reads spliced embeddings."""
+
+    def __init__(self, bundle: Bundle, device: Device) -> None:
+        """Load weights and tokenizer; BundleError where they are not sound."""
+        card = bundle.card.language
+        self.context = card.context
+        self.tokenizer = BundleTokenizer(bundle.file(f"{card.folder}/tokenizer.json"))
+        self._device = torch.device(device.value)
+        self._decoder = open_decoder(bundle, self._device)
+        special = self.tokenizer.special_tokens
+        self._stop_ids = {self.tokenizer.token_id(stop) for stop in card.stop if stop in special}
+        self._stop_texts = tuple(stop for stop in card.stop if stop not in special)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the embeddings."""
+        return self._decoder.hidden_size
+
+    def check_length(self, prompt: Prompt, max_new_tokens: int) -> None:
+        """QuestionError where prompt and answer do not fit the model's context."""
+        room = self.context - max_new_tokens
+        if len(prompt.input_ids) > room:
+            raise QuestionError(
+                f"question and regions take {len(prompt.input_ids)} tokens, there is room for "
+                f"{room} beside an answer of {max_new_tokens}; ask shorter or lower "
+                "--max-new-tokens"
+            )
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[SplicedPrompt], max_new_tokens: int) -> list[Generated]:
+        """Greedy answers to several prompts, decoded together.
+
+        The part that questions share with others of their picture is read once per picture.
+        """
+        if not prompts:
+            return []
+        embedded = [self._splice(prompt) for prompt in prompts]
+        shared = prompts[0].prompt.shared
+        first_of = {prompt.picture: row for row, prompt in reversed(list(enumerate(prompts)))}
+        pictures = list(first_of)
+        prefixes = torch.stack([embedded[first_of[picture]][:shared] for picture in pictures])
+        mask = torch.ones(len(pictures), shared, dtype=torch.bool, device=self._device)
+        positions = torch.arange(shared, device=self._device).expand(len(pictures), -1)
+        _, cache = self._decoder.step(prefixes, mask, positions, None)
+        owner = torch.tensor([pictures.index(prompt.picture) for prompt in prompts])
+        cache = self._decoder.select(cache, owner.to(self._device))
+        return self._decode(cache, [rows[shared:] for rows in embedded], shared, max_new_tokens)
+
+    def _splice(self, spliced: SplicedPrompt) -> Tensor:
+        """Embeddings (L, H) of the ids, slots overwritten."""
+        prompt = spliced.prompt
+        rows = self._decoder.embed(torch.tensor(prompt.input_ids, device=self._device))  # (L, H)
+        image = torch.from_numpy(spliced.image_tokens).to(rows)
+        rows[prompt.image_start : prompt.image_start + len(image)] = image
+        for start, index in prompt.region_starts:
+            region = torch.from_numpy(spliced.region_tokens[index]).to(rows)  # (K, H)
+            rows[start : start + len(region)] = region
+        return rows
+
+    def _decode(
+        self, cache: object, suffixes: list[Tensor], shared: int, max_new_tokens: int
+    ) -> list[Generated]:
+        """Feed the suffixes, padded on the left, then one token at a time until all have ended."""
+        count, longest = len(suffixes), max(len(rows) for rows in suffixes)
+        embeds = suffixes[0].new_zeros(count, longest, self.hidden_size)  # (Q, S, H)
+        mask = torch.ones(count, shared + longest, dtype=torch.bool, device=self._device)
+        for row, rows in enumerate(suffixes):
+            embeds[row, longest - len(rows) :] = rows
+            mask[row, shared : shared + longest - len(rows)] = False
+        positions = (mask.cumsum(1)[:, shared:] - 1).clamp(min=0)  # (Q, S)
+        answers: list[list[int]] = [[] for _ in suffixes]
+        unfinished = set(range(count))
+        for _ in range(max_new_tokens):
+            logits, cache = self._decoder.step(embeds, mask, positions, cache)
+            tokens = logits.argmax(-1)  # (Q,)
+            for row, token in enumerate(tokens.tolist()):
+                if row in unfinished and self._ends(answers[row], token):
+                    unfinished.discard(row)
+            if not unfinished:
+                break
+            embeds = self._decoder.embed(tokens).unsqueeze(1)  # (Q, 1, H)
+            mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
+            positions = positions[:, -1:] + 1
+        return [self._finished(ids) for ids in answers]
+
+    def _ends(self, ids: list[int], token: int) -> bool:
+        """Add the token to the answer unless it stops it; whether the answer has ended."""
+        if token in self._stop_ids:
+            return True
+        ids.append(token)
+        return bool(self._stop_texts) and any(
+            stop in self.tokenizer.decode(ids) for stop in self._stop_texts
+        )
+
+    def _finished(self, ids: list[int]) -> Generated:
+        text = self.tokenizer.decode(ids)
+        for stop in self._stop_texts:
+            text = text.split(stop, 1)[0]
+        return Generated(tuple(ids), text.strip())
+
+
+def open_decoder(bundle: Bundle, device: torch.device) -> Decoder:
+    """The decoder the card asks for, in float32."""
+    folder = bundle.file(bundle.card.language.folder)
+    if bundle.card.language.runtime is LanguageRuntime.native:
+        return LlamaDecoder.read(folder, torch.float32, device)
+    return TransformersDecoder(folder, torch.float32, device)

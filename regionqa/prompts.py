@@ -1,0 +1,253 @@
+"""The one prompt renderer: question and regions -> pieces -> token ids with slots.
+
+Asking and training both go through here, so a model meets in use exactly what it was trained on.
+It does not know about pictures, embeddings or which model the rules belong to.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from string import Formatter
+from typing import Protocol
+
+from regionqa.errors import QuestionError
+
+REFERENCE = re.compile(r"<region(\d+)>")
+
+
+class RegionInput(StrEnum):
+    """What the language model is told of a region."""
+
+    features = "features"
+    """Tokens of the region encoder (GPT4RoI, PVIT)."""
+    coordinates = "coordinates"
+    """The box as text (Shikra)."""
+    none = "none"
+    """Nothing (LLaVA)."""
+
+
+@dataclass(frozen=True)
+class PromptRules:
+    """How one question becomes a prompt; the card's [prompt] table."""
+
+    template: str
+    """The whole prompt; `{image}` stands for the image tokens, `{question}` for the question."""
+    region: str
+    """What `<regionK>` becomes: may hold `{region}` (the region's tokens), `{number}` (K), and
+    `{x0} {y0} {x1} {y1}` (fractions of the picture's width and height, 3 decimals)."""
+    picture_question: str
+    """What `caption` asks about a whole picture."""
+    region_question: str
+    """What `caption` asks about a region."""
+    again: str | None = None
+    """What `<regionK>` becomes when it is named again; None: the same as the first time."""
+    introduction: str = "{regions} "
+    """Put before a question that does not name all its regions; `{regions}` are the unnamed."""
+    separator: str = " "
+    """Stands between regions in the introduction."""
+
+    def __post_init__(self) -> None:
+        _check(self.template, "template", {"image", "question"}, required={"image", "question"})
+        known = {"region", "number", "x0", "y0", "x1", "y1"}
+        _check(self.region, "region", known)
+        _check(self.again or "", "again", known)
+        _check(self.introduction, "introduction", {"regions"}, required={"regions"})
+
+    @property
+    def region_input(self) -> RegionInput:
+        """What the rules tell the language model of a region."""
+        names = _fields(self.region)
+        if "region" in names:
+            return RegionInput.features
+        return RegionInput.coordinates if "x0" in names else RegionInput.none
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether prompts have region slots."""
+        return self.region_input is RegionInput.features
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain words, encoded without looking for special tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Special:
+    """One special token of the tokenizer."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class ImageSlot:
+    """Where the image tokens stand."""
+
+
+@dataclass(frozen=True)
+class RegionSlot:
+    """Where the tokens of region `index` (from 0) stand."""
+
+    index: int
+
+
+Piece = Text | Special | ImageSlot | RegionSlot
+Fractions = tuple[float, float, float, float]
+
+
+class Tokenizer(Protocol):
+    """What the renderer needs of a tokenizer."""
+
+    @property
+    def special_tokens(self) -> Sequence[str]:
+        """Texts that are one token each when they stand in a template."""
+
+    def token_id(self, token: str) -> int:
+        """The id of a special token."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain words; special tokens in them are plain words too."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids with slots. Ids in a slot mean nothing: embeddings are put there."""
+
+    input_ids: tuple[int, ...]
+    image_start: int
+    """Position of the first image token."""
+    region_starts: tuple[tuple[int, int], ...]
+    """(position, region index) of every region slot, in reading order."""
+    shared: int
+    """Positions at the start that depend on the picture alone, the same for all its questions."""
+
+
+def render(
+    rules: PromptRules, question: str, boxes: Sequence[Fractions], special: Sequence[str] = ()
+) -> list[Piece]:
+    """Pieces of the prompt for a question about regions.
+
+    boxes: xyxy of each region as fractions of the picture. special: texts that become `Special`
+    where they stand in the rules (never where the user wrote them).
+    Raises QuestionError where the question names a region that was not given.
+    """
+    pieces: list[Piece] = []
+    for literal, name in _parse(rules.template):
+        pieces += _trusted(literal, special)
+        if name == "image":
+            pieces.append(ImageSlot())
+        elif name == "question":
+            pieces += _question(rules, question, boxes, special)
+    return _merge(pieces)
+
+
+def tokenize(
+    pieces: Sequence[Piece], tokenizer: Tokenizer, image_tokens: int, region_tokens: int
+) -> Prompt:
+    """Ids and slots of rendered pieces; a slot takes as many positions as the card says."""
+    ids: list[int] = []
+    image_start, shared = 0, 0
+    region_starts: list[tuple[int, int]] = []
+    for piece in pieces:
+        match piece:
+            case Text(text):
+                ids += tokenizer.encode(text)
+            case Special(token):
+                ids.append(tokenizer.token_id(token))
+            case ImageSlot():
+                image_start, shared = len(ids), len(ids) + image_tokens
+                ids += [0] * image_tokens
+            case RegionSlot(index):
+                region_starts.append((len(ids), index))
+                ids += [0] * region_tokens
+    return Prompt(tuple(ids), image_start, tuple(region_starts), shared)
+
+
+def _question(
+    rules: PromptRules, question: str, boxes: Sequence[Fractions], special: Sequence[str]
+) -> list[Piece]:
+    """The question with its references replaced, and the regions it does not name before it."""
+    if not question.strip():
+        raise QuestionError("the question is empty")
+    named = [int(number) for number in REFERENCE.findall(question)]
+    for number in named:
+        if not 1 <= number <= len(boxes):
+            given = f"{len(boxes)} region{'s' if len(boxes) != 1 else ''}"
+            raise QuestionError(f"the question names <region{number}>, but {given} were given")
+    pieces: list[Piece] = []
+    unnamed = [number for number in range(1, len(boxes) + 1) if number not in named]
+    if unnamed and rules.region:
+        for literal, name in _parse(rules.introduction):
+            pieces += _trusted(literal, special)
+            for position, number in enumerate(unnamed if name else []):
+                pieces += _trusted(rules.separator if position else "", special)
+                pieces += _region(rules.region, number, boxes[number - 1], special)
+    seen: set[int] = set()
+    for position, part in enumerate(REFERENCE.split(question.strip())):
+        if position % 2 == 0:
+            pieces.append(Text(part))
+            continue
+        number = int(part)
+        pattern = rules.region if number not in seen or rules.again is None else rules.again
+        pieces += _region(pattern, number, boxes[number - 1], special)
+        seen.add(number)
+    return pieces
+
+
+def _region(pattern: str, number: int, box: Fractions, special: Sequence[str]) -> list[Piece]:
+    values = dict(zip(("x0", "y0", "x1", "y1"), (f"{value:.3f}" for value in box), strict=True))
+    values["number"] = str(number)
+    pieces: list[Piece] = []
+    for literal, name in _parse(pattern):
+        pieces += _trusted(literal, special)
+        if name == "region":
+            pieces.append(RegionSlot(number - 1))
+        elif name is not None:
+            pieces.append(Text(values[name]))
+    return pieces
+
+
+def _trusted(text: str, special: Sequence[str]) -> list[Piece]:
+    """Text of the rules themselves, in which special tokens count as such."""
+    if not special:
+        return [Text(text)]
+    longest_first = sorted(special, key=len, reverse=True)
+    parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+    return [Special(part) if part in special else Text(part) for part in parts]
+
+
+def _merge(pieces: Sequence[Piece]) -> list[Piece]:
+    """Neighbouring texts joined and empty ones dropped: a tokenizer must see whole stretches."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, Text) and merged and isinstance(merged[-1], Text):
+            merged[-1] = Text(merged[-1].text + piece.text)
+        elif piece != Text(""):
+            merged.append(piece)
+    return merged
+
+
+def _parse(pattern: str) -> list[tuple[str, str | None]]:
+    return [(literal, name) for literal, name, _, _ in Formatter().parse(pattern)]
+
+
+def _fields(pattern: str) -> set[str]:
+    return {name for _, name in _parse(pattern) if name is not None}
+
+
+def _check(
+    pattern: str, key: str, known: set[str], required: frozenset[str] | set[str] = frozenset()
+) -> None:
+    try:
+        found = _fields(pattern)
+    except ValueError as error:
+        raise ValueError(f"prompt {key} {pattern!r}: {error}") from error
+    if found - known:
+        raise ValueError(
+            f"prompt {key}: {{{min(found - known)}}} is unknown; known: {sorted(known)}"
+        )
+    if required - found:
+        raise ValueError(f"prompt {key}: {{{min(required - found)}}} is missing")
