@@ -1,0 +1,226 @@
+"""Torch -> ONNX, with the comparison that makes an export count.
+
+A graph is compared with its torch definition on random inputs of several sizes, none among them,
+before anyone may use it. Weights are stored in half precision where that loses nothing (see
+`store_half`). It does not know about cards or bundles.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from regionqa.errors import ExportError
+
+TOLERANCE = 1e-4
+"""Largest difference between torch and ONNX that is let through, for values of order one."""
+
+OPSET = 20
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far one graph's outputs are from torch's on random inputs."""
+
+    graph: str
+    difference: float
+    """Largest |ONNX - torch| over all outputs and cases, as a share of the output's largest
+    value where that exceeds one."""
+    cases: tuple[str, ...]
+    """Sizes that were compared, such as "3 pictures"."""
+
+    def check(self, tolerance: float = TOLERANCE) -> None:
+        """ExportError where the difference exceeds the tolerance (or is not a number)."""
+        if not self.difference <= tolerance:
+            raise ExportError(
+                f"{self.graph}: differs from torch by {self.difference:.1e}, "
+                f"{tolerance:.0e} is allowed; nothing was written"
+            )
+
+
+class RegionGraph(nn.Module):
+    """A region encoder with its levels as separate inputs, as an ONNX graph needs them."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Levels, then boxes (N, 4) and image_index (N,) -> region tokens (N, K, H)."""
+        *levels, boxes, image_index = inputs
+        tokens: Tensor = self.encoder(levels, boxes, image_index)
+        return tokens
+
+
+def export_vision(vision: nn.Module, size: int, levels: int, path: Path) -> ParityReport:
+    """Write `pixel_values` -> `image_tokens`, `level0`... with a dynamic number of pictures."""
+    names = ["image_tokens", *level_names(levels)]
+    batch = torch.export.Dim("batch")
+    pixel_values = torch.randn(2, 3, size, size)
+    write_graph(vision, (pixel_values,), ["pixel_values"], names, ({0: batch},), path)
+    cases = {
+        f"{count} pictures": {"pixel_values": rng_normal((count, 3, size, size), count)}
+        for count in (1, 3)
+    }
+    return compare(vision, path, names, cases)
+
+
+def export_region(
+    region: nn.Module, level_shapes: Sequence[tuple[int, int, int]], path: Path
+) -> ParityReport:
+    """Write levels, `boxes`, `image_index` -> `region_tokens`; any number of either, none too.
+
+    level_shapes: (C, h, w) of every level.
+    """
+    levels = level_names(len(level_shapes))
+    batch, regions = torch.export.Dim("batch"), torch.export.Dim("regions")
+    example = region_case(level_shapes, pictures=2, regions=3, seed=0)
+    shapes = (*({0: batch} for _ in levels), {0: regions}, {0: regions})
+    graph = RegionGraph(region)
+    names = [*levels, "boxes", "image_index"]
+    arguments = tuple(torch.from_numpy(example[name]) for name in names)
+    write_graph(graph, arguments, names, ["region_tokens"], (shapes,), path)
+    cases = {
+        f"{pictures} pictures with {count} regions": region_case(
+            level_shapes, pictures, count, seed=count
+        )
+        for pictures, count in ((1, 0), (1, 1), (3, 7), (2, 40))
+    }
+    return compare(graph, path, ["region_tokens"], cases)
+
+
+def level_names(count: int) -> list[str]:
+    """Names of the feature maps in both graphs."""
+    return [f"level{index}" for index in range(count)]
+
+
+def region_case(
+    level_shapes: Sequence[tuple[int, int, int]], pictures: int, regions: int, seed: int
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Random maps and boxes; boxes of every size, some reaching outside the picture."""
+    rng = np.random.default_rng(seed)
+    case: dict[str, npt.NDArray[np.generic]] = {
+        name: rng.standard_normal((pictures, *shape), np.float32)
+        for name, shape in zip(level_names(len(level_shapes)), level_shapes, strict=True)
+    }
+    corners = rng.uniform(-0.1, 0.9, (regions, 2))
+    sides = rng.uniform(0.001, 1.0, (regions, 2))
+    case["boxes"] = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+    case["image_index"] = rng.integers(0, pictures, regions)
+    return case
+
+
+def rng_normal(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float32]:
+    """Standard normal numbers, the same at every call."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def write_graph(
+    module: nn.Module,
+    arguments: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    dynamic_shapes: tuple[object, ...],
+    path: Path,
+) -> None:
+    """Export in evaluation mode and store the weights in half precision."""
+    with warnings.catch_warnings():
+        # inputs share a dimension on purpose: ONNX Runtime then checks that they agree
+        warnings.filterwarnings("ignore", message=".*shares the same shape constraints")
+        program = torch.onnx.export(
+            module.eval(),
+            arguments,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamic_shapes=dynamic_shapes,
+            dynamo=True,
+            optimize=False,  # it would fold BatchNorm into weights that float16 cannot hold
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    store_half(model)
+    strip_traces(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def store_half(model: onnx.ModelProto, smallest: int = 256) -> None:
+    """Keep float32 weights that are exact in float16 as float16, cast back when the graph loads.
+
+    Nothing is rounded here: a bundle's weights are rounded once, before export (`halve`), so torch
+    and ONNX compute with the same numbers. ONNX Runtime folds the casts away when it opens the
+    graph, so they cost disk space only half, and time not at all.
+    """
+    casts = []
+    for initializer in model.graph.initializer:
+        if initializer.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(initializer)
+        half = values.astype(np.float16)
+        if values.size < smallest or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = initializer.name
+        initializer.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def strip_traces(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes on the source (paths and stack traces of whoever exported)."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+
+
+def halve(module: nn.Module) -> None:
+    """Round all floating weights to what float16 holds, in place; they stay float32."""
+    for value in module.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(value.half().float())
+
+
+@torch.inference_mode()
+def compare(
+    module: nn.Module, path: Path, outputs: list[str], cases: Mapping[str, Arrays]
+) -> ParityReport:
+    """Run torch and ONNX Runtime on the same inputs."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    worst = 0.0
+    for case in cases.values():
+        expected = module.eval()(*(torch.from_numpy(np.asarray(case[name])) for name in names))
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        actual = session.run(outputs, dict(case))
+        for want, got in zip(expected, actual, strict=True):
+            worst = max(worst, relative_difference(want.numpy(), got))
+    return ParityReport(path.name, worst, tuple(cases))
+
+
+def relative_difference(want: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> float:
+    """Largest difference, as a share of the largest wanted value where that exceeds one.
+
+    Infinite where shapes differ or a value is not finite.
+    """
+    if want.shape != got.shape or not (np.isfinite(want).all() and np.isfinite(got).all()):
+        return float("inf")
+    if not want.size:
+        return 0.0
+    return float(np.abs(want - got).max() / max(1.0, float(np.abs(want).max())))

@@ -1,0 +1,108 @@
+"""Torch definition of the convolutional vision encoder.
+
+It turns fitted pictures into image tokens for the language model and into the feature maps that a
+region encoder cuts regions from. It does not know about boxes, questions or ONNX.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """Shape of a `ResNetVision`."""
+
+    input_size: int = 256
+    """Side of the square input, in pixels."""
+    widths: tuple[int, ...] = (32, 64, 160, 256)
+    """Channels of the stages; the first stage has stride 4, every further one doubles it."""
+    depths: tuple[int, ...] = (2, 2, 3, 2)
+    """Residual blocks of the stages."""
+    levels: tuple[int, ...] = (1, 2, 3)
+    """Stages whose feature maps are given to the region encoder, shallowest first."""
+    token_grid: int = 4
+    """The last map is averaged to this many rows and columns; each cell is one image token."""
+    hidden_size: int = 192
+    """Width of the language model's embeddings."""
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and an average-pooled shortcut (He et al. 2015, section 4.1)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.bn2.weight)  # every block starts as the identity
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride) if stride > 1 else nn.Identity(),
+                nn.Conv2d(in_channels, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C, H / stride, W / stride)."""
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn2(self.conv2(y))
+        out: Tensor = (y + self.shortcut(x)).relu()
+        return out
+
+
+class ResNetVision(nn.Module):
+    """Residual network with a two-convolution stem, image tokens from its last stage."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        first = config.widths[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Conv2d(32, first, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+        )
+        self.stages = nn.ModuleList()
+        channels = first
+        for index, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            blocks = [
+                BasicBlock(channels if i == 0 else width, width, 2 if i == 0 and index else 1)
+                for i in range(depth)
+            ]
+            self.stages.append(nn.Sequential(*blocks))
+            channels = width
+        last_side = config.input_size // (4 * 2 ** (len(config.widths) - 1))
+        self.token_pool = nn.AvgPool2d(last_side // config.token_grid)
+        self.projector = nn.Linear(channels, config.hidden_size)
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Channels of the maps given to the region encoder."""
+        return tuple(self.config.widths[level] for level in self.config.levels)
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Sides of the maps given to the region encoder, at the configured input size."""
+        return tuple(self.config.input_size // (4 * 2**level) for level in self.config.levels)
+
+    def maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """Feature maps of every stage, shallowest first; pixel_values (B, 3, S, S) float32."""
+        x = self.stem(pixel_values)  # (B, widths[0], S / 4, S / 4)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Image tokens (B, token_grid ** 2, hidden_size), then one map (B, C, h, w) per level."""
+        maps = self.maps(pixel_values)
+        pooled = self.token_pool(maps[-1])  # (B, C, grid, grid)
+        tokens = self.projector(pooled.flatten(2).transpose(1, 2))  # (B, grid ** 2, hidden)
+        return (tokens, *(maps[level] for level in self.config.levels))

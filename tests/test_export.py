@@ -1,0 +1,243 @@
+"""Torch definitions and their ONNX graphs: equal, and refused where they are not."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from regionqa.bundles import Bundle, open_bundle
+from regionqa.errors import BundleError, ExportError
+from regionqa.export import bundle as bundle_module
+from regionqa.export.bundle import read_encoders, write_bundle
+from regionqa.export.graphs import (
+    TOLERANCE,
+    ParityReport,
+    RegionGraph,
+    compare,
+    export_region,
+    export_vision,
+    halve,
+    level_names,
+    region_case,
+    relative_difference,
+    rng_normal,
+)
+from regionqa.export.region import (
+    FusionConv,
+    MultiLevelConfig,
+    MultiLevelRegionEncoder,
+    coordinate_grid,
+)
+from regionqa.export.vision import ResNetConfig, ResNetVision
+from regionqa.finetune.language import new_language_model
+
+SMALL = ResNetConfig(
+    input_size=64, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), token_grid=1, hidden_size=16
+)
+
+
+def small_encoders() -> tuple[ResNetVision, MultiLevelRegionEncoder]:
+    """Untrained, but with no layer that passes nothing on."""
+    torch.manual_seed(0)
+    vision = ResNetVision(SMALL)
+    for module in vision.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.running_mean.normal_()  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+    config = MultiLevelConfig(
+        64, vision.level_channels, vision.level_sizes, width=16, groups=4, hidden_size=16
+    )
+    return vision, MultiLevelRegionEncoder(config)
+
+
+def test_the_graphs_of_the_starter_equal_torch(starter: Bundle) -> None:
+    vision, region = read_encoders(starter)
+    size = vision.config.input_size
+    pixels = {f"{n}": {"pixel_values": rng_normal((n, 3, size, size), n)} for n in (1, 2)}
+    shapes = [(c, s, s) for c, s in zip(vision.level_channels, vision.level_sizes, strict=True)]
+    regions = {f"{b}, {n}": region_case(shapes, b, n, seed=b + n) for b, n in ((1, 0), (2, 9))}
+    names = ["image_tokens", *level_names(3)]
+    reports = [
+        compare(vision, starter.root / "vision.onnx", names, pixels),
+        compare(RegionGraph(region), starter.root / "region.onnx", ["region_tokens"], regions),
+    ]
+    assert max(report.difference for report in reports) <= TOLERANCE
+
+
+def test_a_bundle_is_written_whole_and_read_back(tmp_path: Path, starter: Bundle) -> None:
+    vision, region = small_encoders()
+    language = new_language_model(1600, 16, context=64, stop=1)
+    card = small_card(starter)
+    tokenizer = starter.root / "llm" / "tokenizer.json"
+    bundle, reports = write_bundle(tmp_path / "mine", card, vision, region, language, tokenizer)
+    assert {report.graph for report in reports} == {"vision.onnx", "region.onnx"}
+    assert bundle.broken_files() == []
+    assert {spec.path for spec in bundle.card.files} >= {
+        "vision.onnx", "region.onnx", "encoders.safetensors", "llm/model.safetensors",
+    }  # fmt: skip
+    again = read_encoders(bundle)
+    for module, back in zip((vision, region), again, strict=True):
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                assert torch.equal(value, back.state_dict()[name]), name
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def small_card(starter: Bundle) -> dict[str, object]:
+    """Tables of a card for the small encoders."""
+    prompt = starter.card.prompt
+    return {
+        "name": "small",
+        "summary": "for tests",
+        "picture": {
+            "size": 64, "fit": "squash", "resample": "bilinear",
+            "mean": [0.5] * 3, "std": [0.5] * 3,
+        },
+        "vision": {"graph": "vision.onnx", "image_tokens": 1, "levels": level_names(3)},
+        "region": {"graph": "region.onnx", "tokens": 1},
+        "language": {
+            "folder": "llm", "runtime": "native", "context": 64,
+            "max_new_tokens": 8, "stop": ["</s>"],
+        },
+        "prompt": {
+            "template": prompt.template,
+            "region": prompt.region,
+            "picture_question": "?",
+            "region_question": "?",
+        },
+    }  # fmt: skip
+
+
+def test_a_graph_that_differs_is_not_written(
+    tmp_path: Path, starter: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = ParityReport("region.onnx", 2 * TOLERANCE, ("1 picture",))
+    monkeypatch.setattr(bundle_module, "export_region", lambda *_: off)
+    vision, region = small_encoders()
+    language = new_language_model(1600, 16, context=64, stop=1)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "old").write_text("kept")
+    with pytest.raises(ExportError, match=r"region\.onnx: differs from torch by 2\.0e-04"):
+        write_bundle(
+            folder, small_card(starter), vision, region, language,
+            starter.root / "llm" / "tokenizer.json",
+        )  # fmt: skip
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "old"]
+
+
+def test_a_changed_weight_is_seen(tmp_path: Path) -> None:
+    vision, _ = small_encoders()
+    export_vision(vision, 64, 3, tmp_path / "vision.onnx").check()
+    case = {"one": {"pixel_values": rng_normal((1, 3, 64, 64), 5)}}
+    names = ["image_tokens", *level_names(3)]
+    with torch.no_grad():
+        vision.projector.bias.add_(0.01)
+    report = compare(vision, tmp_path / "vision.onnx", names, case)
+    assert report.difference > TOLERANCE
+    with pytest.raises(ExportError):
+        report.check()
+
+
+def test_weights_are_stored_in_half_precision_only_where_that_is_exact(tmp_path: Path) -> None:
+    vision, _ = small_encoders()
+    export_vision(vision, 64, 3, tmp_path / "whole.onnx").check()
+    halve(vision)
+    export_vision(vision, 64, 3, tmp_path / "half.onnx").check()
+    kinds = {}
+    for name in ("whole", "half"):
+        graph = onnx.load(tmp_path / f"{name}.onnx").graph
+        large = [numpy_helper.to_array(w) for w in graph.initializer if np.prod(w.dims) >= 256]
+        kinds[name] = {array.dtype for array in large if array.dtype.kind == "f"}
+    assert kinds == {"whole": {np.dtype("float32")}, "half": {np.dtype("float16")}}
+
+
+def test_graphs_carry_no_path_of_the_machine_they_were_made_on(starter: Bundle) -> None:
+    for name in ("vision.onnx", "region.onnx"):
+        content = (starter.root / name).read_bytes()
+        assert b".py" not in content
+        assert b"site-packages" not in content
+
+
+def test_differences_are_measured_honestly() -> None:
+    ones = np.ones((2, 2), np.float32)
+    assert relative_difference(ones, ones) == 0
+    assert relative_difference(100 * ones, 101 * ones) == pytest.approx(0.01)
+    assert relative_difference(ones / 100, ones / 50) == pytest.approx(0.01)
+    assert relative_difference(ones, ones[:1]) == float("inf")
+    assert relative_difference(ones, ones * np.float32("nan")) == float("inf")
+    with pytest.raises(ExportError):
+        ParityReport("x", float("nan"), ()).check()
+
+
+def test_an_unknown_or_missing_weight_is_an_error(tmp_path: Path, starter: Bundle) -> None:
+    from safetensors.torch import load_file, save_file
+
+    root = tmp_path / "copy"
+    shutil.copytree(starter.root, root)
+    weights = load_file(root / "encoders.safetensors")
+    changed = {**weights, "vision.surprise": torch.zeros(1)}
+    broken = replace(open_bundle(root).card, files=())
+    save_file(changed, root / "encoders.safetensors")
+    with pytest.raises(BundleError, match=r"unknown \['surprise'\]"):
+        read_encoders(Bundle(broken, root))
+    del weights["region.roi_align.updims.bias"]
+    save_file(weights, root / "encoders.safetensors")
+    with pytest.raises(BundleError, match=r"missing \['roi_align.updims.bias'\]"):
+        read_encoders(Bundle(broken, root))
+
+
+# -- the region encoder itself (GPT4RoI, section 3.2) ----------------------------------------------
+
+
+def test_a_region_vector_is_the_sum_over_levels_plus_its_position() -> None:
+    """A second computation, step by step, of what the module does in one call."""
+    _, region = small_encoders()
+    region.eval()
+    case = region_case([(8, 8, 8), (16, 4, 4), (16, 2, 2)], pictures=2, regions=5, seed=1)
+    levels = [torch.from_numpy(case[name]) for name in level_names(3)]
+    boxes, index = torch.from_numpy(case["boxes"]), torch.from_numpy(case["image_index"])
+    with torch.no_grad():
+        fused = []
+        for conv, level in zip(region.mlvl_fuse.input_conv, levels, strict=True):
+            grid = coordinate_grid(level.shape[-1]).expand(2, -1, -1, -1)
+            fused.append(conv(torch.cat([level, grid], dim=1)))
+        block = region.mlvl_fuse.fuse_convs[0]
+        assert isinstance(block, FusionConv)
+
+        def fit(x: Tensor, size: int) -> Tensor:
+            return nn.functional.interpolate(x, (size, size), mode="bilinear", align_corners=True)
+
+        mixed = []
+        for row, size in enumerate((8, 4, 2)):
+            deeper, shallower = fused[min(row + 1, 2)], fused[max(row - 1, 0)]
+            parts = [fused[row][:, :8], fit(deeper[:, 12:], size), fit(shallower[:, 8:12], size)]
+            mixed.append(torch.relu(block.gn(block.conv(torch.cat(parts, dim=1)))))
+        rois = torch.cat([index[:, None].float(), boxes * 64], dim=1)
+        total = sum(
+            conv(roi_align(level, rois, 4, size / 64, 2, aligned=True))
+            for conv, level, size in zip(region.roi_align.pconvs, mixed, (8, 4, 2), strict=True)
+        )
+        assert isinstance(total, Tensor)
+        vector = region.roi_align.flatten_linear(torch.relu(total).flatten(1))
+        expected = region.roi_align.updims(vector + region.roi_align.pos_embedd(boxes))
+        actual = region(levels, boxes, index)
+    assert actual.shape == (5, 1, 16)
+    assert torch.allclose(actual[:, 0], expected, atol=1e-5)
+
+
+def test_the_region_graph_takes_no_region_at_all(tmp_path: Path) -> None:
+    _, region = small_encoders()
+    shapes = [(8, 8, 8), (16, 4, 4), (16, 2, 2)]
+    report = export_region(region, shapes, tmp_path / "region.onnx")
+    report.check()
+    assert "1 pictures with 0 regions" in report.cases
