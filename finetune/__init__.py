@@ -1,0 +1,1 @@
+"""Training: data, stages, and the recipe of the starter."""

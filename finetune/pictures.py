@@ -1,0 +1,213 @@
+"""Training pictures with labelled boxes: COCO photos, and mosaics of Tiny-ImageNet tiles.
+
+Both come out as `Canvas`: one square picture as the model sees it, with boxes and class numbers.
+Nothing here knows about models, losses or language.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+UInt8 = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A square training picture.
+
+    pixels: (S, S, 3) uint8. boxes: (N, 4) float32 xyxy in [0, 1]. labels: (N,) int64.
+    """
+
+    pixels: UInt8
+    boxes: Floats
+    labels: Ints
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One COCO photo with its boxes in pixels (N, 4 xyxy), class indices and captions."""
+
+    path: Path
+    width: int
+    height: int
+    boxes: Floats
+    labels: Ints
+    captions: tuple[str, ...]
+
+    @property
+    def scale(self) -> Floats:
+        """What pixels are divided by to give fractions: width, height, width, height (4,)."""
+        return np.array([self.width, self.height] * 2, np.float32)
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos of one split, and the class names their labels index."""
+
+    photos: tuple[Photo, ...]
+    names: tuple[str, ...]
+
+
+def read_photos(folder: Path, split: str) -> PhotoSet:
+    """The photos of `instances_<split>.json`, with those captions `captions_<split>.json` has."""
+    instances = json.loads((folder / f"instances_{split}.json").read_text())
+    captions = json.loads((folder / f"captions_{split}.json").read_text())
+    categories = sorted(instances["categories"], key=lambda category: category["id"])
+    index_of = {category["id"]: index for index, category in enumerate(categories)}
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for annotation in instances["annotations"]:
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    photos = []
+    for image in instances["images"]:
+        annotations = by_image.get(image["id"], [])
+        xywh = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
+        photos.append(
+            Photo(
+                path=folder / "images" / image["file_name"],
+                width=image["width"],
+                height=image["height"],
+                boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),  # (N, 4)
+                labels=np.array([index_of[a["category_id"]] for a in annotations], np.int64),
+                captions=tuple(captions.get(str(image["id"]), ())),
+            )
+        )
+    return PhotoSet(tuple(photos), tuple(category["name"] for category in categories))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiny-ImageNet pictures, decoded: pixels (N, 64, 64, 3) uint8 and labels (N,)."""
+
+    pixels: UInt8
+    labels: Ints
+
+
+def read_tiles(folder: Path, parts: Sequence[str]) -> Tiles:
+    """Decode the named `.npz` parts; about 1.2 GB in memory for the whole training set."""
+    pixels, labels = [], []
+    for part in parts:
+        with np.load(folder / f"{part}.npz") as archive:
+            data, offsets = archive["data"].tobytes(), archive["offsets"]
+            labels.append(archive["label"].astype(np.int64))
+        for start, end in pairwise(offsets):
+            with Image.open(io.BytesIO(data[start:end])) as image:
+                pixels.append(np.asarray(image.convert("RGB")))
+    return Tiles(np.stack(pixels), np.concatenate(labels))
+
+
+def tile_cells(size: int, coarse: float, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    """Cells (x, y, side) that cover a square: 6 x 6 of them, or quarters split at random.
+
+    coarse: the share of squares that mix large and small cells, so that the region encoder also
+    meets boxes of a quarter of the picture; they hold fewer tiles for the same work.
+    """
+    if rng.random() >= coarse:
+        return grid_cells(0, 0, size, 6)
+    cells = []
+    half = size // 2
+    for corner in ((0, 0), (half, 0), (0, half), (half, half)):
+        cells += grid_cells(*corner, half, int(rng.choice([1, 2, 3], p=[0.3, 0.35, 0.35])))
+    return cells
+
+
+def grid_cells(x: int, y: int, size: int, count: int) -> list[tuple[int, int, int]]:
+    """A square cut into count x count cells (x, y, side); a remainder of pixels stays unused."""
+    side = size // count
+    return [(x + i * side, y + j * side, side) for j in range(count) for i in range(count)]
+
+
+def mosaic(
+    tiles: Tiles,
+    order: Ints,
+    cells: Sequence[tuple[int, int, int]],
+    size: int,
+    rng: np.random.Generator,
+) -> Canvas:
+    """Tiles `order` pasted into `cells`, each cropped, flipped and resized at random."""
+    pixels = np.zeros((size, size, 3), np.uint8)
+    boxes = np.empty((len(cells), 4), np.float32)
+    for row, (index, (x, y, side)) in enumerate(zip(order, cells, strict=True)):
+        crop = random_crop(64, 64, rng, smallest=0.35)
+        tile = Image.fromarray(tiles.pixels[index]).resize(
+            (side, side), Image.Resampling.BILINEAR, box=crop
+        )
+        if rng.random() < 0.5:
+            tile = tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels[y : y + side, x : x + side] = np.asarray(tile)
+        boxes[row] = (x, y, x + side, y + side)
+    fractions = boxes / np.float32(size)  # (N, 4)
+    return Canvas(jitter_colour(pixels, rng), fractions, tiles.labels[order])
+
+
+def photo_view(
+    photo: Photo, size: int, rng: np.random.Generator, smallest_side: float = 10.0
+) -> Canvas:
+    """A random crop of a photo, squashed to the square, with the boxes that stay in sight.
+
+    A box stays when at least half of it is inside the crop and its shorter side is at least
+    `smallest_side` pixels of the square.
+    """
+    crop = random_crop(photo.width, photo.height, rng, smallest=0.4)
+    with Image.open(photo.path) as image:
+        pixels = np.asarray(
+            image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=crop)
+        )
+    scale = np.array([crop[2] - crop[0], crop[3] - crop[1]] * 2, np.float32)
+    corner = np.array([crop[0], crop[1]] * 2, np.float32)
+    placed = (photo.boxes - corner) / scale  # (N, 4)
+    seen = placed.clip(0, 1)
+    visible = area(seen) / np.maximum(area(placed), 1e-9)
+    shorter = np.minimum(seen[:, 2] - seen[:, 0], seen[:, 3] - seen[:, 1]) * size
+    keep = (visible >= 0.5) & (shorter >= smallest_side)
+    boxes = seen[keep]
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+        boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+    return Canvas(jitter_colour(pixels, rng), boxes, photo.labels[keep])
+
+
+def whole_photo(photo: Photo, size: int) -> Canvas:
+    """The photo as asking sees it: squashed to the square, nothing random."""
+    with Image.open(photo.path) as image:
+        pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+    return Canvas(pixels, photo.boxes / photo.scale, photo.labels)
+
+
+def random_crop(
+    width: float, height: float, rng: np.random.Generator, smallest: float
+) -> tuple[float, float, float, float]:
+    """A rectangle of `smallest` to 1 of the area, its aspect within 3/4 to 4/3 of the picture's."""
+    share = rng.uniform(smallest, 1.0)
+    stretch = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
+    w = min(width, width * float(np.sqrt(share * stretch)))
+    h = min(height, height * float(np.sqrt(share / stretch)))
+    x = rng.uniform(0, width - w)
+    y = rng.uniform(0, height - h)
+    return (x, y, x + w, y + h)
+
+
+def jitter_colour(pixels: UInt8, rng: np.random.Generator) -> UInt8:
+    """Brightness, contrast and saturation changed by up to 30 %."""
+    brightness, contrast, saturation = rng.uniform(0.7, 1.3, 3).astype(np.float32)
+    values = pixels.astype(np.float32) * brightness
+    grey = values.mean(axis=2, keepdims=True)
+    values = grey + saturation * (values - grey)
+    mean = values.mean()
+    jittered: UInt8 = (mean + contrast * (values - mean)).clip(0, 255).astype(np.uint8)
+    return jittered
+
+
+def area(boxes: Floats) -> Floats:
+    """Areas (N,) of boxes (N, 4) xyxy; zero where a side is negative."""
+    sides: Floats = (boxes[:, 2:] - boxes[:, :2]).clip(0)
+    return np.asarray(sides[:, 0] * sides[:, 1])

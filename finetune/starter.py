@@ -1,0 +1,205 @@
+"""The recipe of the starter: from photos and tiles to the bundle that ships.
+
+    python -m regionqa.finetune.starter --data DATA --out runs/starter
+
+DATA holds `tiny_imagenet/` and `coco_small/`. Every stage leaves a file in the output folder; a
+stage whose file is there is skipped, one that was killed goes on from its checkpoint. The last line
+names the folder of the finished bundle.
+"""
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+
+from regionqa.export.bundle import write_bundle
+from regionqa.export.vision import ResNetConfig
+from regionqa.finetune.language import (
+    LANGUAGE,
+    Connector,
+    Splicer,
+    encode_views,
+    new_language_model,
+    train_language,
+    train_tokenizer,
+)
+from regionqa.finetune.pictures import PhotoSet, read_photos, read_tiles
+from regionqa.finetune.pretrain import (
+    PHOTOS,
+    TILES,
+    PretrainSettings,
+    Recogniser,
+    new_encoders,
+    pretrain_on_photos,
+    pretrain_on_tiles,
+    recognise_photos,
+)
+from regionqa.finetune.questions import Scene, draw_sample
+from regionqa.prompts import PromptRules
+from regionqa.tokenizer import BundleTokenizer
+
+START, STOP, ANSWER = "<s>", "</s>", "<answer>"
+CONTEXT = 256
+TILE_NAMES = 200
+RULES = PromptRules(
+    template=f"{START}{{image}}{{question}}{ANSWER}",
+    region="{region}",
+    picture_question="describe this picture.",
+    region_question="describe <region1>.",
+    introduction="{regions}",
+    separator="",
+)
+log = logging.getLogger("regionqa.finetune")
+
+
+def card_tables(config: ResNetConfig) -> dict[str, Any]:
+    """The starter's card, without what is found when the bundle is written."""
+    return {
+        "name": "starter",
+        "summary": "small GPT4RoI-kind model: 80 everyday things in photos; runs anywhere, offline",
+        "max_regions": 16,
+        "picture": {
+            "size": config.input_size,
+            "fit": "squash",
+            "resample": "bicubic",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+        },
+        "vision": {
+            "graph": "vision.onnx",
+            "image_tokens": config.token_grid**2,
+            "levels": [f"level{index}" for index in range(len(config.levels))],
+        },
+        "region": {"graph": "region.onnx", "tokens": 1},
+        "language": {
+            "folder": "llm",
+            "runtime": "native",
+            "context": CONTEXT,
+            "max_new_tokens": 48,
+            "stop": [STOP],
+        },
+        "prompt": {
+            "template": RULES.template,
+            "region": RULES.region,
+            "picture_question": RULES.picture_question,
+            "region_question": RULES.region_question,
+            "introduction": RULES.introduction,
+            "separator": RULES.separator,
+        },
+        "provenance": {
+            "data": "Tiny-ImageNet-200 (100,000 pictures of 64 px) for pretraining; 2,478 COCO "
+            "2017 photos of at most 320 px with their boxes and captions",
+            "licence": "weights Apache-2.0; COCO annotations CC BY 4.0, COCO photos under their "
+            "Flickr licences, Tiny-ImageNet under ImageNet's non-commercial research terms: check "
+            "them before commercial use",
+            "recipe": "python -m regionqa.finetune.starter",
+        },
+    }
+
+
+def pretrained(
+    data: Path, out: Path, photos: PhotoSet, tiles: PretrainSettings, scenes: PretrainSettings
+) -> Recogniser:
+    """Stages one and two: encoders that name boxes."""
+    torch.manual_seed(tiles.seed)
+    model = Recogniser(*new_encoders(ResNetConfig()), TILE_NAMES)
+    if not (out / "photos-done.pt").exists():
+        if not (out / "tiles-done.pt").exists():
+            log.info("stage 1 of 3: names of tiles")
+            pictures = read_tiles(data / "tiny_imagenet", [f"train-{part}" for part in range(4)])
+            model = pretrain_on_tiles(model, pictures, tiles, out / "tiles.pt", log.info)
+            torch.save(model.state_dict(), out / "tiles-done.pt")
+        model.load_state_dict(torch.load(out / "tiles-done.pt", weights_only=True))
+        log.info("stage 2 of 3: names of boxes in photos")
+        model.classifier = torch.nn.Linear(model.classifier.in_features, len(photos.names))
+        model = pretrain_on_photos(model, photos, scenes, out / "photos.pt", log.info)
+        torch.save(model.state_dict(), out / "photos-done.pt")
+    model.classifier = torch.nn.Linear(model.classifier.in_features, len(photos.names))
+    model.load_state_dict(torch.load(out / "photos-done.pt", weights_only=True))
+    return model.eval()
+
+
+def report_recognition(model: Recogniser, dev: PhotoSet) -> None:
+    """Log how often the classifier alone names a box of at least 32 px rightly."""
+    rows = [row for row in recognise_photos(model, dev) if row[2] >= 32]
+    person = dev.names.index("person")
+    right = [label == predicted for label, predicted, _ in rows]
+    others = [label == predicted for label, predicted, _ in rows if label != person]
+    log.info("classifier on %d dev boxes: %.3f", len(rows), np.mean(right))
+    log.info("classifier on %d dev boxes that are no person: %.3f", len(others), np.mean(others))
+
+
+def tokenizer_texts(photos: PhotoSet, size: int) -> list[str]:
+    """Captions and drawn questions with answers, for the tokenizer to learn from."""
+    rng = np.random.default_rng(LANGUAGE.seed)
+    texts = [caption for photo in photos.photos for caption in photo.captions]
+    for photo in photos.photos:
+        if not len(photo.labels):
+            continue
+        boxes = photo.boxes / photo.scale
+        weights = np.ones(len(photo.labels), np.float32)
+        scene = Scene(boxes, photo.labels, photo.captions, photos.names, True, weights)
+        for _ in range(8):
+            sample = draw_sample(scene, rng)
+            texts += [sample.question, sample.answer]
+    return texts
+
+
+def train_words(model: Recogniser, photos: PhotoSet, out: Path) -> tuple[LlamaForCausalLM, Path]:
+    """Stage three: tokenizer, connector and language model."""
+    log.info("stage 3 of 3: questions and answers")
+    config = model.vision.config
+    tokenizer_file = out / "tokenizer.json"
+    if not tokenizer_file.exists():
+        texts = tokenizer_texts(photos, config.input_size)
+        train_tokenizer(iter(texts), LANGUAGE.vocabulary, (START, STOP, ANSWER), tokenizer_file)
+    tokenizer = BundleTokenizer(tokenizer_file)
+    torch.manual_seed(LANGUAGE.seed)
+    stop = tokenizer.token_id(STOP)
+    language = new_language_model(tokenizer.size, config.hidden_size, CONTEXT, stop)
+    views = encode_views(model, photos, LANGUAGE, log.info)
+    splicer = Splicer(RULES, tokenizer, config.token_grid**2, stop, LANGUAGE.noise)
+    connector = Connector(model)
+    train_language(language, connector, views, splicer, LANGUAGE, out / "language.pt", log.info)
+    return language, tokenizer_file
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stages that are not done yet."""
+    parser = argparse.ArgumentParser(prog="python -m regionqa.finetune.starter")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the two data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and bundle")
+    parser.add_argument("--tile-epochs", type=float, default=TILES.epochs)
+    parser.add_argument("--photo-epochs", type=float, default=PHOTOS.epochs)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    options.out.mkdir(parents=True, exist_ok=True)
+    photos = read_photos(options.data / "coco_small", "train")
+    tiles = replace(TILES, epochs=options.tile_epochs)
+    scenes = replace(PHOTOS, epochs=options.photo_epochs)
+    model = pretrained(options.data, options.out, photos, tiles, scenes)
+    report_recognition(model, read_photos(options.data / "coco_small", "dev"))
+    language, tokenizer = train_words(model, photos, options.out)
+    bundle, reports = write_bundle(
+        options.out / "starter",
+        card_tables(model.vision.config),
+        model.vision,
+        model.region,
+        language,
+        tokenizer,
+    )
+    for report in reports:
+        log.info(
+            "%s differs from torch by %.1e over %s", report.graph, report.difference, report.cases
+        )
+    log.info("wrote %s, %.1f MB", bundle.root, bundle.size / 1e6)
+
+
+if __name__ == "__main__":
+    main()
