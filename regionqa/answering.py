@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from regionqa.boxfiles import read_boxes
 from regionqa.bundles import find_bundle
 from regionqa.drawing import check_drawing, draw_answers, save_drawing
-from regionqa.errors import ItemError, UsageError
+from regionqa.errors import BoxError, ItemError, UsageError
 from regionqa.inputs import STDIN, Asking, Item, find_pictures, is_one_picture, make_requests
 from regionqa.outputs import AnswerWriter, OutputFormat, OutputSettings
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox, parse_box
@@ -123,9 +123,13 @@ def _asking(options: Options) -> Asking:
     boxfile = None
     if options.boxfile:
         boxfile = read_boxes(options.boxfile, format=options.box_format, units=options.box_units)
+    try:
+        boxes = tuple(WrittenBox(parse_box(text), form, units) for text in options.boxes)
+    except BoxError as error:  # of every picture alike, so it is the command that is wrong
+        raise UsageError(f"--box: {error}") from None
     return Asking(
         question=options.question,
-        boxes=tuple(WrittenBox(parse_box(text), form, units) for text in options.boxes),
+        boxes=boxes,
         boxfile=boxfile,
         each=options.each or options.caption,
     )

@@ -4,6 +4,7 @@ Finds them by name or path and checks that their files are there. It does not lo
 """
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -83,7 +84,9 @@ def find_bundle(model: str | Path) -> Bundle:
     shipped = shipped_bundles()
     if isinstance(model, str) and model in shipped:
         return open_bundle(shipped[model])
-    folder = Path(model).expanduser()
+    folder = Path(model)
+    with suppress(RuntimeError):  # ~somebody who is unknown here
+        folder = folder.expanduser()
     if folder.is_dir():
         return open_bundle(folder)
     names = ", ".join(shipped) or "none"

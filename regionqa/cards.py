@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from regionqa.errors import BundleError
-from regionqa.images import Preprocessing
+from regionqa.placement import Preprocessing
 from regionqa.prompts import PromptRules
 
 Table = TypeVar("Table")

@@ -79,10 +79,10 @@ BoxesFile = Annotated[
     ),
 ]
 BoxForm = Annotated[
-    Form | None, typer.Option("--box-format", help="What four numbers mean. [default: xyxy]")
+    Form | None, typer.Option("--box-format", help="What four numbers mean; xyxy if not said.")
 ]
 BoxUnit = Annotated[
-    Units | None, typer.Option("--box-units", help="What one unit is. [default: pixel]")
+    Units | None, typer.Option("--box-units", help="What one unit is; pixel if not said.")
 ]
 OutFormat = Annotated[Format, typer.Option("--format", "-f", help="How answers are written.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file, not stdout.")]
@@ -237,7 +237,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], str | None]:
     if list(words) == ["-"]:
         return ["-"], None
     *pictures, question = words
-    if not pictures or Path(question).exists():
+    if not pictures or os.path.lexists(question):  # unlike Path.exists it takes any text
         raise UsageError(
             f'the question is missing; add it last: regionqa ask {words[0]} "what is this?"'
         )
@@ -297,22 +297,45 @@ def demo(
     demonstrate(regionqa.load(model, device=str(device)), out, print)
 
 
+def replace_closed_streams() -> None:
+    """Open what the shell closed (`2>&-`), for which Python leaves None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
+def drop_unwritten() -> None:
+    """Keep Python from failing once more, as it ends, to write what stdout has not taken."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit status. Errors become one line, or a trace with --debug."""
     from regionqa.errors import RegionQAError
 
     words = list(sys.argv[1:] if arguments is None else arguments)
+    replace_closed_streams()
     try:
         status = app(words, prog_name="regionqa", standalone_mode=False)
+        sys.stdout.flush()
+        if status == INTERRUPTED:  # typer's own answer to Ctrl-C
+            raise KeyboardInterrupt
         return int(status or 0)
+    except SystemExit as ended:
+        # typer ends so when the reader has gone, and when it has completed a word for a shell
+        if isinstance(ended.__context__, BrokenPipeError):
+            return PIPE_CLOSED
+        raise
     except RegionQAError as error:
         return fail(str(error), error.exit_status, error, words)
     except ParseError as error:  # type: ignore[misc]
         message = getattr(error, "format_message", error.__str__)()
         return fail(f"{message} Try: regionqa --help", 2, error, words) if message else 2
-    except BrokenPipeError:
-        # the reader has gone (| head -1): keep Python from failing once more when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has gone (| head -1)
+        drop_unwritten()
         return PIPE_CLOSED
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted; what was written is kept", INTERRUPTED, None, words)
@@ -330,6 +353,7 @@ def fail(message: str, status: int, error: BaseException | None, words: Sequence
         "; run again with --debug for the trace"
     )  # fmt: skip
     print(f"regionqa: error: {' '.join(message.split())}{hint}", file=sys.stderr)
+    drop_unwritten()
     return status
 
 

@@ -53,7 +53,10 @@ class LlamaDecoder:
     """
 
     def __init__(self, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """ValueError where weights are missing, unknown or misshapen for the config."""
+        """ValueError where weights do not fit the config, or the config is not LLaMA's."""
+        for key, known in (("model_type", "llama"), ("hidden_act", "silu")):
+            if config.get(key, known) != known:  # the same names and shapes may mean another model
+                raise ValueError(f"{key} is {config[key]!r}; use runtime = 'transformers'")
         self.hidden_size: int = config["hidden_size"]
         self._layers: int = config["num_hidden_layers"]
         self._heads: int = config["num_attention_heads"]
@@ -166,10 +169,14 @@ class TransformersDecoder:
 
         logging.disable_progress_bar()
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
+        if report["missing_keys"]:  # transformers would make them up
+            raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")
         self._model = model.to(device).eval()
         self.embed = self._model.get_input_embeddings()
         self.hidden_size = int(self.embed.embedding_dim)

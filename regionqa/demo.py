@@ -1,8 +1,10 @@
-"""`regionqa demo`: the starter asked about real photos that come with scikit-image.
+"""`regionqa demo`: questions about real photos that come with scikit-image.
 
-The photos are in no training set of ours. It does nothing that `ask --draw` does not do.
+The photos are in no training set of ours. They are copied beside the drawings, so that there is
+something at hand to go on with. It does nothing that `ask --draw` does not do.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,30 +17,35 @@ from regionqa.images import open_picture
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
 
+SOURCES = {
+    "cat.png": "chelsea.png",
+    "cup.png": "coffee.png",
+    "astronaut.png": "astronaut.png",
+    "motorcycle.png": "motorcycle_left.png",
+}
+"""Our name of each photo, and scikit-image's."""
+
 
 @dataclass(frozen=True)
 class Question:
     """One question of the demonstration."""
 
     photo: str
-    """File in scikit-image's data folder."""
+    """One of `SOURCES`."""
     boxes: tuple[Box, ...]
     """Its regions."""
     text: str
     """What is asked."""
 
 
-CAT, CUP, ASTRONAUT, MOTORCYCLE = (
-    "chelsea.png", "coffee.png", "astronaut.png", "motorcycle_left.png",
-)  # fmt: skip
 QUESTIONS = (
-    Question(CAT, (Box(120, 20, 345, 240),), "what is this?"),
-    Question(CAT, (Box(120, 20, 345, 240),), "is this a dog?"),
-    Question(CUP, (Box(165, 55, 480, 335),), "what is <region1>?"),
-    Question(CUP, (), "describe this picture."),
-    Question(ASTRONAUT, (Box(50, 0, 420, 512),), "describe <region1>."),
-    Question(MOTORCYCLE, (Box(90, 60, 640, 470),), "what is in this region?"),
-    Question(MOTORCYCLE, (), "is there a person in the picture?"),
+    Question("cat.png", (Box(120, 20, 345, 240),), "what is this?"),
+    Question("cat.png", (Box(120, 20, 345, 240),), "is this a dog?"),
+    Question("cup.png", (Box(165, 55, 480, 335),), "what is <region1>?"),
+    Question("cup.png", (), "describe this picture."),
+    Question("astronaut.png", (Box(50, 0, 420, 512),), "describe <region1>."),
+    Question("motorcycle.png", (Box(90, 60, 640, 470),), "what is in this region?"),
+    Question("motorcycle.png", (), "is there a person in the picture?"),
 )
 
 
@@ -50,18 +57,24 @@ def photo_folder() -> Path:
     return Path(spec.origin).parent / "data"
 
 
+def copy_photos(folder: Path) -> None:
+    """Put the photos into a folder under our names; OutputError where that fails."""
+    source = photo_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for ours, theirs in SOURCES.items():
+            shutil.copyfile(source / theirs, folder / ours)
+    except OSError as error:
+        reason = f"{folder}: cannot be filled: {error.strerror}; name another folder"
+        raise OutputError(reason) from error
+
+
 def demonstrate(engine: Engine, out: Path, tell: Callable[[str], None]) -> None:
     """Ask, tell each question with its answer, and draw a picture per photo into `out`."""
-    folder = photo_folder()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be made: {error.strerror}; name another folder") from None
-    photos = {
-        name: open_picture(folder / name) for name in dict.fromkeys(q.photo for q in QUESTIONS)
-    }
+    copy_photos(out / "photos")
+    pictures = {name: open_picture(out / "photos" / name) for name in SOURCES}
     requests = [
-        Request(q.photo, q.text, tuple(Region(box) for box in q.boxes), photos[q.photo])
+        Request(q.photo, q.text, tuple(Region(box) for box in q.boxes), pictures[q.photo])
         for q in QUESTIONS
     ]
     answers = list(engine.answer(requests))
@@ -69,8 +82,8 @@ def demonstrate(engine: Engine, out: Path, tell: Callable[[str], None]) -> None:
         request = answer.request
         where = " ".join(f"[{region.box}]" for region in request.regions) or "[whole picture]"
         tell(f"{request.image} {where} {request.question}\n    {answer.text or answer.error}")
-    for name, picture in photos.items():
+    for name, picture in pictures.items():
         drawing = draw_answers(picture.load(), [a for a in answers if a.request.image == name])
-        path = out / f"{Path(name).stem}.png"
+        path = out / name
         save_drawing(drawing, path)
         tell(f"drawn: {path}")

@@ -99,7 +99,9 @@ def hub_cache() -> str:
     folder = Path(HF_HUB_CACHE)
     if not folder.is_dir():
         return f"{folder} (nothing there yet)"
-    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    # snapshots are links to the blobs, which would count twice
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    total = sum(path.stat().st_size for path in files)
     return f"{folder} ({total / 1e9:.2f} GB)"
 
 

@@ -1,18 +1,16 @@
-"""Pictures: opening them safely, and fitting them to a model's square.
+"""Pictures: opening them safely, whatever they are stored as.
 
 A `Picture` is known by its header until `load` decodes it; "as displayed" means after its EXIF
-rotation. A `Placement` carries boxes from a picture to the model's square and back. This module
-does not know which model will look, nor what is asked.
+rotation. This module does not know which model will look, nor what is asked.
 
 Colour profiles are not applied, as in the systems that this package implements.
 """
 
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from regionqa.errors import BundleError, PictureError
-from regionqa.regions import Box
+from regionqa.errors import PictureError
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
 """What is read. Pillow also opens formats that run other programs (EPS); those stay shut."""
@@ -213,14 +210,14 @@ def _as_displayed(image: Image.Image) -> Image.Image:
     """The picture decoded, upright and RGB."""
     orientation = _orientation(image)
     image.load()
-    pixels = _rgb(image)
+    pixels = as_rgb(image)
     if orientation in _TURNS:
         pixels = pixels.transpose(_TURNS[orientation])
     pixels.info.clear()  # or whoever sees the EXIF block there would turn it once more
     return pixels
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """The picture as RGB, on white where it is transparent.
 
     White is what most pages and viewers show behind a picture; dropping the alpha channel would
@@ -248,107 +245,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     white = next((white for white in whites if brightest <= white), brightest)
     scaled = values.clip(0).astype(np.float32) * np.float32(255 / white)  # (height, width)
     return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
-
-
-class Fit(StrEnum):
-    """How a picture that is not square becomes the model's square.
-
-    pad keeps the aspect ratio, with the picture at the top left: then one factor takes pixels to
-    the square and nothing is added to them.
-    """
-
-    squash = "squash"
-    pad = "pad"
-
-
-class Resample(StrEnum):
-    """How pixels are interpolated."""
-
-    bicubic = "bicubic"
-    bilinear = "bilinear"
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How a picture was fitted to the model's square, and both directions of the change."""
-
-    width: int
-    """The picture's, in pixels as displayed."""
-    height: int
-    """The picture's, in pixels as displayed."""
-    size: int
-    """The square's side in pixels."""
-    fit: Fit
-
-    @property
-    def covered(self) -> tuple[int, int]:
-        """Width and height in pixels of the part of the square that the picture covers."""
-        if self.fit is Fit.squash:
-            return self.size, self.size
-        scale = self.size / max(self.width, self.height)
-        return max(1, round(self.width * scale)), max(1, round(self.height * scale))
-
-    def to_model(self, box: Box) -> tuple[float, float, float, float]:
-        """The box as xyxy in [0, 1] of the square, where it is inside the picture."""
-        x0, y0, x1, y1 = box.xyxy
-        across, down = self.covered
-        # multiplied first, so that the picture's far edge divides to exactly 1
-        return (
-            x0 * across / self.width / self.size,
-            y0 * down / self.height / self.size,
-            x1 * across / self.width / self.size,
-            y1 * down / self.height / self.size,
-        )
-
-    def to_picture(self, xyxy: Sequence[float]) -> Box:
-        """The box in the picture's pixels for xyxy in [0, 1] of the square."""
-        x0, y0, x1, y1 = xyxy
-        across, down = self.covered
-        return Box(
-            x0 * self.size * self.width / across,
-            y0 * self.size * self.height / down,
-            x1 * self.size * self.width / across,
-            y1 * self.size * self.height / down,
-        )
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a model wants of its pictures: the card's [picture] table. BundleError where unsound."""
-
-    size: int
-    """The square's side in pixels."""
-    fit: Fit
-    resample: Resample
-    mean: tuple[float, float, float]
-    """Of red, green and blue in [0, 1]."""
-    std: tuple[float, float, float]
-    """Of red, green and blue in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise BundleError(f"[picture] size is {self.size}; a number of pixels is expected")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise BundleError(
-                f"[picture] mean is {self.mean} and std is {self.std}; each needs three numbers, "
-                "and those of std must be above zero"
-            )
-
-    def placement(self, width: int, height: int) -> Placement:
-        """How a picture of this size is fitted to the square."""
-        return Placement(width, height, self.size, self.fit)
-
-    def pixel_values(self, image: Image.Image) -> NDArray[np.float32]:
-        """The picture as the model sees it.
-
-        Returns float32 (3, size, size): (value / 255 - mean) / std, and 0, which is the mean
-        colour, in the part that the picture does not cover.
-        """
-        across, down = self.placement(*image.size).covered
-        resample = Image.Resampling[self.resample.name.upper()]
-        resized = _rgb(image).resize((across, down), resample)
-        values = np.asarray(resized, np.float32) / 255  # (down, across, 3)
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        square = np.zeros((3, self.size, self.size), np.float32)
-        square[:, :down, :across] = values.transpose(2, 0, 1)
-        return square

@@ -238,12 +238,24 @@ def _request(
     try:
         if not question:
             raise ItemError(f'{item.image}: no question; give one, or a "question" in its line')
+        _check_text(question, item)
         regions, warnings = _place(boxes, picture)
     except ItemError as error:
         return Request(item.image, question, picture=picture, error=error)
     for warning in warnings:
         warn(f"{item.image}: {warning}")
     return Request(item.image, question, regions, picture)
+
+
+def _check_text(question: str, item: Item) -> None:
+    """ItemError where a command line has stray bytes, or JSON half a character."""
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise ItemError(
+            f"{item.image}: the question is no valid text at character {error.start + 1}; "
+            "write it in UTF-8"
+        ) from None
 
 
 def _groups(item: Item, asking: Asking) -> list[tuple[WrittenBox, ...]]:

@@ -14,6 +14,8 @@ from typing import Protocol
 from regionqa.errors import QuestionError
 
 REFERENCE = re.compile(r"<region(\d+)>")
+LONGEST_NUMBER = 9
+"""Digits of a reference; Python refuses to read numbers of thousands of digits."""
 
 
 class RegionInput(StrEnum):
@@ -32,7 +34,8 @@ class PromptRules:
     """How one question becomes a prompt; the card's [prompt] table."""
 
     template: str
-    """The whole prompt; `{image}` stands for the image tokens, `{question}` for the question."""
+    """The whole prompt; `{image}` stands for the image tokens, `{question}` for the question. The
+    image comes first and once: what stands before and in it is shared by a picture's questions."""
     region: str
     """What `<regionK>` becomes: may hold `{region}` (the region's tokens), `{number}` (K), and
     `{x0} {y0} {x1} {y1}` (fractions of the picture's width and height, 3 decimals)."""
@@ -49,6 +52,9 @@ class PromptRules:
 
     def __post_init__(self) -> None:
         _check(self.template, "template", {"image", "question"}, required={"image", "question"})
+        names = [name for _, name in _parse(self.template) if name]
+        if names.index("image") > names.index("question") or names.count("image") > 1:
+            raise ValueError("prompt template: {image} must stand once, and before {question}")
         known = {"region", "number", "x0", "y0", "x1", "y1"}
         _check(self.region, "region", known)
         _check(self.again or "", "again", known)
@@ -172,12 +178,13 @@ def _question(
     """The question with its references replaced, and the regions it does not name before it."""
     if not question.strip():
         raise QuestionError("the question is empty")
-    named = [int(number) for number in REFERENCE.findall(question)]
-    for number in named:
-        if not 1 <= number <= len(boxes):
+    numbers: list[str] = REFERENCE.findall(question)
+    for number in numbers:
+        if len(number) > LONGEST_NUMBER or not 1 <= int(number) <= len(boxes):
             given = f"{len(boxes)} region{'s' if len(boxes) != 1 else ''}"
             raise QuestionError(f"the question names <region{number}>, but {given} were given")
     pieces: list[Piece] = []
+    named = {int(number) for number in numbers}
     unnamed = [number for number in range(1, len(boxes) + 1) if number not in named]
     if unnamed and rules.region:
         for literal, name in _parse(rules.introduction):
@@ -245,6 +252,8 @@ def _check(
         found = _fields(pattern)
     except ValueError as error:
         raise ValueError(f"prompt {key} {pattern!r}: {error}") from error
+    if any(spec or conversion for _, _, spec, conversion in Formatter().parse(pattern)):
+        raise ValueError(f"prompt {key} {pattern!r}: a field is a name alone, like {{number}}")
     if found - known:
         raise ValueError(
             f"prompt {key}: {{{min(found - known)}}} is unknown; known: {sorted(known)}"

@@ -43,8 +43,9 @@ class BundleTokenizer:
         return self._special[token]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain words."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Ids of plain words; what is no character (half of a surrogate pair) reads as `?`."""
+        readable = text.encode("utf-8", "replace").decode("utf-8")
+        return list(self._tokenizer.encode(readable, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are left out."""

@@ -15,16 +15,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from regionqa.errors import BundleError, PictureError
-from regionqa.images import (
-    MAX_PIXELS,
-    Fit,
-    Picture,
-    Placement,
-    Preprocessing,
-    Resample,
-    open_picture,
-    picture_of,
-)
+from regionqa.images import MAX_PIXELS, Picture, open_picture, picture_of
+from regionqa.placement import Fit, Placement, Preprocessing, Resample
 from regionqa.regions import Box
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
