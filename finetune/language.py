@@ -131,7 +131,9 @@ def encode_views(
     recogniser.eval()
     rng = np.random.default_rng(settings.seed)
     size = recogniser.vision.config.input_size
-    counts = np.bincount(np.concatenate([photo.labels for photo in photos.photos]), minlength=80)
+    counts = np.bincount(
+        np.concatenate([photo.labels for photo in photos.photos]), minlength=len(photos.names)
+    )
     weights = torch.tensor(np.maximum(counts, 1.0) ** -settings.balance, dtype=torch.float32)
     views = []
     for number, photo in enumerate(photos.photos):

@@ -198,8 +198,8 @@ def presence(scene: Scene, rng: np.random.Generator) -> Sample | None:
         return None
     present = sorted({int(label) for label in scene.labels})
     label = present[int(rng.integers(len(present)))]
-    if rng.random() < 0.5:
-        absent = sorted(set(range(len(scene.names))) - set(present))
+    absent = sorted(set(range(len(scene.names))) - set(present))
+    if absent and rng.random() < 0.5:
         label = absent[int(rng.integers(len(absent)))]
     name = with_article(scene.names[label])
     question = pick((f"is there {name} in the picture?", f"is there {name}?"), rng)

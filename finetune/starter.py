@@ -23,6 +23,7 @@ from regionqa.export.vision import ResNetConfig
 from regionqa.finetune.language import (
     LANGUAGE,
     Connector,
+    LanguageSettings,
     Splicer,
     encode_views,
     new_language_model,
@@ -135,9 +136,9 @@ def report_recognition(model: Recogniser, dev: PhotoSet) -> None:
     log.info("classifier on %d dev boxes that are no person: %.3f", len(others), np.mean(others))
 
 
-def tokenizer_texts(photos: PhotoSet, size: int) -> list[str]:
+def tokenizer_texts(photos: PhotoSet, seed: int) -> list[str]:
     """Captions and drawn questions with answers, for the tokenizer to learn from."""
-    rng = np.random.default_rng(LANGUAGE.seed)
+    rng = np.random.default_rng(seed)
     texts = [caption for photo in photos.photos for caption in photo.captions]
     for photo in photos.photos:
         if not len(photo.labels):
@@ -151,22 +152,24 @@ def tokenizer_texts(photos: PhotoSet, size: int) -> list[str]:
     return texts
 
 
-def train_words(model: Recogniser, photos: PhotoSet, out: Path) -> tuple[LlamaForCausalLM, Path]:
+def train_words(
+    model: Recogniser, photos: PhotoSet, settings: LanguageSettings, out: Path
+) -> tuple[LlamaForCausalLM, Path]:
     """Stage three: tokenizer, connector and language model."""
     log.info("stage 3 of 3: questions and answers")
     config = model.vision.config
     tokenizer_file = out / "tokenizer.json"
     if not tokenizer_file.exists():
-        texts = tokenizer_texts(photos, config.input_size)
-        train_tokenizer(iter(texts), LANGUAGE.vocabulary, (START, STOP, ANSWER), tokenizer_file)
+        texts = tokenizer_texts(photos, settings.seed)
+        train_tokenizer(iter(texts), settings.vocabulary, (START, STOP, ANSWER), tokenizer_file)
     tokenizer = BundleTokenizer(tokenizer_file)
-    torch.manual_seed(LANGUAGE.seed)
+    torch.manual_seed(settings.seed)
     stop = tokenizer.token_id(STOP)
     language = new_language_model(tokenizer.size, config.hidden_size, CONTEXT, stop)
-    views = encode_views(model, photos, LANGUAGE, log.info)
-    splicer = Splicer(RULES, tokenizer, config.token_grid**2, stop, LANGUAGE.noise)
+    views = encode_views(model, photos, settings, log.info)
+    splicer = Splicer(RULES, tokenizer, config.token_grid**2, stop, settings.noise)
     connector = Connector(model)
-    train_language(language, connector, views, splicer, LANGUAGE, out / "language.pt", log.info)
+    train_language(language, connector, views, splicer, settings, out / "language.pt", log.info)
     return language, tokenizer_file
 
 
@@ -177,6 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and bundle")
     parser.add_argument("--tile-epochs", type=float, default=TILES.epochs)
     parser.add_argument("--photo-epochs", type=float, default=PHOTOS.epochs)
+    parser.add_argument("--language-steps", type=int, default=LANGUAGE.steps)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -185,7 +189,8 @@ def main(arguments: list[str] | None = None) -> None:
     scenes = replace(PHOTOS, epochs=options.photo_epochs)
     model = pretrained(options.data, options.out, photos, tiles, scenes)
     report_recognition(model, read_photos(options.data / "coco_small", "dev"))
-    language, tokenizer = train_words(model, photos, options.out)
+    settings = replace(LANGUAGE, steps=options.language_steps)
+    language, tokenizer = train_words(model, photos, settings, options.out)
     bundle, reports = write_bundle(
         options.out / "starter",
         card_tables(model.vision.config),

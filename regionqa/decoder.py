@@ -75,7 +75,7 @@ class LlamaDecoder:
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             return cls(config, read_weights(folder, dtype, device))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise BundleError(
                 f"{folder}: not a LLaMA checkpoint that can be read: {reason}"

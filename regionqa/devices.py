@@ -5,7 +5,9 @@ session is believed only after its own list of providers was read. Reasons are g
 """
 
 import logging
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +71,8 @@ def open_session(graph: Path, device: Device) -> "InferenceSession":
     onnxruntime.set_default_logger_severity(4)  # before the first session, or it has no effect
     providers: Sequence[str] = [PROVIDERS["cpu"]]
     if device is Device.cuda:
-        onnxruntime.preload_dlls()  # finds the CUDA libraries that came as Python packages
+        with redirect_stdout(sys.stderr):  # it prints; stdout is for answers
+            onnxruntime.preload_dlls()  # finds the CUDA libraries that came as Python packages
         providers = [PROVIDERS["cuda"], PROVIDERS["cpu"]]
     try:
         session = onnxruntime.InferenceSession(str(graph), providers=providers)

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from regionqa.bundles import Bundle, find_bundle, shipped_bundles
-from regionqa.devices import PROVIDERS, Device, open_session, why_not_cuda
+from regionqa.devices import PROVIDERS, Device, why_not_cuda
+from regionqa.encoders import VisionEncoder
 from regionqa.errors import RegionQAError
 
 PACKAGES = (
@@ -76,13 +79,7 @@ def devices(model: str) -> list[Finding]:
     """Which devices really run a graph, and what `--device auto` will choose."""
     findings, usable = [], []
     for device in Device:
-        reason = why_not_cuda() if device is Device.cuda else None
-        if reason is None:
-            try:
-                bundle = find_bundle(model)
-                open_session(bundle.file(bundle.card.vision.graph), device)
-            except RegionQAError as error:
-                reason = str(error)
+        reason = (why_not_cuda() if device is Device.cuda else None) or why_not(device, model)
         if reason is None:
             usable.append(device)
             findings.append(Finding(str(device), f"{PROVIDERS[device]} loads and runs"))
@@ -90,6 +87,17 @@ def devices(model: str) -> list[Finding]:
             findings.append(Finding(str(device), f"not used: {reason}", device is not Device.cpu))
     chosen = Device.cuda if Device.cuda in usable else Device.cpu
     return [*findings, Finding("--device auto", f"means {chosen} here")]
+
+
+def why_not(device: Device, model: str) -> str | None:
+    """Why the model's vision encoder does not run on a device, in words; None where it ran."""
+    try:
+        bundle = find_bundle(model)
+        size = bundle.card.picture.size
+        VisionEncoder(bundle, device).encode(np.zeros((1, 3, size, size), np.float32))
+    except Exception as error:  # onnxruntime's own errors share no public base class
+        return " ".join(str(error).split())
+    return None
 
 
 def hub_cache() -> str:

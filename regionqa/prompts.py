@@ -178,13 +178,13 @@ def _question(
     """The question with its references replaced, and the regions it does not name before it."""
     if not question.strip():
         raise QuestionError("the question is empty")
-    numbers: list[str] = REFERENCE.findall(question)
-    for number in numbers:
-        if len(number) > LONGEST_NUMBER or not 1 <= int(number) <= len(boxes):
+    written: list[str] = REFERENCE.findall(question)
+    for digits in written:
+        if len(digits) > LONGEST_NUMBER or not 1 <= int(digits) <= len(boxes):
             given = f"{len(boxes)} region{'s' if len(boxes) != 1 else ''}"
-            raise QuestionError(f"the question names <region{number}>, but {given} were given")
+            raise QuestionError(f"the question names <region{digits}>, but {given} were given")
     pieces: list[Piece] = []
-    named = {int(number) for number in numbers}
+    named = {int(digits) for digits in written}
     unnamed = [number for number in range(1, len(boxes) + 1) if number not in named]
     if unnamed and rules.region:
         for literal, name in _parse(rules.introduction):

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Real  # also numpy's
 from typing import Self
 
 from regionqa.errors import BoxError
@@ -161,7 +162,7 @@ def four_numbers(values: object, text: str) -> tuple[float, float, float, float]
     if (
         not isinstance(values, (list, tuple))
         or len(values) != 4
-        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        or not all(isinstance(v, Real) and not isinstance(v, bool) for v in values)
     ):
         found = f"{len(values)} values" if isinstance(values, (list, tuple)) else "something else"
         raise BoxError(f"box {text}: four numbers are expected, {found} found, like 10,20,200,300")

@@ -1,7 +1,7 @@
-"""Sentences a user types: what is answered, in which form, and what the other commands say.
+"""What a user asks: which answers come, in which form, and what is said where none can come.
 
-Boxes have their own file (test_cli_boxes.py), so have pictures (test_cli_pictures.py) and what
-needs a process of its own (test_pipelines.py).
+Boxes have their own file (test_cli_boxes.py), and so have pictures (test_cli_pictures.py), the
+commands that do not ask (test_cli_commands.py) and what needs a process (test_pipelines.py).
 """
 
 import csv
@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-import typer.main
 from PIL import Image
 
-from regionqa import __version__
 from regionqa.bundles import Bundle
-from regionqa.cli import app
 from regionqa.engine import Engine
 
 if TYPE_CHECKING:
@@ -29,21 +26,6 @@ RECORD = (
     "image", "width", "height", "regions", "question", "answer", "model", "revision", "device",
     "ms", "error",
 )  # fmt: skip
-ASKING = (
-    "--box", "--boxes", "--box-format", "--box-units", "--model", "--format", "--out", "--resume",
-    "--retry-errors", "--draw", "--device", "--batch-size", "--max-new-tokens", "--timing",
-    "--quiet", "--debug", "--help",
-)  # fmt: skip
-OPTIONS = {
-    (): ("--version", "--help"),
-    ("ask",): (*ASKING, "--each"),
-    ("caption",): ASKING,
-    ("models",): ("--help",),
-    ("models", "list"): ("--debug", "--help"),
-    ("models", "show"): ("--debug", "--help"),
-    ("doctor",): ("--model", "--debug", "--help"),
-    ("demo",): ("--out", "--model", "--device", "--debug", "--help"),
-}
 
 
 def records(text: str) -> list[dict[str, Any]]:
@@ -237,6 +219,7 @@ def test_a_session_that_falls_back_is_refused(
     monkeypatch.setattr("regionqa.devices.why_not_cuda", lambda: None)
     ran = regionqa("ask", cat, "what?", "--device", "cuda")
     assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
+    assert "ONNX Runtime's CUDA provider does not load" in ran.err
 
 
 # -- commands put together wrongly -----------------------------------------------------------------
@@ -305,105 +288,3 @@ def test_what_nobody_expected_is_one_line_too(
         "regionqa: error: unexpected MemoryError: more than there is; run again with --debug for "
         "the trace\n"
     )
-
-
-# -- the other commands ----------------------------------------------------------------------------
-
-
-def test_models_are_listed_and_shown(regionqa: "Command", starter: Bundle) -> None:
-    listed = regionqa("models", "list")
-    assert [line.split("\t")[0] for line in listed.lines] == ["starter"]
-    shown = regionqa("models", "show", "starter")
-    assert (starter.root / "card.toml").read_text() in shown.out
-    unknown = regionqa("models", "show", "stater")
-    assert (unknown.status, unknown.out) == (1, "")
-    assert unknown.err.startswith("regionqa: error: stater: no such model; shipped are: starter")
-
-
-def test_the_doctor_says_what_runs_where(
-    regionqa: "Command", starter: Bundle, tmp_path: Path
-) -> None:
-    ran = regionqa("doctor")
-    told = {line[2:].split("  ")[0]: line for line in ran.lines}
-    assert (ran.status, ran.err) == (0, "")
-    assert torch.__version__.split("+")[0] in told["torch"]
-    assert "CPUExecutionProvider" in told["cpu"]
-    assert {"python", "onnxruntime-gpu", "cuda", "--device auto"} <= told.keys() | {
-        "onnxruntime-gpu"
-    }
-    assert "sound" in told["model starter"]
-
-
-def test_the_doctor_finds_a_damaged_model(
-    regionqa: "Command", starter: Bundle, tmp_path: Path
-) -> None:
-    damaged = tmp_path / "damaged"
-    shutil.copytree(starter.root, damaged)
-    weights = bytearray((damaged / "llm" / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (damaged / "llm" / "model.safetensors").write_bytes(weights)
-    ran = regionqa("doctor", "--model", damaged)
-    assert ran.status == 1
-    assert [line for line in ran.lines if line.startswith("!")] == [
-        f"! model {damaged}  {damaged}: differs from its card in llm/model.safetensors; "
-        "get the model again"
-    ]
-
-
-def test_the_demo_asks_and_draws(regionqa: "Command", tmp_path: Path) -> None:
-    pytest.importorskip("skimage")
-    ran = regionqa("demo", "--out", tmp_path / "pictures", "--device", "cpu")
-    assert (ran.status, ran.err) == (0, "")
-    assert len([line for line in ran.lines if line.endswith("?")]) == 5
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
-
-
-# -- help ------------------------------------------------------------------------------------------
-
-
-def test_the_version_is_told(regionqa: "Command") -> None:
-    assert regionqa("--version").out == f"regionqa {__version__}\n"
-
-
-@pytest.mark.parametrize("words", OPTIONS, ids=" ".join)
-def test_help_names_every_option(
-    regionqa: "Command", monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    ran = regionqa(*words, "--help")
-    assert (ran.status, ran.err) == (0, "")
-    shown = set(ran.out.replace("│", " ").split())
-    assert set(OPTIONS[words]) <= shown
-
-
-def test_help_is_tested_for_every_command() -> None:
-    group: Any = typer.main.get_command(app)
-    commands = {(): group}
-    for name, command in group.commands.items():
-        commands[name,] = command
-        commands |= {(name, inner): it for inner, it in getattr(command, "commands", {}).items()}
-    assert commands.keys() == OPTIONS.keys()
-    for words, command in commands.items():
-        named = {option for parameter in command.params for option in parameter.opts}
-        long = {option for option in named if option.startswith("--")}
-        completion = {"--install-completion", "--show-completion"}
-        assert long - completion == set(OPTIONS[words]) - {"--help"}
-        assert all(getattr(parameter, "help", None) for parameter in command.params)
-
-
-def test_no_arguments_show_the_help(regionqa: "Command") -> None:
-    ran = regionqa()
-    assert "Usage: regionqa" in ran.out + ran.err
-    assert ran.status == 2
-
-
-def test_a_shell_completes_commands_and_options(
-    regionqa: "Command", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("_REGIONQA_COMPLETE", "complete_bash")
-    for typed, expected in (("regionqa cap", "caption"), ("regionqa ask --max-n", "--max-new-tok")):
-        monkeypatch.setenv("COMP_WORDS", typed)
-        monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
-        with pytest.raises(SystemExit):
-            regionqa()
-        assert capsys.readouterr().out.startswith(expected)
