@@ -57,7 +57,11 @@ class PretrainSettings:
 
 
 TILES = PretrainSettings(epochs=6, batch=6, learning_rate=2e-3)
-PHOTOS = PretrainSettings(epochs=8, batch=8, learning_rate=1e-3, balance=0.3, seed=1)
+PHOTOS = (
+    PretrainSettings(epochs=8, batch=8, learning_rate=1e-3, balance=0.3, seed=1),
+    PretrainSettings(epochs=7, batch=8, learning_rate=7e-4, balance=0.5, seed=3),
+)
+"""Two rounds, the second with more weight on rare classes."""
 
 
 class Recogniser(nn.Module):

@@ -10,6 +10,7 @@ names the folder of the finished bundle.
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,24 +106,33 @@ def card_tables(config: ResNetConfig) -> dict[str, Any]:
 
 
 def pretrained(
-    data: Path, out: Path, photos: PhotoSet, tiles: PretrainSettings, scenes: PretrainSettings
+    data: Path,
+    out: Path,
+    photos: PhotoSet,
+    tiles: PretrainSettings,
+    rounds: Sequence[PretrainSettings],
 ) -> Recogniser:
     """Stages one and two: encoders that name boxes."""
     torch.manual_seed(tiles.seed)
+    done = [out / f"photos-{number}-done.pt" for number in range(1, len(rounds) + 1)]
     model = Recogniser(*new_encoders(ResNetConfig()), TILE_NAMES)
-    if not (out / "photos-done.pt").exists():
+    if not any(path.exists() for path in done):
         if not (out / "tiles-done.pt").exists():
             log.info("stage 1 of 3: names of tiles")
             pictures = read_tiles(data / "tiny_imagenet", [f"train-{part}" for part in range(4)])
             model = pretrain_on_tiles(model, pictures, tiles, out / "tiles.pt", log.info)
             torch.save(model.state_dict(), out / "tiles-done.pt")
         model.load_state_dict(torch.load(out / "tiles-done.pt", weights_only=True))
-        log.info("stage 2 of 3: names of boxes in photos")
-        model.classifier = torch.nn.Linear(model.classifier.in_features, len(photos.names))
-        model = pretrain_on_photos(model, photos, scenes, out / "photos.pt", log.info)
-        torch.save(model.state_dict(), out / "photos-done.pt")
     model.classifier = torch.nn.Linear(model.classifier.in_features, len(photos.names))
-    model.load_state_dict(torch.load(out / "photos-done.pt", weights_only=True))
+    for number, (settings, path) in enumerate(zip(rounds, done, strict=True), start=1):
+        if not path.exists():
+            if any(later.exists() for later in done[number:]):
+                continue
+            log.info("stage 2 of 3, round %d: names of boxes in photos", number)
+            checkpoint = out / f"photos-{number}.pt"
+            model = pretrain_on_photos(model, photos, settings, checkpoint, log.info)
+            torch.save(model.state_dict(), path)
+        model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()
 
 
@@ -179,15 +189,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the two data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and bundle")
     parser.add_argument("--tile-epochs", type=float, default=TILES.epochs)
-    parser.add_argument("--photo-epochs", type=float, default=PHOTOS.epochs)
+    parser.add_argument("--photo-epochs", type=float, help="of each round")
     parser.add_argument("--language-steps", type=int, default=LANGUAGE.steps)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
     photos = read_photos(options.data / "coco_small", "train")
     tiles = replace(TILES, epochs=options.tile_epochs)
-    scenes = replace(PHOTOS, epochs=options.photo_epochs)
-    model = pretrained(options.data, options.out, photos, tiles, scenes)
+    rounds = [replace(each, epochs=options.photo_epochs or each.epochs) for each in PHOTOS]
+    model = pretrained(options.data, options.out, photos, tiles, rounds)
     report_recognition(model, read_photos(options.data / "coco_small", "dev"))
     settings = replace(LANGUAGE, steps=options.language_steps)
     language, tokenizer = train_words(model, photos, settings, options.out)

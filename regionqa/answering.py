@@ -78,8 +78,8 @@ def run(options: Options) -> int:
     one = is_one_picture(options.pictures)
     if options.draw:
         check_drawing(options.draw, several=not one)
-    if options.max_new_tokens is not None and options.max_new_tokens < 1:
-        raise UsageError(f"--max-new-tokens {options.max_new_tokens}: must be 1 or more")
+    if options.retry_errors and not options.resume:
+        raise UsageError("--retry-errors: says what --resume asks again; add --resume")
     bundle = find_bundle(options.model)
     prompt = bundle.card.prompt
     asking = _asking(options)
@@ -87,22 +87,21 @@ def run(options: Options) -> int:
         asking = replace(
             asking, question=prompt.picture_question, region_question=prompt.region_question
         )
-    from regionqa.devices import choose_device
-    from regionqa.engine import Engine
-
-    device = choose_device(options.device)
     settings = OutputSettings(
         format=options.format,
         model=bundle.card.name,
         revision=bundle.card.revision,
-        device=str(device),
+        device=options.device,
         timing=options.timing,
         bare=one and (len(options.boxes) <= 1 or not asking.each) and options.boxfile is None,
     )
     finished = None
     if options.resume:
         finished = resume(options.out, settings, retry_errors=options.retry_errors)
-    engine = Engine.load(bundle, device=str(device), batch_size=options.batch_size)
+    from regionqa.engine import Engine
+
+    engine = Engine.load(bundle, device=options.device, batch_size=options.batch_size)
+    settings = replace(settings, device=str(engine.device))
     with ExitStack() as stack:
         screen = stack.enter_context(_screen(options))
         writer = stack.enter_context(

@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Answers questions about regions of pictures, on your own machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help set by rich takes twice as long, and loses what is in brackets
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 models_app = typer.Typer(help="The models at hand.", no_args_is_help=True)

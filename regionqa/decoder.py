@@ -73,7 +73,7 @@ class LlamaDecoder:
     def read(cls, folder: Path, dtype: torch.dtype, device: torch.device) -> "LlamaDecoder":
         """Load config and safetensors; BundleError where they are not a LLaMA checkpoint."""
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
             return cls(config, read_weights(folder, dtype, device))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = " ".join(str(error).split())

@@ -4,6 +4,7 @@ It does not know about files of boxes, output formats or training, nor any model
 differs between models stands in the card.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -15,7 +16,14 @@ import numpy as np
 from regionqa.bundles import Bundle
 from regionqa.devices import Device, choose_device
 from regionqa.encoders import EncodedPicture, Floats, RegionEncoder, VisionEncoder
-from regionqa.errors import BundleError, ItemError, PictureError, QuestionError, UsageError
+from regionqa.errors import (
+    BundleError,
+    DeviceError,
+    ItemError,
+    PictureError,
+    QuestionError,
+    UsageError,
+)
 from regionqa.images import Picture, open_picture, picture_of
 from regionqa.prompts import Prompt, render, tokenize
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 
     from regionqa.language import LanguageModel, SplicedPrompt
 
+log = logging.getLogger(__name__)
 LONGEST_WINDOW = 256
 """Requests held at a time, however many ask about one picture; this bounds the memory."""
 
@@ -63,18 +72,23 @@ class Engine:
 
     @classmethod
     def load(cls, bundle: Bundle, *, device: str = "auto", batch_size: int = 16) -> "Engine":
-        """Open a bundle's sessions and language model on "auto", "cpu" or "cuda"."""
+        """Open a bundle's sessions and language model on "auto", "cpu" or "cuda".
+
+        "auto" takes CUDA where it works, and says in the log why it does not where it seemed to.
+        """
         from regionqa.language import LanguageModel
 
         chosen = choose_device(device)
-        return cls(
-            bundle,
-            VisionEncoder(bundle, chosen),
-            RegionEncoder(bundle, chosen) if bundle.card.region else None,
-            LanguageModel(bundle, chosen),
-            chosen,
-            batch_size,
-        )
+        try:
+            vision = VisionEncoder(bundle, chosen)
+        except DeviceError as error:
+            if device != "auto":
+                raise
+            log.warning("the CPU is used: %s", error)
+            chosen = Device.cpu
+            vision = VisionEncoder(bundle, chosen)
+        region = RegionEncoder(bundle, chosen) if bundle.card.region else None
+        return cls(bundle, vision, region, LanguageModel(bundle, chosen), chosen, batch_size)
 
     def ask(
         self,

@@ -175,7 +175,8 @@ def _pillow_errors(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: permission denied; ask for the right to read it") from None
     except Image.DecompressionBombError as error:
         # the program around us may have set Pillow's limit below ours; its message has both numbers
-        raise PictureError(f"{name}: {error}; make it smaller first") from None
+        numbers = str(error).partition(", could be")[0]
+        raise PictureError(f"{name}: {numbers}; make it smaller first") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(

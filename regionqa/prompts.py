@@ -181,8 +181,8 @@ def _question(
     written: list[str] = REFERENCE.findall(question)
     for digits in written:
         if len(digits) > LONGEST_NUMBER or not 1 <= int(digits) <= len(boxes):
-            given = f"{len(boxes)} region{'s' if len(boxes) != 1 else ''}"
-            raise QuestionError(f"the question names <region{digits}>, but {given} were given")
+            given = "1 region was" if len(boxes) == 1 else f"{len(boxes)} regions were"
+            raise QuestionError(f"the question names <region{digits}>, but {given} given")
     pieces: list[Piece] = []
     named = {int(digits) for digits in written}
     unnamed = [number for number in range(1, len(boxes) + 1) if number not in named]

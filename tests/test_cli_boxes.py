@@ -218,16 +218,15 @@ BAD_BOXES = [
 ]
 
 
-@pytest.mark.parametrize(("box", "reason"), BAD_BOXES)
-def test_a_bad_box_fails_its_item_alone(
-    regionqa: "Command", small_cat: Path, box: str, reason: str
-) -> None:
-    words = ("caption", small_cat, "--box", numbers(LEFT), f"--box={box}", "--box", numbers(RIGHT))
-    ran = regionqa(*words, *QUICK)
-    assert (ran.status, len(ran.err.splitlines())) == (3, 1)
-    assert ran.err.startswith(f"regionqa: {small_cat}: box {box}: ")
-    assert reason in ran.err
-    assert [line.split("\t")[1] for line in ran.lines] == [numbers(LEFT), numbers(RIGHT)]
+def test_a_bad_box_fails_its_item_alone(regionqa: "Command", small_cat: Path) -> None:
+    given = [word for box, _ in BAD_BOXES for word in ("--box", numbers(LEFT), f"--box={box}")]
+    ran = regionqa("caption", small_cat, *given, "--box", numbers(RIGHT), *QUICK)
+    assert ran.status == 3
+    for line, (box, reason) in zip(ran.err.splitlines(), BAD_BOXES, strict=True):
+        assert line.startswith(f"regionqa: {small_cat}: box {box}: ")
+        assert reason in line
+    asked = [line.split("\t")[1] for line in ran.lines]
+    assert asked == [*[numbers(LEFT)] * len(BAD_BOXES), numbers(RIGHT)]
 
 
 def test_one_bad_box_fails_a_question_about_several(regionqa: "Command", small_cat: Path) -> None:

@@ -85,7 +85,7 @@ def test_asking_in_python_raises_what_is_wrong(engine: Engine, cat: Path) -> Non
         engine.ask(cat, "what is this?", [(1000, 1000, 1100, 1100)])
     with pytest.raises(PictureError, match="no such file"):
         engine.ask("nowhere.jpg", "what is this?")
-    with pytest.raises(QuestionError, match="names <region2>, but 1 region were given"):
+    with pytest.raises(QuestionError, match="names <region2>, but 1 region was given"):
         engine.ask(cat, "what is <region2>?", [HEAD])
     with pytest.raises(
         QuestionError, match="17 regions in one question, the model starter takes 16"

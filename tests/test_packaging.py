@@ -111,7 +111,8 @@ def test_the_wheel_answers_without_the_tree(wheel: Path, cat: Path, tmp_path: Pa
     code = f"""
 import sys
 from regionqa.cli import main
-assert main(["ask", {str(cat)!r}, "what is this?", "--max-new-tokens", "2"]) == 0
+words = ["ask", {str(cat)!r}, "what is this?", "--device", "cpu"]
+assert main([*words, "--max-new-tokens", "2"]) == 0
 print(*(module.__file__ for name, module in sys.modules.items() if name.startswith("regionqa")))
 """
     answer, files = run("-c", code, folder=tmp_path).splitlines()

@@ -1,0 +1,87 @@
+"""What it gains to encode a picture once, and to decode questions together: questions per second.
+
+    python benchmarks/batching.py [MODEL [DEVICE]]
+
+Asks 32 questions about boxes of scikit-image's cat, in three ways that take turns in one run:
+the picture encoded for every question, the picture encoded once, and questions in batches of 16
+besides. All three must give the same answers. Prints medians of three rounds and their ratios,
+after a round that does not count.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import regionqa
+from regionqa.demo import photo_folder
+from regionqa.engine import Engine
+from regionqa.images import open_picture
+from regionqa.regions import Box, Region
+from regionqa.requests import Request
+
+ROUNDS = 3
+WORDINGS = ("what is this?", "describe <region1>.")
+COLUMNS, ROWS = 4, 4
+
+
+def requests() -> list[Request]:
+    """Every wording of every cell of a grid over the picture."""
+    picture = open_picture(photo_folder() / "chelsea.png")
+    across, down = picture.width / COLUMNS, picture.height / ROWS
+    cells = [
+        Region(Box(column * across, row * down, (column + 1) * across, (row + 1) * down))
+        for column in range(COLUMNS)
+        for row in range(ROWS)
+    ]
+    return [Request(picture.name, words, (cell,), picture) for cell in cells for words in WORDINGS]
+
+
+def encoded_each_time(engine: Engine, asked: list[Request]) -> list[str]:
+    """One question after the other, each about a picture that was newly opened."""
+    fresh = [replace(request, picture=open_picture(request.image)) for request in asked]
+    return [answer.text for request in fresh for answer in engine.answer([request])]
+
+
+def encoded_once(engine: Engine, asked: list[Request]) -> list[str]:
+    """One question after the other, all about the same picture."""
+    return [answer.text for request in asked for answer in engine.answer([request])]
+
+
+def batched(engine: Engine, asked: list[Request]) -> list[str]:
+    """All questions at once."""
+    return [answer.text for answer in engine.answer(asked)]
+
+
+WAYS: dict[str, Callable[[Engine, list[Request]], list[str]]] = {
+    "picture encoded per question": encoded_each_time,
+    "picture encoded once": encoded_once,
+    "encoded once, batches of 16": batched,
+}
+
+
+def main(model: str = "starter", device: str = "auto") -> None:
+    """Ask, time, compare, print."""
+    engine = regionqa.load(model, device=device, batch_size=16)
+    asked = requests()
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    answers: dict[str, list[str]] = {}
+    for _ in range(ROUNDS + 1):
+        for name, way in WAYS.items():
+            started = time.perf_counter()
+            answers[name] = way(engine, asked)
+            times[name].append(time.perf_counter() - started)
+    first = next(iter(answers.values()))
+    same = all(given == first for given in answers.values())
+    print(f"{len(asked)} questions about one picture, {model} on {engine.device}; "
+          f"answers {'equal' if same else 'DIFFER'}")  # fmt: skip
+    rates = {name: len(asked) / statistics.median(taken[1:]) for name, taken in times.items()}
+    above = next(iter(rates.values()))
+    for name, rate in rates.items():
+        print(f"{name:30} {rate:8.1f} questions/s  {rate / above:5.2f} x the line above")
+        above = rate
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

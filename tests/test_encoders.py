@@ -1,0 +1,237 @@
+"""The encoders' graphs against the card, and what they give for pictures and boxes."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from regionqa.bundles import CARD, Bundle, open_bundle
+from regionqa.devices import Device
+from regionqa.encoders import EncodedPicture, Floats, RegionEncoder, VisionEncoder
+from regionqa.errors import BundleError
+
+TOLERANCE = 1e-4
+Alter = Callable[..., Bundle]
+
+
+@pytest.fixture
+def alter(tmp_path: Path, starter: Bundle) -> Alter:
+    """The starter in a folder of its own, with one key of its card changed."""
+
+    def altered(key: str, value: object) -> Bundle:
+        for path in starter.root.iterdir():
+            if path.name != CARD:
+                (tmp_path / path.name).symlink_to(path)
+        table: dict[str, Any] = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+        outer, inner = key.split(".")
+        table[outer][inner] = value
+        (tmp_path / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")
+        return open_bundle(tmp_path)
+
+    return altered
+
+
+@pytest.fixture(scope="module")
+def vision(starter: Bundle) -> VisionEncoder:
+    return VisionEncoder(starter, Device.cpu)
+
+
+@pytest.fixture(scope="module")
+def region(starter: Bundle) -> RegionEncoder:
+    return RegionEncoder(starter, Device.cpu)
+
+
+@pytest.fixture(scope="module")
+def pixels(starter: Bundle) -> Floats:
+    """Three different pictures (3, 3, S, S)."""
+    size = starter.card.picture.size
+    return np.random.default_rng(0).normal(0, 1, (3, 3, size, size)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encoded(vision: VisionEncoder, pixels: Floats) -> EncodedPicture:
+    return vision.encode(pixels[:1])[0]
+
+
+@pytest.fixture(scope="module")
+def boxes() -> Floats:
+    """Boxes of every size and place, as xyxy in [0, 1]."""
+    rng = np.random.default_rng(1)
+    corners = np.sort(rng.random((6, 2, 2)), axis=1).reshape(6, 4)  # (6, 4)
+    edges = np.array([[0, 0, 1, 1], [0.5, 0.5, 0.501, 0.501], [0.99, 0.99, 1, 1]])
+    return np.concatenate([corners, edges]).astype(np.float32)
+
+
+def same(actual: Floats, expected: Floats) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def differ(first: Floats, second: Floats) -> bool:
+    """By more than rounding."""
+    return bool(np.abs(first - second).max() > 100 * TOLERANCE * np.abs(first).max())
+
+
+# -- what they give --------------------------------------------------------------------------------
+
+
+def test_a_picture_becomes_tokens_and_maps(
+    vision: VisionEncoder, pixels: Floats, starter: Bundle
+) -> None:
+    pictures = vision.encode(pixels)
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert picture.image_tokens.shape == (starter.card.vision.image_tokens, vision.hidden_size)
+        assert len(picture.levels) == len(starter.card.vision.levels)
+        sides = [level.shape[2:] for level in picture.levels]
+        assert all(level.shape[0] == 1 for level in picture.levels)
+        assert sides == sorted(sides, reverse=True), "shallowest first"
+        for array in (picture.image_tokens, *picture.levels):
+            assert array.dtype == np.float32
+            assert np.isfinite(array).all()
+    assert differ(pictures[0].image_tokens, pictures[1].image_tokens)
+
+
+def test_pictures_do_not_touch_each_other_in_a_batch(vision: VisionEncoder, pixels: Floats) -> None:
+    together = vision.encode(pixels)
+    for row, picture in enumerate(together):
+        [alone] = vision.encode(pixels[row : row + 1])
+        same(picture.image_tokens, alone.image_tokens)
+        for level, level_alone in zip(picture.levels, alone.levels, strict=True):
+            same(level, level_alone)
+
+
+def test_a_box_becomes_tokens_as_wide_as_those_of_the_picture(
+    region: RegionEncoder,
+    vision: VisionEncoder,
+    encoded: EncodedPicture,
+    boxes: Floats,
+    starter: Bundle,
+) -> None:
+    tokens = region.encode(encoded, boxes)
+    assert starter.card.region is not None
+    assert tokens.shape == (len(boxes), starter.card.region.tokens, region.hidden_size)
+    assert region.hidden_size == vision.hidden_size
+    assert tokens.dtype == np.float32
+    assert np.isfinite(tokens).all()
+    assert differ(tokens[0], tokens[1])
+
+
+def test_many_boxes_at_once_are_the_same_as_one_by_one(
+    region: RegionEncoder, encoded: EncodedPicture, boxes: Floats
+) -> None:
+    together = region.encode(encoded, boxes)
+    alone = [region.encode(encoded, boxes[row : row + 1]) for row in range(len(boxes))]
+    same(together, np.concatenate(alone))
+    backwards = region.encode(encoded, np.ascontiguousarray(boxes[::-1]))
+    same(together, backwards[::-1])
+
+
+def test_no_boxes_give_no_tokens(
+    region: RegionEncoder, encoded: EncodedPicture, starter: Bundle
+) -> None:
+    assert starter.card.region is not None
+    tokens = region.encode(encoded, np.zeros((0, 4), np.float32))
+    assert tokens.shape == (0, starter.card.region.tokens, region.hidden_size)
+
+
+def test_a_region_is_seen_in_its_own_picture(
+    region: RegionEncoder, vision: VisionEncoder, pixels: Floats, boxes: Floats
+) -> None:
+    first, second, _ = vision.encode(pixels)
+    assert differ(region.encode(first, boxes), region.encode(second, boxes))
+
+
+# -- the card --------------------------------------------------------------------------------------
+
+
+def refused(encoder: Callable[[Bundle, Device], object], bundle: Bundle) -> str:
+    with pytest.raises(BundleError) as caught:
+        encoder(bundle, Device.cpu)
+    return str(caught.value)
+
+
+def test_an_altered_card_that_still_fits_is_taken(alter: Alter) -> None:
+    bundle = alter("picture.mean", [0.1, 0.2, 0.3])
+    VisionEncoder(bundle, Device.cpu)
+    RegionEncoder(bundle, Device.cpu)
+
+
+def test_another_number_of_image_tokens_is_named(alter: Alter, starter: Bundle) -> None:
+    actual = starter.card.vision.image_tokens
+    message = refused(VisionEncoder, alter("vision.image_tokens", actual + 1))
+    assert message.startswith("vision.onnx: image_tokens is (")
+    assert f", {actual}, " in message
+    assert message.endswith(f"the card expects (None, {actual + 1}, None)")
+
+
+def test_another_size_of_pictures_is_named(alter: Alter, starter: Bundle) -> None:
+    size = starter.card.picture.size
+    message = refused(VisionEncoder, alter("picture.size", size // 2))
+    assert message.startswith("vision.onnx: pixel_values is (")
+    assert f", 3, {size}, {size})" in message
+    assert message.endswith(f"the card expects (None, 3, {size // 2}, {size // 2})")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda levels: levels[:-1],
+        lambda levels: levels[::-1],
+        lambda levels: [*levels, "level9"],
+        lambda levels: [*levels[:-1], "deepest"],
+    ],
+)
+@pytest.mark.parametrize("encoder", [VisionEncoder, RegionEncoder])
+def test_other_levels_are_named(
+    alter: Alter,
+    starter: Bundle,
+    encoder: Callable[[Bundle, Device], object],
+    wrong: Callable[[list[str]], list[str]],
+) -> None:
+    levels = list(starter.card.vision.levels)
+    message = refused(encoder, alter("vision.levels", wrong(levels)))
+    expected, actual = message.split(", the graph has ")
+    graph = "vision.onnx" if encoder is VisionEncoder else "region.onnx"
+    assert expected.startswith(f"{graph}: the card expects [")
+    assert ", ".join(map(repr, wrong(levels))) in expected
+    assert ", ".join(map(repr, levels)) in actual
+
+
+def test_another_number_of_region_tokens_is_named(alter: Alter, starter: Bundle) -> None:
+    assert starter.card.region is not None
+    actual = starter.card.region.tokens
+    message = refused(RegionEncoder, alter("region.tokens", actual + 2))
+    assert message.startswith("region.onnx: region_tokens is (")
+    assert message.endswith(f"the card expects (None, {actual + 2}, None)")
+
+
+@pytest.mark.parametrize(
+    ("key", "encoder", "graph"),
+    [
+        ("vision.graph", VisionEncoder, "region.onnx"),
+        ("region.graph", RegionEncoder, "vision.onnx"),
+    ],
+)
+def test_graphs_that_were_mixed_up_are_noticed(
+    alter: Alter, key: str, encoder: Callable[[Bundle, Device], object], graph: str
+) -> None:
+    message = refused(encoder, alter(key, graph))
+    assert message.startswith(f"{graph}: the card expects [")
+    assert "image_index" in message
+    assert "pixel_values" in message
+
+
+def test_a_graph_that_is_not_there(alter: Alter) -> None:
+    message = refused(VisionEncoder, alter("vision.graph", "eyes.onnx"))
+    assert "eyes.onnx: missing from the model 'starter'" in message
+
+
+def test_a_card_without_a_region_encoder_opens_none(starter: Bundle) -> None:
+    prompt = replace(starter.card.prompt, region="")
+    bundle = Bundle(replace(starter.card, prompt=prompt, region=None), starter.root)
+    assert refused(RegionEncoder, bundle) == "card of starter: has no [region]"
