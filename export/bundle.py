@@ -76,7 +76,8 @@ def write_card(
     root: Path, card: Mapping[str, Any], vision: ResNetVision, region: MultiLevelRegionEncoder
 ) -> None:
     """The card with the files found in `root`; its revision is a digest of theirs."""
-    files = [file_spec(root, path) for path in sorted(root.rglob("*")) if path.is_file()]
+    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != CARD)
+    files = [file_spec(root, path) for path in paths]
     digest = hashlib.sha256("".join(spec.sha256 for spec in files).encode()).hexdigest()
     table = {
         **card,

@@ -39,12 +39,12 @@ class Question:
 
 
 QUESTIONS = (
-    Question("cat.png", (Box(120, 20, 345, 240),), "what is this?"),
-    Question("cat.png", (Box(120, 20, 345, 240),), "is this a dog?"),
-    Question("cup.png", (Box(165, 55, 480, 335),), "what is <region1>?"),
+    Question("cat.png", (Box(30, 0, 405, 288),), "what is this?"),
+    Question("cat.png", (Box(30, 0, 405, 288),), "is this a dog?"),
+    Question("cup.png", (Box(170, 18, 408, 285),), "what is <region1>?"),
     Question("cup.png", (), "describe this picture."),
-    Question("astronaut.png", (Box(50, 0, 420, 512),), "describe <region1>."),
-    Question("motorcycle.png", (Box(90, 60, 640, 470),), "what is in this region?"),
+    Question("astronaut.png", (Box(20, 8, 375, 512),), "describe <region1>."),
+    Question("motorcycle.png", (Box(98, 78, 684, 455),), "what is in this region?"),
     Question("motorcycle.png", (), "is there a person in the picture?"),
 )
 
