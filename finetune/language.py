@@ -31,7 +31,7 @@ IGNORED = -100
 class LanguageSettings:
     """How the language stage runs."""
 
-    steps: int = 3000
+    steps: int = 2000
     """Optimizer steps."""
     batch: int = 64
     """Questions per step."""

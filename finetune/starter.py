@@ -101,9 +101,9 @@ def card_tables(config: ResNetConfig) -> dict[str, Any]:
         "provenance": {
             "data": "Tiny-ImageNet-200 (100,000 pictures of 64 px) for pretraining; 2,478 COCO "
             "2017 photos of at most 320 px with their boxes and captions",
-            "licence": "weights Apache-2.0; COCO annotations CC BY 4.0, COCO photos under their "
-            "Flickr licences, Tiny-ImageNet under ImageNet's non-commercial research terms: check "
-            "them before commercial use",
+            "licence": "weights: for research, not for commercial use, as Tiny-ImageNet's "
+            "(ImageNet's) terms ask of what was trained on it; COCO annotations CC BY 4.0, COCO "
+            "photos under their own Flickr licences",
             "recipe": "python -m regionqa.finetune.starter",
         },
     }
