@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import regionqa
+from regionqa.regions import BoxFormat, BoxUnits
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -41,22 +42,6 @@ class DeviceChoice(StrEnum):
     cuda = "cuda"
 
 
-class Form(StrEnum):
-    """Values of --box-format, the same as `regions.BoxFormat`."""
-
-    xyxy = "xyxy"
-    xywh = "xywh"
-    cxcywh = "cxcywh"
-
-
-class Units(StrEnum):
-    """Values of --box-units, the same as `regions.BoxUnits`."""
-
-    pixel = "pixel"
-    fraction = "fraction"
-    permille = "permille"
-
-
 class Format(StrEnum):
     """Values of --format, the same as `outputs.OutputFormat`."""
 
@@ -80,10 +65,10 @@ BoxesFile = Annotated[
     ),
 ]
 BoxForm = Annotated[
-    Form | None, typer.Option("--box-format", help="What four numbers mean; xyxy if not said.")
+    BoxFormat | None, typer.Option("--box-format", help="What four numbers mean; xyxy if not said.")
 ]
 BoxUnit = Annotated[
-    Units | None, typer.Option("--box-units", help="What one unit is; pixel if not said.")
+    BoxUnits | None, typer.Option("--box-units", help="What one unit is; pixel if not said.")
 ]
 OutFormat = Annotated[Format, typer.Option("--format", "-f", help="How answers are written.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file, not stdout.")]
@@ -207,8 +192,6 @@ def answer(
     *,
     pictures: Sequence[str],
     boxes: Sequence[str] | None,
-    box_format: Form | None,
-    box_units: Units | None,
     format: Format,
     device: DeviceChoice,
     **others: Any,
@@ -216,14 +199,11 @@ def answer(
     """Turn what was parsed into `Options`, and run."""
     from regionqa.answering import Options, run
     from regionqa.outputs import OutputFormat
-    from regionqa.regions import BoxFormat, BoxUnits
 
     return run(
         Options(
             pictures=tuple(pictures),
             boxes=tuple(boxes or ()),
-            box_format=BoxFormat(box_format) if box_format else None,
-            box_units=BoxUnits(box_units) if box_units else None,
             format=OutputFormat(format),
             device=str(device),
             **others,
