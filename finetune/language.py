@@ -17,8 +17,15 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from regionqa.finetune.pictures import Canvas, PhotoSet, photo_view, whole_photo
-from regionqa.finetune.pretrain import Log, Recogniser, batch_of, learning_rate, save_atomically
+from regionqa.finetune.pictures import Canvas, PhotoSet, mirrored, photo_view, whole_photo
+from regionqa.finetune.pretrain import (
+    Log,
+    Recogniser,
+    batch_of,
+    learning_rate,
+    parameter_groups,
+    save_atomically,
+)
 from regionqa.finetune.questions import Scene, draw_sample
 from regionqa.prompts import PromptRules, render, tokenize
 from regionqa.tokenizer import BundleTokenizer
@@ -156,13 +163,6 @@ def encode_views(
     return views
 
 
-def mirrored(canvas: Canvas) -> Canvas:
-    """The view flipped left to right."""
-    boxes = canvas.boxes
-    flipped = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
-    return Canvas(np.ascontiguousarray(canvas.pixels[:, ::-1]), flipped, canvas.labels)
-
-
 @dataclass(frozen=True)
 class Splicer:
     """Turns a sample about a view into embeddings and labels."""
@@ -212,14 +212,7 @@ def train_language(
     torch.manual_seed(settings.seed)
     parameters = [*model.parameters(), *connector.parameters()]
     optimizer = torch.optim.AdamW(
-        [
-            {
-                "params": [p for p in parameters if p.ndim > 1],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
+        parameter_groups(parameters, settings.weight_decay), betas=(0.9, 0.98)
     )
     first = 0
     if checkpoint.exists():

@@ -169,11 +169,17 @@ def photo_view(
     visible = area(seen) / np.maximum(area(placed), 1e-9)
     shorter = np.minimum(seen[:, 2] - seen[:, 0], seen[:, 3] - seen[:, 1]) * size
     keep = (visible >= 0.5) & (shorter >= smallest_side)
-    boxes = seen[keep]
+    view = Canvas(pixels, seen[keep], photo.labels[keep])
     if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-        boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
-    return Canvas(jitter_colour(pixels, rng), boxes, photo.labels[keep])
+        view = mirrored(view)
+    return Canvas(jitter_colour(view.pixels, rng), view.boxes, view.labels)
+
+
+def mirrored(canvas: Canvas) -> Canvas:
+    """The view flipped left to right."""
+    boxes = canvas.boxes
+    flipped = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+    return Canvas(np.ascontiguousarray(canvas.pixels[:, ::-1]), flipped, canvas.labels)
 
 
 def whole_photo(photo: Photo, size: int) -> Canvas:

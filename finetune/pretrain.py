@@ -8,9 +8,10 @@ language, bundles or ONNX.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,6 +144,17 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = 300) -> flo
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimizer's groups: matrices and kernels decay, biases and norms do not."""
+    every = list(parameters)
+    return [
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
 def train_recogniser(
     model: Recogniser,
     canvases: Iterator[Canvas],
@@ -158,14 +170,8 @@ def train_recogniser(
     killed run goes on from there (with newly drawn pictures, not the very same ones).
     """
     model.to(memory_format=torch.channels_last)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
+        parameter_groups(model.parameters(), settings.weight_decay), lr=settings.learning_rate
     )
     average = torch.optim.swa_utils.AveragedModel(
         model,

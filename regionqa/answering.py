@@ -5,7 +5,7 @@ Puts inputs, engine, outputs, drawing and progress together. It does not parse a
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -181,30 +181,22 @@ def _screen(options: Options) -> AbstractContextManager[Screen]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
-    return _Shown(Progress(*columns, TimeElapsedColumn(), console=console, transient=True))
+    return _shown(Progress(*columns, TimeElapsedColumn(), console=console, transient=True))
 
 
-class _Shown(AbstractContextManager[Screen]):
-    def __init__(self, progress: "Progress") -> None:
-        self._progress = progress
-
-    def __enter__(self) -> Screen:
-        self._progress.start()
-        return Screen(False, self._progress)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+@contextmanager
+def _shown(progress: "Progress") -> Iterator[Screen]:
+    with progress:
+        yield Screen(False, progress)
 
 
-class _paused(AbstractContextManager[None]):  # noqa: N801 (used like a function)
-    def __init__(self, progress: "Progress") -> None:
-        self._progress = progress
-
-    def __enter__(self) -> None:
-        self._progress.stop()
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.start()
+@contextmanager
+def _paused(progress: "Progress") -> Iterator[None]:
+    progress.stop()
+    try:
+        yield
+    finally:
+        progress.start()
 
 
 # -- drawings --------------------------------------------------------------------------------------
