@@ -1,0 +1,5 @@
+"""The command line."""
+
+from regionqa.cli.main import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,139 @@
+"""`ask` and `caption`: parse, fill in `Options`, run."""
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from regionqa.cli.options import (
+    BatchSize,
+    Boxes,
+    BoxesFile,
+    BoxForm,
+    BoxUnit,
+    Debug,
+    Device,
+    DeviceChoice,
+    Draw,
+    Format,
+    Longest,
+    Model,
+    Out,
+    OutFormat,
+    Quiet,
+    Resume,
+    RetryErrors,
+    Timing,
+)
+
+
+def ask(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE... QUESTION",
+            help="Pictures, folders, globs or - (stdin: paths, or JSON lines with their own "
+            "questions); then the question, in which <region1> names the first box.",
+        ),
+    ],
+    boxes: Boxes = None,
+    boxfile: BoxesFile = None,
+    box_format: BoxForm = None,
+    box_units: BoxUnit = None,
+    each: Annotated[bool, typer.Option("--each", help="Ask about every box on its own.")] = False,
+    model: Model = "starter",
+    format: OutFormat = Format.text,
+    out: Out = None,
+    resume: Resume = False,
+    retry_errors: RetryErrors = False,
+    draw: Draw = None,
+    device: Device = DeviceChoice.auto,
+    batch_size: BatchSize = 16,
+    max_new_tokens: Longest = None,
+    timing: Timing = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Ask a question about a picture, or about boxes in it.
+
+    regionqa ask cat.jpg --box 10,20,200,300 "what is this?"
+    """
+    pictures, question = split_words(words)
+    return answer(
+        pictures=pictures, question=question, caption=False, each=each, model=model, boxes=boxes,
+        boxfile=boxfile, box_format=box_format, box_units=box_units, format=format, out=out,
+        resume=resume, retry_errors=retry_errors, draw=draw, device=device, batch_size=batch_size,
+        max_new_tokens=max_new_tokens, timing=timing, quiet=quiet,
+    )  # fmt: skip
+
+
+def caption(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Pictures, folders, globs or - (stdin)."),
+    ],
+    boxes: Boxes = None,
+    boxfile: BoxesFile = None,
+    box_format: BoxForm = None,
+    box_units: BoxUnit = None,
+    model: Model = "starter",
+    format: OutFormat = Format.text,
+    out: Out = None,
+    resume: Resume = False,
+    retry_errors: RetryErrors = False,
+    draw: Draw = None,
+    device: Device = DeviceChoice.auto,
+    batch_size: BatchSize = 16,
+    max_new_tokens: Longest = None,
+    timing: Timing = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Describe every box of a picture, or the whole picture where there is none.
+
+    find photos -name '*.jpg' | regionqa caption - --boxes regions.json --format jsonl
+    """
+    return answer(
+        pictures=images, question=None, caption=True, each=True, model=model, boxes=boxes,
+        boxfile=boxfile, box_format=box_format, box_units=box_units, format=format, out=out,
+        resume=resume, retry_errors=retry_errors, draw=draw, device=device, batch_size=batch_size,
+        max_new_tokens=max_new_tokens, timing=timing, quiet=quiet,
+    )  # fmt: skip
+
+
+def answer(
+    *,
+    pictures: Sequence[str],
+    boxes: Sequence[str] | None,
+    format: Format,
+    device: DeviceChoice,
+    **others: Any,
+) -> int:
+    """Turn what was parsed into `Options`, and run."""
+    from regionqa.answering import Options, run
+    from regionqa.outputs import OutputFormat
+
+    return run(
+        Options(
+            pictures=tuple(pictures),
+            boxes=tuple(boxes or ()),
+            format=OutputFormat(format),
+            device=str(device),
+            **others,
+        )
+    )
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Pictures and question; only lines of stdin may go without a question."""
+    from regionqa.errors import UsageError
+
+    if list(words) == ["-"]:
+        return ["-"], None
+    *pictures, question = words
+    if not pictures or os.path.lexists(question):  # unlike Path.exists it takes any text
+        raise UsageError(
+            f'the question is missing; add it last: regionqa ask {words[0]} "what is this?"'
+        )
+    return pictures, question

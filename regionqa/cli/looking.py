@@ -1,0 +1,62 @@
+"""`models`, `doctor` and `demo`: what is at hand and whether it works."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import regionqa
+from regionqa.cli.options import Debug, Device, DeviceChoice, Model
+
+models_app = typer.Typer(help="The models at hand.", no_args_is_help=True)
+
+
+@models_app.command("list")
+def list_models(debug: Debug = False) -> None:
+    """List the models that come with the package."""
+    from regionqa.bundles import open_bundle, shipped_bundles
+
+    for folder in shipped_bundles().values():
+        bundle = open_bundle(folder)
+        print(f"{bundle.card.name}\t{bundle.size / 1e6:.1f} MB\t{bundle.card.summary}")
+
+
+@models_app.command("show")
+def show_model(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model, or a bundle's folder.")
+    ] = "starter",
+    debug: Debug = False,
+) -> None:
+    """Show a model's card: what it is, what it learned from, how well it does, its licence."""
+    from regionqa.bundles import CARD, find_bundle
+
+    bundle = find_bundle(model)
+    print(f"# {bundle.root / CARD}")
+    print((bundle.root / CARD).read_text(encoding="utf-8"), end="")
+
+
+def doctor(model: Model = "starter", debug: Debug = False) -> int:
+    """Say what is installed, what runs where, and why CUDA is not used when it is not."""
+    from regionqa.doctor import examine
+
+    findings = examine(model)
+    width = max(len(finding.topic) for finding in findings)
+    for finding in findings:
+        mark = " " if finding.good else "!"
+        print(f"{mark} {finding.topic:{width}}  {finding.text}")
+    return 0 if all(finding.good for finding in findings) else 1
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the drawn pictures.")] = Path(
+        "demo-pictures"
+    ),
+    model: Model = "starter",
+    device: Device = DeviceChoice.auto,
+    debug: Debug = False,
+) -> None:
+    """Ask about a few real photos and draw the answers."""
+    from regionqa.demo import demonstrate
+
+    demonstrate(regionqa.load(model, device=str(device)), out, print)

@@ -1,0 +1,70 @@
+"""Options that several commands share, each written once."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regionqa.regions import BoxFormat, BoxUnits
+
+
+class DeviceChoice(StrEnum):
+    """Values of --device."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Format(StrEnum):
+    """Values of --format, the same as `outputs.OutputFormat`."""
+
+    text = "text"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model, or a bundle's folder.")]
+Boxes = Annotated[
+    list[str] | None,
+    typer.Option("--box", "-b", metavar="X0,Y0,X1,Y1", help="A box; repeat for more."),
+]
+BoxesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--boxes",
+        help="Boxes of many pictures: COCO, Pascal VOC, YOLO, LabelMe, Label Studio, CSV or plain "
+        "JSON; a file, or a folder of files.",
+    ),
+]
+BoxForm = Annotated[
+    BoxFormat | None, typer.Option("--box-format", help="What four numbers mean; xyxy if not said.")
+]
+BoxUnit = Annotated[
+    BoxUnits | None, typer.Option("--box-units", help="What one unit is; pixel if not said.")
+]
+OutFormat = Annotated[Format, typer.Option("--format", "-f", help="How answers are written.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file, not stdout.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with --out where an earlier run ended.")
+]
+RetryErrors = Annotated[
+    bool, typer.Option("--retry-errors", help="With --resume: ask again what failed.")
+]
+Draw = Annotated[
+    Path | None,
+    typer.Option(help="Draw boxes and answers: a .png, .jpg or .webp; a folder for many pictures."),
+]
+Device = Annotated[DeviceChoice, typer.Option(help="Where to run; cuda never falls back.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(min=1, help="Questions decoded together; 1 answers each line of stdin at once."),
+]
+Longest = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
+]
+Timing = Annotated[bool, typer.Option("--timing", help="Fill in `ms` in JSON and CSV.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No warnings, no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]
