@@ -9,22 +9,23 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tomli_w
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from regionqa.bundles import CARD, Bundle, file_spec, open_bundle
-from regionqa.cards import from_table
 from regionqa.errors import BundleError
-from regionqa.export.graphs import ParityReport, export_region, export_vision, halve
-from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
-from regionqa.export.vision import ResNetConfig, ResNetVision
+from regionqa.export.architectures import build, describe
+from regionqa.export.graphs import ParityReport, export_region, export_vision
+from regionqa.export.parts import RegionModule, VisionModule
 
 WEIGHTS = "encoders.safetensors"
+VISION_GRAPH, REGION_GRAPH = "vision.onnx", "region.onnx"
 COUNTERS = ("num_batches_tracked",)
 """Buffers of BatchNorm that only its training without momentum reads; dropped by name."""
 
@@ -32,81 +33,128 @@ COUNTERS = ("num_batches_tracked",)
 def write_bundle(
     folder: Path,
     card: Mapping[str, Any],
-    vision: ResNetVision,
-    region: MultiLevelRegionEncoder,
-    language: PreTrainedModel,
+    vision: VisionModule,
+    region: RegionModule | None,
+    language: PreTrainedModel | Path,
     tokenizer: Path,
+    unchanged: Mapping[str, Path] = MappingProxyType({}),
 ) -> tuple[Bundle, list[ParityReport]]:
     """Write a bundle and open it.
 
     card: the card's tables without `files`, `revision` and `architecture`, which are found here.
-    Raises ExportError where a graph differs from torch by more than the tolerance; then `folder` is
-    left as it was.
+    language: a model, whose weights are stored as they are, or a folder to copy.
+    tokenizer: a tokenizer.json. unchanged: graphs that were compared before, to be copied.
+    What `folder` holds beside a bundle stays there. Raises ExportError where a graph differs from
+    torch by more than the tolerance; then `folder` is left as it was.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "llm").mkdir(parents=True)
+    partial.mkdir(parents=True)
     try:
-        halve(vision)
-        halve(region)
         save_encoders(vision, region, partial / WEIGHTS)
-        shapes = [
-            (channels, side, side)
-            for channels, side in zip(vision.level_channels, vision.level_sizes, strict=True)
-        ]
-        size = vision.config.input_size
-        reports = [
-            export_vision(vision, size, len(shapes), partial / "vision.onnx"),
-            export_region(region, shapes, partial / "region.onnx"),
-        ]
-        for report in reports:
-            report.check()
-        language.to(torch.float16).save_pretrained(partial / "llm")
+        reports = write_graphs(partial, vision, region, unchanged)
+        save_language(language, partial / "llm")
         shutil.copyfile(tokenizer, partial / "llm" / "tokenizer.json")
         write_card(partial, card, vision, region)
         open_bundle(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        move_bundle(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_bundle(folder), reports
 
 
+def write_graphs(
+    root: Path,
+    vision: VisionModule,
+    region: RegionModule | None,
+    unchanged: Mapping[str, Path],
+) -> list[ParityReport]:
+    """Both graphs, each compared with torch unless it is copied."""
+    for name, source in unchanged.items():
+        shutil.copyfile(source, root / name)
+    reports = []
+    if VISION_GRAPH not in unchanged:
+        reports.append(export_vision(vision, root / VISION_GRAPH))
+    if region is not None and REGION_GRAPH not in unchanged:
+        reports.append(export_region(region, root / REGION_GRAPH))
+    for report in reports:
+        report.check()
+    return reports
+
+
+def save_language(language: PreTrainedModel | Path, folder: Path) -> None:
+    """The language model in transformers' own format: config and safetensors."""
+    if isinstance(language, PreTrainedModel):
+        language.save_pretrained(folder)
+        return
+    folder.mkdir()
+    for source in sorted(language.iterdir()):
+        if source.suffix in (".safetensors", ".json") and source.is_file():
+            shutil.copyfile(source, folder / source.name)
+
+
+def move_bundle(partial: Path, folder: Path) -> None:
+    """Put a finished bundle in its place: at once, or, into a folder that is there, card last.
+
+    A folder without a card is no bundle, so a kill in between leaves none rather than a mixture.
+    """
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    (folder / CARD).unlink(missing_ok=True)
+    for source in sorted(partial.iterdir(), key=lambda path: path.name == CARD):
+        target = folder / source.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        source.replace(target)
+
+
 def write_card(
-    root: Path, card: Mapping[str, Any], vision: ResNetVision, region: MultiLevelRegionEncoder
+    root: Path, card: Mapping[str, Any], vision: VisionModule, region: RegionModule | None
 ) -> None:
     """The card with the files found in `root`; its revision is a digest of theirs."""
-    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != CARD)
+    own = (root / name for name in (WEIGHTS, VISION_GRAPH, REGION_GRAPH))
+    paths = sorted(path for path in (*own, *(root / "llm").rglob("*")) if path.is_file())
     files = [file_spec(root, path) for path in paths]
     digest = hashlib.sha256("".join(spec.sha256 for spec in files).encode()).hexdigest()
+    modules = {"vision": vision, "region": region}
     table = {
         **card,
         "revision": digest[:12],
-        "architecture": {"vision": asdict(vision.config), "region": asdict(region.config)},
+        "architecture": {name: describe(module) for name, module in modules.items() if module},
         "files": [asdict(spec) for spec in files],
     }
     (root / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")
 
 
-def save_encoders(vision: nn.Module, region: nn.Module, path: Path) -> None:
-    """Both encoders' weights in half precision, keys `vision.` and `region.` and torch's names."""
+def save_encoders(vision: VisionModule, region: RegionModule | None, path: Path) -> None:
+    """Both encoders' weights, keys `vision.` and `region.` and torch's names.
+
+    In half precision where that loses nothing.
+    """
+    modules = {"vision": vision, "region": region}
     weights = {
-        f"{part}.{name}": value.half().contiguous()
-        for part, module in (("vision", vision), ("region", region))
-        for name, value in module.state_dict().items()
+        f"{part}.{name}": smallest(value)
+        for part, module in modules.items()
+        for name, value in (module.state_dict().items() if module else ())
         if not name.endswith(COUNTERS)
     }
     save_file(weights, path)
 
 
-def read_encoders(bundle: Bundle) -> tuple[ResNetVision, MultiLevelRegionEncoder]:
-    """The torch encoders of a bundle, in evaluation mode; every key must be known."""
-    architecture = bundle.card.architecture
-    where = f"card of {bundle.card.name}: architecture"
-    vision = ResNetVision(from_table(ResNetConfig, architecture["vision"], where))
-    region = MultiLevelRegionEncoder(from_table(MultiLevelConfig, architecture["region"], where))
+def smallest(values: Tensor) -> Tensor:
+    """The values as float16 where it holds them exactly, else as they are."""
+    half = values.half()
+    return (half if torch.equal(half.float(), values.float()) else values).contiguous()
+
+
+def read_encoders(bundle: Bundle) -> tuple[VisionModule, RegionModule | None]:
+    """The torch encoders of a bundle, in evaluation mode and float32; every key must be known."""
+    vision, region = build(bundle.card)
     weights = load_file(bundle.file(WEIGHTS))
     for part, module in (("vision", vision), ("region", region)):
+        if module is None:
+            continue
         prefix = f"{part}."
         own = {
             key.removeprefix(prefix): weights.pop(key).float()

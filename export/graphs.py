@@ -6,7 +6,7 @@ before anyone may use it. Weights are stored in half precision where that loses 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from regionqa.errors import ExportError
+from regionqa.export.parts import RegionModule, VisionModule
 
 TOLERANCE = 1e-4
 """Largest difference between torch and ONNX that is let through, for values of order one."""
@@ -61,9 +62,10 @@ class RegionGraph(nn.Module):
         return tokens
 
 
-def export_vision(vision: nn.Module, size: int, levels: int, path: Path) -> ParityReport:
+def export_vision(vision: VisionModule, path: Path) -> ParityReport:
     """Write `pixel_values` -> `image_tokens`, `level0`... with a dynamic number of pictures."""
-    names = ["image_tokens", *level_names(levels)]
+    size = vision.input_size
+    names = ["image_tokens", *level_names(len(vision.level_shapes))]
     batch = torch.export.Dim("batch")
     pixel_values = torch.randn(2, 3, size, size)
     write_graph(vision, (pixel_values,), ["pixel_values"], names, ({0: batch},), path)
@@ -74,28 +76,37 @@ def export_vision(vision: nn.Module, size: int, levels: int, path: Path) -> Pari
     return compare(vision, path, names, cases)
 
 
-def export_region(
-    region: nn.Module, level_shapes: Sequence[tuple[int, int, int]], path: Path
-) -> ParityReport:
-    """Write levels, `boxes`, `image_index` -> `region_tokens`; any number of either, none too.
+def export_region(region: RegionModule, path: Path) -> ParityReport:
+    """Write sources, `boxes`, `image_index` -> `region_tokens`; any number of boxes, none too.
 
-    level_shapes: (C, h, w) of every level.
+    The sources are `level0`..., or `pixel_values` of an encoder that looks at pixels of its own.
     """
-    levels = level_names(len(level_shapes))
+    sources = source_names(region)
     batch, regions = torch.export.Dim("batch"), torch.export.Dim("regions")
-    example = region_case(level_shapes, pictures=2, regions=3, seed=0)
-    shapes = (*({0: batch} for _ in levels), {0: regions}, {0: regions})
+    example = region_case(region, pictures=2, regions=3, seed=0)
+    free = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    shapes = tuple(
+        {0: batch, **{axis: side for axis, side in free.items() if shape[axis - 1] is None}}
+        for shape in region.source_shapes
+    )
     graph = RegionGraph(region)
-    names = [*levels, "boxes", "image_index"]
+    names = [*sources, "boxes", "image_index"]
     arguments = tuple(torch.from_numpy(example[name]) for name in names)
-    write_graph(graph, arguments, names, ["region_tokens"], (shapes,), path)
+    write_graph(
+        graph, arguments, names, ["region_tokens"], ((*shapes, {0: regions}, {0: regions}),), path
+    )
     cases = {
         f"{pictures} pictures with {count} regions": region_case(
-            level_shapes, pictures, count, seed=count
+            region, pictures, count, seed=count
         )
         for pictures, count in ((1, 0), (1, 1), (3, 7), (2, 40))
     }
     return compare(graph, path, ["region_tokens"], cases)
+
+
+def source_names(region: RegionModule) -> list[str]:
+    """Names of a region graph's first inputs."""
+    return ["pixel_values"] if region.reads_pixels else level_names(len(region.source_shapes))
 
 
 def level_names(count: int) -> list[str]:
@@ -104,14 +115,15 @@ def level_names(count: int) -> list[str]:
 
 
 def region_case(
-    level_shapes: Sequence[tuple[int, int, int]], pictures: int, regions: int, seed: int
+    region: RegionModule, pictures: int, regions: int, seed: int
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Random maps and boxes; boxes of every size, some reaching outside the picture."""
+    """Random sources and boxes; boxes of every size, some reaching outside the picture."""
     rng = np.random.default_rng(seed)
-    case: dict[str, npt.NDArray[np.generic]] = {
-        name: rng.standard_normal((pictures, *shape), np.float32)
-        for name, shape in zip(level_names(len(level_shapes)), level_shapes, strict=True)
-    }
+    varied = [int(side) for side in rng.integers(96, 320, 2)]  # for sides that may vary
+    case: dict[str, npt.NDArray[np.generic]] = {}
+    for name, (channels, *fixed) in zip(source_names(region), region.source_shapes, strict=True):
+        shape = [side or other for side, other in zip(fixed, varied, strict=True)]
+        case[name] = rng.standard_normal((pictures, channels, *shape), np.float32)
     corners = rng.uniform(-0.1, 0.9, (regions, 2))
     sides = rng.uniform(0.001, 1.0, (regions, 2))
     case["boxes"] = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)

@@ -5,12 +5,16 @@ becomes one vector per box, to which an embedding of the box's position is added
 the published checkpoint (`mlvl_fuse`, `roi_align`). It does not know where the maps come from.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
+
+from regionqa.export.parts import RegionModule
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class MultiLevelFusion(nn.Module):
             [levels[index][:, :half], resize(deeper, size), resize(shallower, size)], dim=1
         )  # (B, width, size, size)
 
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C_l, h_l, w_l) -> fused maps (B, width, size_l, size_l)."""
         fused = []
         for index, (level, size) in enumerate(zip(levels, self.sizes, strict=True)):
@@ -136,15 +140,12 @@ class MultiLevelRoIAlign(nn.Module):
         position: Tensor = self.pos_embedd(boxes)
         return vectors + position
 
-    def forward(self, levels: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
-        """Region tokens (N, 1, hidden_size)."""
-        vectors = self.region_vectors(levels, boxes, image_index)
-        tokens: Tensor = self.updims(vectors)
-        return tokens.unsqueeze(1)
 
-
-class MultiLevelRegionEncoder(nn.Module):
+class MultiLevelRegionEncoder(RegionModule):
     """Fusion and RoIAlign together: maps of B pictures and N boxes to N region tokens."""
+
+    config: MultiLevelConfig
+    carrier: ClassVar[tuple[str, ...]] = ("roi_align.updims",)
 
     def __init__(self, config: MultiLevelConfig) -> None:
         super().__init__()
@@ -152,19 +153,27 @@ class MultiLevelRegionEncoder(nn.Module):
         self.mlvl_fuse = MultiLevelFusion(config)
         self.roi_align = MultiLevelRoIAlign(config)
 
-    def region_vectors(self, levels: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+    @property
+    def source_shapes(self) -> tuple[tuple[int, int | None, int | None], ...]:
+        """(C, h, w) of the levels, at the sides they are resized to."""
+        levels = zip(self.config.in_channels, self.config.sizes, strict=True)
+        return tuple((channels, side, side) for channels, side in levels)
+
+    @property
+    def tokens(self) -> int:
+        """One token a region."""
+        return 1
+
+    def region_vectors(
+        self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
+    ) -> Tensor:
         """One vector (N, region_width) per box; arguments as in `forward`."""
-        return self.roi_align.region_vectors(self.mlvl_fuse(levels), boxes, image_index)
+        return self.roi_align.region_vectors(self.mlvl_fuse(sources), boxes, image_index)
 
-    def forward(self, levels: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
-        """Region tokens (N, 1, hidden_size).
-
-        levels: one map (B, C_l, h_l, w_l) per level, shallowest first.
-        boxes: (N, 4) float32 xyxy in [0, 1] of the picture's square; N may be 0.
-        image_index: (N,) int64, which of the B pictures a box belongs to.
-        """
-        tokens: Tensor = self.roi_align(self.mlvl_fuse(levels), boxes, image_index)
-        return tokens
+    def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
+        """Vectors (N, region_width) -> region tokens (N, 1, hidden_size)."""
+        tokens: Tensor = self.roi_align.updims(vectors)
+        return tokens.unsqueeze(1)
 
 
 def coordinate_grid(size: int) -> Tensor:

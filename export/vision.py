@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from regionqa.export.parts import VisionModule
+
 
 @dataclass(frozen=True)
 class ResNetConfig:
@@ -53,8 +55,11 @@ class BasicBlock(nn.Module):
         return out
 
 
-class ResNetVision(nn.Module):
+class ResNetVision(VisionModule):
     """Residual network with a two-convolution stem, image tokens from its last stage."""
+
+    config: ResNetConfig
+    projector: nn.Linear
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -82,14 +87,21 @@ class ResNetVision(nn.Module):
         self.projector = nn.Linear(channels, config.hidden_size)
 
     @property
-    def level_channels(self) -> tuple[int, ...]:
-        """Channels of the maps given to the region encoder."""
-        return tuple(self.config.widths[level] for level in self.config.levels)
+    def input_size(self) -> int:
+        """Side of the square input, in pixels."""
+        return self.config.input_size
 
     @property
-    def level_sizes(self) -> tuple[int, ...]:
-        """Sides of the maps given to the region encoder, at the configured input size."""
-        return tuple(self.config.input_size // (4 * 2**level) for level in self.config.levels)
+    def image_tokens(self) -> int:
+        """Cells of the token grid."""
+        return self.config.token_grid**2
+
+    @property
+    def level_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(C, h, w) of the maps given to the region encoder."""
+        sides = (self.input_size // (4 * 2**level) for level in self.config.levels)
+        widths = (self.config.widths[level] for level in self.config.levels)
+        return tuple((width, side, side) for width, side in zip(widths, sides, strict=True))
 
     def maps(self, pixel_values: Tensor) -> list[Tensor]:
         """Feature maps of every stage, shallowest first; pixel_values (B, 3, S, S) float32."""
@@ -100,9 +112,8 @@ class ResNetVision(nn.Module):
             maps.append(x)
         return maps
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """Image tokens (B, token_grid ** 2, hidden_size), then one map (B, C, h, w) per level."""
+    def features(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Cells of the last map (B, token_grid ** 2, C), and one map (B, C, h, w) per level."""
         maps = self.maps(pixel_values)
-        pooled = self.token_pool(maps[-1])  # (B, C, grid, grid)
-        tokens = self.projector(pooled.flatten(2).transpose(1, 2))  # (B, grid ** 2, hidden)
-        return (tokens, *(maps[level] for level in self.config.levels))
+        cells = self.token_pool(maps[-1]).flatten(2).transpose(1, 2)  # (B, grid ** 2, C)
+        return cells, [maps[level] for level in self.config.levels]

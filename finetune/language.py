@@ -151,10 +151,8 @@ def encode_views(
         if not canvases:
             continue
         pixel_values, boxes, index, _ = batch_of([canvas for canvas, _ in canvases])
-        maps = recogniser.vision.maps(pixel_values)
-        levels = [maps[level] for level in recogniser.vision.config.levels]
+        images, levels = recogniser.vision.features(pixel_values)  # (B, T, C)
         regions = recogniser.region.region_vectors(levels, boxes, index)  # (N, D)
-        images = recogniser.vision.token_pool(maps[-1]).flatten(2).transpose(1, 2)  # (B, T, C)
         for row, (canvas, complete) in enumerate(canvases):
             scene = scene_of(canvas, photo.captions, photos, weights, complete)
             views.append(View(images[row].clone(), regions[index == row], scene))

@@ -76,8 +76,7 @@ class Recogniser(nn.Module):
 
     def forward(self, pixel_values: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Logits (N, classes) of the boxes (N, 4) in pixel_values (B, 3, S, S)."""
-        maps = self.vision.maps(pixel_values)
-        levels = [maps[level] for level in self.vision.config.levels]
+        _, levels = self.vision.features(pixel_values)
         logits: Tensor = self.classifier(self.region.region_vectors(levels, boxes, image_index))
         return logits
 
@@ -88,8 +87,8 @@ def new_encoders(config: ResNetConfig) -> tuple[ResNetVision, MultiLevelRegionEn
     region = MultiLevelRegionEncoder(
         MultiLevelConfig(
             input_size=config.input_size,
-            in_channels=vision.level_channels,
-            sizes=vision.level_sizes,
+            in_channels=tuple(channels for channels, _, _ in vision.level_shapes),
+            sizes=tuple(side for _, side, _ in vision.level_shapes),
             hidden_size=config.hidden_size,
         )
     )

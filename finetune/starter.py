@@ -24,6 +24,7 @@ from regionqa.bundles import open_bundle
 from regionqa.engine import Engine
 from regionqa.evaluate import recognise
 from regionqa.export.bundle import write_bundle, write_card
+from regionqa.export.graphs import halve
 from regionqa.export.vision import ResNetConfig
 from regionqa.finetune.language import (
     LANGUAGE,
@@ -230,6 +231,9 @@ def main(arguments: list[str] | None = None) -> None:
     settings = replace(LANGUAGE, steps=options.language_steps)
     language, tokenizer = train_words(model, photos, settings, options.out)
     folder, card = options.out / "starter", card_tables(model.vision.config)
+    for module in (model.vision, model.region, language):
+        halve(module)
+    language.to(torch.float16)
     bundle, reports = write_bundle(folder, card, model.vision, model.region, language, tokenizer)
     card["provenance"] |= measured(folder, options.data)
     write_card(folder, card, model.vision, model.region)

@@ -53,18 +53,17 @@ def small_encoders() -> tuple[ResNetVision, MultiLevelRegionEncoder]:
             nn.init.normal_(module.bias)
             module.running_mean.normal_()  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
-    config = MultiLevelConfig(
-        64, vision.level_channels, vision.level_sizes, width=16, groups=4, hidden_size=16
-    )
+    channels, sides, _ = zip(*vision.level_shapes, strict=True)
+    config = MultiLevelConfig(64, channels, sides, width=16, groups=4, hidden_size=16)
     return vision, MultiLevelRegionEncoder(config)
 
 
 def test_the_graphs_of_the_starter_equal_torch(starter: Bundle) -> None:
     vision, region = read_encoders(starter)
-    size = vision.config.input_size
+    assert region is not None
+    size = vision.input_size
     pixels = {f"{n}": {"pixel_values": rng_normal((n, 3, size, size), n)} for n in (1, 2)}
-    shapes = [(c, s, s) for c, s in zip(vision.level_channels, vision.level_sizes, strict=True)]
-    regions = {f"{b}, {n}": region_case(shapes, b, n, seed=b + n) for b, n in ((1, 0), (2, 9))}
+    regions = {f"{b}, {n}": region_case(region, b, n, seed=b + n) for b, n in ((1, 0), (2, 9))}
     names = ["image_tokens", *level_names(3)]
     reports = [
         compare(vision, starter.root / "vision.onnx", names, pixels),
@@ -86,6 +85,7 @@ def test_a_bundle_is_written_whole_and_read_back(tmp_path: Path, starter: Bundle
     }  # fmt: skip
     again = read_encoders(bundle)
     for module, back in zip((vision, region), again, strict=True):
+        assert back is not None
         for name, value in module.state_dict().items():
             if value.is_floating_point():
                 assert torch.equal(value, back.state_dict()[name]), name
@@ -137,7 +137,7 @@ def test_a_graph_that_differs_is_not_written(
 
 def test_a_changed_weight_is_seen(tmp_path: Path) -> None:
     vision, _ = small_encoders()
-    export_vision(vision, 64, 3, tmp_path / "vision.onnx").check()
+    export_vision(vision, tmp_path / "vision.onnx").check()
     case = {"one": {"pixel_values": rng_normal((1, 3, 64, 64), 5)}}
     names = ["image_tokens", *level_names(3)]
     with torch.no_grad():
@@ -150,9 +150,9 @@ def test_a_changed_weight_is_seen(tmp_path: Path) -> None:
 
 def test_weights_are_stored_in_half_precision_only_where_that_is_exact(tmp_path: Path) -> None:
     vision, _ = small_encoders()
-    export_vision(vision, 64, 3, tmp_path / "whole.onnx").check()
+    export_vision(vision, tmp_path / "whole.onnx").check()
     halve(vision)
-    export_vision(vision, 64, 3, tmp_path / "half.onnx").check()
+    export_vision(vision, tmp_path / "half.onnx").check()
     kinds = {}
     for name in ("whole", "half"):
         graph = onnx.load(tmp_path / f"{name}.onnx").graph
@@ -207,7 +207,7 @@ def test_a_region_vector_is_the_sum_over_levels_plus_its_position() -> None:
     """A second computation, step by step, of what the module does in one call."""
     _, region = small_encoders()
     region.eval()
-    case = region_case([(8, 8, 8), (16, 4, 4), (16, 2, 2)], pictures=2, regions=5, seed=1)
+    case = region_case(region, pictures=2, regions=5, seed=1)
     levels = [torch.from_numpy(case[name]) for name in level_names(3)]
     boxes, index = torch.from_numpy(case["boxes"]), torch.from_numpy(case["image_index"])
     with torch.no_grad():
@@ -241,7 +241,6 @@ def test_a_region_vector_is_the_sum_over_levels_plus_its_position() -> None:
 
 def test_the_region_graph_takes_no_region_at_all(tmp_path: Path) -> None:
     _, region = small_encoders()
-    shapes = [(8, 8, 8), (16, 4, 4), (16, 2, 2)]
-    report = export_region(region, shapes, tmp_path / "region.onnx")
+    report = export_region(region, tmp_path / "region.onnx")
     report.check()
     assert "1 pictures with 0 regions" in report.cases
