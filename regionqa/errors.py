@@ -41,6 +41,10 @@ class DataError(RegionQAError, ValueError):
     """Training data is missing or malformed."""
 
 
+class TrainingError(RegionQAError, RuntimeError):
+    """A training run cannot go on; what it had saved is kept."""
+
+
 class ItemError(RegionQAError, ValueError):
     """One item cannot be answered; the others can."""
 
