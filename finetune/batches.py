@@ -271,9 +271,7 @@ class Order:
         fresh = self.effective_batch - self.replayed
         chosen = [(record, (0,)) for record in self._draw(self.records, step, fresh, 0)]
         chosen += [(record, (1,)) for record in self._draw(self.replay, step, self.replayed, 1)]
-        return [
-            (record, (self.seed, step, row, *tag)) for row, (record, tag) in enumerate(chosen)
-        ]
+        return [(record, (self.seed, step, row, *tag)) for row, (record, tag) in enumerate(chosen)]
 
     def _draw(
         self, records: Sequence[Record], step: int, count: int, stream: int

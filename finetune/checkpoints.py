@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -25,6 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_states
+from torch.distributed.checkpoint.state_dict_saver import save as save_states
 
 from regionqa.errors import TrainingError
 
@@ -83,7 +85,7 @@ def save(
             partial.mkdir(parents=True)
         _barrier()
         with _one_process_is_fine():
-            checkpoint.save(_states(model, optimizer, progress), checkpoint_id=str(partial))
+            save_states(_states(model, optimizer, progress), checkpoint_id=str(partial))
         torch.save(torch.get_rng_state(), partial / f"random-{_rank()}.pt")
         _barrier()
         if first:
@@ -93,7 +95,7 @@ def save(
             _drop_old(folder)
     except OSError as error:
         problem = error
-    except (RuntimeError, checkpoint.CheckpointException) as error:  # torch wraps what the disk said
+    except (RuntimeError, CheckpointException) as error:  # torch wraps what the disk said
         problem = OSError(errno.EIO, " ".join(str(error).split())[-200:])
     if problem:
         shutil.rmtree(partial, ignore_errors=True)
@@ -106,11 +108,13 @@ def save(
     return target
 
 
-def load(path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load(
+    path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     """Put a checkpoint's state back, in place; every process must call it."""
     states = _states(model, optimizer, progress)
     with _one_process_is_fine():
-        checkpoint.load(states, checkpoint_id=str(path))
+        load_states(states, checkpoint_id=str(path))
     options = StateDictOptions(strict=False)
     set_model_state_dict(model, states["model"], options=options)
     set_optimizer_state_dict(model, optimizer, states["optimizer"])
@@ -123,7 +127,7 @@ def load_weights(path: Path, progress: Progress, model: nn.Module) -> None:
     """Put only the weights of a checkpoint back, in place."""
     weights = _trained(model, progress)
     with _one_process_is_fine():
-        checkpoint.load({"model": weights}, checkpoint_id=str(path))
+        load_states({"model": weights}, checkpoint_id=str(path))
     set_model_state_dict(model, weights, options=StateDictOptions(strict=False))
 
 

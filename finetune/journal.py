@@ -45,7 +45,12 @@ class Journal:
     """Writes entries as they come. A context manager: it closes its files and its bar."""
 
     def __init__(
-        self, folder: Path, *, writes: bool = True, quiet: bool = False, stream: TextIO | None = None
+        self,
+        folder: Path,
+        *,
+        writes: bool = True,
+        quiet: bool = False,
+        stream: TextIO | None = None,
     ) -> None:
         self._folder = folder
         self._writes = writes
@@ -63,7 +68,7 @@ class Journal:
 
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = (self._folder / LOG).open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(self._folder / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(self._folder / "tensorboard"))
         return self
 
     def __exit__(
@@ -85,7 +90,7 @@ class Journal:
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=self._stream, flush=True)  # noqa: T201 (the run's own voice)
+            print(text, file=self._stream, flush=True)
 
     def start_stage(self, stage: str, first: int, steps: int) -> None:
         """A stage begins, or goes on, at step `first` of `steps`."""
@@ -93,8 +98,13 @@ class Journal:
         if self._quiet or not self._stream.isatty():
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self.stop_bar()
         self._bar = Progress(

@@ -97,7 +97,8 @@ class RegionLanguageModel(nn.Module):
             within = torch.arange(regions.shape[1], device=embeds.device)
             positions = ((question * length + start).unsqueeze(1) + within).flatten()
             flat = flat.index_copy(0, positions, regions[box].reshape(-1, width).to(flat.dtype))
-        return flat.view(count, length, width)
+        spliced: Tensor = flat.view(count, length, width)
+        return spliced
 
     def _regions(self, batch: Batch) -> Tensor:
         """Region tokens (N, K, H) of all boxes."""

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from regionqa.bundles import CARD, Bundle, open_bundle
 from regionqa.engine import Engine
@@ -53,6 +54,7 @@ def read_parts(bundle: Bundle) -> Parts:
     vision, region = read_encoders(bundle)
     vision.requires_grad_(False)
     folder = bundle.file(bundle.card.language.folder)
+    logging.disable_progress_bar()
     language = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True
     )
@@ -63,7 +65,7 @@ def changed_weights(model: RegionLanguageModel, trained: Sequence[str]) -> dict[
     """The weights that training has changed, whole, on the CPU; every process must call it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
-    return {name: weights[name] for name in trained if name in weights}
+    return {name: cast(Tensor, weights[name]) for name in trained if name in weights}
 
 
 def assemble(

@@ -21,7 +21,6 @@ from regionqa.finetune.journal import Entry, Journal, forget_after, read_log
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.processes import Processes
 from regionqa.finetune.result import (
-    Parts,
     assemble,
     changed_weights,
     describe_run,
@@ -139,6 +138,9 @@ def run_stages(
     torch.manual_seed(run.settings.seed)
     parts = read_parts(run.base)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
+    encoders = FrozenEncoders(
+        run.base.card, parts.vision.to(run.processes.device), parts.region, run.processes.device
+    )
     names = [name for name, _ in run.stages]
     result = StageResult((), 0.0)
     for number, (name, settings) in enumerate(run.stages, start=1):
@@ -150,19 +152,18 @@ def run_stages(
             continue  # the checkpoint of a later stage holds what this one did
         here = resumed if resumed and resumed[1].stage == name else None
         before = StageResult(here[1].trained, here[1].seconds) if here else result
-        stage = stage_run(run, parts, name, number, before)
-        announce(run, stage, model, here)
+        stage = stage_run(run, encoders, name, number, before)
+        announce(run, stage, here)
         result = train_stage(stage, model, run.processes, run.journal, watch, here)
     return changed_weights(model, result.trained), result.trained
 
 
-def stage_run(run: Run, parts: Parts, name: str, number: int, before: StageResult) -> StageRun:
+def stage_run(
+    run: Run, encoders: FrozenEncoders, name: str, number: int, before: StageResult
+) -> StageRun:
     """Everything the stage needs."""
     settings: StageSettings = getattr(run.settings.stages, name)
     frozen = settings.region is RegionPart.carrier
-    encoders = FrozenEncoders(
-        run.base.card, parts.vision.to(run.processes.device), parts.region, run.processes.device
-    )
     return StageRun(
         name=name,
         number=number,
@@ -186,7 +187,6 @@ def stage_run(run: Run, parts: Parts, name: str, number: int, before: StageResul
 def announce(
     run: Run,
     stage: StageRun,
-    model: RegionLanguageModel,
     resumed: tuple[Path, Progress] | None,
 ) -> None:
     """Say what a stage will do before it does it."""
@@ -222,9 +222,7 @@ def finish(run: Run, weights: Mapping[str, torch.Tensor], trained: tuple[str, ..
     return bundle
 
 
-def describe_stage(
-    name: str, settings: StageSettings, entries: list[Entry]
-) -> dict[str, Any]:
+def describe_stage(name: str, settings: StageSettings, entries: list[Entry]) -> dict[str, Any]:
     """A stage for the card: its settings, and the figures it ended with."""
     own = [entry for entry in entries if entry.stage == name]
     figures: dict[str, Any] = {}

@@ -94,9 +94,7 @@ class _Reader:
             path, data.format, tuple(records), (*data.problems, *misfits), data.sha256
         ).or_stop(skip_bad=self._skip_bad)
         left_out = f", {data.bad:,} left out" if data.bad else ""
-        self._say(
-            f"{path}: {len(records):,} records of {len(data.pictures):,} pictures{left_out}"
-        )
+        self._say(f"{path}: {len(records):,} records of {len(data.pictures):,} pictures{left_out}")
         self.files.append(
             {
                 "file": path.name,

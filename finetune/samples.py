@@ -70,9 +70,7 @@ class SampleMaker:
             labels += [IGNORED] * len(prompt.input_ids) + answer
             ids += [*prompt.input_ids, *answer]
         self.check(record, len(ids))
-        return Sample(
-            record, placed, tuple(ids), tuple(labels), image_start, tuple(region_starts)
-        )
+        return Sample(record, placed, tuple(ids), tuple(labels), image_start, tuple(region_starts))
 
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of an answer and of the first stop of the card, which ends it."""
@@ -147,9 +145,7 @@ def _one_turn(record: Record, position: int) -> Record:
     )
 
 
-def shifted(
-    box: Box, noise: float, width: float, height: float, rng: np.random.Generator
-) -> Box:
+def shifted(box: Box, noise: float, width: float, height: float, rng: np.random.Generator) -> Box:
     """The box with each edge moved by up to `noise` of its width or height, inside the picture.
 
     PVIT's augmentation (arXiv 2308.13437, training scripts); noise below 0.5 keeps edges apart.

@@ -10,8 +10,15 @@ import tomli_w
 
 from regionqa.bundles import Bundle
 from regionqa.cards import from_table
-from regionqa.errors import TrainingError, UsageError
-from regionqa.finetune.stages import FinetuneSettings, without_none
+from regionqa.errors import BundleError, TrainingError, UsageError
+from regionqa.finetune.stages import (
+    PRESETS,
+    Changes,
+    FinetuneSettings,
+    changed,
+    read_settings_file,
+    without_none,
+)
 
 SETTINGS = "settings.toml"
 
@@ -45,6 +52,55 @@ def keep_settings(
         path.write_text(tomli_w.dumps(table), encoding="utf-8")
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def chosen_settings(
+    resumed: Path | None,
+    preset: str | None,
+    file: Path | None,
+    fields: Mapping[str, Any],
+    stage_fields: Mapping[str, Any],
+) -> FinetuneSettings:
+    """What a command line asks for: preset, then the settings file, then flags; None is not said.
+
+    resumed: the folder of a run to go on with, whose own settings hold where no data is named.
+    Paths become absolute, so that a run can go on from another folder.
+    """
+    path = resumed / "training" / SETTINGS if resumed else None
+    given = {name: value for name, value in fields.items() if value is not None}
+    stage_given = {name: value for name, value in stage_fields.items() if value is not None}
+    if path and path.is_file() and file is None and not given.get("data"):
+        if given or stage_given or preset:
+            one = next(iter((*given, *stage_given, "preset")))
+            raise UsageError(
+                f"--resume without --data goes on with the run's own settings; leave {one} out, or "
+                "give the whole command again"
+            )
+        return saved_settings(path)
+    table: dict[str, Any] = {}
+    stages = PRESETS[preset or "default"]
+    if file is not None:
+        table, changes = read_settings_file(file)
+        stages = changed(stages, changes, str(file))
+    table |= given
+    stages = changed(stages, Changes(stage_given, stage_given), "options")
+    for name in ("data", "align_data", "replay"):
+        table[name] = [str(Path(entry).absolute()) for entry in table.get(name) or ()]
+    for name in ("images", "held_out"):
+        if table.get(name) is not None:
+            table[name] = str(Path(table[name]).absolute())
+    table["model"] = absolute_model(table.get("model", "starter"))
+    table["stages"] = asdict(stages)
+    table["run"] = list(table.get("run", ("align", "instruct")))
+    try:
+        return from_table(FinetuneSettings, without_none(table), str(file or "options"))
+    except BundleError as error:
+        raise UsageError(str(error)) from error
+
+
+def absolute_model(model: str) -> str:
+    """A bundle's folder as an absolute path; a shipped name or a Hub id as it is."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def saved_settings(path: Path) -> FinetuneSettings:

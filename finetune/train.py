@@ -128,8 +128,9 @@ def train_stage(
             path = save(done)
             if reason is not Reason.none and done < steps:
                 raise StoppedError(
-                    reason, f"at step {done} of {steps} of {run.name}; saved in {path}; "
-                    "the same command with --resume goes on"
+                    reason,
+                    f"at step {done} of {steps} of {run.name}; saved in {path}; "
+                    "the same command with --resume goes on",
                 )
     return StageResult(trained, time.monotonic() - started)
 

@@ -40,6 +40,8 @@ class RegionCard:
     """The ONNX file inside the bundle."""
     tokens: int
     """Language-model tokens that a region takes."""
+    picture: Preprocessing | None = None
+    """How a picture becomes the graph's own pixels; None: it reads the vision encoder's maps."""
 
 
 class LanguageRuntime(StrEnum):

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli import asking, data, looking
+from regionqa.cli import asking, data, looking, training
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command()(asking.ask)
 app.command()(asking.caption)
 app.add_typer(looking.models_app, name="models")
+app.command()(training.finetune)
 app.add_typer(data.data_app, name="data")
 app.command()(looking.doctor)
 app.command()(looking.demo)
