@@ -12,7 +12,7 @@ from pathlib import Path
 
 from regionqa.drawing import draw_answers, save_drawing
 from regionqa.errors import OutputError, PictureError
-from regionqa.finetune.records import DataFormat, Problem, Record, TrainingData, one_line
+from regionqa.finetune.records import DataFormat, Problem, Record, TrainingData, counted, one_line
 from regionqa.images import open_picture
 from regionqa.requests import Answer, Request
 
@@ -170,7 +170,7 @@ def _histogram(title: str, bars: Sequence[Bar], total: int) -> Iterator[str]:
 def _listed(problems: Sequence[Problem], show: int) -> Iterator[str]:
     if not problems:
         return
-    yield from ("", f"{len(problems):,} problem{'s' * (len(problems) > 1)}")
+    yield from ("", counted(len(problems), "problem"))
     shown = problems[:show] if show else problems
     yield from (f"  {problem}" for problem in shown)
     if len(shown) < len(problems):

@@ -102,7 +102,7 @@ class TrainingData:
             raise DataError(f"{self.source}: holds no records; add some, see docs/data.md")
         if self.problems and not (skip_bad and self.records):
             more = len(self.problems) - 1
-            others = f" (and {more:,} more problem{'s' * (more > 1)})" if more else ""
+            others = f" (and {counted(more, 'more problem')})" if more else ""
             skip = ", or leave bad records out with --skip-bad" if self.records else ""
             raise DataError(
                 f"{self.source}: {self.bad:,} of {self.bad + len(self.records):,} records cannot "
@@ -110,6 +110,11 @@ class TrainingData:
                 f"see all with regionqa data check {self.source}{skip}"
             )
         return self
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 record`, `2,478 records`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def one_line(text: str) -> str:

@@ -103,8 +103,8 @@ def test_one_command_converts_and_says_how_much(regionqa: "Command", photos: Pat
     assert (stopped.status, stopped.out, out.exists()) == (1, "", False)
     assert "--skip-bad" in stopped.err
     ran = regionqa("data", "convert", file, "--out", out, "--skip-bad")
-    assert (ran.status, ran.out) == (0, f"1 records written to {out}\n")
-    assert ran.err == f"regionqa: {file}: 1 bad records are left out\n"
+    assert (ran.status, ran.out) == (0, f"1 record written to {out}\n")
+    assert ran.err == f"regionqa: {file}: 1 bad record left out\n"
     assert json.loads(out.read_text()) == {
         "image": "photos/cat.jpg",
         "regions": [{"box": [1, 2, 31, 42], "label": "cat"}],

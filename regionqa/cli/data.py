@@ -46,6 +46,7 @@ def check(
     from regionqa.errors import UsageError
     from regionqa.finetune.datacheck import draw_examples, examine
     from regionqa.finetune.datafiles import read_training_data
+    from regionqa.finetune.records import counted
 
     if bool(draw) != (out is not None):
         raise UsageError("--draw and --out go together: --draw 10 --out FOLDER")
@@ -56,7 +57,7 @@ def check(
     broken: list[str] = []
     if out is not None:
         written = draw_examples(data, draw, out, broken.append)
-        print(f"\n{len(written)} pictures drawn in {out}")
+        print(f"\n{counted(len(written), 'picture')} drawn in {out}")
     for message in broken:
         print(f"regionqa: {message}", file=sys.stderr)
     return SOME_FAILED if data.problems or broken else 0
@@ -79,11 +80,12 @@ def convert(
     from regionqa.errors import UsageError
     from regionqa.finetune.convert import write_training_data
     from regionqa.finetune.datafiles import read_training_data
+    from regionqa.finetune.records import counted
 
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {out}: is the file to be read; name another")
     data = read_training_data(file, images).or_stop(skip_bad=skip_bad)
     write_training_data(out, data)
     if data.bad:
-        print(f"regionqa: {file}: {data.bad:,} bad records are left out", file=sys.stderr)
-    print(f"{len(data.records):,} records written to {out}")
+        print(f"regionqa: {file}: {counted(data.bad, 'bad record')} left out", file=sys.stderr)
+    print(f"{counted(len(data.records), 'record')} written to {out}")
