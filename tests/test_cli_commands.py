@@ -27,6 +27,7 @@ OPTIONS = {
     ("models",): ("--help",),
     ("models", "list"): ("--debug", "--help"),
     ("models", "show"): ("--debug", "--help"),
+    ("download",): ("--revision", "--dry-run", "--debug", "--help"),
     ("doctor",): ("--model", "--debug", "--help"),
     ("demo",): ("--out", "--model", "--device", "--debug", "--help"),
 }

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli import asking, looking
+from regionqa.cli import asking, hub, looking
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command()(asking.ask)
 app.command()(asking.caption)
 app.add_typer(looking.models_app, name="models")
+app.command()(hub.download)
 app.command()(looking.doctor)
 app.command()(looking.demo)
 
