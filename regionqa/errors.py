@@ -29,6 +29,10 @@ class DownloadError(RegionQAError, OSError):
     """Files of the Hub cannot be fetched, and are not on this machine."""
 
 
+class PublishError(RegionQAError, OSError):
+    """A model cannot be put on the Hub."""
+
+
 class BoxFileError(RegionQAError, ValueError):
     """A file of boxes cannot be read."""
 

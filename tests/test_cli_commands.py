@@ -28,6 +28,7 @@ OPTIONS = {
     ("models", "list"): ("--debug", "--help"),
     ("models", "show"): ("--debug", "--help"),
     ("download",): ("--revision", "--dry-run", "--debug", "--help"),
+    ("export",): ("--push", "--private", "--out", "--debug", "--help"),
     ("doctor",): ("--model", "--debug", "--help"),
     ("demo",): ("--out", "--model", "--device", "--debug", "--help"),
 }

@@ -32,6 +32,7 @@ app.command()(asking.ask)
 app.command()(asking.caption)
 app.add_typer(looking.models_app, name="models")
 app.command()(hub.download)
+app.command()(hub.export)
 app.command()(looking.doctor)
 app.command()(looking.demo)
 
