@@ -39,7 +39,7 @@ def is_broken_connection(error: BaseException) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
     # the client's HTTP library changes with its version; its errors' base class can be asked for
-    (http_error, _) = HfHubHTTPError.__bases__
+    http_error = HfHubHTTPError.__bases__[0]
     return isinstance(error, http_error) and not isinstance(error, HfHubHTTPError)
 
 
