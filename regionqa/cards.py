@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -18,6 +18,14 @@ from regionqa.placement import Preprocessing
 from regionqa.prompts import PromptRules
 
 Table = TypeVar("Table")
+
+
+def check_inside(path: str) -> None:
+    """ValueError where a path leads out of the bundle's folder: cards come from strangers too."""
+    parts = PurePosixPath(path).parts
+    # a backslash or a colon would mean something else on Windows
+    if not parts or parts[0] == "/" or ".." in parts or set(path) & set("\\:\0"):
+        raise ValueError(f"{path!r} is no path inside the model's folder")
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,9 @@ class VisionCard:
     levels: tuple[str, ...] = ()
     """Names of the outputs that are feature maps, shallowest first."""
 
+    def __post_init__(self) -> None:
+        check_inside(self.graph)
+
 
 @dataclass(frozen=True)
 class RegionCard:
@@ -42,6 +53,9 @@ class RegionCard:
     """Language-model tokens that a region takes."""
     picture: Preprocessing | None = None
     """How a picture becomes the graph's own pixels; None: it reads the vision encoder's maps."""
+
+    def __post_init__(self) -> None:
+        check_inside(self.graph)
 
 
 class LanguageRuntime(StrEnum):
@@ -68,6 +82,9 @@ class LanguageCard:
     runtime: LanguageRuntime = LanguageRuntime.transformers
     """What runs it."""
 
+    def __post_init__(self) -> None:
+        check_inside(self.folder)
+
 
 @dataclass(frozen=True)
 class FileSpec:
@@ -79,6 +96,9 @@ class FileSpec:
     """Hex digest of the content."""
     size: int
     """Bytes."""
+
+    def __post_init__(self) -> None:
+        check_inside(self.path)
 
 
 @dataclass(frozen=True)

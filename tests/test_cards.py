@@ -16,6 +16,7 @@ from regionqa.prompts import RegionInput
 
 Table = dict[str, Any]
 ABSENT = object()
+OUTSIDE = ["../other", "/etc", "llm/../../x", "a\\..\\b", "C:x", "a\0b", ""]
 
 
 @pytest.fixture
@@ -191,3 +192,25 @@ def test_a_card_is_checked_however_it_is_made(starter: Bundle) -> None:
         ModelCard(
             "mine", "1", "", card.picture, card.vision, card.language, card.prompt, region=None
         )
+
+
+@pytest.mark.parametrize("key", ["vision.graph", "region.graph", "language.folder"])
+@pytest.mark.parametrize("value", OUTSIDE)
+def test_a_card_names_files_of_its_own_folder_only(
+    path: Path, table: Table, key: str, value: str
+) -> None:
+    line = refused(written(path, table, key, value))
+    outer = key.partition(".")[0]
+    assert line == f": {outer}: {value!r} is no path inside the model's folder"
+
+
+@pytest.mark.parametrize("value", ["../other", "/etc/passwd", "llm/../../x", "."])
+def test_listed_files_are_in_the_cards_folder(path: Path, table: Table, value: str) -> None:
+    table["files"][0]["path"] = value
+    line = refused(written(path, table))
+    assert line == f": files: {value!r} is no path inside the model's folder"
+
+
+@pytest.mark.parametrize("value", ["vision..v2.onnx", "a/b/c.onnx", "ümlaut.onnx"])
+def test_unusual_names_are_let_through(path: Path, table: Table, value: str) -> None:
+    assert read_card(written(path, table, "vision.graph", value)).vision.graph == value
