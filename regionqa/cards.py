@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from regionqa.errors import BundleError
-from regionqa.placement import Preprocessing
+from regionqa.placement import Fit, Preprocessing
 from regionqa.prompts import PromptRules
 
 Table = TypeVar("Table")
@@ -45,7 +45,7 @@ class VisionCard:
 
 @dataclass(frozen=True)
 class RegionCard:
-    """The graph that turns feature maps and boxes into region tokens."""
+    """The graph that turns feature maps, or pixels of its own, and boxes into region tokens."""
 
     graph: str
     """The ONNX file inside the bundle."""
@@ -131,10 +131,21 @@ class ModelCard:
     """Data, licence terms and measured accuracy, for people."""
 
     def __post_init__(self) -> None:
-        if self.prompt.takes_features and (self.region is None or not self.vision.levels):
+        own_pixels = self.region.picture if self.region else None
+        if self.prompt.takes_features and not (self.region and (own_pixels or self.vision.levels)):
             raise BundleError(
-                f"card of {self.name}: the prompt has region slots, so [region] and "
-                "vision.levels must be given"
+                f"card of {self.name}: the prompt has region slots, so [region] must be given, "
+                "and either vision.levels or [region.picture]"
+            )
+        if own_pixels and self.vision.levels:
+            raise BundleError(
+                f"card of {self.name}: both vision.levels and [region.picture] are given; "
+                "a region encoder reads the maps or pixels of its own, so leave one out"
+            )
+        if self.picture.fit is Fit.shortest:
+            raise BundleError(
+                f"card of {self.name}: [picture] fit is shortest, but the vision encoder looks "
+                "at squares; only [region.picture] can be so"
             )
         if self.max_regions < 1:
             raise BundleError(
