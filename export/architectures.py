@@ -14,10 +14,12 @@ from regionqa.cards import ModelCard, from_table
 from regionqa.errors import BundleError
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.tower import TowerConfig, TowerVision
 from regionqa.export.vision import ResNetConfig, ResNetVision
 
 VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
     "resnet": (ResNetConfig, ResNetVision),
+    "tower": (TowerConfig, TowerVision),
 }
 REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
     "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),
