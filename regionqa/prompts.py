@@ -114,8 +114,11 @@ class Tokenizer(Protocol):
     def token_id(self, token: str) -> int:
         """The id of a special token."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain words; special tokens in them are plain words too."""
+    def encode(self, text: str, start: bool = True) -> list[int]:
+        """Ids of plain words; special tokens in them are plain words too.
+
+        start: whether no other text or slot stands before; some tokenizers treat the first apart.
+        """
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,11 @@ def tokenize(
     ids: list[int] = []
     image_start, shared = 0, 0
     region_starts: list[tuple[int, int]] = []
+    start = True  # until a text or a slot: special tokens first are those a tokenizer would add
     for piece in pieces:
         match piece:
             case Text(text):
-                ids += tokenizer.encode(text)
+                ids += tokenizer.encode(text, start)
             case Special(token):
                 ids.append(tokenizer.token_id(token))
             case ImageSlot():
@@ -169,6 +173,7 @@ def tokenize(
             case RegionSlot(index):
                 region_starts.append((len(ids), index))
                 ids += [0] * region_tokens
+        start = start and isinstance(piece, Special)
     return Prompt(tuple(ids), image_start, tuple(region_starts), shared)
 
 
