@@ -26,6 +26,8 @@ class Fit(StrEnum):
 
     squash = "squash"
     pad = "pad"
+    crop = "crop"
+    """The shortest side becomes the square's, and the middle is kept."""
 
 
 class Resample(StrEnum):
@@ -52,13 +54,30 @@ class Placement:
         """Width and height in pixels of the part of the square that the picture covers."""
         if self.fit is Fit.squash:
             return self.size, self.size
+        if self.fit is Fit.crop:
+            short = min(self.width, self.height)
+            return self.size * self.width // short, self.size * self.height // short
         scale = self.size / max(self.width, self.height)
         return max(1, round(self.width * scale)), max(1, round(self.height * scale))
+
+    @property
+    def cut(self) -> tuple[int, int]:
+        """Pixels of the resized picture that are cut off at its left and its top."""
+        across, down = self.covered
+        return max(0, across - self.size) // 2, max(0, down - self.size) // 2
 
     def to_model(self, box: Box) -> tuple[float, float, float, float]:
         """The box as xyxy in [0, 1] of the square, where it is inside the picture."""
         x0, y0, x1, y1 = box.xyxy
         across, down = self.covered
+        left, top = self.cut
+        if left or top:
+            return (
+                (x0 * across / self.width - left) / self.size,
+                (y0 * down / self.height - top) / self.size,
+                (x1 * across / self.width - left) / self.size,
+                (y1 * down / self.height - top) / self.size,
+            )
         # multiplied first, so that the picture's far edge divides to exactly 1
         return (
             x0 * across / self.width / self.size,
@@ -71,11 +90,12 @@ class Placement:
         """The box in the picture's pixels for xyxy in [0, 1] of the square."""
         x0, y0, x1, y1 = xyxy
         across, down = self.covered
+        left, top = self.cut
         return Box(
-            x0 * self.size * self.width / across,
-            y0 * self.size * self.height / down,
-            x1 * self.size * self.width / across,
-            y1 * self.size * self.height / down,
+            (x0 * self.size + left) * self.width / across,
+            (y0 * self.size + top) * self.height / down,
+            (x1 * self.size + left) * self.width / across,
+            (y1 * self.size + top) * self.height / down,
         )
 
 
@@ -111,9 +131,14 @@ class Preprocessing:
         Returns float32 (3, size, size): (value / 255 - mean) / std, and 0, which is the mean
         colour, in the part that the picture does not cover.
         """
-        across, down = self.placement(*image.size).covered
+        placement = self.placement(*image.size)
+        across, down = placement.covered
         resample = Image.Resampling[self.resample.name.upper()]
         resized = as_rgb(image).resize((across, down), resample)
+        if self.fit is Fit.crop:
+            left, top = placement.cut
+            across = down = self.size
+            resized = resized.crop((left, top, left + across, top + down))
         values = np.asarray(resized, np.float32) / 255  # (down, across, 3)
         values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         square = np.zeros((3, self.size, self.size), np.float32)

@@ -1,0 +1,381 @@
+"""Published parts -> an untrained bundle: a vision tower, a causal language model, new connections.
+
+What a bundle needs beside weights (sizes, preprocessing, template, stop tokens) is read from the
+checkpoints. It does not know where their folders come from.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from regionqa.bundles import Bundle
+from regionqa.cards import LanguageRuntime
+from regionqa.decoder import LlamaDecoder
+from regionqa.errors import BundleError, UsageError
+from regionqa.export.bundle import language_files, write_bundle
+from regionqa.export.graphs import ParityReport, level_names
+from regionqa.export.parts import RegionModule
+from regionqa.export.processors import picture_table
+from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.sizes import TextSizes, VisionSizes, text_sizes, vision_sizes
+from regionqa.export.templates import (
+    Conversation,
+    prompt_table,
+    read_conversation,
+    read_tokenizer,
+)
+from regionqa.export.tower import TOWERS, ProjectorKind, TowerConfig, TowerVision, tower_table
+from regionqa.placement import Fit
+from regionqa.prompts import RegionInput
+
+LEVELS = 4
+"""Hidden states a region encoder reads, where the tower has enough of them."""
+LONGEST_ANSWER = 512
+ROOM = 16
+"""Positions that a question needs at the very least."""
+SEED = 0
+"""Of the new weights, so that the same parts give the same bundle."""
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+"""What transformers raises for a folder that it cannot load."""
+
+
+class RegionSource(StrEnum):
+    """What a new region encoder looks at."""
+
+    levels = "levels"
+    """Hidden states of the vision tower (GPT4RoI)."""
+    pixels = "pixels"
+    """The picture, at a higher resolution (PVIT)."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that becomes one bundle."""
+
+    vision: TowerVision
+    region: RegionModule | None
+    region_table: Mapping[str, Any]
+    """The card's [region], where there is an encoder."""
+    language: PreTrainedModel | Path
+    sizes: TextSizes
+    conversation: Conversation
+    picture: Mapping[str, Any]
+    """The card's [picture]."""
+    region_input: RegionInput
+    untrained: tuple[str, ...] = ()
+    """Names of the parts whose weights are new."""
+    notes: tuple[str, ...] = ()
+    """What is not done exactly as the checkpoint does it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle put together from published parts, and what there is to say of it."""
+
+    bundle: Bundle
+    reports: tuple[ParityReport, ...]
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """Number of weights of every part."""
+    untrained: tuple[str, ...] = ()
+    """Parts that must be trained before the answers mean anything."""
+    notes: tuple[str, ...] = ()
+    """What is not done exactly as the checkpoint does it."""
+
+
+def init_bundle(
+    vision: Path,
+    language: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    region_input: RegionInput = RegionInput.features,
+    region_source: RegionSource = RegionSource.levels,
+    fit: Fit = Fit.squash,
+    projector: ProjectorKind = ProjectorKind.mlp2x_gelu,
+    origins: tuple[str, str] | None = None,
+) -> Made:
+    """Write an untrained bundle from a vision tower's folder and a causal language model's.
+
+    The projector and the region encoder are new. fit: pictures are squashed unless said otherwise,
+    whatever the tower's own processor does: cropping cuts off regions that may be asked about, and
+    the new parts learn with the pictures they will be asked with. origins: what the card calls the
+    two. Raises BundleError where a folder does not hold what it should.
+    """
+    with quiet_transformers(), new_weights():
+        config, weights = read_tower(vision)
+        text = read_text_config(language)
+        tower, sizes = vision_sizes(config), text_sizes(text)
+        tokenizer = read_tokenizer(language)
+        picture, notes = picture_table(vision, tower.side, fit)
+        source = region_source if region_input is RegionInput.features else None
+        levels = level_indices(tower.layers) if source is RegionSource.levels else ()
+        region, region_table = new_region_encoder(source, tower, len(levels), sizes.hidden_size)
+        encoder = TowerVision(
+            TowerConfig(
+                tower=tower_table(config),
+                hidden_size=sizes.hidden_size,
+                drop_class_token=TOWERS[config.model_type].first_tokens > 0,
+                levels=levels,
+                projector=projector,
+            )
+        )
+        encoder.load_tower(weights)
+        parts = Parts(
+            vision=encoder,
+            region=region,
+            region_table=region_table,
+            language=language if any(language.glob("*.safetensors")) else read_language(language),
+            sizes=sizes,
+            conversation=read_conversation(language, tokenizer, end_ids(language, text), None),
+            picture=picture,
+            region_input=region_input,
+            untrained=("projector", *(["region encoder"] if region else [])),
+            notes=tuple(notes),
+        )
+        first, second = origins or (vision.name, language.name)
+        provenance = {"vision": first, "language": second}
+        return assemble(parts, out, name or out.name, f"{first} and {second}", provenance)
+
+
+def new_region_encoder(
+    source: RegionSource | None, tower: VisionSizes, levels: int, hidden_size: int
+) -> tuple[RegionModule | None, dict[str, Any]]:
+    """An untrained region encoder and its [region] table; (None, {}) where regions are text.
+
+    **This is where a further source plugs in**: one more branch that returns its module and table.
+    The encoder of `levels` is GPT4RoI's (section 3.2), its width that of the tower.
+    """
+    if source is None:
+        return None, {}
+    if source is RegionSource.pixels:
+        raise UsageError("--region-source pixels: cannot be made by init yet; use levels")
+    width = max(16, tower.width // 16 * 16)
+    config = MultiLevelConfig(
+        input_size=tower.side,
+        in_channels=(tower.width,) * levels,
+        sizes=tuple(tower.grid * 2 ** (levels - 1 - index) for index in range(levels)),
+        width=width,
+        rounds=5,
+        groups=width // 16,
+        roi_size=14,
+        position_width=width // 4,
+        region_width=width,
+        hidden_size=hidden_size,
+    )
+    return MultiLevelRegionEncoder(config), {"graph": "region.onnx", "tokens": 1}
+
+
+def level_indices(layers: int) -> tuple[int, ...]:
+    """Hidden states a region encoder reads, shallowest first.
+
+    As GPT4RoI takes 14, 17, 20 and 23 of 24: an eighth of the depth apart, the last but one being
+    the last. A tower of few layers gives fewer.
+    """
+    step = max(1, round(layers / 8))
+    found = [layers - 1 - step * index for index in range(LEVELS)]
+    return tuple(index for index in reversed(found) if index >= 1) or (max(0, layers - 1),)
+
+
+def assemble(
+    parts: Parts, out: Path, name: str, origin: str, provenance: Mapping[str, Any]
+) -> Made:
+    """Write the parts as a bundle and count them."""
+    context, image_tokens = parts.sizes.context, parts.vision.image_tokens
+    longest = min(LONGEST_ANSWER, context // 4)
+    if image_tokens + ROOM + longest > context:
+        raise BundleError(
+            f"a picture takes {image_tokens} tokens, and the language model reads no more than "
+            f"{context}; with an answer of {longest} there is no room for a question"
+        )
+    check_vocabulary(parts)
+    shapes, config = language_shapes(parts.language)
+    state = f"untrained ({', '.join(parts.untrained)})" if parts.untrained else "as published"
+    card = {
+        "name": name,
+        "summary": f"{origin}; {state}",
+        "picture": dict(parts.picture),
+        "vision": {
+            "graph": "vision.onnx",
+            "image_tokens": image_tokens,
+            "levels": level_names(len(parts.vision.levels)),
+        },
+        **({"region": dict(parts.region_table)} if parts.region else {}),
+        "language": {
+            "folder": "llm",
+            "runtime": str(runtime_of(config, shapes)),
+            "context": context,
+            "max_new_tokens": longest,
+            "stop": list(parts.conversation.stop),
+        },
+        "prompt": prompt_table(parts.conversation.template, parts.region_input),
+        "provenance": {
+            **provenance,
+            "recipe": "regionqa init",
+            "licence": "those of its parts, which see",
+            **({"notes": list(parts.notes)} if parts.notes else {}),
+        },
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Path(folder) / "tokenizer.json"
+        tokenizer.write_text(parts.conversation.tokenizer, encoding="utf-8")
+        bundle, reports = write_bundle(
+            out, card, parts.vision, parts.region, parts.language, tokenizer
+        )
+    modules = {
+        "vision tower": parts.vision.tower,
+        "projector": parts.vision.projector,
+        "region encoder": parts.region,
+    }
+    counts = {
+        name: sum(weight.numel() for weight in module.parameters())
+        for name, module in modules.items()
+        if module is not None
+    }
+    counts["language model"] = sum(prod(shape) for shape in shapes.values())
+    return Made(bundle, tuple(reports), counts, parts.untrained, parts.notes)
+
+
+def check_vocabulary(parts: Parts) -> None:
+    """BundleError where the tokenizer has an id for which there is no embedding."""
+    words = Tokenizer.from_str(parts.conversation.tokenizer).get_vocab(with_added_tokens=True)
+    last = max(words.values(), default=0)
+    if last >= parts.sizes.vocabulary:
+        raise BundleError(
+            f"the tokenizer's ids reach {last}, the language model has "
+            f"{parts.sizes.vocabulary} embeddings"
+        )
+
+
+def language_shapes(
+    language: PreTrainedModel | Path,
+) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """The shape of every weight of a language model, and its config."""
+    if isinstance(language, PreTrainedModel):
+        weights = dict(language.named_parameters())  # a tied weight is named once
+        return {name: tuple(weight.shape) for name, weight in weights.items()}, (
+            language.config.to_dict()
+        )
+    shapes = {}
+    for file in language_files(language):
+        if file.suffix != ".safetensors":
+            continue
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    return shapes, json.loads((language / "config.json").read_text(encoding="utf-8"))
+
+
+def runtime_of(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> LanguageRuntime:
+    """The native decoder where it takes the config and every weight, else transformers."""
+    weights = {
+        name.removeprefix("model."): torch.empty(shape, device="meta")
+        for name, shape in shapes.items()
+        if not name.endswith("rotary_emb.inv_freq")
+    }
+    try:
+        LlamaDecoder(dict(config), weights)
+    except (ValueError, KeyError, TypeError):
+        return LanguageRuntime.transformers
+    return LanguageRuntime.native
+
+
+def read_tower(folder: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Config and weights of a vision tower, or of the one in a CLIP or SigLIP of two towers."""
+    config = read_config(folder)
+    config = getattr(config, "vision_config", None) or config
+    tower_table(config)  # refuses what is no tower
+    model = load(AutoModel, folder, config=config, dtype=torch.float32)
+    return config, model.state_dict()
+
+
+def read_text_config(folder: Path) -> Any:
+    """The config of a causal language model; BundleError where the folder holds none."""
+    config = read_config(folder)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BundleError(
+            f"{folder}: a model of type {config.model_type!r} is no causal language model"
+        )
+    return config
+
+
+def read_language(folder: Path) -> PreTrainedModel:
+    """A causal language model that is not there as safetensors, its numbers as stored."""
+    return load(AutoModelForCausalLM, folder, dtype="auto")
+
+
+def read_config(folder: Path) -> Any:
+    """The transformers config in a folder; BundleError where there is none that is known."""
+    if not (folder / "config.json").is_file():
+        raise BundleError(f"{folder}: is no checkpoint in transformers' format: no config.json")
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{folder}: transformers does not know its config: {reason}") from error
+
+
+def load(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model in evaluation mode; BundleError where a weight is missing or nothing can be read."""
+    try:
+        model, report = kind.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, **options
+        )
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
+    if report["missing_keys"]:  # transformers would make them up
+        raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")
+    return model.eval()
+
+
+def end_ids(folder: Path, config: Any) -> list[int]:
+    """Ids of the tokens that end an answer, as the checkpoint says."""
+    found = getattr(config, "eos_token_id", None)
+    file = folder / "generation_config.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") or found
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
+@contextmanager
+def new_weights() -> Iterator[None]:
+    """New weights are the same at every call, and the caller's random numbers go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        yield
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' bars and tables: what matters in them becomes an error here."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
