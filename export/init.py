@@ -4,7 +4,6 @@ What a bundle needs beside weights (sizes, preprocessing, template, stop tokens)
 checkpoints. It does not know where their folders come from.
 """
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,23 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from torch import Tensor
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from regionqa.bundles import Bundle
-from regionqa.cards import LanguageRuntime
-from regionqa.decoder import LlamaDecoder
 from regionqa.errors import BundleError, UsageError
-from regionqa.export.bundle import language_files, write_bundle
+from regionqa.export.bundle import write_bundle
+from regionqa.export.checkpoints import (
+    end_ids,
+    language_shapes,
+    quiet_transformers,
+    read_language,
+    read_text_config,
+    read_tower,
+    runtime_of,
+)
 from regionqa.export.graphs import ParityReport, level_names
 from regionqa.export.parts import RegionModule
 from regionqa.export.processors import picture_table
@@ -54,8 +51,6 @@ ROOM = 16
 """Positions that a question needs at the very least."""
 SEED = 0
 """Of the new weights, so that the same parts give the same bundle."""
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
-"""What transformers raises for a folder that it cannot load."""
 
 
 class RegionSource(StrEnum):
@@ -143,7 +138,7 @@ def init_bundle(
             vision=encoder,
             region=region,
             region_table=region_table,
-            language=language if any(language.glob("*.safetensors")) else read_language(language),
+            language=read_language(language),
             sizes=sizes,
             conversation=read_conversation(language, tokenizer, end_ids(language, text), None),
             picture=picture,
@@ -265,117 +260,9 @@ def check_vocabulary(parts: Parts) -> None:
         )
 
 
-def language_shapes(
-    language: PreTrainedModel | Path,
-) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """The shape of every weight of a language model, and its config."""
-    if isinstance(language, PreTrainedModel):
-        weights = dict(language.named_parameters())  # a tied weight is named once
-        return {name: tuple(weight.shape) for name, weight in weights.items()}, (
-            language.config.to_dict()
-        )
-    shapes = {}
-    for file in language_files(language):
-        if file.suffix != ".safetensors":
-            continue
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
-    return shapes, json.loads((language / "config.json").read_text(encoding="utf-8"))
-
-
-def runtime_of(
-    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> LanguageRuntime:
-    """The native decoder where it takes the config and every weight, else transformers."""
-    weights = {
-        name.removeprefix("model."): torch.empty(shape, device="meta")
-        for name, shape in shapes.items()
-        if not name.endswith("rotary_emb.inv_freq")
-    }
-    try:
-        LlamaDecoder(dict(config), weights)
-    except (ValueError, KeyError, TypeError):
-        return LanguageRuntime.transformers
-    return LanguageRuntime.native
-
-
-def read_tower(folder: Path) -> tuple[Any, dict[str, Tensor]]:
-    """Config and weights of a vision tower, or of the one in a CLIP or SigLIP of two towers."""
-    config = read_config(folder)
-    config = getattr(config, "vision_config", None) or config
-    tower_table(config)  # refuses what is no tower
-    model = load(AutoModel, folder, config=config, dtype=torch.float32)
-    return config, model.state_dict()
-
-
-def read_text_config(folder: Path) -> Any:
-    """The config of a causal language model; BundleError where the folder holds none."""
-    config = read_config(folder)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise BundleError(
-            f"{folder}: a model of type {config.model_type!r} is no causal language model"
-        )
-    return config
-
-
-def read_language(folder: Path) -> PreTrainedModel:
-    """A causal language model that is not there as safetensors, its numbers as stored."""
-    return load(AutoModelForCausalLM, folder, dtype="auto")
-
-
-def read_config(folder: Path) -> Any:
-    """The transformers config in a folder; BundleError where there is none that is known."""
-    if not (folder / "config.json").is_file():
-        raise BundleError(f"{folder}: is no checkpoint in transformers' format: no config.json")
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise BundleError(f"{folder}: transformers does not know its config: {reason}") from error
-
-
-def load(kind: Any, folder: Path, **options: Any) -> Any:
-    """A model in evaluation mode; BundleError where a weight is missing or nothing can be read."""
-    try:
-        model, report = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **options
-        )
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
-    if report["missing_keys"]:  # transformers would make them up
-        raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")
-    return model.eval()
-
-
-def end_ids(folder: Path, config: Any) -> list[int]:
-    """Ids of the tokens that end an answer, as the checkpoint says."""
-    found = getattr(config, "eos_token_id", None)
-    file = folder / "generation_config.json"
-    if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") or found
-    return found if isinstance(found, list) else [] if found is None else [found]
-
-
 @contextmanager
 def new_weights() -> Iterator[None]:
     """New weights are the same at every call, and the caller's random numbers go on as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         yield
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without transformers' bars and tables: what matters in them becomes an error here."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -12,17 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration, PreTrainedModel
 
 from regionqa.errors import BundleError
+from regionqa.export.checkpoints import as_list, load, quiet_transformers, read_config
 from regionqa.export.init import (
     Made,
     Parts,
     RegionSource,
     assemble,
     level_indices,
-    load,
     new_region_encoder,
     new_weights,
-    quiet_transformers,
-    read_config,
 )
 from regionqa.export.processors import picture_table
 from regionqa.export.sizes import text_sizes, vision_sizes
@@ -82,14 +80,9 @@ def llava_bundle(
         model = load(LlavaForConditionalGeneration, folder, dtype="auto")
         vision.load_tower(model.model.vision_tower.state_dict())
         vision.projector.load_state_dict(model.model.multi_modal_projector.state_dict())
-        ends = model.generation_config.eos_token_id
+        ends = as_list(model.generation_config.eos_token_id)
         image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
-        conversation = read_conversation(
-            folder,
-            tokenizer,
-            ends if isinstance(ends, list) else [] if ends is None else [ends],
-            image_token,
-        )
+        conversation = read_conversation(folder, tokenizer, ends, image_token)
         check_ids(conversation, tokenizer, image_token)
         parts = Parts(
             vision=vision,

@@ -69,9 +69,9 @@ def read_processor(folder: Path) -> Any:
 def own_fit(folder: Path, processor: Any) -> tuple[Fit, int]:
     """How the processor makes a square of a picture, and the square's side."""
     size, crop = processor.size or {}, getattr(processor, "crop_size", None) or {}
-    sides = {size.get("height"), size.get("width")} - {None}
-    short = size.get("shortest_edge")
-    cropped = {crop.get("height"), crop.get("width")} - {None}
+    sides = {int(size[name]) for name in ("height", "width") if size.get(name)}
+    short = int(size.get("shortest_edge") or 0)
+    cropped = {int(crop[name]) for name in ("height", "width") if crop.get(name)}
     cuts = getattr(processor, "do_center_crop", False)
     if processor.do_resize and getattr(processor, "do_pad", False) and short:
         return Fit.pad, short

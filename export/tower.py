@@ -86,7 +86,10 @@ class TowerConfig:
     @property
     def transformers(self) -> Any:
         """The tower's config as a transformers object."""
-        return AutoConfig.for_model(**self.tower)
+        try:
+            return AutoConfig.for_model(**self.tower)
+        except Exception as error:  # of several libraries, some of them plain
+            raise ValueError(f"tower: {' '.join(str(error).split())}") from error
 
     @property
     def sizes(self) -> VisionSizes:
@@ -164,7 +167,7 @@ class TowerVision(VisionModule):
     def _map(self, state: Tensor) -> Tensor:
         """A hidden state (B, first_tokens + g * g, C) as a map (B, C, g, g)."""
         patches = state[:, self.first_tokens :].transpose(1, 2)  # (B, C, g * g)
-        return patches.unflatten(2, (self.grid, self.grid))
+        return patches.reshape(-1, self.width, self.grid, self.grid)
 
     def load_tower(self, weights: Mapping[str, Tensor]) -> None:
         """Take the weights of a whole tower by name; BundleError where one is missing or unknown.

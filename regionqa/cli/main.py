@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli import asking, looking
+from regionqa.cli import asking, looking, making
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -33,6 +33,7 @@ app.command()(asking.caption)
 app.add_typer(looking.models_app, name="models")
 app.command()(looking.doctor)
 app.command()(looking.demo)
+app.command()(making.init)
 
 
 def show_version(asked: bool) -> None:
