@@ -13,6 +13,7 @@ from torch import nn
 from regionqa.cards import ModelCard, from_table
 from regionqa.errors import BundleError
 from regionqa.export.parts import RegionModule, VisionModule
+from regionqa.export.pixels import PixelRegionConfig, PixelRegionEncoder
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.tower import TowerConfig, TowerVision
 from regionqa.export.vision import ResNetConfig, ResNetVision
@@ -23,6 +24,7 @@ VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
 }
 REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
     "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),
+    "pixels": (PixelRegionConfig, PixelRegionEncoder),
 }
 
 
@@ -37,10 +39,14 @@ def build(card: ModelCard) -> tuple[VisionModule, RegionModule | None]:
 
 
 def describe(module: VisionModule | RegionModule) -> dict[str, Any]:
-    """The [architecture] table of a module; `build` makes the module from it."""
+    """The [architecture] table of a module; `build` makes the module from it.
+
+    Fields that are None are left out, as TOML has no word for that; None is their default.
+    """
     for kind, (_, definition) in (*VISION.items(), *REGION.items()):
         if type(module) is definition:
-            return {"kind": kind, **asdict(module.config)}
+            settings = asdict(module.config).items()
+            return {"kind": kind, **{name: value for name, value in settings if value is not None}}
     raise BundleError(f"{type(module).__name__} is no architecture a card can name")
 
 

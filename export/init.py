@@ -17,9 +17,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from regionqa.bundles import Bundle
-from regionqa.errors import BundleError, UsageError
-from regionqa.export.bundle import write_bundle
+from regionqa.bundles import Bundle, find_bundle
+from regionqa.errors import BundleError
+from regionqa.export.bundle import read_encoders, write_bundle
 from regionqa.export.checkpoints import (
     end_ids,
     language_shapes,
@@ -31,6 +31,7 @@ from regionqa.export.checkpoints import (
 )
 from regionqa.export.graphs import ParityReport, level_names
 from regionqa.export.parts import RegionModule
+from regionqa.export.pixels import PixelRegionEncoder
 from regionqa.export.processors import picture_table
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.sizes import TextSizes, VisionSizes, text_sizes, vision_sizes
@@ -41,9 +42,13 @@ from regionqa.export.templates import (
     read_tokenizer,
 )
 from regionqa.export.tower import TOWERS, ProjectorKind, TowerConfig, TowerVision, tower_table
+from regionqa.export.vision import ResNetVision
 from regionqa.placement import Fit
 from regionqa.prompts import RegionInput
 
+SHORTEST, LONGEST = 512, 853
+"""Sides in pixels of what a region encoder with pixels of its own looks at; PVIT's are 800 and
+1333, whose ratio is kept."""
 LEVELS = 4
 """Hidden states a region encoder reads, where the tower has enough of them."""
 LONGEST_ANSWER = 512
@@ -157,12 +162,28 @@ def new_region_encoder(
     """An untrained region encoder and its [region] table; (None, {}) where regions are text.
 
     **This is where a further source plugs in**: one more branch that returns its module and table.
-    The encoder of `levels` is GPT4RoI's (section 3.2), its width that of the tower.
+    The encoder of `levels` is GPT4RoI's (section 3.2), its width that of the tower. The trunk of
+    `pixels` is that of the starter, which knows photos; what carries it over is new.
     """
+    table: dict[str, Any] = {"graph": "region.onnx", "tokens": 1}
     if source is None:
         return None, {}
     if source is RegionSource.pixels:
-        raise UsageError("--region-source pixels: cannot be made by init yet; use levels")
+        starter = find_bundle("starter")
+        trunk, _ = read_encoders(starter)
+        assert isinstance(trunk, ResNetVision)
+        own = starter.card.picture
+        return PixelRegionEncoder.from_vision(trunk, hidden_size), {
+            **table,
+            "picture": {
+                "size": SHORTEST,
+                "longest": LONGEST,
+                "fit": "shortest",
+                "resample": str(own.resample),
+                "mean": list(own.mean),
+                "std": list(own.std),
+            },
+        }
     width = max(16, tower.width // 16 * 16)
     config = MultiLevelConfig(
         input_size=tower.side,
@@ -175,8 +196,9 @@ def new_region_encoder(
         position_width=width // 4,
         region_width=width,
         hidden_size=hidden_size,
+        sides=(tower.grid,) * levels,
     )
-    return MultiLevelRegionEncoder(config), {"graph": "region.onnx", "tokens": 1}
+    return MultiLevelRegionEncoder(config), table
 
 
 def level_indices(layers: int) -> tuple[int, ...]:
@@ -221,7 +243,7 @@ def assemble(
             "max_new_tokens": longest,
             "stop": list(parts.conversation.stop),
         },
-        "prompt": prompt_table(parts.conversation.template, parts.region_input),
+        "prompt": prompt_table(parts.conversation, parts.region_input),
         "provenance": {
             **provenance,
             "recipe": "regionqa init",

@@ -21,11 +21,11 @@ from regionqa.prompts import PromptRules, RegionInput, render, tokenize
 from regionqa.tokenizer import BundleTokenizer, stages
 
 log = logging.getLogger("regionqa.export")
-VICUNA = "USER: {image}\n{question} ASSISTANT:"
+VICUNA, VICUNA_TURN = "USER: {image}\n{question} ASSISTANT:", "USER: NEXTSLOT ASSISTANT:"
 """How LLaVA 1.5 is asked (its Vicuna form); for checkpoints without a chat template."""
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 """One of these makes a tokenizer; without any, transformers would make one up."""
-IMAGE, QUESTION, ANSWER = "PICTURESLOT", "QUESTIONSLOT", "ANSWERSLOT"
+IMAGE, QUESTION, ANSWER, NEXT = "PICTURESLOT", "QUESTIONSLOT", "ANSWERSLOT", "NEXTSLOT"
 PROBES = ("what is this?", "Is it {red}?\n\nSay yes or no.", "  Ein Häuschen 猫 🐈  am 3. Mai?")
 """Questions on which the renderer must agree with transformers."""
 Messages = list[dict[str, Any]]
@@ -39,8 +39,12 @@ class Conversation:
     """The prompt as the checkpoint's own template writes it, `IMAGE` and `QUESTION` in it."""
     template: str
     """The card's prompt template."""
+    answer: str
+    """How an answer stands after its prompt; the card's pattern."""
+    turn: str | None
+    """What follows an answer and its stop, up to the next answer; None where that is not known."""
     stop: tuple[str, ...]
-    """Special tokens that end an answer."""
+    """Special tokens that end an answer, the one its template writes first."""
     tokenizer: str
     """The content of tokenizer.json."""
 
@@ -75,19 +79,23 @@ def read_conversation(
     if isinstance(jinja, dict):
         jinja = jinja.get("default")
     if jinja is None:
-        body, turn_end = VICUNA.replace("{image}", IMAGE).replace("{question}", QUESTION), None
+        written = Written(VICUNA.format(image=IMAGE, question=QUESTION), " ", VICUNA_TURN, None)
     else:
-        body, turn_end = follow(folder, tokenizer, jinja, image_token)
+        written = follow(folder, tokenizer, jinja, image_token)
     opening = opening_tokens(tokenizer)
-    whole = body if body.startswith(opening) else opening + body
-    stop = [tokenizer.convert_ids_to_tokens(end) for end in ends] + [turn_end]
-    if not any(stop):
-        stop = [tokenizer.eos_token]
+    prompt = written.prompt
+    whole = prompt if prompt.startswith(opening) else opening + prompt
+    ends_by_name = [tokenizer.convert_ids_to_tokens(end) for end in ends]
+    stop = [token for token in (written.end, *ends_by_name) if token] or [tokenizer.eos_token]
+    if not stop[0]:
+        raise BundleError(f"{folder}: does not say which token ends an answer")
     return Conversation(
-        written=body,
-        template=card_template(strip_beside_tokens(whole, tokenizer)),
-        stop=tuple(dict.fromkeys(str(token) for token in stop if token)),
-        tokenizer=tokenizer_file(tokenizer, body, image_token),
+        written=prompt,
+        template=card_pattern(strip_beside_tokens(whole, tokenizer)),
+        answer=card_pattern(f"{written.lead}{ANSWER}"),
+        turn=written.turn and card_pattern(strip_beside_tokens(written.turn, tokenizer)),
+        stop=tuple(dict.fromkeys(stop)),
+        tokenizer=tokenizer_file(tokenizer, prompt, image_token),
     )
 
 
@@ -101,28 +109,52 @@ def processor_template(folder: Path) -> str | None:
     return None
 
 
-def follow(
-    folder: Path, tokenizer: Any, jinja: str, image_token: str | None
-) -> tuple[str, str | None]:
-    """The prompt with `IMAGE` and `QUESTION` in it, and the special token after an answer.
+@dataclass(frozen=True)
+class Written:
+    """What a chat template writes, with `IMAGE`, `QUESTION` and `NEXT` where these stand."""
+
+    prompt: str
+    lead: str
+    """Between prompt and answer."""
+    turn: str | None
+    """From an answer's end to the next answer; None where the template knows one question only."""
+    end: str | None
+    """The special token that follows an answer."""
+
+
+def follow(folder: Path, tokenizer: Any, jinja: str, image_token: str | None) -> Written:
+    """What the chat template writes about one picture.
 
     Some templates want a list of what a message holds, others its text; both are tried.
     """
     picture = image_token or IMAGE
-    content: list[dict[str, str]] = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-    for user, answer in (
-        (content, [{"type": "text", "text": ANSWER}]),
-        (f"{picture}\n{QUESTION}", ANSWER),
-    ):
-        messages: Messages = [{"role": "user", "content": user}]
-        body = rendered(tokenizer, jinja, messages, add_generation_prompt=True)
-        found = [body.find(part) for part in (picture, QUESTION)]
-        if not 0 <= found[0] < found[1] or body.count(picture) > 1 or body.count(QUESTION) > 1:
+    for lists in (True, False):
+
+        def said(role: str, text: str, lists: bool = lists) -> dict[str, Any]:
+            return {"role": role, "content": [{"type": "text", "text": text}] if lists else text}
+
+        asked = said("user", QUESTION if lists else f"{picture}\n{QUESTION}")
+        if lists:
+            asked["content"].insert(0, {"type": "image"})
+        prompt = rendered(tokenizer, jinja, [asked], add_generation_prompt=True)
+        found = [prompt.find(part) for part in (picture, QUESTION)]
+        if not 0 <= found[0] < found[1] or prompt.count(picture) > 1 or prompt.count(QUESTION) > 1:
             continue
-        messages.append({"role": "assistant", "content": answer})
-        _, _, after = rendered(tokenizer, jinja, messages).partition(ANSWER)
+        talk = [asked, said("assistant", ANSWER)]
+        before, _, after = rendered(tokenizer, jinja, talk).partition(ANSWER)
         ends = [token for token in added_tokens(tokenizer) if after.lstrip().startswith(token)]
-        return body.replace(picture, IMAGE), max(ends, key=len, default=None)
+        end = max(ends, key=len, default=None)
+        talk.append(said("user", NEXT))
+        further = rendered(tokenizer, jinja, talk, add_generation_prompt=True)
+        _, _, turn = further.partition(ANSWER)
+        if end and turn.lstrip().startswith(end):
+            turn = turn.lstrip().removeprefix(end)
+        return Written(
+            prompt=prompt.replace(picture, IMAGE),
+            lead=before.removeprefix(prompt) if before.startswith(prompt) else "",
+            turn=turn if turn.count(NEXT) == 1 else None,
+            end=end,
+        )
     raise BundleError(
         f"{folder}: its chat template does not put one picture before the question, so it cannot "
         "be asked about a picture"
@@ -165,10 +197,13 @@ def strip_beside_tokens(text: str, tokenizer: Any) -> str:
     return text
 
 
-def card_template(text: str) -> str:
-    """The text with `{image}` and `{question}`; braces of its own are written twice."""
-    literal = text.replace("{", "{{").replace("}", "}}")
-    return literal.replace(IMAGE, "{image}").replace(QUESTION, "{question}")
+def card_pattern(text: str) -> str:
+    """The text as a card's pattern, with fields for slots; its own braces are written twice."""
+    pattern = text.replace("{", "{{").replace("}", "}}")
+    fields = {IMAGE: "{image}", QUESTION: "{question}", NEXT: "{question}", ANSWER: "{answer}"}
+    for slot, name in fields.items():
+        pattern = pattern.replace(slot, name)
+    return pattern
 
 
 def tokenizer_file(tokenizer: Any, body: str, image_token: str | None) -> str:
@@ -188,10 +223,11 @@ def tokenizer_file(tokenizer: Any, body: str, image_token: str | None) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
-def prompt_table(template: str, region_input: RegionInput) -> dict[str, str]:
+def prompt_table(conversation: Conversation, region_input: RegionInput) -> dict[str, str]:
     """The card's [prompt] for a model that learned from pictures, but from no prompt of ours."""
     table = {
-        "template": template,
+        "template": conversation.template,
+        "answer": conversation.answer,
         "region": {
             RegionInput.features: "{region}",
             RegionInput.coordinates: "[{x0}, {y0}, {x1}, {y1}]",
@@ -200,6 +236,8 @@ def prompt_table(template: str, region_input: RegionInput) -> dict[str, str]:
         "picture_question": "Describe this picture.",
         "region_question": "Describe the region <region1>.",
     }
+    if conversation.turn:
+        table["turn"] = conversation.turn
     if region_input is RegionInput.coordinates:
         table |= {"introduction": "In the region {regions}: ", "separator": ", "}
     if region_input is RegionInput.none:

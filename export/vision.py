@@ -4,6 +4,7 @@ It turns fitted pictures into image tokens for the language model and into the f
 region encoder cuts regions from. It does not know about boxes, questions or ONNX.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -42,17 +43,46 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride) if stride > 1 else nn.Identity(),
+                # where a side is odd, the convolution rounds up, and so must this
+                nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+                if stride > 1
+                else nn.Identity(),
                 nn.Conv2d(in_channels, channels, 1, bias=False),
                 nn.BatchNorm2d(channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C, H / stride, W / stride)."""
+        """(B, C_in, H, W) -> (B, C, H / stride, W / stride), rounded up."""
         y = self.bn1(self.conv1(x)).relu()
         y = self.bn2(self.conv2(y))
         out: Tensor = (y + self.shortcut(x)).relu()
         return out
+
+
+def residual_stem(channels: int) -> nn.Sequential:
+    """Two convolutions of stride 2: (B, 3, H, W) -> (B, channels, H / 4, W / 4), rounded up."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, channels, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+    )
+
+
+def residual_stages(widths: Sequence[int], depths: Sequence[int]) -> nn.ModuleList:
+    """Stages of residual blocks; every stage but the first halves the map, rounded up."""
+    stages = nn.ModuleList()
+    channels = widths[0]
+    for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        blocks = [
+            BasicBlock(channels if i == 0 else width, width, 2 if i == 0 and index else 1)
+            for i in range(depth)
+        ]
+        stages.append(nn.Sequential(*blocks))
+        channels = width
+    return stages
 
 
 class ResNetVision(VisionModule):
@@ -64,27 +94,11 @@ class ResNetVision(VisionModule):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        first = config.widths[0]
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.Conv2d(32, first, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(first),
-            nn.ReLU(),
-        )
-        self.stages = nn.ModuleList()
-        channels = first
-        for index, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
-            blocks = [
-                BasicBlock(channels if i == 0 else width, width, 2 if i == 0 and index else 1)
-                for i in range(depth)
-            ]
-            self.stages.append(nn.Sequential(*blocks))
-            channels = width
+        self.stem = residual_stem(config.widths[0])
+        self.stages = residual_stages(config.widths, config.depths)
         last_side = config.input_size // (4 * 2 ** (len(config.widths) - 1))
         self.token_pool = nn.AvgPool2d(last_side // config.token_grid)
-        self.projector = nn.Linear(channels, config.hidden_size)
+        self.projector = nn.Linear(config.widths[-1], config.hidden_size)
 
     @property
     def input_size(self) -> int:

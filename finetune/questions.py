@@ -95,7 +95,7 @@ def with_article(name: str) -> str:
     """`a dog`, `an orange`, `scissors`."""
     if name in WITHOUT_ARTICLE:
         return name
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def plural(name: str) -> str:

@@ -21,10 +21,12 @@ __all__ = ["__version__", "load"]
 def load(model: str | Path = "starter", *, device: str = "auto", batch_size: int = 16) -> "Engine":
     """An engine that answers with a model.
 
-    model: the name of a model that ships with the package, or the folder of a bundle.
+    model: the name of a model that ships with the package, the folder of a bundle, or OWNER/NAME,
+        a repository of the Hub that holds one.
     device: "auto", "cpu" or "cuda"; "cuda" raises DeviceError where CUDA cannot be used.
     batch_size: questions decoded together.
-    Raises BundleError when there is no such model, or its folder is not sound.
+    Raises BundleError when there is no such model, or its folder is not sound; DownloadError when
+    it cannot be fetched.
     """
     from regionqa.bundles import find_bundle
     from regionqa.engine import Engine

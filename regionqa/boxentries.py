@@ -89,9 +89,17 @@ def load_json(path: Path) -> object:
     if not text.strip():
         raise BoxFileError(f"{path}: is empty; write at least {{}}")
     try:
-        return json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise BoxFileError(f"{path}: is not JSON that can be read: {error}") from None
+
+
+def parse_json(text: str) -> object:
+    """The document of a JSON text; ValueError also for a key given twice and for absurd depth."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

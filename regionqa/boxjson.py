@@ -6,7 +6,7 @@ How a document's format is recognised, and where files lie, is not known here.
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -76,6 +76,20 @@ def _plain_box(region: Region) -> object:
 
 def coco_entries(document: object, path: Path) -> list[Entry]:
     """COCO instances: `bbox` is left, top, width, height in pixels; crowds are kept."""
+    names = coco_names(document, path)
+    annotations: dict[str, list[tuple[str, object]]] = {number: [] for number in names}
+    for index, annotation in enumerate(member(document, "annotations", list, str(path))):
+        where = f"annotations[{index}] of {path}"
+        annotations[coco_image(annotation, names, where)].append((where, annotation))
+    labels = coco_labels(document, path)
+    return [
+        Entry.of(name, (coco_box(each, labels, where) for where, each in annotations[number]))
+        for number, name in names.items()
+    ]
+
+
+def coco_names(document: object, path: Path) -> dict[str, str]:
+    """The pictures' names by their id; BoxFileError where an id is missing or appears twice."""
     names: dict[str, str] = {}
     for index, image in enumerate(member(document, "images", list, str(path))):
         where = f"images[{index}] of {path}"
@@ -83,20 +97,19 @@ def coco_entries(document: object, path: Path) -> list[Entry]:
         if number in names:
             raise BoxFileError(f"{where}: the id {number} appears twice; give every image its own")
         names[number] = member(image, "file_name", str, where)
-    annotations: dict[str, list[tuple[str, object]]] = {number: [] for number in names}
-    for index, annotation in enumerate(member(document, "annotations", list, str(path))):
-        where = f"annotations[{index}] of {path}"
-        number = str(member(annotation, "image_id", object, where))
-        if number not in annotations:
-            raise BoxFileError(f"{where}: no image has the id {number}; add it to 'images'")
-        annotations[number].append((where, annotation))
-    labels = _coco_labels(document, path)
-    return [
-        Entry.of(name, _coco_boxes(annotations[number], labels)) for number, name in names.items()
-    ]
+    return names
 
 
-def _coco_labels(document: object, path: Path) -> dict[str, str]:
+def coco_image(annotation: object, names: Container[str], where: str) -> str:
+    """The id of the picture that an annotation is about, which must be among the known ones."""
+    number = str(member(annotation, "image_id", object, where))
+    if number not in names:
+        raise BoxFileError(f"{where}: no image has the id {number}; add it to 'images'")
+    return number
+
+
+def coco_labels(document: object, path: Path) -> dict[str, str]:
+    """The categories' names by their id; none where the file has no categories."""
     if not isinstance(document, dict) or "categories" not in document:
         return {}
     labels = {}
@@ -106,15 +119,13 @@ def _coco_labels(document: object, path: Path) -> dict[str, str]:
     return labels
 
 
-def _coco_boxes(
-    annotations: list[tuple[str, object]], labels: dict[str, str]
-) -> Iterator[WrittenBox]:
-    for where, annotation in annotations:
-        number = optional_text(annotation, "category_id", where)
-        if labels and number and number not in labels:
-            raise BoxFileError(f"{where}: no category has the id {number}; add it to 'categories'")
-        values = four(member(annotation, "bbox", object, where), where)
-        yield WrittenBox(values, BoxFormat.xywh, label=labels.get(number) or None)
+def coco_box(annotation: object, labels: Mapping[str, str], where: str) -> WrittenBox:
+    """The box of an annotation, with its category's name where it has one."""
+    number = optional_text(annotation, "category_id", where)
+    if labels and number and number not in labels:
+        raise BoxFileError(f"{where}: no category has the id {number}; add it to 'categories'")
+    values = four(member(annotation, "bbox", object, where), where)
+    return WrittenBox(values, BoxFormat.xywh, label=labels.get(number) or None)
 
 
 def coco_document(pictures: Sequence[PictureRegions]) -> object:

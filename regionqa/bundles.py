@@ -1,8 +1,10 @@
 """Bundles: a folder with a card, graphs, torch weights and a language model.
 
-Finds them by name or path and checks that their files are there. It does not load any of them.
+Finds them by name, path or Hub repository and checks that their files are there. It does not load
+any of them.
 """
 
+import glob
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from regionqa.cards import FileSpec, ModelCard, read_card
+from regionqa.downloads import cached, fetch, looks_like_repo
 from regionqa.errors import BundleError
 
 CARD = "card.toml"
@@ -80,7 +83,11 @@ def shipped_bundles() -> dict[str, Path]:
 
 
 def find_bundle(model: str | Path) -> Bundle:
-    """The bundle of a shipped name or a folder; BundleError where there is none."""
+    """The bundle of a shipped name, a folder or a Hub repository; BundleError where there is none.
+
+    A repository, OWNER/NAME, is fetched once; then it is found on this machine, and the network is
+    not asked (`regionqa download` looks for a newer one). Raises DownloadError where that fails.
+    """
     shipped = shipped_bundles()
     if isinstance(model, str) and model in shipped:
         return open_bundle(shipped[model])
@@ -89,5 +96,20 @@ def find_bundle(model: str | Path) -> Bundle:
         folder = folder.expanduser()
     if folder.is_dir():
         return open_bundle(folder)
+    if isinstance(model, str) and looks_like_repo(model):
+        return open_bundle(hub_folder(model))
     names = ", ".join(shipped) or "none"
     raise BundleError(f"{model}: no such model; shipped are: {names}; or give a model's folder")
+
+
+def hub_folder(repo: str) -> Path:
+    """The folder of a published bundle: its card, and the files that the card lists.
+
+    The card comes first: a repository without one is no model of ours, and may be very large.
+    """
+    root = cached(repo, files=[CARD]) or fetch(repo, files=[CARD])
+    listed = [spec.path for spec in read_card(root / CARD).files]
+    if all((root / path).exists() for path in listed):
+        return root
+    # a snapshot's folder is named after its commit: card and files must be of the same one
+    return fetch(repo, revision=root.name, files=[CARD, *map(glob.escape, listed)])

@@ -9,15 +9,23 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from regionqa.errors import BundleError
-from regionqa.placement import Preprocessing
+from regionqa.placement import Fit, Preprocessing
 from regionqa.prompts import PromptRules
 
 Table = TypeVar("Table")
+
+
+def check_inside(path: str) -> None:
+    """ValueError where a path leads out of the bundle's folder: cards come from strangers too."""
+    parts = PurePosixPath(path).parts
+    # a backslash or a colon would mean something else on Windows
+    if not parts or parts[0] == "/" or ".." in parts or set(path) & set("\\:\0"):
+        raise ValueError(f"{path!r} is no path inside the model's folder")
 
 
 @dataclass(frozen=True)
@@ -31,15 +39,23 @@ class VisionCard:
     levels: tuple[str, ...] = ()
     """Names of the outputs that are feature maps, shallowest first."""
 
+    def __post_init__(self) -> None:
+        check_inside(self.graph)
+
 
 @dataclass(frozen=True)
 class RegionCard:
-    """The graph that turns feature maps and boxes into region tokens."""
+    """The graph that turns feature maps, or pixels of its own, and boxes into region tokens."""
 
     graph: str
     """The ONNX file inside the bundle."""
     tokens: int
     """Language-model tokens that a region takes."""
+    picture: Preprocessing | None = None
+    """How a picture becomes the graph's own pixels; None: it reads the vision encoder's maps."""
+
+    def __post_init__(self) -> None:
+        check_inside(self.graph)
 
 
 class LanguageRuntime(StrEnum):
@@ -66,6 +82,9 @@ class LanguageCard:
     runtime: LanguageRuntime = LanguageRuntime.transformers
     """What runs it."""
 
+    def __post_init__(self) -> None:
+        check_inside(self.folder)
+
 
 @dataclass(frozen=True)
 class FileSpec:
@@ -77,6 +96,9 @@ class FileSpec:
     """Hex digest of the content."""
     size: int
     """Bytes."""
+
+    def __post_init__(self) -> None:
+        check_inside(self.path)
 
 
 @dataclass(frozen=True)
@@ -109,10 +131,21 @@ class ModelCard:
     """Data, licence terms and measured accuracy, for people."""
 
     def __post_init__(self) -> None:
-        if self.prompt.takes_features and (self.region is None or not self.vision.levels):
+        own_pixels = self.region.picture if self.region else None
+        if self.prompt.takes_features and not (self.region and (own_pixels or self.vision.levels)):
             raise BundleError(
-                f"card of {self.name}: the prompt has region slots, so [region] and "
-                "vision.levels must be given"
+                f"card of {self.name}: the prompt has region slots, so [region] must be given, "
+                "and either vision.levels or [region.picture]"
+            )
+        if own_pixels and self.vision.levels:
+            raise BundleError(
+                f"card of {self.name}: both vision.levels and [region.picture] are given; "
+                "a region encoder reads the maps or pixels of its own, so leave one out"
+            )
+        if self.picture.fit is Fit.shortest:
+            raise BundleError(
+                f"card of {self.name}: [picture] fit is shortest, but the vision encoder looks "
+                "at squares; only [region.picture] can be so"
             )
         if self.max_regions < 1:
             raise BundleError(

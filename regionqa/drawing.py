@@ -51,18 +51,21 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """What a drawing's name may end in; it says how the drawing is written."""
 
 
-def draw_answers(image: Image.Image, answers: Sequence[Answer]) -> Image.Image:
+def draw_answers(
+    image: Image.Image, answers: Sequence[Answer], *, questions: bool = False
+) -> Image.Image:
     """The picture with its boxes numbered, and a legend of the answers below it.
 
-    image: RGB as displayed, to which the boxes of `answers` refer. Returns a new RGB picture, in
-    which the given one is enlarged or reduced where that makes it easier to read.
+    image: RGB as displayed, to which the boxes of `answers` refer. questions: whether each answer
+    has its question before it, even where the box tells what was asked. Returns a new RGB picture,
+    in which the given one is enlarged or reduced where that makes it easier to read.
     """
     numbers = _numbered(answers)
     shown = _resized(image)
     style = _Style(sqrt(shown.width * shown.height))
     outlines = [_outline(box, image.size, shown.size, style) for box in numbers]
     _draw_boxes(shown, outlines, style)
-    legend = _legend(_entries(answers, numbers), max(shown.width, SMALLEST), style)
+    legend = _legend(_entries(answers, numbers, questions), max(shown.width, SMALLEST), style)
     drawing = Image.new("RGB", (legend.width, shown.height + legend.height), PAPER)
     drawing.paste(shown, (0, 0))
     drawing.paste(legend, (0, shown.height))
@@ -271,7 +274,9 @@ class _Entry:
     colour: Colour
 
 
-def _entries(answers: Sequence[Answer], numbers: dict[Box, int]) -> list[_Entry]:
+def _entries(
+    answers: Sequence[Answer], numbers: dict[Box, int], all_questions: bool
+) -> list[_Entry]:
     """One entry an answer, with the question where the box alone would not tell what was asked."""
     boxes = [tuple(numbers[r.box] for r in answer.request.regions) for answer in answers]
     questions: dict[tuple[int, ...], set[str]] = defaultdict(set)
@@ -279,18 +284,19 @@ def _entries(answers: Sequence[Answer], numbers: dict[Box, int]) -> list[_Entry]
         questions[own].add(answer.request.question)
     entries = []
     for own, answer in zip(boxes, answers, strict=True):
-        said = f"error: {answer.error}" if answer.error else answer.text or "(no answer)"
-        if len(own) != 1 or len(questions[own]) > 1:
+        text = _worded(answer.text, own) or "(no answer)"
+        said = f"error: {answer.error}" if answer.error else text
+        if all_questions or len(own) != 1 or len(questions[own]) > 1:
             said = f"{_worded(answer.request.question, own)} -> {said}"
         colour = ALARM if answer.error else INK
         entries.append(_Entry(tuple(dict.fromkeys(own)), _drawable(said), colour))
     return entries
 
 
-def _worded(question: str, numbers: tuple[int, ...]) -> str:
-    """The question with the drawing's numbers in the place of `<region1>` and the like."""
+def _worded(text: str, numbers: tuple[int, ...]) -> str:
+    """The text with the drawing's numbers in the place of `<region1>` and the like."""
     names = {f"<region{place}>": f"[{number}]" for place, number in enumerate(numbers, start=1)}
-    return REFERENCE.sub(lambda match: names.get(match[0], match[0]), question)
+    return REFERENCE.sub(lambda match: names.get(match[0], match[0]), text)
 
 
 def _drawable(text: str) -> str:

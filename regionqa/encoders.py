@@ -3,6 +3,7 @@
 They take and give numpy arrays. They do not know about files of pictures, questions or language.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from regionqa.bundles import Bundle
 from regionqa.devices import Device, open_session
 from regionqa.errors import BundleError
+from regionqa.placement import Fit, Preprocessing
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -55,7 +57,7 @@ class VisionEncoder:
 
 
 class RegionEncoder:
-    """Feature maps of a picture and its boxes -> region tokens."""
+    """Feature maps of a picture, or pixels of its own, and boxes -> region tokens."""
 
     def __init__(self, bundle: Bundle, device: Device) -> None:
         """Open the graph; BundleError where its names or shapes are not the card's."""
@@ -63,17 +65,23 @@ class RegionEncoder:
         if card is None:
             raise BundleError(f"card of {bundle.card.name}: has no [region]")
         self._session = open_session(bundle.file(card.graph), device)
-        self._levels = bundle.card.vision.levels
+        self._sources = ["pixel_values"] if card.picture else list(bundle.card.vision.levels)
         _check(
-            self._session, card.graph, [*self._levels, "boxes", "image_index"], ["region_tokens"]
+            self._session, card.graph, [*self._sources, "boxes", "image_index"], ["region_tokens"]
         )
+        if card.picture:
+            _check_sides(self._session.get_inputs()[0], card.graph, card.picture)
         tokens = self._session.get_outputs()[0]
         _check_shape(tokens, card.graph, (None, card.tokens, None))
         self.hidden_size = int(tokens.shape[2])
 
-    def encode(self, picture: EncodedPicture, boxes: Floats) -> Floats:
-        """Region tokens (N, K, H) of boxes (N, 4) float32 xyxy in [0, 1] of the square; N >= 0."""
-        feeds = dict(zip(self._levels, picture.levels, strict=True))
+    def encode(self, sources: Sequence[Floats], boxes: Floats) -> Floats:
+        """Region tokens (N, K, H) of boxes (N, 4) float32 xyxy in [0, 1] of the canvas; N >= 0.
+
+        sources: what one picture gives: the vision encoder's levels, each (1, C, h, w), or, where
+        the card has a [region.picture], the one pixel_values (1, 3, h, w).
+        """
+        feeds = dict(zip(self._sources, sources, strict=True))
         feeds["boxes"] = boxes
         feeds["image_index"] = np.zeros(len(boxes), np.int64)  # (N,), all of the one picture
         tokens: Floats = self._session.run(["region_tokens"], feeds)[0]
@@ -98,3 +106,16 @@ def _check_shape(value: "object", graph: str, expected: tuple[int | None, ...]) 
     if not fits:
         name = value.name  # type: ignore[attr-defined]
         raise BundleError(f"{graph}: {name} is {actual}, the card expects {expected}")
+
+
+def _check_sides(value: "object", graph: str, picture: Preprocessing) -> None:
+    """Height and width of the graph's input may vary; where they do not, they are the card's."""
+    shape = tuple(value.shape)  # type: ignore[attr-defined]
+    fixed = [side for side in shape[2:] if isinstance(side, int)]
+    if picture.fit is Fit.shortest and fixed:
+        raise BundleError(
+            f"{graph}: pixel_values is {shape}, but with fit {picture.fit} the sides vary from "
+            "picture to picture"
+        )
+    sides = (picture.size if isinstance(side, int) else None for side in shape[-2:])
+    _check_shape(value, graph, (None, 3, *sides))

@@ -193,10 +193,10 @@ class Engine:
             return [prompt for _, prompt in group if isinstance(prompt, ItemError)]
         try:
             encoded = self._encode(asked[0][0].picture)
+            regions = [region for request, _ in asked for region in request.regions]
+            tokens = self._encode_regions(asked[0][0].picture, encoded, regions)  # (N, K, H)
         except PictureError as error:
             return [prompt if isinstance(prompt, ItemError) else error for _, prompt in group]
-        regions = [region for request, _ in asked for region in request.regions]
-        tokens = self._encode_regions(asked[0][0].picture, encoded, regions)  # (N, K, H)
         spliced: list[SplicedPrompt | ItemError] = []
         start = 0
         for request, prompt in group:
@@ -220,12 +220,17 @@ class Engine:
         self, picture: Picture | None, encoded: EncodedPicture, regions: Sequence[Region]
     ) -> Floats:
         """Region tokens (N, K, H) of all regions of one picture, in one call."""
-        if self._region is None or not self.bundle.card.prompt.takes_features or not regions:
+        card = self.bundle.card
+        if self._region is None or not card.prompt.takes_features or not regions:
             return np.zeros((len(regions), 0, self._language.hidden_size), np.float32)
         assert picture is not None
-        placement = self.bundle.card.picture.placement(picture.width, picture.height)
+        own_pixels = card.region.picture if card.region else None
+        placement = (own_pixels or card.picture).placement(picture.width, picture.height)
         boxes = np.array([placement.to_model(region.box) for region in regions], np.float32)
-        return self._region.encode(encoded, boxes)  # boxes (N, 4)
+        sources: Sequence[Floats] = encoded.levels
+        if own_pixels:
+            sources = [own_pixels.pixel_values(picture.load())[np.newaxis]]  # (1, 3, h, w)
+        return self._region.encode(sources, boxes)  # boxes (N, 4)
 
 
 def windows(requests: Iterable[Request], batch_size: int) -> Iterator[list[Request]]:

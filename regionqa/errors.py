@@ -25,6 +25,14 @@ class BundleError(RegionQAError, ValueError):
     """A model's folder or card is missing, incomplete or contradicts itself."""
 
 
+class DownloadError(RegionQAError, OSError):
+    """Files of the Hub cannot be fetched, and are not on this machine."""
+
+
+class PublishError(RegionQAError, OSError):
+    """A model cannot be put on the Hub."""
+
+
 class BoxFileError(RegionQAError, ValueError):
     """A file of boxes cannot be read."""
 
@@ -39,6 +47,10 @@ class ExportError(RegionQAError, RuntimeError):
 
 class DataError(RegionQAError, ValueError):
     """Training data is missing or malformed."""
+
+
+class TrainingError(RegionQAError, RuntimeError):
+    """A training run cannot go on; what it had saved is kept."""
 
 
 class ItemError(RegionQAError, ValueError):

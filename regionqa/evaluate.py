@@ -14,9 +14,7 @@ from regionqa.engine import Engine
 from regionqa.errors import DataError
 from regionqa.images import open_picture
 from regionqa.regions import clip_all
-from regionqa.requests import Request
-
-QUESTION = "what is this?"
+from regionqa.requests import NAMING_QUESTION, Request
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def requests(boxfile: BoxFile, folder: Path, smallest: float) -> Iterator[Reques
         for written in boxfile.boxes_for(name) or ():
             region = written.resolve(*size)
             if region.label and min(region.box.width, region.box.height) >= smallest:
-                yield Request(name, QUESTION, clip_all((region,), *size)[0], picture)
+                yield Request(name, NAMING_QUESTION, clip_all((region,), *size)[0], picture)
 
 
 def class_names(boxfile: BoxFile) -> list[str]:

@@ -1,4 +1,4 @@
-"""Fitting a picture to a model's square, and carrying boxes there and back.
+"""Fitting a picture to what a model looks at, and carrying boxes there and back.
 
 What a model wants of its pictures stands in its card as `Preprocessing`. This module does not know
 where pictures come from.
@@ -18,16 +18,19 @@ from regionqa.regions import Box
 
 
 class Fit(StrEnum):
-    """How a picture that is not square becomes the model's square.
+    """How a picture becomes what the model looks at: a square, or with shortest a rectangle.
 
     pad keeps the aspect ratio, with the picture at the top left: then one factor takes pixels to
     the square and nothing is added to them.
+    crop keeps it too: the shorter side fills the square, and of the longer one the middle is seen.
+    shortest keeps it without a square: the shorter side becomes `size`, unless the longer one
+    would exceed `longest`.
     """
 
     squash = "squash"
     pad = "pad"
     crop = "crop"
-    """The shortest side becomes the square's, and the middle is kept."""
+    shortest = "shortest"
 
 
 class Resample(StrEnum):
@@ -39,82 +42,128 @@ class Resample(StrEnum):
 
 @dataclass(frozen=True)
 class Placement:
-    """How a picture was fitted to the model's square, and both directions of the change."""
+    """How a picture was fitted to the model's canvas, and both directions of the change.
+
+    The canvas is what the model looks at: the square, or with `Fit.shortest` the resized picture.
+    """
 
     width: int
     """The picture's, in pixels as displayed."""
     height: int
     """The picture's, in pixels as displayed."""
     size: int
-    """The square's side in pixels."""
+    """The square's side in pixels, or with shortest the shorter side's."""
     fit: Fit
+    longest: int | None = None
+    """With shortest, what the longer side may not exceed; None: anything."""
 
     @property
-    def covered(self) -> tuple[int, int]:
-        """Width and height in pixels of the part of the square that the picture covers."""
+    def resized(self) -> tuple[int, int]:
+        """Width and height in pixels that the whole picture is resized to."""
+        short, long = sorted((self.width, self.height))
         if self.fit is Fit.squash:
             return self.size, self.size
-        if self.fit is Fit.crop:
-            short = min(self.width, self.height)
-            return self.size * self.width // short, self.size * self.height // short
-        scale = self.size / max(self.width, self.height)
-        return max(1, round(self.width * scale)), max(1, round(self.height * scale))
+        if self.fit is Fit.pad:
+            scale = self.size / long
+            return max(1, round(self.width * scale)), max(1, round(self.height * scale))
+        if self.fit is Fit.crop:  # rounded down, as CLIP's processor does
+            sides = (self.size, int(self.size * long / short))
+        else:
+            sides = shortest_sides(short, long, self.size, self.longest)
+        return sides if self.width <= self.height else (sides[1], sides[0])
 
     @property
-    def cut(self) -> tuple[int, int]:
-        """Pixels of the resized picture that are cut off at its left and its top."""
-        across, down = self.covered
-        return max(0, across - self.size) // 2, max(0, down - self.size) // 2
+    def canvas(self) -> tuple[int, int]:
+        """Width and height in pixels of what the model looks at."""
+        return self.resized if self.fit is Fit.shortest else (self.size, self.size)
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """x and y of the canvas' top left corner in the resized picture, in pixels."""
+        if self.fit is not Fit.crop:
+            return 0, 0
+        across, down = self.resized
+        return (across - self.size) // 2, (down - self.size) // 2
 
     def to_model(self, box: Box) -> tuple[float, float, float, float]:
-        """The box as xyxy in [0, 1] of the square, where it is inside the picture."""
+        """The box as xyxy in [0, 1] of the canvas, where it is inside the picture.
+
+        With crop it is cut to what the model sees. A box of which nothing is seen is left with no
+        width or no height, at the border it lies behind.
+        """
         x0, y0, x1, y1 = box.xyxy
-        across, down = self.covered
-        left, top = self.cut
-        if left or top:
-            return (
-                (x0 * across / self.width - left) / self.size,
-                (y0 * down / self.height - top) / self.size,
-                (x1 * across / self.width - left) / self.size,
-                (y1 * down / self.height - top) / self.size,
-            )
+        (across, down), (wide, high), (left, top) = self.resized, self.canvas, self.offset
         # multiplied first, so that the picture's far edge divides to exactly 1
-        return (
-            x0 * across / self.width / self.size,
-            y0 * down / self.height / self.size,
-            x1 * across / self.width / self.size,
-            y1 * down / self.height / self.size,
+        placed = (
+            (x0 * across / self.width - left) / wide,
+            (y0 * down / self.height - top) / high,
+            (x1 * across / self.width - left) / wide,
+            (y1 * down / self.height - top) / high,
         )
+        if self.fit is not Fit.crop:
+            return placed
+        x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in placed)
+        return x0, y0, x1, y1
 
     def to_picture(self, xyxy: Sequence[float]) -> Box:
-        """The box in the picture's pixels for xyxy in [0, 1] of the square."""
+        """The box in the picture's pixels for xyxy in [0, 1] of the canvas.
+
+        BoxError where it has no area, as a box has of which crop shows nothing.
+        """
         x0, y0, x1, y1 = xyxy
-        across, down = self.covered
-        left, top = self.cut
+        (across, down), (wide, high), (left, top) = self.resized, self.canvas, self.offset
         return Box(
-            (x0 * self.size + left) * self.width / across,
-            (y0 * self.size + top) * self.height / down,
-            (x1 * self.size + left) * self.width / across,
-            (y1 * self.size + top) * self.height / down,
+            (x0 * wide + left) * self.width / across,
+            (y0 * high + top) * self.height / down,
+            (x1 * wide + left) * self.width / across,
+            (y1 * high + top) * self.height / down,
         )
+
+
+def shortest_sides(short: int, long: int, size: int, longest: int | None) -> tuple[int, int]:
+    """Shorter and longer side of a picture resized with `Fit.shortest`, in whole pixels.
+
+    The rule of detectron2's ResizeShortestEdge, which RegionCLIP and so PVIT use.
+    """
+    sides = (float(size), size / short * long)
+    if longest is not None and sides[1] > longest:
+        shrink = longest / sides[1]
+        sides = (sides[0] * shrink, sides[1] * shrink)
+    return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
+
+
+ELONGATED = 16
+"""A picture this many times as long as it is wide is cropped before it is resized, not after."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants of its pictures: the card's [picture] table. BundleError where unsound."""
+    """What a model wants of its pictures: a card's [picture] or [region.picture] table.
+
+    BundleError where unsound.
+    """
 
     size: int
-    """The square's side in pixels."""
+    """The square's side in pixels, or with shortest the shorter side's."""
     fit: Fit
     resample: Resample
     mean: tuple[float, float, float]
     """Of red, green and blue in [0, 1]."""
     std: tuple[float, float, float]
     """Of red, green and blue in [0, 1]."""
+    longest: int | None = None
+    """With shortest, what the longer side may not exceed, in pixels; with no other fit."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise BundleError(f"[picture] size is {self.size}; a number of pixels is expected")
+        if (self.longest is not None) != (self.fit is Fit.shortest):
+            raise BundleError(
+                f"[picture] fit is {self.fit} and longest is {self.longest}; "
+                "longest goes with shortest, and with no other fit"
+            )
+        if self.longest is not None and self.longest < self.size:
+            raise BundleError(f"[picture] longest is {self.longest}, below size, {self.size}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise BundleError(
                 f"[picture] mean is {self.mean} and std is {self.std}; each needs three numbers, "
@@ -122,25 +171,35 @@ class Preprocessing:
             )
 
     def placement(self, width: int, height: int) -> Placement:
-        """How a picture of this size is fitted to the square."""
-        return Placement(width, height, self.size, self.fit)
+        """How a picture of this size is fitted to the canvas."""
+        return Placement(width, height, self.size, self.fit, self.longest)
 
     def pixel_values(self, image: Image.Image) -> NDArray[np.float32]:
         """The picture as the model sees it.
 
-        Returns float32 (3, size, size): (value / 255 - mean) / std, and 0, which is the mean
-        colour, in the part that the picture does not cover.
+        Returns float32 (3, size, size), or (3, h, w) with shortest: (value / 255 - mean) / std,
+        and 0, which is the mean colour, in the part that the picture does not cover.
         """
         placement = self.placement(*image.size)
-        across, down = placement.covered
+        wide, high = placement.canvas
+        seen = (
+            np.asarray(self._seen(as_rgb(image), placement), np.float32) / 255
+        )  # (down, across, 3)
+        values = (seen - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        canvas = np.zeros((3, high, wide), np.float32)
+        canvas[:, : len(values), : values.shape[1]] = values.transpose(2, 0, 1)
+        return canvas
+
+    def _seen(self, image: Image.Image, placement: Placement) -> Image.Image:
+        """The picture resized, and with crop cut to the square."""
         resample = Image.Resampling[self.resample.name.upper()]
-        resized = as_rgb(image).resize((across, down), resample)
-        if self.fit is Fit.crop:
-            left, top = placement.cut
-            across = down = self.size
-            resized = resized.crop((left, top, left + across, top + down))
-        values = np.asarray(resized, np.float32) / 255  # (down, across, 3)
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        square = np.zeros((3, self.size, self.size), np.float32)
-        square[:, :down, :across] = values.transpose(2, 0, 1)
-        return square
+        if placement.fit is not Fit.crop:
+            return image.resize(placement.resized, resample)
+        left, top = placement.offset
+        if max(placement.resized) <= ELONGATED * self.size:
+            resized = image.resize(placement.resized, resample)
+            return resized.crop((left, top, left + self.size, top + self.size))
+        # the same but for rounding; resized whole, a line of pixels could fill the memory
+        return image.resize(
+            (self.size, self.size), resample, box=placement.to_picture((0, 0, 1, 1)).xyxy
+        )

@@ -49,12 +49,21 @@ class PromptRules:
     """Put before a question that does not name all its regions; `{regions}` are the unnamed."""
     separator: str = " "
     """Stands between regions in the introduction."""
+    answer: str = "{answer}"
+    """How an answer stands between its prompt and the stop that ends it; a tokenizer may want a
+    space before it."""
+    turn: str | None = None
+    """What follows a finished answer and its stop, up to the next answer; holds `{question}`. None:
+    the model knows one question at a time."""
 
     def __post_init__(self) -> None:
         _check(self.template, "template", {"image", "question"}, required={"image", "question"})
         names = [name for _, name in _parse(self.template) if name]
         if names.index("image") > names.index("question") or names.count("image") > 1:
             raise ValueError("prompt template: {image} must stand once, and before {question}")
+        _check(self.answer, "answer", {"answer"}, required={"answer"})
+        if self.turn is not None:
+            _check(self.turn, "turn", {"question"}, required={"question"})
         known = {"region", "number", "x0", "y0", "x1", "y1"}
         _check(self.region, "region", known)
         _check(self.again or "", "again", known)
@@ -143,24 +152,61 @@ def render(
     where they stand in the rules (never where the user wrote them).
     Raises QuestionError where the question names a region that was not given.
     """
-    pieces: list[Piece] = []
-    for literal, name in _parse(rules.template):
-        pieces += _trusted(literal, special)
-        if name == "image":
-            pieces.append(ImageSlot())
-        elif name == "question":
-            pieces += _question(rules, question, boxes, special)
-    return _merge(pieces)
+    return render_conversation(rules, [question], boxes, special)[0]
+
+
+def render_conversation(
+    rules: PromptRules,
+    questions: Sequence[str],
+    boxes: Sequence[Fractions],
+    special: Sequence[str] = (),
+) -> list[list[Piece]]:
+    """Pieces before every answer of a conversation: the first prompt, then what each turn adds.
+
+    Regions that no question names are introduced before the first. Arguments and errors as of
+    `render`; QuestionError too where the rules know one question at a time and several are asked.
+    """
+    if len(questions) > 1 and rules.turn is None:
+        raise QuestionError("this model knows one question at a time; ask each on its own")
+    for question in questions:
+        _check_question(question, len(boxes))
+    named = {int(digits) for question in questions for digits in REFERENCE.findall(question)}
+    unnamed = [number for number in range(1, len(boxes) + 1) if number not in named]
+    seen: set[int] = set()
+    turns = []
+    for position, question in enumerate(questions):
+        pieces: list[Piece] = []
+        for literal, name in _parse(rules.turn or "" if position else rules.template):
+            pieces += _trusted(literal, special)
+            if name == "image":
+                pieces.append(ImageSlot())
+            elif name == "question":
+                pieces += _introduction(rules, [] if position else unnamed, boxes, special)
+                pieces += _question(rules, question, boxes, seen, special)
+        turns.append(_merge(pieces))
+    return turns
+
+
+def render_answer(rules: PromptRules, answer: str) -> str:
+    """The answer as it stands after its prompt; regions it names become words."""
+    words = REFERENCE.sub(lambda reference: f"region {reference[1]}", answer.strip())
+    return rules.answer.format(answer=words)
 
 
 def tokenize(
-    pieces: Sequence[Piece], tokenizer: Tokenizer, image_tokens: int, region_tokens: int
+    pieces: Sequence[Piece],
+    tokenizer: Tokenizer,
+    image_tokens: int,
+    region_tokens: int,
+    start: bool = True,
 ) -> Prompt:
-    """Ids and slots of rendered pieces; a slot takes as many positions as the card says."""
+    """Ids and slots of rendered pieces; a slot takes as many positions as the card says.
+
+    start: whether they open the prompt, as all do but the later turns of a conversation.
+    """
     ids: list[int] = []
     image_start, shared = 0, 0
     region_starts: list[tuple[int, int]] = []
-    start = True  # until a text or a slot: special tokens first are those a tokenizer would add
     for piece in pieces:
         match piece:
             case Text(text):
@@ -173,31 +219,45 @@ def tokenize(
             case RegionSlot(index):
                 region_starts.append((len(ids), index))
                 ids += [0] * region_tokens
+        # special tokens that stand first are those that a tokenizer would add by itself
         start = start and isinstance(piece, Special)
     return Prompt(tuple(ids), image_start, tuple(region_starts), shared)
 
 
-def _question(
-    rules: PromptRules, question: str, boxes: Sequence[Fractions], special: Sequence[str]
-) -> list[Piece]:
-    """The question with its references replaced, and the regions it does not name before it."""
+def _check_question(question: str, regions: int) -> None:
+    """QuestionError where it is empty or names a region that was not given."""
     if not question.strip():
         raise QuestionError("the question is empty")
-    written: list[str] = REFERENCE.findall(question)
-    for digits in written:
-        if len(digits) > LONGEST_NUMBER or not 1 <= int(digits) <= len(boxes):
-            given = "1 region was" if len(boxes) == 1 else f"{len(boxes)} regions were"
+    for digits in REFERENCE.findall(question):
+        if len(digits) > LONGEST_NUMBER or not 1 <= int(digits) <= regions:
+            given = "1 region was" if regions == 1 else f"{regions} regions were"
             raise QuestionError(f"the question names <region{digits}>, but {given} given")
+
+
+def _introduction(
+    rules: PromptRules, unnamed: Sequence[int], boxes: Sequence[Fractions], special: Sequence[str]
+) -> list[Piece]:
+    """The regions that no question names."""
     pieces: list[Piece] = []
-    named = {int(digits) for digits in written}
-    unnamed = [number for number in range(1, len(boxes) + 1) if number not in named]
-    if unnamed and rules.region:
-        for literal, name in _parse(rules.introduction):
-            pieces += _trusted(literal, special)
-            for position, number in enumerate(unnamed if name else []):
-                pieces += _trusted(rules.separator if position else "", special)
-                pieces += _region(rules.region, number, boxes[number - 1], special)
-    seen: set[int] = set()
+    if not unnamed or not rules.region:
+        return pieces
+    for literal, name in _parse(rules.introduction):
+        pieces += _trusted(literal, special)
+        for position, number in enumerate(unnamed if name else []):
+            pieces += _trusted(rules.separator if position else "", special)
+            pieces += _region(rules.region, number, boxes[number - 1], special)
+    return pieces
+
+
+def _question(
+    rules: PromptRules,
+    question: str,
+    boxes: Sequence[Fractions],
+    seen: set[int],
+    special: Sequence[str],
+) -> list[Piece]:
+    """The question with its references replaced; `seen`: numbers named so far, added to."""
+    pieces: list[Piece] = []
     for position, part in enumerate(REFERENCE.split(question.strip())):
         if position % 2 == 0:
             pieces.append(Text(part))

@@ -9,6 +9,9 @@ from regionqa.errors import ItemError
 from regionqa.images import Picture
 from regionqa.regions import Region
 
+NAMING_QUESTION = "what is this?"
+"""What is asked of a box whose only known truth is its class, in training as in evaluation."""
+
 
 @dataclass(frozen=True)
 class Request:

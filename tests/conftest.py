@@ -5,11 +5,14 @@
 
 import io
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hubserver import Hub
 from PIL import Image
 
 from regionqa.bundles import Bundle, find_bundle
@@ -81,3 +84,43 @@ def photos(tmp_path: Path, skimage_photos: Path) -> Iterator[Path]:
         with Image.open(skimage_photos / f"{source}.png") as image:
             image.convert("RGB").reduce(2).save(folder / f"{name}.jpg")
     yield folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in for the Hub, with the real client pointed at it and an empty cache.
+
+    In this process the client has read its settings long ago, so they are put in their places; a
+    subprocess reads them from its environment, as a user's does.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    server = Hub()
+    home = tmp_path / "hf-home"
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE",
+                 "HF_HUB_CACHE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    # Xet, the Hub's newer way to store files, needs servers of its own
+    for name, value in (("HF_ENDPOINT", server.url), ("HF_HOME", home), ("HF_HUB_DISABLE_XET", 1)):
+        monkeypatch.setenv(name, str(value))
+    settings = {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HOME": str(home),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }
+    for name, setting in settings.items():
+        monkeypatch.setattr(constants, name, setting)
+    # it waits seconds before it tries again
+    hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    for module in ("file_download", "utils._http"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", hurried)
+    huggingface_hub.close_session()  # an older one may go through a proxy
+    yield server
+    huggingface_hub.close_session()
+    server.down()

@@ -16,6 +16,7 @@ from regionqa.prompts import RegionInput
 
 Table = dict[str, Any]
 ABSENT = object()
+OUTSIDE = ["../other", "/etc", "llm/../../x", "a\\..\\b", "C:x", "a\0b", ""]
 
 
 @pytest.fixture
@@ -154,15 +155,66 @@ def test_a_list_of_the_wrong_length(path: Path, table: Table, values: list[float
         ("prompt.template", "{question}", "{image} is missing"),
         ("prompt.template", "{image}{question", "prompt template"),
         ("max_regions", 0, "max_regions is 0, not above 0"),
-        ("region", ABSENT, "so [region] and vision.levels must be given"),
-        ("vision.levels", [], "so [region] and vision.levels must be given"),
-        ("vision.levels", ABSENT, "so [region] and vision.levels must be given"),
+        ("region", ABSENT, "so [region] must be given, and either vision.levels or "),
+        ("vision.levels", [], "so [region] must be given, and either vision.levels or "),
+        ("vision.levels", ABSENT, "so [region] must be given, and either vision.levels or "),
     ],
 )
 def test_a_card_that_contradicts_itself(
     path: Path, table: Table, key: str, value: object, message: str
 ) -> None:
     assert message in refused(written(path, table, key, value))
+
+
+def own_pixels(table: Table, **changes: object) -> Table:
+    """The card of a region encoder with pixels of its own, at PVIT's size."""
+    table = deepcopy(table)
+    table["vision"]["levels"] = []
+    table["region"]["picture"] = {
+        **table["picture"], "size": 800, "fit": "shortest", "longest": 1333, **changes,
+    }  # fmt: skip
+    return table
+
+
+def test_a_region_encoder_with_pixels_of_its_own(path: Path, table: Table) -> None:
+    card = read_card(written(path, own_pixels(table)))
+    assert card.region is not None
+    assert card.region.picture is not None
+    assert card.region.picture.fit is Fit.shortest
+    assert (card.region.picture.size, card.region.picture.longest) == (800, 1333)
+    assert card.picture.longest is None
+    squash = own_pixels(table, size=384, fit="squash")
+    del squash["region"]["picture"]["longest"]
+    squashed = read_card(written(path, squash)).region
+    assert squashed and squashed.picture and squashed.picture.fit is Fit.squash
+
+
+def test_a_region_encoder_reads_one_thing(path: Path, table: Table) -> None:
+    both = own_pixels(table)
+    both["vision"]["levels"] = ["level0"]
+    assert "both vision.levels and [region.picture] are given" in refused(written(path, both))
+
+
+def test_a_vision_encoder_looks_at_squares(path: Path, table: Table) -> None:
+    table["picture"] |= {"fit": "shortest", "longest": 600}
+    assert "only [region.picture] can be so" in refused(written(path, table))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fit": "squash"}, "fit is squash and longest is 1333; longest goes with shortest"),
+        ({"longest": 799}, "longest is 799, below size, 800"),
+        ({"longest": 1333.5}, ": longest: 1333.5 is not of type int"),
+        ({"shortest": 800}, ": unknown key 'shortest'"),
+    ],
+)
+def test_an_unsound_size_of_own_pixels(
+    path: Path, table: Table, changes: Table, message: str
+) -> None:
+    said = refused(written(path, own_pixels(table, **changes)))
+    assert said.startswith(": region: picture: ")
+    assert message in said
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"not toml at all", b"\xff\xfe\x00", b"{}"])
@@ -191,3 +243,25 @@ def test_a_card_is_checked_however_it_is_made(starter: Bundle) -> None:
         ModelCard(
             "mine", "1", "", card.picture, card.vision, card.language, card.prompt, region=None
         )
+
+
+@pytest.mark.parametrize("key", ["vision.graph", "region.graph", "language.folder"])
+@pytest.mark.parametrize("value", OUTSIDE)
+def test_a_card_names_files_of_its_own_folder_only(
+    path: Path, table: Table, key: str, value: str
+) -> None:
+    line = refused(written(path, table, key, value))
+    outer = key.partition(".")[0]
+    assert line == f": {outer}: {value!r} is no path inside the model's folder"
+
+
+@pytest.mark.parametrize("value", ["../other", "/etc/passwd", "llm/../../x", "."])
+def test_listed_files_are_in_the_cards_folder(path: Path, table: Table, value: str) -> None:
+    table["files"][0]["path"] = value
+    line = refused(written(path, table))
+    assert line == f": files: {value!r} is no path inside the model's folder"
+
+
+@pytest.mark.parametrize("value", ["vision..v2.onnx", "a/b/c.onnx", "ümlaut.onnx"])
+def test_unusual_names_are_let_through(path: Path, table: Table, value: str) -> None:
+    assert read_card(written(path, table, "vision.graph", value)).vision.graph == value

@@ -27,6 +27,11 @@ OPTIONS = {
     ("models",): ("--help",),
     ("models", "list"): ("--debug", "--help"),
     ("models", "show"): ("--debug", "--help"),
+    ("data",): ("--help",),
+    ("data", "check"): ("--images", "--show", "--draw", "--out", "--debug", "--help"),
+    ("data", "convert"): ("--out", "--images", "--skip-bad", "--debug", "--help"),
+    ("download",): ("--revision", "--dry-run", "--debug", "--help"),
+    ("export",): ("--push", "--private", "--out", "--debug", "--help"),
     ("doctor",): ("--model", "--debug", "--help"),
     ("demo",): ("--out", "--model", "--device", "--debug", "--help"),
 }

@@ -347,3 +347,20 @@ def test_a_drawing_that_fails_leaves_what_stood_there(tmp_path: Path) -> None:
         save_drawing(Image.new("RGB", (1, 16_384)), path)  # one more than WebP holds
     assert path.read_text() == "what stood here before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_answers_name_regions_by_the_numbers_of_the_drawing() -> None:
+    first, second = (10, 10, 90, 90), (200, 100, 300, 300)
+    for text, drawn in (("see <region1>.", "see [2]."), ("see <region2>.", "see <region2>.")):
+        written, expected = (
+            draw_answers(plain(), [answer("a dog.", first), answer(said, second)])
+            for said in (text, drawn)
+        )
+        assert np.array_equal(np.asarray(written), np.asarray(expected))
+
+
+def test_every_question_is_shown_where_asked_for() -> None:
+    box = (10, 10, 90, 90)
+    with_question = draw_answers(plain(), [answer("a dog.", box)], questions=True)
+    written_out = draw_answers(plain(), [answer("what is this? -> a dog.", box)])
+    assert np.array_equal(np.asarray(with_question), np.asarray(written_out))

@@ -112,7 +112,7 @@ def test_a_box_becomes_tokens_as_wide_as_those_of_the_picture(
     boxes: Floats,
     starter: Bundle,
 ) -> None:
-    tokens = region.encode(encoded, boxes)
+    tokens = region.encode(encoded.levels, boxes)
     assert starter.card.region is not None
     assert tokens.shape == (len(boxes), starter.card.region.tokens, region.hidden_size)
     assert region.hidden_size == vision.hidden_size
@@ -124,10 +124,10 @@ def test_a_box_becomes_tokens_as_wide_as_those_of_the_picture(
 def test_many_boxes_at_once_are_the_same_as_one_by_one(
     region: RegionEncoder, encoded: EncodedPicture, boxes: Floats
 ) -> None:
-    together = region.encode(encoded, boxes)
-    alone = [region.encode(encoded, boxes[row : row + 1]) for row in range(len(boxes))]
+    together = region.encode(encoded.levels, boxes)
+    alone = [region.encode(encoded.levels, boxes[row : row + 1]) for row in range(len(boxes))]
     same(together, np.concatenate(alone))
-    backwards = region.encode(encoded, np.ascontiguousarray(boxes[::-1]))
+    backwards = region.encode(encoded.levels, np.ascontiguousarray(boxes[::-1]))
     same(together, backwards[::-1])
 
 
@@ -135,7 +135,7 @@ def test_no_boxes_give_no_tokens(
     region: RegionEncoder, encoded: EncodedPicture, starter: Bundle
 ) -> None:
     assert starter.card.region is not None
-    tokens = region.encode(encoded, np.zeros((0, 4), np.float32))
+    tokens = region.encode(encoded.levels, np.zeros((0, 4), np.float32))
     assert tokens.shape == (0, starter.card.region.tokens, region.hidden_size)
 
 
@@ -143,7 +143,7 @@ def test_a_region_is_seen_in_its_own_picture(
     region: RegionEncoder, vision: VisionEncoder, pixels: Floats, boxes: Floats
 ) -> None:
     first, second, _ = vision.encode(pixels)
-    assert differ(region.encode(first, boxes), region.encode(second, boxes))
+    assert differ(region.encode(first.levels, boxes), region.encode(second.levels, boxes))
 
 
 # -- the card --------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The path from requests to answers: order, batches, what is computed once, what fails alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +125,9 @@ def test_a_picture_is_encoded_once_and_its_regions_in_one_call(
         seen.append(len(pixel_values))
         return encode(self, pixel_values)
 
-    def counting_regions(self: RegionEncoder, picture: EncodedPicture, boxes: Floats) -> Floats:
+    def counting_regions(self: RegionEncoder, sources: Sequence[Floats], boxes: Floats) -> Floats:
         cut.append(len(boxes))
-        return encode_regions(self, picture, boxes)
+        return encode_regions(self, sources, boxes)
 
     monkeypatch.setattr(VisionEncoder, "encode", counting)
     monkeypatch.setattr(RegionEncoder, "encode", counting_regions)

@@ -5,7 +5,7 @@ import socket
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
-from regionqa.errors import BundleError, PictureError
+from regionqa.errors import BoxError, BundleError, PictureError
 from regionqa.images import MAX_PIXELS, Picture, open_picture, picture_of
 from regionqa.placement import Fit, Placement, Preprocessing, Resample
 from regionqa.regions import Box
@@ -481,15 +481,22 @@ def test_pictures_in_memory_of_a_size_that_is_refused(monkeypatch: pytest.Monkey
 # Placement
 
 SIDES = st.integers(1, 5000)
-PLACEMENTS = st.builds(
-    Placement, width=SIDES, height=SIDES, size=st.integers(1, 1024), fit=st.sampled_from(Fit)
-)
+UNCUT = [fit for fit in Fit if fit is not Fit.crop]
+"""Ways in which the whole picture is seen."""
 
 
 @st.composite
-def placed_boxes(draw: st.DrawFn) -> tuple[Placement, Box]:
+def placements(draw: st.DrawFn, fits: Sequence[Fit] = tuple(Fit)) -> Placement:
+    """A placement of any picture."""
+    size, fit = draw(st.integers(1, 1024)), draw(st.sampled_from(fits))
+    longest = size + draw(st.integers(0, 2000)) if fit is Fit.shortest else None
+    return Placement(draw(SIDES), draw(SIDES), size, fit, longest)
+
+
+@st.composite
+def placed_boxes(draw: st.DrawFn, fits: Sequence[Fit] = tuple(Fit)) -> tuple[Placement, Box]:
     """A placement and a box inside its picture."""
-    placement = draw(PLACEMENTS)
+    placement = draw(placements(fits))
     corners: list[tuple[float, float]] = []
     for side in (placement.width, placement.height):
         start = draw(st.floats(0, side - 0.5))
@@ -498,8 +505,8 @@ def placed_boxes(draw: st.DrawFn) -> tuple[Placement, Box]:
     return placement, Box(x0, y0, x1, y1)
 
 
-@given(placed_boxes())
-def test_a_box_comes_back_from_the_square(case: tuple[Placement, Box]) -> None:
+@given(placed_boxes(UNCUT))
+def test_a_box_comes_back_from_the_canvas(case: tuple[Placement, Box]) -> None:
     placement, box = case
     there = placement.to_model(box)
     assert all(0 <= value <= 1 for value in there)
@@ -507,8 +514,25 @@ def test_a_box_comes_back_from_the_square(case: tuple[Placement, Box]) -> None:
     assert placement.to_picture(there).xyxy == pytest.approx(box.xyxy, rel=1e-6, abs=1e-6)
 
 
+@given(placed_boxes([Fit.crop]))
+def test_of_a_box_what_is_seen_comes_back_from_a_crop(case: tuple[Placement, Box]) -> None:
+    placement, box = case
+    there = placement.to_model(box)
+    assert all(0 <= value <= 1 for value in there)
+    window = placement.to_picture((0, 0, 1, 1))
+    x0, y0 = max(box.x0, window.x0), max(box.y0, window.y0)
+    x1, y1 = min(box.x1, window.x1), min(box.y1, window.y1)
+    if x1 - x0 > 1e-3 and y1 - y0 > 1e-3:
+        back = placement.to_picture(there).xyxy
+        assert back == pytest.approx((x0, y0, x1, y1), rel=1e-6, abs=1e-6)
+    elif x1 < x0 - 1e-3 or y1 < y0 - 1e-3:  # wholly outside
+        assert there[0] == there[2] in (0, 1) or there[1] == there[3] in (0, 1)
+        with pytest.raises(BoxError, match="has no area"):
+            placement.to_picture(there)
+
+
 @given(placed_boxes(), st.floats(0.01, 1))
-def test_a_larger_box_is_larger_in_the_square(case: tuple[Placement, Box], part: float) -> None:
+def test_a_larger_box_is_larger_in_the_canvas(case: tuple[Placement, Box], part: float) -> None:
     placement, box = case
     smaller = Box(
         box.x0, box.y0, box.x0 + max(part * box.width, 0.01), box.y0 + max(part * box.height, 0.01)
@@ -518,19 +542,65 @@ def test_a_larger_box_is_larger_in_the_square(case: tuple[Placement, Box], part:
     assert inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
-@given(PLACEMENTS)
-def test_the_whole_picture_is_the_covered_part(placement: Placement) -> None:
-    across, down = placement.covered
+@given(placements())
+def test_the_whole_picture_fills_what_its_fit_says(placement: Placement) -> None:
+    across, down = placement.resized
+    wide, high = placement.canvas
     whole = placement.to_model(Box(0, 0, placement.width, placement.height))
-    assert whole == (0, 0, across / placement.size, down / placement.size)
-    assert max(across, down) == placement.size
-    if placement.fit is Fit.squash:
+    if placement.fit is Fit.pad:
+        assert whole == (0, 0, across / placement.size, down / placement.size)
+        assert max(across, down) == placement.size
+    else:
         assert whole == (0, 0, 1, 1)
+    if placement.fit is Fit.shortest:
+        assert (wide, high) == (across, down)
+        assert placement.longest and max(wide, high) <= placement.longest
+        assert min(wide, high) <= placement.size
+        assert placement.size == min(wide, high) or placement.longest == max(wide, high)
+    else:
+        assert wide == high == placement.size
 
 
 def test_padding_stands_right_and_below() -> None:
     assert Placement(200, 100, 50, Fit.pad).to_model(Box(100, 50, 200, 100)) == (0.5, 0.25, 1, 0.5)
     assert Placement(100, 200, 50, Fit.pad).to_model(Box(50, 100, 100, 200)) == (0.25, 0.5, 0.5, 1)
+
+
+def test_a_crop_shows_the_middle() -> None:
+    wide, high = Placement(200, 100, 50, Fit.crop), Placement(100, 200, 50, Fit.crop)
+    assert wide.to_model(Box(50, 0, 100, 100)) == (0, 0, 0.5, 1)
+    assert high.to_model(Box(0, 100, 50, 200)) == (0, 0.5, 0.5, 1), "cut where the model is blind"
+    assert wide.to_model(Box(0, 10, 40, 60)) == (0, 0.1, 0, 0.6), "no width, at the left border"
+    assert wide.to_model(Box(160, 10, 190, 60)) == (1, 0.1, 1, 0.6)
+    # the other side is rounded down, and so is the crop's corner
+    odd = Placement(640, 481, 224, Fit.crop)
+    assert (odd.resized, odd.offset) == ((298, 224), (37, 0))
+    assert Placement(100, 103, 100, Fit.crop).offset == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "down", "across"),
+    [
+        # shorter side 800, longer at most 1333: what PVIT's own resizing gave
+        (480, 640, 800, 1067),
+        (640, 480, 1067, 800),
+        (427, 640, 800, 1199),
+        (333, 500, 800, 1201),
+        (224, 224, 800, 800),
+        (200, 900, 296, 1333),
+        (900, 200, 1333, 296),
+        (3000, 4000, 800, 1067),
+        (800, 1333, 800, 1333),
+        (801, 1335, 800, 1333),
+        (100, 167, 798, 1333),
+        (64, 49, 1045, 800),
+    ],
+)
+def test_the_shortest_side_rules_unless_the_longest_would_be_too_long(
+    height: int, width: int, down: int, across: int
+) -> None:
+    placement = Placement(width, height, 800, Fit.shortest, 1333)
+    assert placement.resized == placement.canvas == (across, down)
 
 
 # Preprocessing
@@ -539,7 +609,8 @@ MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.2, 0.1)
 
 
 def preprocessing(size: int, fit: Fit, resample: Resample = Resample.bilinear) -> Preprocessing:
-    return Preprocessing(size, fit, resample, MEAN, STD)
+    longest = 2 * size if fit is Fit.shortest else None
+    return Preprocessing(size, fit, resample, MEAN, STD, longest)
 
 
 def test_pixel_values_by_hand() -> None:
@@ -573,16 +644,58 @@ def test_squash_fills_the_square() -> None:
     assert np.allclose(values, np.reshape((1 - np.array(MEAN)) / STD, (3, 1, 1)))
 
 
-def test_a_box_marks_the_same_pixels_in_the_picture_and_in_the_square() -> None:
+@pytest.mark.parametrize("resample", list(Resample))
+@pytest.mark.parametrize("size", [(40, 24), (24, 40), (30, 30), (5000, 1), (3, 400)])
+def test_shortest_is_the_resized_picture_and_nothing_else(
+    size: tuple[int, int], resample: Resample
+) -> None:
+    model = preprocessing(32, Fit.shortest, resample)
+    image = photo(*size)
+    values = model.pixel_values(image)
+    across, down = model.placement(*size).canvas
+    assert values.shape == (3, down, across)
+    resized = image.resize((across, down), Image.Resampling[resample.name.upper()])
+    expected = (np.asarray(resized) / 255 - MEAN) / STD
+    assert np.allclose(values, expected.transpose(2, 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(97, 61), (61, 97), (40, 40), (200, 13), (20, 31)])
+def test_crop_is_what_the_processor_of_clip_does(size: tuple[int, int]) -> None:
+    processor = pytest.importorskip("transformers").image_processing_backends.PilBackend
+    image = noise(*size)
+    values = preprocessing(32, Fit.crop, Resample.bicubic).pixel_values(image)
+    expected = processor(
+        do_resize=True, size={"shortest_edge": 32}, default_to_square=False,
+        resample=Image.Resampling.BICUBIC, do_center_crop=True, crop_size=32,
+        do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
+        image_mean=MEAN, image_std=STD,
+    )(image)["pixel_values"][0]  # fmt: skip
+    assert np.allclose(values, expected, atol=1e-4)
+
+
+def test_a_long_strip_is_cropped_without_filling_the_memory() -> None:
+    strip = np.zeros((2, 1_000_000, 3), np.uint8)
+    strip[:, 500_000:] = 255
+    values = preprocessing(32, Fit.crop).pixel_values(Image.fromarray(strip))
+    black, white = (np.reshape((level - np.array(MEAN)) / STD, (3, 1)) for level in (0, 1))
+    assert np.allclose(values[:, :, 0], black)
+    assert np.allclose(values[:, :, -1], white)
+
+
+def test_a_box_marks_the_same_pixels_in_the_picture_and_in_the_canvas() -> None:
     box = Box(40, 20, 80, 60)
     image = Image.new("RGB", (160, 80), "black")
     image.paste(WHITE, (40, 20, 80, 60))
     for fit in Fit:
         model = preprocessing(40, fit)
-        x0, y0, x1, y1 = (round(v * 40) for v in model.placement(*image.size).to_model(box))
+        placement = model.placement(*image.size)
+        across, down = placement.canvas
+        sides = (across, down, across, down)
+        placed = zip(placement.to_model(box), sides, strict=True)
+        x0, y0, x1, y1 = (round(value * side) for value, side in placed)
         values = model.pixel_values(image)[0]
         assert values[y0:y1, x0:x1].mean() > 0.8
-        values[y0 - 1 : y1 + 1, x0 - 1 : x1 + 1] = -1
+        values[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = -1
         assert values.max() <= 0  # black is -1, and the padding 0
 
 
@@ -593,6 +706,19 @@ def test_a_box_marks_the_same_pixels_in_the_picture_and_in_the_square() -> None:
 def test_an_unsound_card(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(BundleError, match=r"^\[picture\] "):
         Preprocessing(size, Fit.pad, Resample.bicubic, mean, std)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fit", "longest", "message"),
+    [
+        (Fit.shortest, None, "fit is shortest and longest is None"),
+        (Fit.pad, 64, "fit is pad and longest is 64; longest goes with shortest"),
+        (Fit.shortest, 31, "longest is 31, below size, 32"),
+    ],
+)
+def test_longest_goes_with_shortest(fit: Fit, longest: int | None, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        Preprocessing(32, fit, Resample.bicubic, MEAN, STD, longest)
 
 
 def test_a_picture_can_be_made_directly() -> None:

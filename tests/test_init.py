@@ -16,7 +16,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -72,6 +80,11 @@ QWEN = (
     "{% if c.type == 'image' %}<image>\n{% else %}{{ c.text }}{% endif %}{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+WORDS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Of a model of words alone: what a message holds is a text."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,8 @@ def write_llama_tokenizer(folder: Path, scheme: str, chat: str | None = LLAVA) -
     """A tokenizer of LLaMA's kind: pieces with ▁, bytes to fall back on, `<s>` first."""
     own = ["<unk>", "<s>", "</s>"]
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=True)
+    words = "always" if scheme == "legacy" else scheme
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=words, split=True)
     names = [*own, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=340, special_tokens=names, show_progress=False)
     tokenizer.train_from_iterator(SENTENCES * 9, trainer)
@@ -114,6 +128,10 @@ def write_llama_tokenizer(folder: Path, scheme: str, chat: str | None = LLAVA) -
         "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
     }
     content["pre_tokenizer"]["split"] = False
+    if scheme == "legacy":
+        content["pre_tokenizer"] = None
+        steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        content["normalizer"] = json.loads(normalizers.Sequence(steps).__getstate__())
     fast = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(content)),
         bos_token="<s>", eos_token="</s>", unk_token="<unk>",
@@ -340,8 +358,7 @@ def test_a_llava_answers_about_boxes_at_once(
     assert regionqa("caption", photo, "--box", "10,20,200,300", *words[:-1]).status == 0
 
 
-@pytest.mark.parametrize("vision", ["clip", "siglip"])
-@pytest.mark.parametrize("text", ["llama", "qwen2"])
+@pytest.mark.parametrize(("text", "vision"), [("llama", "clip"), ("qwen2", "siglip")])
 def test_new_parts_make_an_untrained_model_with_region_features(
     regionqa: "Command", parts: Path, skimage_photos: Path, tmp_path: Path, text: str, vision: str
 ) -> None:
@@ -377,8 +394,26 @@ def test_a_model_may_be_told_nothing_of_regions(
     assert regionqa(*ask).out == regionqa(*ask, "--box", "10,20,200,250").out
 
 
+def test_a_region_encoder_may_look_at_pixels_of_its_own(
+    regionqa: "Command", llava: Callable[[str, str], Checkpoint], cat: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine"
+    words = ["--from-llava", llava("llama", "clip").folder, "--region-input", "features"]
+    ran = regionqa("init", out, *words, "--region-source", "pixels")
+    assert ran.status == 0, ran.err
+    assert "region.onnx: differs from torch by" in ran.err
+    assert "untrained: region encoder; train" in ran.err
+    card = open_bundle(out).card
+    assert card.region is not None
+    assert card.region.picture is not None
+    assert card.vision.levels == ()
+    ask = ["ask", cat, "--box", "10,20,200,250", "--model", out, "--max-new-tokens", 4]
+    assert regionqa(*ask, "what is <region1>?").status == 0
+
+
 def test_the_weights_are_the_published_ones(parts: Path, tmp_path: Path) -> None:
-    made = init_bundle(parts / "both", parts / "bin", tmp_path / "mine")
+    nothing = RegionInput.none
+    made = init_bundle(parts / "both", parts / "bin", tmp_path / "mine", region_input=nothing)
     vision, _ = read_encoders(made.bundle)
     weights = load_file(parts / "both" / "model.safetensors")
     name = "encoder.layers.0.mlp.fc1.weight"
@@ -387,7 +422,7 @@ def test_the_weights_are_the_published_ones(parts: Path, tmp_path: Path) -> None
     copied = load_file(made.bundle.root / "llm" / "model.safetensors")
     original = torch.load(parts / "bin" / "pytorch_model.bin", weights_only=True)
     assert all(torch.equal(copied[name], original[name]) for name in copied)
-    again = init_bundle(parts / "both", parts / "bin", tmp_path / "again")
+    again = init_bundle(parts / "both", parts / "bin", tmp_path / "again", region_input=nothing)
     assert again.bundle.card.revision == made.bundle.card.revision
 
 
@@ -418,7 +453,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ends = {"bos_token_id": None, "eos_token_id": 2}
         write_llama_tokenizer(root / "llama", "first", chat=None)
         LlamaForCausalLM(LlamaConfig(**TEXT, **ends)).save_pretrained(root / "llama")
-        write_qwen_tokenizer(root / "qwen2")
+        write_qwen_tokenizer(root / "qwen2", chat=WORDS)
         Qwen2ForCausalLM(Qwen2Config(**TEXT, **ends)).save_pretrained(root / "qwen2")
     shutil.copytree(root / "llama", root / "bin")
     torch.save(load_file(root / "bin" / "model.safetensors"), root / "bin" / "pytorch_model.bin")
@@ -440,7 +475,6 @@ def test_options_that_do_not_go_together(regionqa: "Command", parts: Path, tmp_p
         ([out, *pair, "--from-llava", parts], "say either"),
         ([taken, *pair], f"{taken}: is there already; give a new folder, or an empty one"),
         ([taken / "letter", *pair], "letter: is there already"),
-        ([out, *pair, "--region-source", "pixels"], "--region-source pixels: cannot be made"),
     ):
         ran = regionqa("init", *words)
         assert (ran.status, ran.out) == (2, "")
@@ -515,11 +549,16 @@ SYSTEM = "{% if messages[0].role == 'user' %}<s>{% endif %}[INST] {a} " + LLAVA 
 
 
 @pytest.mark.parametrize("chat", [LLAVA, SYSTEM])
-@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("scheme", ["first", "always", "never", "legacy"])
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
 def test_prompts_are_read_as_transformers_reads_them(
-    tmp_path: Path, scheme: str, chat: str
+    tmp_path: Path, kind: str, scheme: str, chat: str
 ) -> None:
+    """Read as LlamaTokenizer, a tokenizer.json is built anew by transformers, in its own way."""
     write_llama_tokenizer(tmp_path, scheme, chat)
+    file = tmp_path / "tokenizer_config.json"
+    config = {**json.loads(file.read_text()), "tokenizer_class": kind, "add_bos_token": True}
+    file.write_text(json.dumps({**config, "legacy": scheme == "legacy"}))
     same_ids(tmp_path, AutoTokenizer.from_pretrained(tmp_path), tmp_path / "own.json")
 
 
@@ -528,6 +567,21 @@ def test_prompts_of_bytes_are_read_as_transformers_reads_them(tmp_path: Path) ->
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     conversation = same_ids(tmp_path, tokenizer, tmp_path / "own.json")
     assert conversation.stop == ("<|im_end|>",)
+    assert conversation.answer == "{answer}"
+    assert conversation.turn == (
+        "\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_how_answers_and_further_questions_stand(tmp_path: Path) -> None:
+    tokenizer = write_llama_tokenizer(tmp_path, "first")
+    conversation = read_conversation(tmp_path, tokenizer, [2], "<image>")
+    assert conversation.template == "<s>USER: {image}\n{question} ASSISTANT:"
+    assert conversation.answer == " {answer}"
+    assert conversation.turn == "USER: {question} ASSISTANT:"
+    assert conversation.stop == ("</s>",)
+    tokenizer.chat_template = None
+    assert read_conversation(tmp_path, tokenizer, [2], "<image>") == conversation
 
 
 def test_tokens_that_take_the_spaces_beside_them(tmp_path: Path) -> None:
@@ -543,9 +597,7 @@ def same_ids(folder: Path, tokenizer: Any, file: Path) -> Conversation:
     conversation = read_conversation(folder, tokenizer, [], "<image>")
     file.write_text(conversation.tokenizer, encoding="utf-8")
     own = BundleTokenizer(file)
-    rules = from_table(
-        PromptRules, prompt_table(conversation.template, RegionInput.coordinates), "prompt"
-    )
+    rules = from_table(PromptRules, prompt_table(conversation, RegionInput.coordinates), "prompt")
     image = tokenizer.convert_tokens_to_ids("<image>")
     for question in QUESTIONS:
         prompt = tokenize(render(rules, question, (), own.special_tokens), own, 3, 0)
@@ -626,5 +678,6 @@ def test_a_fit_that_is_not_known_is_refused_unless_another_is_said(tmp_path: Pat
 
 
 def test_the_choices_of_the_command_are_those_of_the_modules() -> None:
-    assert set(making.FitChoice) == set(Fit)
-    assert set(making.SourceChoice) == set(RegionSource)
+    squares = set(map(str, Fit)) - {"shortest"}
+    assert set(map(str, making.FitChoice)) == squares
+    assert set(map(str, making.SourceChoice)) == set(map(str, RegionSource))

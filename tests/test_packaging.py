@@ -22,6 +22,8 @@ PACKAGES = {
     "models": "regionqa/models",
 }
 """Folders of the tree, and what they install as."""
+SUBPACKAGES = {"regionqa/cli": "regionqa/cli"}
+"""Folders inside those."""
 HEAVY = (
     "torch", "torchvision", "transformers", "tokenizers", "onnxruntime", "onnx", "huggingface_hub",
     "optimum", "numpy", "PIL",
@@ -66,7 +68,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sources() -> set[str]:
     """Every file of the tree that must be installed, by its path there."""
     found = {"regionqa/py.typed"}
-    for folder, package in PACKAGES.items():
+    for folder, package in (PACKAGES | SUBPACKAGES).items():
         found |= {f"{package}/{path.name}" for path in (TREE / folder).glob("*.py")}
     models = TREE / "models"
     found |= {

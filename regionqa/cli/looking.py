@@ -24,7 +24,7 @@ def list_models(debug: Debug = False) -> None:
 @models_app.command("show")
 def show_model(
     model: Annotated[
-        str, typer.Argument(help="A shipped model, or a bundle's folder.")
+        str, typer.Argument(help="A shipped model, a bundle's folder, or OWNER/NAME on the Hub.")
     ] = "starter",
     debug: Debug = False,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli import asking, looking, making
+from regionqa.cli import asking, data, hub, looking, making, training
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -31,9 +31,13 @@ app = typer.Typer(
 app.command()(asking.ask)
 app.command()(asking.caption)
 app.add_typer(looking.models_app, name="models")
+app.command()(training.finetune)
+app.add_typer(data.data_app, name="data")
+app.command()(hub.download)
+app.command()(hub.export)
+app.command()(making.init)
 app.command()(looking.doctor)
 app.command()(looking.demo)
-app.command()(making.init)
 
 
 def show_version(asked: bool) -> None:

@@ -1,7 +1,6 @@
 """`init`: a bundle of one's own from published parts."""
 
 from enum import StrEnum
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +22,7 @@ class SourceChoice(StrEnum):
 
 
 class FitChoice(StrEnum):
-    """Values of --fit, the same as `placement.Fit`."""
+    """Values of --fit, the same as those of `placement.Fit` that make squares."""
 
     squash = "squash"
     pad = "pad"
@@ -98,6 +97,7 @@ def make(
     name: str | None,
 ) -> "Made":
     """Fetch what is not here, and write the bundle."""
+    from regionqa.downloads import local_or_hub
     from regionqa.export.init import RegionSource, init_bundle
     from regionqa.export.llava import llava_bundle
     from regionqa.placement import Fit
@@ -105,7 +105,7 @@ def make(
     source = RegionSource(region_source)
     if from_llava:
         return llava_bundle(
-            checkpoint(from_llava),
+            local_or_hub(from_llava),
             folder,
             name=name,
             region_input=region_input or RegionInput.coordinates,
@@ -115,8 +115,8 @@ def make(
         )
     assert vision and llm
     return init_bundle(
-        checkpoint(vision),
-        checkpoint(llm),
+        local_or_hub(vision),
+        local_or_hub(llm),
         folder,
         name=name,
         region_input=region_input or RegionInput.features,
@@ -124,17 +124,6 @@ def make(
         fit=Fit(fit or "squash"),
         origins=(called(vision), called(llm)),
     )
-
-
-def checkpoint(name: str) -> Path:
-    """The folder of a checkpoint: one here, or a repository that is fetched."""
-    from regionqa.errors import UsageError
-
-    if find_spec("regionqa.downloads"):
-        return Path(import_module("regionqa.downloads").local_or_hub(name))
-    if not Path(name).is_dir():
-        raise UsageError(f"{name}: no such folder")
-    return Path(name)
 
 
 def called(name: str) -> str:

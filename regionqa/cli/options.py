@@ -26,7 +26,12 @@ class Format(StrEnum):
     csv = "csv"
 
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model, or a bundle's folder.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A shipped model, a bundle's folder, or OWNER/NAME on the Hub."
+    ),
+]
 Boxes = Annotated[
     list[str] | None,
     typer.Option("--box", "-b", metavar="X0,Y0,X1,Y1", help="A box; repeat for more."),

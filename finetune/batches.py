@@ -1,0 +1,288 @@
+"""Samples -> one padded batch of tensors, with what the frozen encoders see of their pictures.
+
+Which samples a step takes, and how their boxes are shifted, follows from the seed and the step
+alone: a resumed run draws the very same ones, and so do two processes that share a batch.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from regionqa.cards import ModelCard
+from regionqa.export.parts import RegionModule, VisionModule
+from regionqa.finetune.records import Record
+from regionqa.finetune.samples import IGNORED, Sample, SampleMaker, shifted
+from regionqa.images import open_picture
+from regionqa.regions import Box
+
+LARGEST_CACHE = 2 << 30
+"""Bytes of encoded pictures that are kept, so that later epochs need not encode them again."""
+MOST_VECTORS = 200_000
+"""Region vectors of a frozen encoder that are kept."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Q questions about B pictures with N boxes, padded on the right to L ids.
+
+    input_ids, labels, mask: (Q, L). features: (B, T, C) of the frozen vision encoder. Image tokens
+    of picture image_rows[q] stand in question q from image_starts[q] on, both (Q,).
+    sources: what the region encoder reads, one list per group of pictures that stack; boxes (N, 4)
+    in [0, 1] of the fitted picture; places (N, 2): group and row of each box's picture.
+    vectors: (N, D) where the region encoder is frozen. region_slots: (M, 3): question, position and
+    box of every region slot.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    mask: Tensor
+    features: Tensor
+    image_rows: Tensor
+    image_starts: Tensor
+    sources: list[list[Tensor]]
+    boxes: Tensor
+    places: Tensor
+    vectors: Tensor | None
+    region_slots: Tensor
+
+    @property
+    def answer_tokens(self) -> int:
+        """Positions that are learned; the first of a row has nothing before it."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device, non_blocking=True)
+        values["sources"] = [[t.to(device) for t in group] for group in self.sources]
+        return Batch(**values)
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """What frozen encoders see of one picture.
+
+    features: (T, C). sources: what the region encoder reads: one map (C, h, w) per level, or its
+    own pixels (3, h, w).
+    """
+
+    width: int
+    height: int
+    features: Tensor
+    sources: tuple[Tensor, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes."""
+        return sum(t.numel() * t.element_size() for t in (self.features, *self.sources))
+
+
+class FrozenEncoders:
+    """The vision encoder, and the region encoder where it is frozen too; remembers what it saw."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        vision: VisionModule,
+        region: RegionModule | None,
+        device: torch.device,
+        largest_cache: int = LARGEST_CACHE,
+    ) -> None:
+        self._card = card
+        self._vision = vision
+        self._region = region
+        self._device = device
+        self._room = largest_cache
+        self._seen: dict[Path, EncodedPicture] = {}
+        self._vectors: dict[tuple[Path, Box], Tensor] = {}
+
+    @property
+    def takes_regions(self) -> bool:
+        """Whether prompts have region slots."""
+        return self._region is not None and self._card.prompt.takes_features
+
+    @torch.no_grad()
+    def picture(self, path: Path) -> EncodedPicture:
+        """The picture as the frozen encoders see it."""
+        if path in self._seen:
+            return self._seen[path]
+        picture = open_picture(path)
+        image = picture.load()
+        pixels = torch.from_numpy(self._card.picture.pixel_values(image)[np.newaxis])
+        features, levels = self._vision.features(pixels.to(self._device))
+        sources: tuple[Tensor, ...] = ()
+        if self.takes_regions:
+            own = self._card.region.picture if self._card.region else None
+            if own is None:
+                sources = tuple(level[0] for level in levels)
+            else:
+                sources = (torch.from_numpy(own.pixel_values(image)).to(self._device),)
+        encoded = EncodedPicture(picture.width, picture.height, features[0], sources)
+        if encoded.size <= self._room:
+            self._seen[path] = encoded
+            self._room -= encoded.size
+        return encoded
+
+    def fitted(
+        self, picture: EncodedPicture, boxes: Sequence[Box]
+    ) -> list[tuple[float, float, float, float]]:
+        """Boxes in [0, 1] of the picture as the region encoder's source is fitted."""
+        rule = (self._card.region and self._card.region.picture) or self._card.picture
+        placement = rule.placement(picture.width, picture.height)
+        return [placement.to_model(box) for box in boxes]
+
+    @torch.no_grad()
+    def vectors(self, path: Path, picture: EncodedPicture, boxes: Sequence[Box]) -> list[Tensor]:
+        """Region vectors (D,) of boxes of one picture, from the frozen region encoder."""
+        assert self._region is not None
+        known = {box: self._vectors.get((path, box)) for box in boxes}
+        new = [box for box, vector in known.items() if vector is None]
+        if new:
+            sources = [source.unsqueeze(0) for source in picture.sources]
+            fitted = torch.tensor(self.fitted(picture, new), device=self._device)  # (N, 4)
+            index = torch.zeros(len(new), dtype=torch.long, device=self._device)
+            vectors = self._region.region_vectors(sources, fitted, index)  # (N, D)
+            known |= {box: vector.clone() for box, vector in zip(new, vectors, strict=True)}
+        if len(self._vectors) < MOST_VECTORS:  # shifted boxes never come back
+            self._vectors |= {(path, box): v for box, v in known.items() if v is not None}
+        return [vector for box in boxes if (vector := known[box]) is not None]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Records -> `Batch`."""
+
+    maker: SampleMaker
+    encoders: FrozenEncoders
+    frozen_region: bool
+    """Whether region vectors come from the frozen encoder and only the carrier trains."""
+
+    def batch(
+        self, records: Sequence[Record], noise: float = 0.0, seeds: Sequence[Sequence[int]] = ()
+    ) -> Batch:
+        """A batch of records; seeds: what the noise of each is drawn from."""
+        paths = list(dict.fromkeys(record.image for record in records))
+        encoded = {path: self.encoders.picture(path) for path in paths}
+        samples = [
+            self._sample(record, encoded[record.image], noise, seeds[row] if noise else ())
+            for row, record in enumerate(records)
+        ]
+        length = max(len(sample.input_ids) for sample in samples)
+        lengths = torch.tensor([len(sample.input_ids) for sample in samples])
+        return Batch(
+            input_ids=_padded([sample.input_ids for sample in samples], length, 0),
+            labels=_padded([sample.labels for sample in samples], length, IGNORED),
+            mask=(torch.arange(length) < lengths.unsqueeze(1)).long(),
+            features=torch.stack([picture.features for picture in encoded.values()]),
+            image_rows=torch.tensor([paths.index(sample.record.image) for sample in samples]),
+            image_starts=torch.tensor([sample.image_start for sample in samples]),
+            **self._regions(samples, encoded),
+        )
+
+    def _sample(
+        self, record: Record, picture: EncodedPicture, noise: float, seed: Sequence[int]
+    ) -> Sample:
+        size = (picture.width, picture.height)
+        boxes = [region.box for region in record.regions]
+        if noise:
+            rng = np.random.default_rng(list(seed))
+            boxes = [shifted(box, noise, *size, rng) for box in boxes]
+        return self.maker.sample(record, size, boxes)
+
+    def _regions(
+        self, samples: Sequence[Sample], encoded: Mapping[Path, EncodedPicture]
+    ) -> dict[str, Any]:
+        """The fields of `Batch` that tell of regions."""
+        groups, sources = _stacked([picture.sources for picture in encoded.values()])
+        place_of = dict(zip(encoded, groups, strict=True))
+        slots: list[tuple[int, int, int]] = []
+        boxes: list[tuple[float, float, float, float]] = []
+        places: list[tuple[int, int]] = []
+        vectors: list[Tensor] = []
+        for row, sample in enumerate(samples if self.encoders.takes_regions else ()):
+            path = sample.record.image
+            slots += [(row, at, len(boxes) + index) for at, index in sample.region_starts]
+            boxes += self.encoders.fitted(encoded[path], sample.boxes)
+            places += [place_of[path]] * len(sample.boxes)
+            if self.frozen_region:
+                vectors += self.encoders.vectors(path, encoded[path], sample.boxes)
+        return {
+            "sources": [] if self.frozen_region else sources,
+            "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            "places": torch.tensor(places, dtype=torch.long).reshape(-1, 2),
+            "vectors": torch.stack(vectors) if vectors else None,
+            "region_slots": torch.tensor(slots, dtype=torch.long).reshape(-1, 3),
+        }
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+    """Rows of ids as (Q, length), padded on the right."""
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
+
+
+def _stacked(
+    pictures: Sequence[tuple[Tensor, ...]],
+) -> tuple[list[tuple[int, int]], list[list[Tensor]]]:
+    """Sources of pictures, stacked where their shapes agree; (group, row) of every picture."""
+    members: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
+    places = []
+    for sources in pictures:
+        shape = tuple(source.shape for source in sources)
+        group = members.setdefault(shape, [])
+        places.append((list(members).index(shape), len(group)))
+        group.append(sources)
+    stacks = [
+        [torch.stack(parts) for parts in zip(*group, strict=True)] for group in members.values()
+    ]
+    return places, stacks
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which records every step takes, as a function of the seed and the step alone."""
+
+    records: Sequence[Record]
+    replay: Sequence[Record]
+    effective_batch: int
+    replay_share: float
+    seed: int
+
+    @property
+    def replayed(self) -> int:
+        """Records of each step that come from the replay."""
+        return round(self.replay_share * self.effective_batch) if self.replay else 0
+
+    def steps(self, epochs: float) -> int:
+        """Steps that so many passes over the records take."""
+        per_step = max(1, self.effective_batch - self.replayed)
+        return max(1, round(epochs * len(self.records) / per_step))
+
+    def step(self, step: int) -> list[tuple[Record, tuple[int, ...]]]:
+        """The records of one step, and the seed of each one's noise."""
+        fresh = self.effective_batch - self.replayed
+        chosen = [(record, (0,)) for record in self._draw(self.records, step, fresh, 0)]
+        chosen += [(record, (1,)) for record in self._draw(self.replay, step, self.replayed, 1)]
+        return [(record, (self.seed, step, row, *tag)) for row, (record, tag) in enumerate(chosen)]
+
+    def _draw(
+        self, records: Sequence[Record], step: int, count: int, stream: int
+    ) -> Iterator[Record]:
+        """`count` records of a stream that passes over all of them, newly shuffled each time."""
+        for position in range(step * count, (step + 1) * count):
+            epoch, place = divmod(position, len(records))
+            yield records[int(shuffled(len(records), (self.seed, epoch, stream))[place])]
+
+
+@lru_cache(maxsize=8)
+def shuffled(count: int, seed: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """A permutation of `count` numbers, the same for the same seed."""
+    return np.random.default_rng(list(seed)).permutation(count)

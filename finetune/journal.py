@@ -1,0 +1,224 @@
+"""What a run tells while it goes on: a live line, a log, curves for TensorBoard and as a picture.
+
+Only the first process has a journal that writes. It does not decide anything.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+LOG = "log.jsonl"
+CURVES = "curves.png"
+LINE_EVERY = 10.0
+"""Seconds between progress lines where stderr is no terminal."""
+log = logging.getLogger("regionqa.finetune")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the log: a step, or a measurement on held-out records."""
+
+    stage: str
+    step: int
+    """Counted from 1 in each stage."""
+    loss: float
+    """Mean over learned tokens."""
+    accuracy: float
+    """Share of answers with every token right, each given the right ones before it."""
+    rate: float | None = None
+    """Learning rate; None for a measurement."""
+    tokens: int = 0
+    """Tokens that were learned from."""
+    seconds: float = 0.0
+    """Training time so far."""
+    held_out: bool = False
+    """Whether it was measured on held-out records."""
+
+
+class Journal:
+    """Writes entries as they come. A context manager: it closes its files and its bar."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        writes: bool = True,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._folder = folder
+        self._writes = writes
+        self._stream = stream or sys.stderr
+        self._quiet = quiet or not writes
+        self._bar: Any = None
+        self._task: Any = None
+        self._board: Any = None
+        self._last_line = 0.0
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        if self._writes:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = (self._folder / LOG).open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(self._folder / "tensorboard"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop_bar()
+        if self._file:
+            self._file.close()
+            self._board.close()
+            draw_curves(read_log(self._folder), self._folder / CURVES)
+
+    def say(self, text: str) -> None:
+        """One plain line on stderr, unless quiet."""
+        if self._quiet:
+            return
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def start_stage(self, stage: str, first: int, steps: int) -> None:
+        """A stage begins, or goes on, at step `first` of `steps`."""
+        self._last_line = 0.0
+        if self._quiet or not self._stream.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.stop_bar()
+        self._bar = Progress(
+            TextColumn(stage),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=Console(file=self._stream),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(stage, total=steps, completed=first, state="")
+
+    def stop_bar(self) -> None:
+        """Take the live bar away."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def add(self, entry: Entry, steps: int) -> None:
+        """Write an entry; `steps`: how many the stage has."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps(without_defaults(entry)) + "\n")
+        self._file.flush()
+        kind = "held-out" if entry.held_out else "training"
+        self._board.add_scalar(f"{entry.stage}/{kind} loss", entry.loss, entry.step)
+        self._board.add_scalar(f"{entry.stage}/{kind} accuracy", entry.accuracy, entry.step)
+        if entry.rate is not None:
+            self._board.add_scalar(f"{entry.stage}/learning rate", entry.rate, entry.step)
+        self._show(entry, steps)
+
+    def _show(self, entry: Entry, steps: int) -> None:
+        state = f"loss {entry.loss:.3f} accuracy {100 * entry.accuracy:.1f} %"
+        if entry.held_out:
+            self.say(f"{entry.stage} {entry.step}/{steps}: held-out {state}")
+        elif self._bar:
+            self._bar.update(self._task, completed=entry.step, state=state)
+        elif time.monotonic() - self._last_line > LINE_EVERY or entry.step == steps:
+            self._last_line = time.monotonic()
+            pace = f"{entry.seconds:.0f} s"
+            self.say(f"{entry.stage} {entry.step}/{steps}: {state} rate {entry.rate:.1e} {pace}")
+
+
+def without_defaults(entry: Entry) -> dict[str, Any]:
+    """The entry as a line of the log."""
+    return {
+        name: value
+        for name, value in vars(entry).items()
+        if value is not None and value is not False
+    }
+
+
+def read_log(folder: Path) -> list[Entry]:
+    """All entries of a run's log; a last line that a kill cut short is left out."""
+    path = folder / LOG
+    return list(_entries(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+def _entries(text: str) -> Iterator[Entry]:
+    for line in text.splitlines():
+        try:
+            table: Mapping[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            return
+        yield Entry(**table)
+
+
+def forget_after(folder: Path, done: Sequence[str], stage: str, step: int) -> None:
+    """Drop what the log says of steps that a resumed run does again.
+
+    done: stages that are finished; stage, step: where the run goes on.
+    """
+    kept = [
+        entry
+        for entry in read_log(folder)
+        if entry.stage in done or (entry.stage == stage and entry.step <= step)
+    ]
+    if (folder / LOG).is_file():
+        partial = folder / f"{LOG}.partial"
+        lines = (json.dumps(without_defaults(entry)) + "\n" for entry in kept)
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(folder / LOG)
+
+
+def draw_curves(entries: Sequence[Entry], path: Path) -> None:
+    """Loss above, accuracy below, one column a stage; dots are held-out records."""
+    if not entries:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    stages = list(dict.fromkeys(entry.stage for entry in entries))
+    figure, axes = pyplot.subplots(
+        2, len(stages), figsize=(5 * len(stages), 6), squeeze=False, sharex="col"
+    )
+    for column, stage in enumerate(stages):
+        own = [entry for entry in entries if entry.stage == stage]
+        for row, (name, scale) in enumerate((("loss", 1.0), ("accuracy", 100.0))):
+            axis = axes[row][column]
+            for held_out, style in ((False, "-"), (True, "o-")):
+                points = [entry for entry in own if entry.held_out is held_out]
+                steps = [entry.step for entry in points]
+                values = [scale * getattr(entry, name) for entry in points]
+                label = "held-out" if held_out else "training"
+                axis.plot(steps, values, style, label=label, markersize=3, linewidth=1)
+            axis.set_ylabel("loss a token" if name == "loss" else "answers right, %")
+            axis.grid(alpha=0.3)
+            axis.legend()
+        axes[0][column].set_title(stage)
+        axes[1][column].set_xlabel("step")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)

@@ -1,0 +1,173 @@
+"""The model that trains: projector, region encoder and language model over frozen features.
+
+One forward pass splices image and region tokens into the embedded ids, exactly as asking does, and
+gives the summed loss of the answers. It does not know about records, optimizers or processes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from regionqa.errors import UsageError
+from regionqa.export.parts import RegionModule, VisionModule
+from regionqa.finetune.batches import Batch
+from regionqa.finetune.samples import IGNORED
+from regionqa.finetune.stages import RegionPart, StageSettings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Config keys of models that do more after their last layer than multiply by `lm_head`."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one or more batches came to; sums, so that they can be added up over processes.
+
+    Each is a scalar tensor: summed loss, tokens learned, tokens right, answers, answers right.
+    """
+
+    loss: Tensor
+    tokens: Tensor
+    right: Tensor
+    answers: Tensor
+    right_answers: Tensor
+
+    def detached(self) -> Tensor:
+        """All five as one float64 tensor (5,), without gradient."""
+        values = (self.loss, self.tokens, self.right, self.answers, self.right_answers)
+        return torch.stack([value.detach().double() for value in values])
+
+
+class RegionLanguageModel(nn.Module):
+    """Everything that may train. Vision and frozen region encoders stand outside."""
+
+    def __init__(
+        self, vision: VisionModule, region: RegionModule | None, language: PreTrainedModel
+    ) -> None:
+        super().__init__()
+        self.projector = vision.projector
+        self.region = region
+        self.language = language
+        self._plain_head = not any(
+            getattr(language.config, key, None) for key in HEAD_EXTRAS
+        ) and not isinstance(language.get_output_embeddings(), type(None))
+
+    def forward(self, batch: Batch) -> Tally:
+        """The loss of a batch's answers, summed over their tokens."""
+        targets = batch.labels[:, 1:]  # (Q, L - 1)
+        learned = targets != IGNORED
+        logits = self._logits(self._spliced(batch), batch.mask, learned)  # (A, V)
+        wanted = targets[learned]  # (A,)
+        right = torch.zeros_like(learned)
+        right[learned] = logits.argmax(-1) == wanted
+        loss = F.cross_entropy(logits.float(), wanted, reduction="sum")
+        if self.region is not None and not len(batch.region_slots):
+            # processes that share a model must all give every trained weight a gradient
+            loss = loss + 0 * sum(p.sum() for p in self.region.parameters() if p.requires_grad)
+        return Tally(
+            loss=loss,
+            tokens=learned.sum(),
+            right=right.sum(),
+            answers=torch.tensor(len(targets), device=targets.device),
+            right_answers=(right | ~learned).all(dim=1).sum(),
+        )
+
+    def _spliced(self, batch: Batch) -> Tensor:
+        """Embeddings (Q, L, H), slots overwritten."""
+        embeds = self.language.get_input_embeddings()(batch.input_ids)  # (Q, L, H)
+        count, length, width = embeds.shape
+        image = self.projector(batch.features)  # (B, T, H)
+        tokens = image.shape[1]
+        within = torch.arange(tokens, device=embeds.device)
+        rows = torch.arange(count, device=embeds.device) * length + batch.image_starts  # (Q,)
+        positions = (rows.unsqueeze(1) + within).flatten()  # (Q * T,)
+        flat = embeds.reshape(-1, width)
+        values = image[batch.image_rows].reshape(-1, width).to(flat.dtype)
+        flat = flat.index_copy(0, positions, values)
+        if self.region is not None and len(batch.region_slots):
+            regions = self._regions(batch)  # (N, K, H)
+            question, start, box = batch.region_slots.unbind(1)  # (M,) each
+            within = torch.arange(regions.shape[1], device=embeds.device)
+            positions = ((question * length + start).unsqueeze(1) + within).flatten()
+            flat = flat.index_copy(0, positions, regions[box].reshape(-1, width).to(flat.dtype))
+        spliced: Tensor = flat.view(count, length, width)
+        return spliced
+
+    def _regions(self, batch: Batch) -> Tensor:
+        """Region tokens (N, K, H) of all boxes."""
+        assert self.region is not None
+        if batch.vectors is not None:
+            return self.region.carry(batch.vectors, batch.boxes)
+        parts, members = [], []
+        for group, sources in enumerate(batch.sources):
+            own = (batch.places[:, 0] == group).nonzero().flatten()  # (n,)
+            if len(own):
+                index = batch.places[own, 1]
+                parts.append(self.region(sources, batch.boxes[own], index))
+                members.append(own)
+        order = torch.cat(members).argsort()
+        return torch.cat(parts)[order]
+
+    def _logits(self, embeds: Tensor, mask: Tensor, learned: Tensor) -> Tensor:
+        """Logits (A, V) of the positions before a learned token."""
+        inputs = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": False}
+        if self._plain_head:  # the head reads learned positions only: most are none
+            hidden = self.language.base_model(**inputs).last_hidden_state[:, :-1]  # (Q, L - 1, H)
+            logits: Tensor = self.language.get_output_embeddings()(hidden[learned])
+        else:
+            logits = self.language(**inputs).logits[:, :-1][learned]
+        return logits
+
+
+def choose_what_trains(
+    model: RegionLanguageModel, stage: StageSettings
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """Freeze all but what a stage trains; names and parameters of that.
+
+    UsageError where nothing is left to train.
+    """
+    model.requires_grad_(False)
+    if model.region is not None:
+        train_region(model.region, stage.region)
+    if stage.projector:
+        model.projector.requires_grad_(True)
+    if stage.language:
+        for name, parameter in model.language.named_parameters():
+            parameter.requires_grad_(not stage.lora_rank or "lora_" in name)
+    chosen = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not chosen:
+        raise UsageError("the stage trains nothing: no region encoder, projector or language model")
+    yield from chosen
+
+
+def train_region(region: RegionModule, part: RegionPart) -> None:
+    """Let a region encoder train, all of it or what carries its vectors."""
+    if part is RegionPart.all:
+        region.requires_grad_(True)
+        return
+    for name in region.carrier:
+        region.get_submodule(name).requires_grad_(True)
+
+
+def add_lora(language: PreTrainedModel, stage: StageSettings) -> "PeftModel":
+    """Put LoRA layers beside all linear layers of the language model but the head, in place.
+
+    The language model itself runs and trains as before; what is given back can merge or save them.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=stage.lora_rank,
+        lora_alpha=stage.lora_alpha,
+        lora_dropout=stage.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(language, config)

@@ -1,0 +1,210 @@
+"""Trained weights -> a bundle that `ask` uses: merged, exported, compared, measured, described."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from regionqa.bundles import CARD, Bundle, open_bundle
+from regionqa.engine import Engine
+from regionqa.export.bundle import (
+    REGION_GRAPH,
+    VISION_GRAPH,
+    WEIGHTS,
+    read_encoders,
+    write_bundle,
+    write_card,
+)
+from regionqa.export.graphs import ParityReport, halve
+from regionqa.export.parts import RegionModule, VisionModule
+from regionqa.finetune.model import RegionLanguageModel, add_lora
+from regionqa.finetune.records import Record
+from regionqa.finetune.samples import single_turns
+from regionqa.finetune.stages import FinetuneSettings, StageSettings
+from regionqa.images import open_picture
+from regionqa.prompts import render_answer
+from regionqa.requests import Request
+
+ASKED = 500
+"""Held-out questions that the finished bundle is asked."""
+PACKAGES = ("regionqa", "torch", "transformers", "accelerate", "peft", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The torch modules of a bundle, on the CPU in float32."""
+
+    vision: VisionModule
+    region: RegionModule | None
+    language: PreTrainedModel
+
+
+def read_parts(bundle: Bundle) -> Parts:
+    """All torch modules of a bundle."""
+    vision, region = read_encoders(bundle)
+    vision.requires_grad_(False)
+    folder = bundle.file(bundle.card.language.folder)
+    logging.disable_progress_bar()
+    language = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    return Parts(vision, region, language)
+
+
+def changed_weights(model: RegionLanguageModel, trained: Sequence[str]) -> dict[str, Tensor]:
+    """The weights that training has changed, whole, on the CPU; every process must call it."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+    return {name: cast(Tensor, weights[name]) for name in trained if name in weights}
+
+
+def assemble(
+    base: Bundle, weights: Mapping[str, Tensor], lora: StageSettings | None, adapter: Path | None
+) -> Parts:
+    """The base's modules with the changed weights in them, LoRA merged.
+
+    adapter: a folder for LoRA's own weights, in peft's format.
+    """
+    parts = read_parts(base)
+    model = RegionLanguageModel(parts.vision, parts.region, parts.language)
+    wrapped = add_lora(parts.language, lora) if lora else None
+    _, unknown = model.load_state_dict(weights, strict=False)
+    assert not unknown, unknown
+    if wrapped is None:
+        return parts
+    if adapter:
+        wrapped.save_pretrained(adapter)
+    return replace(parts, language=wrapped.merge_and_unload())
+
+
+def write_result(
+    out: Path,
+    base: Bundle,
+    parts: Parts,
+    trained: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> tuple[Bundle, list[ParityReport]]:
+    """Write the bundle; only graphs whose weights changed are exported, and compared, anew."""
+    unchanged: dict[str, Path] = {}
+    if not any(name.startswith("projector.") for name in trained):
+        unchanged[VISION_GRAPH] = base.file(base.card.vision.graph)
+    if base.card.region and not any(name.startswith("region.") for name in trained):
+        unchanged[REGION_GRAPH] = base.file(base.card.region.graph)
+    if stored_in_half(base):
+        for module in (parts.vision, parts.region):
+            if module is not None:
+                halve(module)
+    folder = base.file(base.card.language.folder)
+    parts.language.to(language_dtype(folder))
+    return write_bundle(
+        out,
+        card_tables(base, out.resolve().name, provenance),
+        parts.vision,
+        parts.region,
+        parts.language,
+        folder / "tokenizer.json",
+        unchanged,
+    )
+
+
+def card_tables(base: Bundle, name: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's card under a new name, without what is found when the bundle is written."""
+    table = tomllib.loads((base.root / CARD).read_text(encoding="utf-8"))
+    for key in ("files", "revision", "architecture"):
+        table.pop(key, None)
+    table["name"] = name
+    table["summary"] = f"{base.card.name}, trained further"
+    table["language"]["folder"] = "llm"
+    table["provenance"] = dict(provenance)
+    return table
+
+
+def stored_in_half(base: Bundle) -> bool:
+    """Whether the base's encoders lie in half precision; then those made from it do too."""
+    with safe_open(base.file(WEIGHTS), framework="pt") as tensors:
+        kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return "F32" not in kinds
+
+
+def language_dtype(folder: Path) -> torch.dtype:
+    """What most numbers of a language model's files are stored in."""
+    counts: dict[torch.dtype, int] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                value = tensors.get_tensor(name)
+                counts[value.dtype] = counts.get(value.dtype, 0) + value.numel()
+    return max(counts, key=lambda dtype: counts[dtype])
+
+
+def describe_run(
+    base: Bundle,
+    settings: FinetuneSettings,
+    files: Sequence[Mapping[str, Any]],
+    stages: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The card's [provenance]: what the bundle was made from, and how."""
+    kept = {key: base.card.provenance[key] for key in ("licence",) if key in base.card.provenance}
+    return {
+        **kept,
+        "base": {"name": base.card.name, "revision": base.card.revision},
+        "data": [dict(file) for file in files],
+        "stages": [dict(stage) for stage in stages],
+        "seed": settings.seed,
+        "recipe": "regionqa finetune; training/settings.toml holds all settings",
+        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return ""
+
+
+def measured(bundle: Bundle, held_out: Sequence[Record]) -> dict[str, Any]:
+    """How often the finished bundle gives held-out answers word for word, asked as `ask` does."""
+    asked = [part for record in held_out for part in single_turns(record)][:ASKED]
+    if not asked:
+        return {}
+    rules = bundle.card.prompt
+    wanted = [plain_words(render_answer(rules, record.turns[0].answer)) for record in asked]
+    engine = Engine.load(bundle, device="cpu")
+    pictures = {path: open_picture(path) for path in {record.image for record in asked}}
+    requests = (
+        Request(str(r.image), r.turns[0].question, r.regions, pictures[r.image]) for r in asked
+    )
+    answers = [plain_words(answer.text) for answer in engine.answer(requests)]
+    right = sum(want == got for want, got in zip(wanted, answers, strict=True))
+    share = 100 * right / len(asked)
+    return {
+        "held_out_questions": len(asked),
+        "held_out_accuracy": round(share, 1),
+        "measured": f"{share:.1f} % of {len(asked)} held-out answers word for word",
+    }
+
+
+def plain_words(text: str) -> str:
+    """Lower case, one space between words, no full stop at the end."""
+    return re.sub(r"\s+", " ", text).strip().rstrip(".").casefold()
+
+
+def note_in_card(bundle: Bundle, parts: Parts, facts: Mapping[str, Any]) -> Bundle:
+    """Add facts to a written bundle's provenance."""
+    table = tomllib.loads((bundle.root / CARD).read_text(encoding="utf-8"))
+    for key in ("files", "revision", "architecture"):
+        table.pop(key, None)
+    table["provenance"] |= facts
+    write_card(bundle.root, table, parts.vision, parts.region)
+    return open_bundle(bundle.root)

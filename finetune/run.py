@@ -1,0 +1,243 @@
+"""`regionqa finetune`, top to bottom: settings + base bundle -> align -> instruct -> bundle.
+
+OUT/training holds settings, log, curves and, while the run lasts, checkpoints.
+"""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
+from regionqa.errors import TrainingError, UsageError
+from regionqa.finetune import checkpoints
+from regionqa.finetune.batches import Collator, FrozenEncoders, Order
+from regionqa.finetune.checkpoints import Progress
+from regionqa.finetune.journal import Entry, Journal, forget_after, read_log
+from regionqa.finetune.model import RegionLanguageModel, add_lora
+from regionqa.finetune.processes import Processes
+from regionqa.finetune.result import (
+    assemble,
+    changed_weights,
+    describe_run,
+    measured,
+    note_in_card,
+    read_parts,
+    write_result,
+)
+from regionqa.finetune.rundata import RunData, read_run_data, sample_maker
+from regionqa.finetune.settings import SETTINGS, keep_settings
+from regionqa.finetune.stages import FinetuneSettings, RegionPart, StageSettings, without_none
+from regionqa.finetune.stopping import StopWatch
+from regionqa.finetune.train import StageResult, StageRun, train_stage
+from regionqa.prompts import RegionInput
+
+TRAINING, CHECKPOINTS = "training", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the result."""
+
+    settings: FinetuneSettings
+    base: Bundle
+    data: RunData
+    out: Path
+    processes: Processes
+    journal: Journal
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.out / TRAINING / CHECKPOINTS
+
+    @property
+    def stages(self) -> list[tuple[str, StageSettings]]:
+        """The stages that have something to train, in order."""
+        carried = self.base.card.prompt.region_input is RegionInput.features
+        names = [name for name in self.settings.run if carried or name != "align"]
+        return [(name, getattr(self.settings.stages, name)) for name in names]
+
+
+def finetune(
+    settings: FinetuneSettings,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    shard: bool = False,
+    max_minutes: float | None = None,
+    quiet: bool = False,
+) -> Bundle:
+    """Train, and write the bundle into `out`.
+
+    UsageError where `out` holds something else, or the settings contradict the run to be resumed;
+    DataError for bad data, before anything is computed; StoppedError and TrainingError as of
+    `train_stage`. A run that is finished is given back as it is.
+    """
+    check_place(out, resume=resume)
+    if (out / CARD).is_file():
+        return open_bundle(out)
+    processes = Processes(device, shard=shard)
+    training = out / TRAINING
+    talks = processes.is_first and not quiet
+
+    def say(text: str) -> None:
+        if talks:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 (before there is a journal)
+
+    try:
+        base = find_bundle(settings.model)
+        data = read_run_data(settings, base, say)
+        processes.wait()
+        if processes.is_first:
+            keep_settings(training / SETTINGS, settings, base, data.files, resume=resume)
+        processes.wait()
+        resumed = checkpoints.newest(training / CHECKPOINTS)
+        if resumed and processes.is_first:
+            forget_after(training, settings.run, resumed[1].stage, resumed[1].step)
+        with (
+            StopWatch(max_minutes) as watch,
+            Journal(training, writes=processes.is_first, quiet=quiet) as journal,
+        ):
+            run = Run(settings, base, data, out, processes, journal)
+            weights, trained = run_stages(run, watch, resumed)
+        return finish(run, weights, trained) if processes.is_first else base
+    except (MemoryError, RuntimeError) as error:
+        if ran_out_of_memory(error):
+            raise TrainingError(
+                "out of memory; lower --batch (and raise --accumulate by as much), or add "
+                "--gradient-checkpointing or --lora 16; then go on with --resume"
+            ) from error
+        raise
+    finally:
+        processes.close()
+
+
+def check_place(out: Path, *, resume: bool) -> None:
+    """UsageError where `out` is in use for something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / TRAINING / SETTINGS).is_file():
+        raise UsageError(f"{out}: exists and holds no training run; name another folder")
+    if not resume:
+        state = "a finished run" if (out / CARD).is_file() else "a run that was stopped"
+        raise UsageError(f"{out}: holds {state}; go on with --resume, or name another folder")
+
+
+def run_stages(
+    run: Run, watch: StopWatch, resumed: tuple[Path, Progress] | None
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Train what is not trained yet; the changed weights, and their names."""
+    if len(run.stages) < len(run.settings.run):
+        run.journal.say("align is left out: this model is told of regions in words, if at all")
+    torch.manual_seed(run.settings.seed)
+    parts = read_parts(run.base)
+    model = RegionLanguageModel(parts.vision, parts.region, parts.language)
+    encoders = FrozenEncoders(
+        run.base.card, parts.vision.to(run.processes.device), parts.region, run.processes.device
+    )
+    names = [name for name, _ in run.stages]
+    result = StageResult((), 0.0)
+    for number, (name, settings) in enumerate(run.stages, start=1):
+        if settings.language and settings.lora_rank:
+            add_lora(parts.language, settings)
+        if settings.gradient_checkpointing:
+            parts.language.gradient_checkpointing_enable({"use_reentrant": False})
+        if resumed and names.index(resumed[1].stage) >= number:
+            continue  # the checkpoint of a later stage holds what this one did
+        here = resumed if resumed and resumed[1].stage == name else None
+        before = StageResult(here[1].trained, here[1].seconds) if here else result
+        stage = stage_run(run, encoders, name, number, before)
+        announce(run, stage, here)
+        result = train_stage(stage, model, run.processes, run.journal, watch, here)
+    return changed_weights(model, result.trained), result.trained
+
+
+def stage_run(
+    run: Run, encoders: FrozenEncoders, name: str, number: int, before: StageResult
+) -> StageRun:
+    """Everything the stage needs."""
+    settings: StageSettings = getattr(run.settings.stages, name)
+    frozen = settings.region is RegionPart.carrier
+    return StageRun(
+        name=name,
+        number=number,
+        settings=settings,
+        order=Order(
+            run.data.records(name),
+            run.data.replay,
+            settings.batch * settings.accumulate * run.processes.count,
+            settings.replay_share,
+            run.settings.seed,
+        ),
+        held_out=run.data.held_out,
+        collator=Collator(sample_maker(run.base), encoders, frozen),
+        evaluate_every=run.settings.evaluate_every,
+        save_every=run.settings.save_every,
+        folder=run.checkpoints,
+        before=before,
+    )
+
+
+def announce(
+    run: Run,
+    stage: StageRun,
+    resumed: tuple[Path, Progress] | None,
+) -> None:
+    """Say what a stage will do before it does it."""
+    settings, count = stage.settings, run.processes.count
+    whose = "1 process" if count == 1 else f"{count} processes"
+    run.journal.say(
+        f"{stage.name}: {len(stage.order.records):,} records, {stage.steps:,} steps; effective "
+        f"batch {stage.order.effective_batch} = {settings.batch} x {settings.accumulate} "
+        f"accumulated x {whose}"
+        + (f", {stage.order.replayed} of them replayed" if stage.order.replayed else "")
+    )
+    if resumed:
+        run.journal.say(f"{stage.name}: going on after step {resumed[1].step:,}")
+
+
+def finish(run: Run, weights: Mapping[str, torch.Tensor], trained: tuple[str, ...]) -> Bundle:
+    """Write the bundle, measure it, describe it, and drop the checkpoints."""
+    say = run.journal.say
+    lora = next((s for _, s in run.stages if s.language and s.lora_rank), None)
+    adapter = run.out / "adapter" if run.settings.keep_adapter and lora else None
+    parts = assemble(run.base, weights, lora, adapter)
+    entries = read_log(run.out / TRAINING)
+    stages = [describe_stage(name, settings, entries) for name, settings in run.stages]
+    provenance = describe_run(run.base, run.settings, run.data.files, stages)
+    bundle, reports = write_result(run.out, run.base, parts, trained, provenance)
+    for report in reports:
+        say(f"{report.graph} differs from torch by {report.difference:.1e}")
+    facts = measured(bundle, run.data.held_out)
+    if facts:
+        bundle = note_in_card(bundle, parts, facts)
+        say(str(facts["measured"]))
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return bundle
+
+
+def describe_stage(name: str, settings: StageSettings, entries: list[Entry]) -> dict[str, Any]:
+    """A stage for the card: its settings, and the figures it ended with."""
+    own = [entry for entry in entries if entry.stage == name]
+    figures: dict[str, Any] = {}
+    for held_out, key in ((False, "training"), (True, "held_out")):
+        last = next((entry for entry in reversed(own) if entry.held_out is held_out), None)
+        if last:
+            figures[f"{key}_loss"] = round(last.loss, 4)
+            figures[f"{key}_answers_right"] = round(last.accuracy, 4)
+            figures["steps"] = last.step
+    return {"name": name, **figures, "settings": without_none(asdict(settings))}
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on a GPU or beside it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

@@ -1,0 +1,218 @@
+"""One stage of training, as one flat loop.
+
+What a step computes follows from the settings, the seed and the step's number, so a run that was
+stopped goes on exactly, and several processes compute what one would with their batches together.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from regionqa.errors import TrainingError
+from regionqa.finetune import checkpoints
+from regionqa.finetune.batches import Batch, Collator, Order
+from regionqa.finetune.checkpoints import Progress
+from regionqa.finetune.journal import Entry, Journal
+from regionqa.finetune.model import RegionLanguageModel, choose_what_trains
+from regionqa.finetune.processes import Processes, decoder_layers, plain
+from regionqa.finetune.records import Record
+from regionqa.finetune.stages import Precision, StageSettings
+from regionqa.finetune.stopping import Reason, StoppedError, StopWatch
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Everything one stage needs."""
+
+    name: str
+    number: int
+    """1 for the first stage of the run."""
+    settings: StageSettings
+    order: Order
+    held_out: Sequence[Record]
+    collator: Collator
+    evaluate_every: int
+    save_every: int
+    folder: Path
+    """Where checkpoints go."""
+    before: "StageResult"
+    """What earlier stages, or the part of this one that is resumed, have left."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return self.settings.steps or self.order.steps(self.settings.epochs)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a finished stage leaves."""
+
+    trained: tuple[str, ...]
+    """Names of all weights changed so far."""
+    seconds: float
+    """Training time so far, earlier stages included."""
+
+
+def train_stage(
+    run: StageRun,
+    model: RegionLanguageModel,
+    processes: Processes,
+    journal: Journal,
+    watch: StopWatch,
+    resumed: tuple[Path, Progress] | None = None,
+) -> StageResult:
+    """Train in place. Raises StoppedError where told to stop, TrainingError where it cannot go on.
+
+    resumed: the checkpoint of this stage to go on from.
+    """
+    settings, steps = run.settings, run.steps
+    named = dict(choose_what_trains(model, settings))
+    trained = tuple(sorted({*run.before.trained, *named}))
+    bf16 = computes_in_bf16(settings.precision, processes.device)
+    spread = processes.spread(model, decoder_layers(model.language), bf16=bf16)
+    optimizer = make_optimizer(model, settings)
+    first = 0
+    if resumed:
+        checkpoints.load(*resumed, plain(spread), optimizer)
+        first = resumed[1].step
+    journal.start_stage(run.name, first, steps)
+    started = time.monotonic() - run.before.seconds
+
+    def measure(step: int) -> None:
+        if run.held_out:
+            loss, accuracy = evaluate(run, plain(spread), processes, bf16=bf16)
+            journal.add(Entry(run.name, step, loss, accuracy, held_out=True), steps)
+
+    def save(step: int) -> Path:
+        progress = Progress(run.name, step, trained, time.monotonic() - started)
+        return checkpoints.save(run.folder, run.number, progress, plain(spread), optimizer)
+
+    if first == 0:
+        measure(0)
+    for step in range(first, steps):
+        rate = learning_rate(settings, step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        batches = own_batches(run, step, processes)
+        own_tokens = sum(batch.answer_tokens for batch in batches)
+        tokens = processes.sum(torch.tensor(own_tokens, device=processes.device))
+        tally = torch.zeros(5, dtype=torch.float64, device=processes.device)
+        for position, batch in enumerate(batches):
+            with (
+                processes.gradients_stay(spread, position + 1 < len(batches)),
+                torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16),
+            ):
+                result = spread(batch.to(processes.device))
+                # processes average their gradients; the mean is over all their tokens together
+                (result.loss / tokens * processes.count).backward()
+            tally += result.detached()
+        tally = processes.sum(tally)
+        norm = nn.utils.clip_grad_norm_(list(named.values()), settings.clip)
+        check_finite(run, step, float(tally[0]), norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss, accuracy = float(tally[0] / tally[1]), float(tally[4] / tally[3])
+        elapsed = round(time.monotonic() - started, 1)
+        journal.add(Entry(run.name, step + 1, loss, accuracy, rate, int(tokens), elapsed), steps)
+        done = step + 1
+        if done % run.evaluate_every == 0 or done == steps:
+            measure(done)
+        reason = watch.reason(processes)
+        if done % run.save_every == 0 or done == steps or reason is not Reason.none:
+            path = save(done)
+            if reason is not Reason.none and done < steps:
+                raise StoppedError(
+                    reason,
+                    f"at step {done} of {steps} of {run.name}; saved in {path}; "
+                    "the same command with --resume goes on",
+                )
+    return StageResult(trained, time.monotonic() - started)
+
+
+def own_batches(run: StageRun, step: int, processes: Processes) -> list[Batch]:
+    """This process's share of a step, one batch per forward pass."""
+    settings = run.settings
+    own = run.order.step(step)[processes.rank :: processes.count]
+    parts = [own[start : start + settings.batch] for start in range(0, len(own), settings.batch)]
+    return [
+        run.collator.batch(
+            [record for record, _ in part], settings.box_noise, [seed for _, seed in part]
+        )
+        for part in parts
+    ]
+
+
+@torch.no_grad()
+def evaluate(
+    run: StageRun, model: nn.Module, processes: Processes, *, bf16: bool
+) -> tuple[float, float]:
+    """Mean loss a token, and share of answers right, on held-out records."""
+    size, count = run.settings.batch, len(run.held_out)
+    passes = math.ceil(count / (size * processes.count))
+    tally = torch.zeros(5, dtype=torch.float64, device=processes.device)
+    for index in range(passes):
+        start = (index * processes.count + processes.rank) * size
+        part = run.held_out[start : start + size]
+        # a process without a share goes along with any record: sharded weights need all of them
+        batch = run.collator.batch(part or run.held_out[:1]).to(processes.device)
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16):
+            result = model(batch).detached()
+        tally += result if part else 0 * result
+    tally = processes.sum(tally)
+    return float(tally[0] / tally[1]), float(tally[4] / tally[3])
+
+
+def make_optimizer(model: RegionLanguageModel, settings: StageSettings) -> torch.optim.AdamW:
+    """AdamW; matrices and kernels decay, biases and norms do not; region weights at their rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = settings.region_rate if name.startswith("region.") else 1.0
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((share, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "share": share, "weight_decay": decay}
+            for (share, decay), parameters in groups.items()
+        ],
+        lr=settings.learning_rate,
+    )
+
+
+def learning_rate(settings: StageSettings, step: int, steps: int) -> float:
+    """Linear warm-up to the peak, then the schedule; step counts from 0."""
+    warm_up = settings.warm_up_steps
+    if warm_up is None:
+        warm_up = math.ceil(settings.warm_up * steps)
+    if step < warm_up:
+        return settings.learning_rate * (step + 1) / warm_up
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    share = (step - warm_up) / max(1, steps - warm_up)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether matrix products run in bf16."""
+    if precision is Precision.auto:
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision is Precision.bf16
+
+
+def check_finite(run: StageRun, step: int, loss: float, norm: Tensor) -> None:
+    """TrainingError where the loss or its gradient is no number; nothing was changed by it."""
+    if math.isfinite(loss) and bool(torch.isfinite(norm)):
+        return
+    last = checkpoints.newest(run.folder)
+    kept = f"the last good checkpoint is {last[0]}" if last else "there is no checkpoint yet"
+    what = "the loss" if not math.isfinite(loss) else "the gradient"
+    raise TrainingError(
+        f"{what} is no finite number at step {step + 1} of {run.name}; {kept}; start again with a "
+        "lower --learning-rate, or look at the data with: regionqa data check"
+    )
