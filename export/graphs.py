@@ -69,6 +69,13 @@ def export_vision(vision: VisionModule, path: Path) -> ParityReport:
     batch = torch.export.Dim("batch")
     pixel_values = torch.randn(2, 3, size, size)
     write_graph(vision, (pixel_values,), ["pixel_values"], names, ({0: batch},), path)
+    return compare_vision(vision, path)
+
+
+def compare_vision(vision: VisionModule, path: Path) -> ParityReport:
+    """How far a vision graph is from its torch definition."""
+    size = vision.input_size
+    names = ["image_tokens", *level_names(len(vision.level_shapes))]
     cases = {
         f"{count} pictures": {"pixel_values": rng_normal((count, 3, size, size), count)}
         for count in (1, 3)
@@ -81,7 +88,6 @@ def export_region(region: RegionModule, path: Path) -> ParityReport:
 
     The sources are `level0`..., or `pixel_values` of an encoder that looks at pixels of its own.
     """
-    sources = source_names(region)
     batch, regions = torch.export.Dim("batch"), torch.export.Dim("regions")
     example = region_case(region, pictures=2, regions=3, seed=0)
     free = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
@@ -89,19 +95,22 @@ def export_region(region: RegionModule, path: Path) -> ParityReport:
         {0: batch, **{axis: side for axis, side in free.items() if shape[axis - 1] is None}}
         for shape in region.source_shapes
     )
-    graph = RegionGraph(region)
-    names = [*sources, "boxes", "image_index"]
+    names = [*source_names(region), "boxes", "image_index"]
     arguments = tuple(torch.from_numpy(example[name]) for name in names)
-    write_graph(
-        graph, arguments, names, ["region_tokens"], ((*shapes, {0: regions}, {0: regions}),), path
-    )
+    dynamic = ((*shapes, {0: regions}, {0: regions}),)
+    write_graph(RegionGraph(region), arguments, names, ["region_tokens"], dynamic, path)
+    return compare_region(region, path)
+
+
+def compare_region(region: RegionModule, path: Path) -> ParityReport:
+    """How far a region graph is from its torch definition."""
     cases = {
         f"{pictures} pictures with {count} regions": region_case(
             region, pictures, count, seed=count
         )
         for pictures, count in ((1, 0), (1, 1), (3, 7), (2, 40))
     }
-    return compare(graph, path, ["region_tokens"], cases)
+    return compare(RegionGraph(region), path, ["region_tokens"], cases)
 
 
 def source_names(region: RegionModule) -> list[str]:

@@ -1,17 +1,15 @@
 """Samples -> one padded batch of tensors, with what the frozen encoders see of their pictures.
 
-Which samples a step takes, and how their boxes are shifted, follows from the seed and the step
-alone: a resumed run draws the very same ones, and so do two processes that share a batch.
+A picture is read and encoded once for all questions about it in a batch, and remembered as long as
+there is room.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -244,45 +242,3 @@ def _stacked(
         [torch.stack(parts) for parts in zip(*group, strict=True)] for group in members.values()
     ]
     return places, stacks
-
-
-@dataclass(frozen=True)
-class Order:
-    """Which records every step takes, as a function of the seed and the step alone."""
-
-    records: Sequence[Record]
-    replay: Sequence[Record]
-    effective_batch: int
-    replay_share: float
-    seed: int
-
-    @property
-    def replayed(self) -> int:
-        """Records of each step that come from the replay."""
-        return round(self.replay_share * self.effective_batch) if self.replay else 0
-
-    def steps(self, epochs: float) -> int:
-        """Steps that so many passes over the records take."""
-        per_step = max(1, self.effective_batch - self.replayed)
-        return max(1, round(epochs * len(self.records) / per_step))
-
-    def step(self, step: int) -> list[tuple[Record, tuple[int, ...]]]:
-        """The records of one step, and the seed of each one's noise."""
-        fresh = self.effective_batch - self.replayed
-        chosen = [(record, (0,)) for record in self._draw(self.records, step, fresh, 0)]
-        chosen += [(record, (1,)) for record in self._draw(self.replay, step, self.replayed, 1)]
-        return [(record, (self.seed, step, row, *tag)) for row, (record, tag) in enumerate(chosen)]
-
-    def _draw(
-        self, records: Sequence[Record], step: int, count: int, stream: int
-    ) -> Iterator[Record]:
-        """`count` records of a stream that passes over all of them, newly shuffled each time."""
-        for position in range(step * count, (step + 1) * count):
-            epoch, place = divmod(position, len(records))
-            yield records[int(shuffled(len(records), (self.seed, epoch, stream))[place])]
-
-
-@lru_cache(maxsize=8)
-def shuffled(count: int, seed: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """A permutation of `count` numbers, the same for the same seed."""
-    return np.random.default_rng(list(seed)).permutation(count)

@@ -4,20 +4,24 @@ Only the first process has a journal that writes. It does not decide anything.
 """
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from regionqa.errors import TrainingError
+
+if TYPE_CHECKING:
+    from regionqa.finetune.board import Board
 
 LOG = "log.jsonl"
 CURVES = "curves.png"
 LINE_EVERY = 10.0
 """Seconds between progress lines where stderr is no terminal."""
-log = logging.getLogger("regionqa.finetune")
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,17 @@ class Journal:
         self._quiet = quiet or not writes
         self._bar: Any = None
         self._task: Any = None
-        self._board: Any = None
+        self._board: Board | None = None
         self._last_line = 0.0
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
         if self._writes:
-            from torch.utils.tensorboard import SummaryWriter
+            from regionqa.finetune.board import Board
 
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = (self._folder / LOG).open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(self._folder / "tensorboard"))
+            self._board = Board(self._folder / "tensorboard")
         return self
 
     def __exit__(
@@ -78,10 +82,11 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.stop_bar()
-        if self._file:
-            self._file.close()
-            self._board.close()
-            draw_curves(read_log(self._folder), self._folder / CURVES)
+        if self._file and self._board:
+            with suppress(OSError):  # what is on the disk is whole lines; the rest was told before
+                self._file.close()
+                self._board.close()
+                draw_curves(read_log(self._folder), self._folder / CURVES)
 
     def say(self, text: str) -> None:
         """One plain line on stderr, unless quiet."""
@@ -126,16 +131,22 @@ class Journal:
             self._bar = None
 
     def add(self, entry: Entry, steps: int) -> None:
-        """Write an entry; `steps`: how many the stage has."""
-        if self._file is None:
+        """Write an entry; `steps`: how many the stage has. TrainingError where the disk is full."""
+        if self._file is None or self._board is None:
             return
-        self._file.write(json.dumps(without_defaults(entry)) + "\n")
-        self._file.flush()
-        kind = "held-out" if entry.held_out else "training"
-        self._board.add_scalar(f"{entry.stage}/{kind} loss", entry.loss, entry.step)
-        self._board.add_scalar(f"{entry.stage}/{kind} accuracy", entry.accuracy, entry.step)
-        if entry.rate is not None:
-            self._board.add_scalar(f"{entry.stage}/learning rate", entry.rate, entry.step)
+        try:
+            self._file.write(json.dumps(without_defaults(entry)) + "\n")
+            self._file.flush()
+            kind = "held-out" if entry.held_out else "training"
+            self._board.scalar(f"{entry.stage}/{kind} loss", entry.loss, entry.step)
+            self._board.scalar(f"{entry.stage}/{kind} accuracy", entry.accuracy, entry.step)
+            if entry.rate is not None:
+                self._board.scalar(f"{entry.stage}/learning rate", entry.rate, entry.step)
+        except OSError as error:
+            raise TrainingError(
+                f"{self._folder}: cannot be written: {error.strerror}; make room and go on from "
+                "the last checkpoint with --resume"
+            ) from error
         self._show(entry, steps)
 
     def _show(self, entry: Entry, steps: int) -> None:

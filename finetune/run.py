@@ -15,10 +15,11 @@ import torch
 from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
 from regionqa.errors import TrainingError, UsageError
 from regionqa.finetune import checkpoints
-from regionqa.finetune.batches import Collator, FrozenEncoders, Order
+from regionqa.finetune.batches import Collator, FrozenEncoders
 from regionqa.finetune.checkpoints import Progress
 from regionqa.finetune.journal import Entry, Journal, forget_after, read_log
 from regionqa.finetune.model import RegionLanguageModel, add_lora
+from regionqa.finetune.order import Order, Stream
 from regionqa.finetune.processes import Processes
 from regionqa.finetune.result import (
     assemble,
@@ -164,16 +165,17 @@ def stage_run(
     """Everything the stage needs."""
     settings: StageSettings = getattr(run.settings.stages, name)
     frozen = settings.region is RegionPart.carrier
+    seed, replay = run.settings.seed, run.data.replay
     return StageRun(
         name=name,
         number=number,
         settings=settings,
         order=Order(
-            run.data.records(name),
-            run.data.replay,
+            Stream(run.data.records(name), settings.group, (seed, number, 0)),
+            Stream(replay, settings.group, (seed, number, 1)) if replay else None,
             settings.batch * settings.accumulate * run.processes.count,
             settings.replay_share,
-            run.settings.seed,
+            seed,
         ),
         held_out=run.data.held_out,
         collator=Collator(sample_maker(run.base), encoders, frozen),
@@ -193,8 +195,8 @@ def announce(
     settings, count = stage.settings, run.processes.count
     whose = "1 process" if count == 1 else f"{count} processes"
     run.journal.say(
-        f"{stage.name}: {len(stage.order.records):,} records, {stage.steps:,} steps; effective "
-        f"batch {stage.order.effective_batch} = {settings.batch} x {settings.accumulate} "
+        f"{stage.name}: {len(stage.order.fresh.records):,} records, {stage.steps:,} steps; "
+        f"effective batch {stage.order.effective_batch} = {settings.batch} x {settings.accumulate} "
         f"accumulated x {whose}"
         + (f", {stage.order.replayed} of them replayed" if stage.order.replayed else "")
     )

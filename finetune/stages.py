@@ -47,6 +47,9 @@ class StageSettings:
     """Questions in one forward pass of one process."""
     accumulate: int = 1
     """Forward passes per optimizer step; batch x accumulate x processes is the effective batch."""
+    group: int = 4
+    """Questions about one picture that may follow each other: it is encoded once for all of them in
+    a forward pass."""
     region: RegionPart = RegionPart.all
     """How much of the region encoder trains."""
     region_rate: float = 1.0
@@ -82,7 +85,7 @@ class StageSettings:
     """Compute the language model's activations again instead of keeping them: slower, smaller."""
 
     def __post_init__(self) -> None:
-        positive = ("learning_rate", "epochs", "batch", "accumulate", "clip", "lora_alpha")
+        positive = ("learning_rate", "epochs", "batch", "accumulate", "group", "clip", "lora_alpha")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")

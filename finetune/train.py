@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from regionqa.errors import TrainingError
 from regionqa.finetune import checkpoints
-from regionqa.finetune.batches import Batch, Collator, Order
+from regionqa.finetune.batches import Batch, Collator
 from regionqa.finetune.checkpoints import Progress
 from regionqa.finetune.journal import Entry, Journal
 from regionqa.finetune.model import RegionLanguageModel, choose_what_trains
+from regionqa.finetune.order import Order
 from regionqa.finetune.processes import Processes, decoder_layers, plain
 from regionqa.finetune.records import Record
 from regionqa.finetune.stages import Precision, StageSettings
@@ -138,7 +139,9 @@ def train_stage(
 def own_batches(run: StageRun, step: int, processes: Processes) -> list[Batch]:
     """This process's share of a step, one batch per forward pass."""
     settings = run.settings
-    own = run.order.step(step)[processes.rank :: processes.count]
+    everything = run.order.step(step)
+    share = len(everything) // processes.count  # the effective batch is a multiple of the processes
+    own = everything[processes.rank * share : (processes.rank + 1) * share]
     parts = [own[start : start + settings.batch] for start in range(0, len(own), settings.batch)]
     return [
         run.collator.batch(
