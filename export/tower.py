@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.activations import ACT2FN
+from transformers.initialization import no_init_weights
 
 from regionqa.errors import BundleError
 from regionqa.export.parts import VisionModule
@@ -117,7 +118,10 @@ class LlavaProjector(nn.Module):
 
 
 class TowerVision(VisionModule):
-    """Image tokens and maps from the hidden states of a published tower."""
+    """Image tokens and maps from the hidden states of a published tower.
+
+    The tower's weights are undefined until they are loaded; those of the projector are new.
+    """
 
     config: TowerConfig
 
@@ -130,7 +134,8 @@ class TowerVision(VisionModule):
         self.depth = max(1, self.feature_layer, *self.levels)
         cut = config.transformers
         cut.num_hidden_layers = self.depth
-        self.tower = AutoModel.from_config(cut, dtype=torch.float32)
+        with no_init_weights():  # they are always loaded, and drawing them takes half a minute
+            self.tower = AutoModel.from_config(cut, dtype=torch.float32)
         for name in kind.after:
             setattr(self.tower, name, nn.Identity())
         self.width, self.grid, self.side = sizes.width, sizes.grid, sizes.side
