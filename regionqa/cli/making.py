@@ -1,17 +1,21 @@
 """`init`: a bundle of one's own from published parts."""
 
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regionqa.cli.extras import EXPORT, require
 from regionqa.cli.options import Debug
 from regionqa.prompts import RegionInput
 
 if TYPE_CHECKING:
     from regionqa.export.init import Made
+
+
+BESIDE_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
+"""What a checkpoint in transformers' format holds beside its weights."""
 
 
 class SourceChoice(StrEnum):
@@ -78,8 +82,7 @@ def init(
     if not (from_llava and not vision and not llm) and not (vision and llm and not from_llava):
         raise UsageError("say either --vision and --llm, or --from-llava alone")
     folder = free_folder(out)
-    if missing := [each for each in ("onnx", "onnxscript", "tomli_w") if not find_spec(each)]:
-        raise UsageError(f"init needs {missing[0]}; pip install 'regionqa[export]'")
+    require("init", "export", EXPORT)
     made = make(folder, vision, llm, from_llava, region_input, region_source, fit, name)
     for line in told(made):
         print(line, file=sys.stderr)
@@ -97,7 +100,6 @@ def make(
     name: str | None,
 ) -> "Made":
     """Fetch what is not here, and write the bundle."""
-    from regionqa.downloads import local_or_hub
     from regionqa.export.init import RegionSource, init_bundle
     from regionqa.export.llava import llava_bundle
     from regionqa.placement import Fit
@@ -105,7 +107,7 @@ def make(
     source = RegionSource(region_source)
     if from_llava:
         return llava_bundle(
-            local_or_hub(from_llava),
+            checkpoint(from_llava),
             folder,
             name=name,
             region_input=region_input or RegionInput.coordinates,
@@ -115,8 +117,8 @@ def make(
         )
     assert vision and llm
     return init_bundle(
-        local_or_hub(vision),
-        local_or_hub(llm),
+        checkpoint(vision),
+        checkpoint(llm),
         folder,
         name=name,
         region_input=region_input or RegionInput.features,
@@ -124,6 +126,19 @@ def make(
         fit=Fit(fit or "squash"),
         origins=(called(vision), called(llm)),
     )
+
+
+def checkpoint(name: str) -> Path:
+    """The folder of a checkpoint in transformers' format; of a repository, what is needed of it.
+
+    Many repositories hold their weights twice, and the old form only where there is no other.
+    """
+    from regionqa.downloads import local_or_hub
+
+    folder = local_or_hub(name, files=(*BESIDE_WEIGHTS, "*.safetensors"))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return local_or_hub(name, files=(*BESIDE_WEIGHTS, "*.bin"))
 
 
 def called(name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from regionqa.cli.extras import FINETUNE, require
 from regionqa.cli.options import Debug, Device, DeviceChoice, Quiet
 
 
@@ -147,6 +148,7 @@ def finetune(
 
     regionqa finetune --data mine.jsonl --out my-model
     """
+    require("finetune", "finetune", FINETUNE)
     from regionqa.finetune.settings import chosen_settings
 
     stage_fields = {
