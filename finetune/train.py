@@ -87,6 +87,7 @@ def train_stage(
 
     def measure(step: int) -> None:
         if run.held_out:
+            model.language.eval()
             loss, accuracy = evaluate(run, plain(spread), processes, bf16=bf16)
             journal.add(Entry(run.name, step, loss, accuracy, held_out=True), steps)
 
@@ -97,6 +98,7 @@ def train_stage(
     if first == 0:
         measure(0)
     for step in range(first, steps):
+        model.language.train()  # or it neither drops out nor computes activations again
         rate = learning_rate(settings, step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
