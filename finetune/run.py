@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
 from regionqa.errors import TrainingError, UsageError
@@ -93,14 +94,20 @@ def finetune(
 
     try:
         base = find_bundle(settings.model)
+        if settings.run == ("align",) and not base.card.prompt.takes_features:
+            raise UsageError(
+                f"{base.card.name} is told of regions in words, if at all: there is nothing to "
+                "align; choose --stage instruct"
+            )
         data = read_run_data(settings, base, say)
         processes.wait()
         if processes.is_first:
             keep_settings(training / SETTINGS, settings, base, data.files, resume=resume)
         processes.wait()
         resumed = checkpoints.newest(training / CHECKPOINTS)
-        if resumed and processes.is_first:
-            forget_after(training, settings.run, resumed[1].stage, resumed[1].step)
+        if processes.is_first:
+            stage, step = (resumed[1].stage, resumed[1].step) if resumed else (settings.run[0], -1)
+            forget_after(training, settings.run[: settings.run.index(stage)], stage, step)
         with (
             StopWatch(max_minutes) as watch,
             Journal(training, writes=processes.is_first, quiet=quiet) as journal,
@@ -148,7 +155,7 @@ def run_stages(
         if settings.language and settings.lora_rank:
             add_lora(parts.language, settings)
         if settings.gradient_checkpointing:
-            parts.language.gradient_checkpointing_enable({"use_reentrant": False})
+            save_memory(parts.language)
         if resumed and names.index(resumed[1].stage) >= number:
             continue  # the checkpoint of a later stage holds what this one did
         here = resumed if resumed and resumed[1].stage == name else None
@@ -157,6 +164,13 @@ def run_stages(
         announce(run, stage, here)
         result = train_stage(stage, model, run.processes, run.journal, watch, here)
     return changed_weights(model, result.trained), result.trained
+
+
+def save_memory(language: PreTrainedModel) -> None:
+    """Let a language model compute its activations again instead of keeping them."""
+    # transformers 5 renamed it on the way
+    old = language.gradient_checkpointing_enable
+    getattr(language, "activation_checkpointing_enable", old)({"use_reentrant": False})
 
 
 def stage_run(
