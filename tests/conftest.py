@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from shutil import copyfile
 from types import SimpleNamespace
 
 import pytest
 from hubserver import Hub
 from PIL import Image
+from tinymodel import tiny_bundle, two_things
 
 from regionqa.bundles import Bundle, find_bundle
 from regionqa.cli import main
@@ -84,6 +87,38 @@ def photos(tmp_path: Path, skimage_photos: Path) -> Iterator[Path]:
         with Image.open(skimage_photos / f"{source}.png") as image:
             image.convert("RGB").reduce(2).save(folder / f"{name}.jpg")
     yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """Tiny untrained models by row of PVIT's table 1: `tiny("levels")`; see tinymodel.py."""
+    root = tmp_path_factory.mktemp("tiny")
+    tokenizer = starter.root / "llm" / "tokenizer.json"
+    return cache(lambda row: tiny_bundle(row, root, tokenizer))
+
+
+@pytest.fixture(scope="session")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training records about red squares and blue discs."""
+    return two_things(tmp_path_factory.mktemp("things"))
+
+
+@pytest.fixture
+def quick_export(tiny: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are not made anew but copied, seconds faster; they know nothing of the training."""
+    from regionqa.export import bundle
+    from regionqa.export.graphs import ParityReport
+    from regionqa.export.parts import RegionModule, VisionModule
+
+    def copy(module: VisionModule | RegionModule, path: Path) -> ParityReport:
+        levels = bool(module.level_shapes if isinstance(module, VisionModule) else (
+            not module.reads_pixels
+        ))  # fmt: skip
+        copyfile(tiny("levels" if levels else "pixels").root / path.name, path)
+        return ParityReport(path.name, 0.0, ())
+
+    monkeypatch.setattr(bundle, "export_vision", copy)
+    monkeypatch.setattr(bundle, "export_region", copy)
 
 
 @pytest.fixture
