@@ -82,8 +82,8 @@ def finetune(
     `train_stage`. A run that is finished is given back as it is.
     """
     check_place(out, resume=resume)
-    if (out / CARD).is_file():
-        return open_bundle(out)
+    if (out / CARD).is_file() and not (out / TRAINING / CHECKPOINTS).exists():
+        return open_bundle(out)  # checkpoints go last: with them it may be half described
     processes = Processes(device, shard=shard)
     training = out / TRAINING
     talks = processes.is_first and not quiet
