@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from shutil import copyfile
 from types import SimpleNamespace
 
 import pytest
 from hubserver import Hub
 from PIL import Image
-from tinymodel import tiny_bundle, two_things
+from tinymodel import copy_graphs, tiny_bundle, two_things
 
 from regionqa.bundles import Bundle, find_bundle
 from regionqa.cli import main
@@ -106,19 +105,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_export(tiny: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs are not made anew but copied, seconds faster; they know nothing of the training."""
-    from regionqa.export import bundle
-    from regionqa.export.graphs import ParityReport
-    from regionqa.export.parts import RegionModule, VisionModule
-
-    def copy(module: VisionModule | RegionModule, path: Path) -> ParityReport:
-        levels = bool(module.level_shapes if isinstance(module, VisionModule) else (
-            not module.reads_pixels
-        ))  # fmt: skip
-        copyfile(tiny("levels" if levels else "pixels").root / path.name, path)
-        return ParityReport(path.name, 0.0, ())
-
-    monkeypatch.setattr(bundle, "export_vision", copy)
-    monkeypatch.setattr(bundle, "export_region", copy)
+    copy_graphs(tiny("levels"), tiny("pixels"), monkeypatch)
 
 
 @pytest.fixture

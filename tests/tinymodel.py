@@ -7,18 +7,21 @@ language model is told of a region, so that every row of PVIT's table 1 has one.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from regionqa.bundles import Bundle
+from regionqa.export import bundle as bundle_module
 from regionqa.export.bundle import write_bundle
-from regionqa.export.graphs import level_names
-from regionqa.export.parts import RegionModule
+from regionqa.export.graphs import ParityReport, level_names
+from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.pixels import PixelRegionConfig, PixelRegionEncoder
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.vision import ResNetConfig, ResNetVision
@@ -141,6 +144,21 @@ def tiny_bundle(row: str, root: Path, tokenizer: Path) -> Bundle:
         graphs,
     )  # fmt: skip
     return bundle
+
+
+def copy_graphs(levels: Bundle, pixels: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let graphs be copied from untrained bundles instead of made anew, which takes seconds."""
+
+    def copied(module: VisionModule | RegionModule, path: Path) -> ParityReport:
+        if isinstance(module, VisionModule):
+            source = levels if module.level_shapes else pixels
+        else:
+            source = pixels if module.reads_pixels else levels
+        copyfile(source.root / path.name, path)
+        return ParityReport(path.name, 0.0, ())
+
+    monkeypatch.setattr(bundle_module, "export_vision", copied)
+    monkeypatch.setattr(bundle_module, "export_region", copied)
 
 
 def two_things(folder: Path, pictures: int = 24) -> Path:
