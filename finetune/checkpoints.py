@@ -95,8 +95,8 @@ def save(
             _drop_old(folder)
     except OSError as error:
         problem = error
-    except (RuntimeError, CheckpointException) as error:  # torch wraps what the disk said
-        problem = OSError(errno.EIO, " ".join(str(error).split())[-200:])
+    except (RuntimeError, CheckpointException) as error:
+        problem = _what_the_disk_said(error)
     if problem:
         shutil.rmtree(partial, ignore_errors=True)
         last = newest(folder)
@@ -152,6 +152,16 @@ def _trained(model: nn.Module, progress: Progress) -> dict[str, Any]:
     """References to the weights that training has changed."""
     weights: Mapping[str, Any] = get_model_state_dict(model)
     return {name: weights[name] for name in progress.trained}
+
+
+def _what_the_disk_said(error: BaseException) -> OSError:
+    """The OSError that torch wrapped, or torch's own last words where it lost that."""
+    inner: BaseException | None = error
+    if isinstance(error, CheckpointException):
+        inner = next(iter(error.failures.values()))[0]
+    while inner and not isinstance(inner, OSError):
+        inner = inner.__cause__ or inner.__context__
+    return inner or OSError(errno.EIO, " ".join(str(error).split())[-200:])
 
 
 def _drop_old(folder: Path) -> None:

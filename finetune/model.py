@@ -4,6 +4,7 @@ One forward pass splices image and region tokens into the embedded ids, exactly 
 gives the summed loss of the answers. It does not know about records, optimizers or processes.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -170,4 +171,6 @@ def add_lora(language: PreTrainedModel, stage: StageSettings) -> "PeftModel":
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(language, config)
+    with warnings.catch_warnings():  # peft calls what newer transformers have renamed
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(language, config)

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from regionqa.devices import Device, choose_device
 
@@ -44,6 +45,9 @@ class Processes:
     def spread(self, model: nn.Module, layers: nn.ModuleList, *, bf16: bool) -> nn.Module:
         """The model as all processes train it; layers: what FSDP gathers one at a time."""
         model.to(self.device)
+        if isinstance(model, FSDPModule):  # by the stage before
+            model.reshard()
+            return model
         if self._shard:
             mesh = init_device_mesh(self.device.type, (self.count,))
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else None
@@ -86,6 +90,11 @@ class Processes:
 def plain(model: nn.Module) -> nn.Module:
     """The model itself, without what spreads it."""
     return cast(nn.Module, model.module) if hasattr(model, "module") else model
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that processes may hold shares of, as each of them can read it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def decoder_layers(language: nn.Module) -> nn.ModuleList:

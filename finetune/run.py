@@ -6,11 +6,13 @@ OUT/training holds settings, log, curves and, while the run lasts, checkpoints.
 import shutil
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
 from regionqa.errors import TrainingError, UsageError
@@ -22,6 +24,7 @@ from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.order import Order, Stream
 from regionqa.finetune.processes import Processes
 from regionqa.finetune.result import (
+    Parts,
     assemble,
     changed_weights,
     describe_run,
@@ -73,16 +76,17 @@ def finetune(
     shard: bool = False,
     max_minutes: float | None = None,
     quiet: bool = False,
-) -> Bundle:
+) -> Bundle | None:
     """Train, and write the bundle into `out`.
 
     UsageError where `out` holds something else, or the settings contradict the run to be resumed;
     DataError for bad data, before anything is computed; StoppedError and TrainingError as of
-    `train_stage`. A run that is finished is given back as it is.
+    `train_stage`. A run that is finished is given back as it is. None in all processes but the
+    first, which writes the bundle.
     """
     check_place(out, resume=resume)
-    if (out / CARD).is_file():
-        return open_bundle(out)
+    if (out / CARD).is_file() and not (out / TRAINING / CHECKPOINTS).exists():
+        return open_bundle(out)  # checkpoints go last: with them it may be half described
     processes = Processes(device, shard=shard)
     training = out / TRAINING
     talks = processes.is_first and not quiet
@@ -93,21 +97,27 @@ def finetune(
 
     try:
         base = find_bundle(settings.model)
+        if settings.run == ("align",) and not base.card.prompt.takes_features:
+            raise UsageError(
+                f"{base.card.name} is told of regions in words, if at all: there is nothing to "
+                "align; choose --stage instruct"
+            )
         data = read_run_data(settings, base, say)
         processes.wait()
         if processes.is_first:
             keep_settings(training / SETTINGS, settings, base, data.files, resume=resume)
         processes.wait()
         resumed = checkpoints.newest(training / CHECKPOINTS)
-        if resumed and processes.is_first:
-            forget_after(training, settings.run, resumed[1].stage, resumed[1].step)
+        if processes.is_first:
+            stage, step = (resumed[1].stage, resumed[1].step) if resumed else (settings.run[0], -1)
+            forget_after(training, settings.run[: settings.run.index(stage)], stage, step)
         with (
             StopWatch(max_minutes) as watch,
             Journal(training, writes=processes.is_first, quiet=quiet) as journal,
         ):
             run = Run(settings, base, data, out, processes, journal)
             weights, trained = run_stages(run, watch, resumed)
-        return finish(run, weights, trained) if processes.is_first else base
+        return finish(run, weights, trained) if processes.is_first else None
     except (MemoryError, RuntimeError) as error:
         if ran_out_of_memory(error):
             raise TrainingError(
@@ -139,16 +149,14 @@ def run_stages(
     torch.manual_seed(run.settings.seed)
     parts = read_parts(run.base)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
-    encoders = FrozenEncoders(
-        run.base.card, parts.vision.to(run.processes.device), parts.region, run.processes.device
-    )
+    encoders = frozen_encoders(run, parts)
+    if lora := lora_stage(run):  # at once, for weights must not change their names between stages
+        add_lora(parts.language, lora)
     names = [name for name, _ in run.stages]
     result = StageResult((), 0.0)
     for number, (name, settings) in enumerate(run.stages, start=1):
-        if settings.language and settings.lora_rank:
-            add_lora(parts.language, settings)
         if settings.gradient_checkpointing:
-            parts.language.gradient_checkpointing_enable({"use_reentrant": False})
+            save_memory(parts.language)
         if resumed and names.index(resumed[1].stage) >= number:
             continue  # the checkpoint of a later stage holds what this one did
         here = resumed if resumed and resumed[1].stage == name else None
@@ -157,6 +165,29 @@ def run_stages(
         announce(run, stage, here)
         result = train_stage(stage, model, run.processes, run.journal, watch, here)
     return changed_weights(model, result.trained), result.trained
+
+
+def save_memory(language: PreTrainedModel) -> None:
+    """Let a language model compute its activations again instead of keeping them."""
+    # transformers 5 renamed it on the way
+    old = language.gradient_checkpointing_enable
+    getattr(language, "activation_checkpointing_enable", old)({"use_reentrant": False})
+
+
+def lora_stage(run: Run) -> StageSettings | None:
+    """The first stage that trains LoRA in place of the language model."""
+    return next((each for _, each in run.stages if each.language and each.lora_rank), None)
+
+
+def frozen_encoders(run: Run, parts: Parts) -> FrozenEncoders:
+    """The encoders that stand outside of what trains; UsageError where sharding forbids it."""
+    region, device = parts.region, run.processes.device
+    frozen = {settings.region is RegionPart.carrier for _, settings in run.stages}
+    if region is not None and run.processes.shards and True in frozen:
+        if len(frozen) > 1:
+            raise UsageError("--shard takes the same `region` in both stages, all or carrier")
+        region = deepcopy(region).to(device)  # sharded weights work inside the model only
+    return FrozenEncoders(run.base.card, parts.vision.to(device), region, device)
 
 
 def stage_run(
@@ -207,7 +238,7 @@ def announce(
 def finish(run: Run, weights: Mapping[str, torch.Tensor], trained: tuple[str, ...]) -> Bundle:
     """Write the bundle, measure it, describe it, and drop the checkpoints."""
     say = run.journal.say
-    lora = next((s for _, s in run.stages if s.language and s.lora_rank), None)
+    lora = lora_stage(run)
     adapter = run.out / "adapter" if run.settings.keep_adapter and lora else None
     parts = assemble(run.base, weights, lora, adapter)
     entries = read_log(run.out / TRAINING)

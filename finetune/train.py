@@ -20,7 +20,7 @@ from regionqa.finetune.checkpoints import Progress
 from regionqa.finetune.journal import Entry, Journal
 from regionqa.finetune.model import RegionLanguageModel, choose_what_trains
 from regionqa.finetune.order import Order
-from regionqa.finetune.processes import Processes, decoder_layers, plain
+from regionqa.finetune.processes import Processes, decoder_layers, plain, whole
 from regionqa.finetune.records import Record
 from regionqa.finetune.stages import Precision, StageSettings
 from regionqa.finetune.stopping import Reason, StoppedError, StopWatch
@@ -73,11 +73,13 @@ def train_stage(
     resumed: the checkpoint of this stage to go on from.
     """
     settings, steps = run.settings, run.steps
-    named = dict(choose_what_trains(model, settings))
-    trained = tuple(sorted({*run.before.trained, *named}))
+    names = [name for name, _ in choose_what_trains(model, settings)]
+    trained = tuple(sorted({*run.before.trained, *names}))
     bf16 = computes_in_bf16(settings.precision, processes.device)
     spread = processes.spread(model, decoder_layers(model.language), bf16=bf16)
     optimizer = make_optimizer(model, settings)
+    # not those of before, in whose place sharding has put its own
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     first = 0
     if resumed:
         checkpoints.load(*resumed, plain(spread), optimizer)
@@ -87,6 +89,7 @@ def train_stage(
 
     def measure(step: int) -> None:
         if run.held_out:
+            model.language.eval()
             loss, accuracy = evaluate(run, plain(spread), processes, bf16=bf16)
             journal.add(Entry(run.name, step, loss, accuracy, held_out=True), steps)
 
@@ -97,6 +100,7 @@ def train_stage(
     if first == 0:
         measure(0)
     for step in range(first, steps):
+        model.language.train()  # or it neither drops out nor computes activations again
         rate = learning_rate(settings, step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
@@ -114,8 +118,8 @@ def train_stage(
                 (result.loss / tokens * processes.count).backward()
             tally += result.detached()
         tally = processes.sum(tally)
-        norm = nn.utils.clip_grad_norm_(list(named.values()), settings.clip)
-        check_finite(run, step, float(tally[0]), norm)
+        norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
+        check_finite(run, step, float(tally[0]), whole(norm))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss, accuracy = float(tally[0] / tally[1]), float(tally[4] / tally[3])

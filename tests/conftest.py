@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hubserver import Hub
 from PIL import Image
+from tinymodel import copy_graphs, tiny_bundle, two_things
 
 from regionqa.bundles import Bundle, find_bundle
 from regionqa.cli import main
@@ -84,6 +86,26 @@ def photos(tmp_path: Path, skimage_photos: Path) -> Iterator[Path]:
         with Image.open(skimage_photos / f"{source}.png") as image:
             image.convert("RGB").reduce(2).save(folder / f"{name}.jpg")
     yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """Tiny untrained models by row of PVIT's table 1: `tiny("levels")`; see tinymodel.py."""
+    root = tmp_path_factory.mktemp("tiny")
+    tokenizer = starter.root / "llm" / "tokenizer.json"
+    return cache(lambda row: tiny_bundle(row, root, tokenizer))
+
+
+@pytest.fixture(scope="session")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training records about red squares and blue discs."""
+    return two_things(tmp_path_factory.mktemp("things"))
+
+
+@pytest.fixture
+def quick_export(tiny: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are not made anew but copied, seconds faster; they know nothing of the training."""
+    copy_graphs(tiny("levels"), tiny("pixels"), monkeypatch)
 
 
 @pytest.fixture

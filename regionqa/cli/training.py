@@ -187,4 +187,5 @@ def finetune(
         chosen, out, resume=resume, device=str(device), shard=shard, max_minutes=max_minutes,
         quiet=quiet,
     )  # fmt: skip
-    print(bundle.root)
+    if bundle:
+        print(bundle.root)
