@@ -229,6 +229,7 @@ def assemble(
     card = {
         "name": name,
         "summary": f"{origin}; {state}",
+        "untrained": list(parts.untrained),
         "picture": dict(parts.picture),
         "vision": {
             "graph": "vision.onnx",

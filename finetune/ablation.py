@@ -142,7 +142,7 @@ def untrained(folder: Path, starter: Bundle) -> Bundle:
         config["vocab_size"], config["hidden_size"], starter.card.language.context,
         config["eos_token_id"],
     )  # fmt: skip
-    card = variant_card(starter, "none")
+    card = variant_card(starter, "none") | {"untrained": ["projector", "language model"]}
     return write_bundle(folder, card, vision, None, language, tokenizer)[0]
 
 
@@ -194,7 +194,7 @@ def new_region_encoder(
 def variant_card(base: Bundle, kind: str) -> dict[str, Any]:
     """The base's card with the tables that tell of regions changed."""
     table = tomllib.loads((base.root / CARD).read_text(encoding="utf-8"))
-    for key in ("files", "revision", "architecture", "provenance", "region"):
+    for key in ("files", "revision", "architecture", "provenance", "region", "untrained"):
         table.pop(key, None)
     table["name"] = f"ablation-{kind}"
     table["summary"] = f"ablation: regions as {kind}"
@@ -202,6 +202,7 @@ def variant_card(base: Bundle, kind: str) -> dict[str, Any]:
     patterns = {"none": "", "coordinates": COORDINATES}
     table["prompt"]["region"] = patterns.get(kind, "{region}")
     if kind in ("features", "pixels"):
+        table["untrained"] = ["region encoder"]
         table["region"] = {"graph": "region.onnx", "tokens": 1}
     if kind == "pixels":
         table["region"]["picture"] = {**table["picture"], "size": OWN_PIXELS}
@@ -225,14 +226,16 @@ def stages(budget: Budget, row: Row) -> Stages:
 
 def trained(settings: FinetuneSettings, out: Path) -> Bundle:
     """A run, started or gone on with."""
-    return finetune(settings, out, resume=(out / TRAINING / SETTINGS).exists())
+    bundle = finetune(settings, out, resume=(out / TRAINING / SETTINGS).exists())
+    assert bundle is not None  # this is the one process there is
+    return bundle
 
 
 def run_row(row: Row, start: Bundle, data: Path, out: Path, budget: Budget) -> Bundle:
     """Train one row of the table."""
     settings = FinetuneSettings(
         model=str(start.root), data=(str(data),), stages=stages(budget, row), run=row.stages,
-        held_out_share=0.03, evaluate_every=200, save_every=200,
+        rehearse=0, held_out_share=0.03, evaluate_every=200, save_every=200,
     )  # fmt: skip
     return trained(settings, out)
 
@@ -246,7 +249,7 @@ def train_base(out: Path, starter: Bundle, data: Path, budget: Budget) -> Bundle
     )  # fmt: skip
     settings = FinetuneSettings(
         model=str(start.root), data=(str(data),), stages=Stages(whole, whole), run=("instruct",),
-        held_out_share=0.03, evaluate_every=200, save_every=200,
+        rehearse=0, held_out_share=0.03, evaluate_every=200, save_every=200,
     )  # fmt: skip
     return trained(settings, out / "base")
 

@@ -161,7 +161,9 @@ def _what_the_disk_said(error: BaseException) -> OSError:
         inner = next(iter(error.failures.values()))[0]
     while inner and not isinstance(inner, OSError):
         inner = inner.__cause__ or inner.__context__
-    return inner or OSError(errno.EIO, " ".join(str(error).split())[-200:])
+    if isinstance(inner, OSError):
+        return inner
+    return OSError(errno.EIO, " ".join(str(error).split())[-200:])
 
 
 def _drop_old(folder: Path) -> None:

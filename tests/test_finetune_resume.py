@@ -76,9 +76,7 @@ def wait_for(process: subprocess.Popen[str], out: Path, stage: str, step: int) -
         time.sleep(0.005)
 
 
-def at_step(
-    patch: pytest.MonkeyPatch, stage: str, step: int, act: Callable[[], object]
-) -> None:
+def at_step(patch: pytest.MonkeyPatch, stage: str, step: int, act: Callable[[], object]) -> None:
     """Let something happen as soon as a step is in the log."""
     add = Journal.add
 
@@ -223,9 +221,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     try:
         with monkeypatch.context() as patch:
             limit = (20_000, before[1])
-            at_step(
-                patch, "align", 12, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-            )
+            at_step(patch, "align", 12, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
             ran = regionqa(*words, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -281,7 +277,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(
     )  # fmt: skip
     assert (ran.status, ran.out) == (1, "")
     last = ran.err.splitlines()[-1]
-    assert re.search(r"is no finite number at step [23] of instruct; the last good checkpoint", last)
+    assert re.search(
+        r"is no finite number at step [23] of instruct; the last good checkpoint", last
+    )
     assert "lower --learning-rate" in last
     kept = checkpoints.newest(out / "training" / "checkpoints")
     assert kept and str(kept[0]) in last
@@ -381,6 +379,9 @@ def test_no_process_is_left_in_a_group_after_a_run(
     assert PartialState._shared_state == {}
     ran = regionqa(*words, tmp_path / "other", "--max-minutes", 0.0001)
     assert ran.status == 3
-    assert json.loads((tmp_path / "other/training/checkpoints/1-000001/progress.json").read_text())[
-        "step"
-    ] == 1
+    assert (
+        json.loads((tmp_path / "other/training/checkpoints/1-000001/progress.json").read_text())[
+            "step"
+        ]
+        == 1
+    )
