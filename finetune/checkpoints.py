@@ -159,9 +159,11 @@ def _what_the_disk_said(error: BaseException) -> OSError:
     inner: BaseException | None = error
     if isinstance(error, CheckpointException):
         inner = next(iter(error.failures.values()))[0]
-    while inner and not isinstance(inner, OSError):
+    while inner:
+        if isinstance(inner, OSError):
+            return inner
         inner = inner.__cause__ or inner.__context__
-    return inner or OSError(errno.EIO, " ".join(str(error).split())[-200:])
+    return OSError(errno.EIO, " ".join(str(error).split())[-200:])
 
 
 def _drop_old(folder: Path) -> None:
