@@ -263,7 +263,9 @@ def test_pvit_trains_only_what_carries_regions(
     ran = regionqa("finetune", *words)
     assert ran.status == 0, ran.err
     before, after = (load_file(root / "encoders.safetensors") for root in (base, out))
-    changed = {name for name in before if not torch.equal(before[name].float(), after[name].float())}
+    changed = {
+        name for name in before if not torch.equal(before[name].float(), after[name].float())
+    }
     carrier = ("roi_align.updims",) if row == "levels" else ("prompt_projector", "bbox_fc")
     parts = {name.rpartition(".")[0] for name in changed}
     assert parts == {"vision.projector", *(f"region.{part}" for part in carrier)}
@@ -376,7 +378,10 @@ def test_a_record_that_the_model_cannot_take_is_named(
 ) -> None:
     for record, message in (
         (a_record("00.png", [[1, 1, 9, 9]] * 5, ("?", "x")), "5 regions in one record, the model"),
-        (a_record("00.png", [], ("?", "word " * 99)), r"questions and answers take \d+ tokens, the"),
+        (
+            a_record("00.png", [], ("?", "word " * 99)),
+            r"questions and answers take \d+ tokens, the",
+        ),
     ):
         good = a_record("01.png", [], ("what?", "that."))
         file = write_lines(tmp_path / "mixed.jsonl", [good, record])
