@@ -15,10 +15,12 @@ from regionqa.errors import BundleError
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.pixels import PixelRegionConfig, PixelRegionEncoder
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.tower import TowerConfig, TowerVision
 from regionqa.export.vision import ResNetConfig, ResNetVision
 
 VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
     "resnet": (ResNetConfig, ResNetVision),
+    "tower": (TowerConfig, TowerVision),
 }
 REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
     "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),

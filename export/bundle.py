@@ -5,6 +5,7 @@ with torch, and only then it is moved there. It does not know how the modules we
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -88,9 +89,26 @@ def save_language(language: PreTrainedModel | Path, folder: Path) -> None:
         language.save_pretrained(folder)
         return
     folder.mkdir()
-    for source in sorted(language.iterdir()):
-        if source.suffix in (".safetensors", ".json") and source.is_file():
-            shutil.copyfile(source, folder / source.name)
+    for source in language_files(language):
+        shutil.copyfile(source, folder / source.name)
+
+
+def language_files(folder: Path) -> list[Path]:
+    """JSON files and weights of a language model in transformers' format.
+
+    Of the weights those that transformers reads: some checkpoints hold them in another layout too.
+    """
+    weights = {path.name for path in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    if "model.safetensors" in weights:
+        weights = {"model.safetensors"}
+    elif index.is_file():
+        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and (path.suffix == ".json" or path.name in weights)
+    )
 
 
 def move_bundle(partial: Path, folder: Path) -> None:

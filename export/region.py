@@ -41,6 +41,8 @@ class MultiLevelConfig:
     """Width of a region's vector before it is carried into the language model."""
     hidden_size: int = 192
     """Width of the language model's embeddings."""
+    sides: tuple[int, ...] = ()
+    """Sides of the levels as they are given; none: they are given at `sizes`."""
 
 
 def resize(x: Tensor, size: int) -> Tensor:
@@ -155,8 +157,9 @@ class MultiLevelRegionEncoder(RegionModule):
 
     @property
     def source_shapes(self) -> tuple[tuple[int, int | None, int | None], ...]:
-        """(C, h, w) of the levels, at the sides they are resized to."""
-        levels = zip(self.config.in_channels, self.config.sizes, strict=True)
+        """(C, h, w) of the levels as they are given, before they are resized."""
+        sides = self.config.sides or self.config.sizes
+        levels = zip(self.config.in_channels, sides, strict=True)
         return tuple((channels, side, side) for channels, side in levels)
 
     @property

@@ -159,10 +159,10 @@ def _what_the_disk_said(error: BaseException) -> OSError:
     inner: BaseException | None = error
     if isinstance(error, CheckpointException):
         inner = next(iter(error.failures.values()))[0]
-    while inner:
-        if isinstance(inner, OSError):
-            return inner
+    while inner and not isinstance(inner, OSError):
         inner = inner.__cause__ or inner.__context__
+    if isinstance(inner, OSError):
+        return inner
     return OSError(errno.EIO, " ".join(str(error).split())[-200:])
 
 

@@ -172,7 +172,5 @@ def add_lora(language: PreTrainedModel, stage: StageSettings) -> "PeftModel":
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():  # peft calls what newer transformers have renamed
-        warnings.filterwarnings(
-            "ignore", message=".*gradient_checkpointing", category=FutureWarning
-        )
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
         return get_peft_model(language, config)

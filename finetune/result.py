@@ -120,7 +120,7 @@ def write_result(
 def card_tables(base: Bundle, name: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The base's card under a new name, without what is found when the bundle is written."""
     table = tomllib.loads((base.root / CARD).read_text(encoding="utf-8"))
-    for key in ("files", "revision", "architecture"):
+    for key in ("files", "revision", "architecture", "untrained"):
         table.pop(key, None)
     table["name"] = name
     table["summary"] = f"{base.card.name}, trained further"

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
+from regionqa.cards import ModelCard
 from regionqa.errors import TrainingError, UsageError
 from regionqa.finetune import checkpoints
 from regionqa.finetune.batches import Collator, FrozenEncoders
@@ -23,6 +24,7 @@ from regionqa.finetune.journal import Entry, Journal, forget_after, read_log
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.order import Order, Stream
 from regionqa.finetune.processes import Processes
+from regionqa.finetune.rehearsal import with_rehearsal
 from regionqa.finetune.result import (
     Parts,
     assemble,
@@ -40,7 +42,9 @@ from regionqa.finetune.stopping import StopWatch
 from regionqa.finetune.train import StageResult, StageRun, train_stage
 from regionqa.prompts import RegionInput
 
-TRAINING, CHECKPOINTS = "training", "checkpoints"
+TRAINING, CHECKPOINTS, REHEARSAL = "training", "checkpoints", "rehearsal.jsonl"
+REGION_ENCODER = "region encoder"
+"""What cards call it among their untrained parts."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,18 @@ class Run:
         """The stages that have something to train, in order."""
         carried = self.base.card.prompt.region_input is RegionInput.features
         names = [name for name in self.settings.run if carried or name != "align"]
-        return [(name, getattr(self.settings.stages, name)) for name in names]
+        return [
+            (name, resolved(getattr(self.settings.stages, name), self.base.card)) for name in names
+        ]
+
+
+def resolved(settings: StageSettings, card: ModelCard) -> StageSettings:
+    """The stage with `region = "auto"` decided for a base."""
+    if settings.region is not RegionPart.auto:
+        return settings
+    reads_levels = card.region is not None and card.region.picture is None
+    whole = reads_levels and REGION_ENCODER in card.untrained
+    return replace(settings, region=RegionPart.all if whole else RegionPart.carrier)
 
 
 def finetune(
@@ -107,6 +122,7 @@ def finetune(
         if processes.is_first:
             keep_settings(training / SETTINGS, settings, base, data.files, resume=resume)
         processes.wait()
+        data = with_rehearsal(settings, base, data, training / REHEARSAL, processes, say)
         resumed = checkpoints.newest(training / CHECKPOINTS)
         if processes.is_first:
             stage, step = (resumed[1].stage, resumed[1].step) if resumed else (settings.run[0], -1)
@@ -194,7 +210,7 @@ def stage_run(
     run: Run, encoders: FrozenEncoders, name: str, number: int, before: StageResult
 ) -> StageRun:
     """Everything the stage needs."""
-    settings: StageSettings = getattr(run.settings.stages, name)
+    settings = dict(run.stages)[name]
     frozen = settings.region is RegionPart.carrier
     seed, replay = run.settings.seed, run.data.replay
     return StageRun(

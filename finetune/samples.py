@@ -62,7 +62,13 @@ class SampleMaker:
         image_start = 0
         region_starts: list[tuple[int, int]] = []
         for position, (pieces, turn) in enumerate(zip(rendered, record.turns, strict=True)):
-            prompt = tokenize(pieces, self.tokenizer, self.card.vision.image_tokens, region_tokens)
+            prompt = tokenize(
+                pieces,
+                self.tokenizer,
+                self.card.vision.image_tokens,
+                region_tokens,
+                start=position == 0,
+            )
             if position == 0:
                 image_start = prompt.image_start
             region_starts += [(len(ids) + start, index) for start, index in prompt.region_starts]
@@ -75,10 +81,10 @@ class SampleMaker:
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of an answer and of the first stop of the card, which ends it."""
         stop = self.card.language.stop[0]
-        words = self.tokenizer.encode(render_answer(self.card.prompt, answer))
+        words = self.tokenizer.encode(render_answer(self.card.prompt, answer), start=False)
         if stop in self.tokenizer.special_tokens:
             return [*words, self.tokenizer.token_id(stop)]
-        return [*words, *self.tokenizer.encode(stop)]
+        return [*words, *self.tokenizer.encode(stop, start=False)]
 
     def check(self, record: Record, length: int) -> None:
         """QuestionError where the record has more regions or tokens than the model takes."""

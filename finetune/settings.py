@@ -86,7 +86,7 @@ def chosen_settings(
     stages = changed(stages, Changes(stage_given, stage_given), "options")
     for name in ("data", "align_data", "replay"):
         table[name] = [str(Path(entry).absolute()) for entry in table.get(name) or ()]
-    for name in ("images", "held_out"):
+    for name in ("images", "held_out", "rehearse_on"):
         if table.get(name) is not None:
             table[name] = str(Path(table[name]).absolute())
     table["model"] = absolute_model(table.get("model", "starter"))

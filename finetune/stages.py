@@ -18,6 +18,9 @@ from regionqa.errors import BundleError, UsageError
 class RegionPart(StrEnum):
     """How much of the region encoder a stage trains."""
 
+    auto = "auto"
+    """`all` where the base's region encoder is untrained and reads the vision encoder's maps, else
+    `carrier`: a trained encoder that changes forgets what it knew."""
     all = "all"
     """All of it (GPT4RoI)."""
     carrier = "carrier"
@@ -50,7 +53,7 @@ class StageSettings:
     group: int = 4
     """Questions about one picture that may follow each other: it is encoded once for all of them in
     a forward pass."""
-    region: RegionPart = RegionPart.all
+    region: RegionPart = RegionPart.auto
     """How much of the region encoder trains."""
     region_rate: float = 1.0
     """The region encoder's learning rate, as a share of `learning_rate`."""
@@ -146,6 +149,7 @@ GPT4ROI = Stages(
         learning_rate=2e-5,
         epochs=2.0,
         batch=1,
+        region=RegionPart.all,
         warm_up=0.003,
         weight_decay=0.01,
         gradient_checkpointing=True,
@@ -154,6 +158,7 @@ GPT4ROI = Stages(
         learning_rate=2e-5,
         epochs=2.0,
         batch=2,
+        region=RegionPart.all,
         warm_up_steps=3000,
         projector=True,
         language=True,
@@ -182,6 +187,11 @@ class FinetuneSettings:
     """Other files for stage one; none: the same as for stage two."""
     replay: tuple[str, ...] = ()
     """Files of older records, mixed in so that what they taught is kept."""
+    rehearse: int = 4
+    """Where no `replay` is named: random boxes of each picture that a trained base is asked about
+    first, to replay its own answers. 0: none."""
+    rehearse_on: str | None = None
+    """Folder of other pictures to rehearse on; they need no labels."""
     held_out: str | None = None
     """File of records to measure on; None: a share of the pictures of `data`."""
     held_out_share: float = 0.1
@@ -204,6 +214,8 @@ class FinetuneSettings:
             raise UsageError(f"stages {self.run}: known are align and instruct")
         if not 0 <= self.held_out_share < 1:
             raise UsageError(f"held-out share {self.held_out_share}: from 0 to below 1")
+        if self.rehearse < 0:
+            raise UsageError(f"rehearse is {self.rehearse}; it must be 0 or more")
         if self.evaluate_every < 1 or self.save_every < 1:
             raise UsageError("steps between measurements and checkpoints must be 1 or more")
 

@@ -123,6 +123,8 @@ class ModelCard:
     """The region encoder; None where regions are given as text, or not at all."""
     max_regions: int = 32
     """Regions that one question may have."""
+    untrained: tuple[str, ...] = ()
+    """Parts whose weights are new; until they are trained the answers mean nothing."""
     files: tuple[FileSpec, ...] = ()
     """The bundle's files."""
     architecture: Mapping[str, Any] = field(default_factory=dict)

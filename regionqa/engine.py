@@ -78,6 +78,9 @@ class Engine:
         """
         from regionqa.language import LanguageModel
 
+        if bundle.card.untrained:
+            parts = " and ".join(bundle.card.untrained)
+            log.warning("%s has an untrained %s; train it first", bundle.card.name, parts)
         chosen = choose_device(device)
         try:
             vision = VisionEncoder(bundle, chosen)

@@ -123,8 +123,11 @@ class Tokenizer(Protocol):
     def token_id(self, token: str) -> int:
         """The id of a special token."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain words; special tokens in them are plain words too."""
+    def encode(self, text: str, start: bool = True) -> list[int]:
+        """Ids of plain words; special tokens in them are plain words too.
+
+        start: whether no other text or slot stands before; some tokenizers treat the first apart.
+        """
 
 
 @dataclass(frozen=True)
@@ -191,16 +194,23 @@ def render_answer(rules: PromptRules, answer: str) -> str:
 
 
 def tokenize(
-    pieces: Sequence[Piece], tokenizer: Tokenizer, image_tokens: int, region_tokens: int
+    pieces: Sequence[Piece],
+    tokenizer: Tokenizer,
+    image_tokens: int,
+    region_tokens: int,
+    start: bool = True,
 ) -> Prompt:
-    """Ids and slots of rendered pieces; a slot takes as many positions as the card says."""
+    """Ids and slots of rendered pieces; a slot takes as many positions as the card says.
+
+    start: whether they open the prompt, as all do but the later turns of a conversation.
+    """
     ids: list[int] = []
     image_start, shared = 0, 0
     region_starts: list[tuple[int, int]] = []
     for piece in pieces:
         match piece:
             case Text(text):
-                ids += tokenizer.encode(text)
+                ids += tokenizer.encode(text, start)
             case Special(token):
                 ids.append(tokenizer.token_id(token))
             case ImageSlot():
@@ -209,6 +219,8 @@ def tokenize(
             case RegionSlot(index):
                 region_starts.append((len(ids), index))
                 ids += [0] * region_tokens
+        # special tokens that stand first are those that a tokenizer would add by itself
+        start = start and isinstance(piece, Special)
     return Prompt(tuple(ids), image_start, tuple(region_starts), shared)
 
 

@@ -32,9 +32,13 @@ OPTIONS = {
     ("data", "convert"): ("--out", "--images", "--skip-bad", "--debug", "--help"),
     ("download",): ("--revision", "--dry-run", "--debug", "--help"),
     ("export",): ("--push", "--private", "--out", "--debug", "--help"),
+    ("init",): (
+        "--vision", "--llm", "--from-llava", "--region-input", "--region-source", "--fit",
+        "--name", "--debug", "--help",
+    ),
     ("doctor",): ("--model", "--debug", "--help"),
     ("demo",): ("--out", "--model", "--device", "--debug", "--help"),
-}
+}  # fmt: skip
 
 
 def test_models_are_listed_and_shown(regionqa: "Command", starter: Bundle) -> None:

@@ -63,7 +63,7 @@ class Letters:
     def token_id(self, token: str) -> int:
         return 1_000_000 + SPECIAL.index(token)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, start: bool = True) -> list[int]:
         return [ord(letter) for letter in text]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regionqa.cli.extras import EXPORT, require
 from regionqa.cli.options import Debug
 
 if TYPE_CHECKING:
@@ -84,12 +85,9 @@ def export(
     if private and not push:
         raise UsageError("--private says how to publish; add --push OWNER/NAME")
     bundle = find_bundle(model)
-    try:
-        from regionqa.export.publish import check, publish, write_copy
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"export needs {error.name}, which is not installed: pip install 'regionqa[export]'"
-        ) from error
+    require("export", "export", EXPORT)
+    from regionqa.export.publish import check, publish, write_copy
+
     reports = check(bundle)
     for report in reports:
         cases = ", ".join(report.cases)

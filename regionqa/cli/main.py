@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli import asking, data, hub, looking, training
+from regionqa.cli import asking, data, hub, looking, making, training
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -35,6 +35,7 @@ app.command()(training.finetune)
 app.add_typer(data.data_app, name="data")
 app.command()(hub.download)
 app.command()(hub.export)
+app.command()(making.init)
 app.command()(looking.doctor)
 app.command()(looking.demo)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from regionqa.cli.extras import FINETUNE, require
 from regionqa.cli.options import Debug, Device, DeviceChoice, Quiet
 
 
@@ -52,6 +53,17 @@ AlignData = Annotated[
 Replay = Annotated[
     list[Path] | None,
     typer.Option(help="Older records, mixed into every step so that they are not forgotten."),
+]
+Rehearse = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Without --replay: boxes a picture that the base is asked about first, to replay its "
+        "own answers; 0: none.",
+    ),
+]
+RehearseOn = Annotated[
+    Path | None, typer.Option("--rehearse-on", help="Rehearse on the pictures of this folder.")
 ]
 HeldOut = Annotated[
     Path | None, typer.Option("--held-out", help="Records to measure on, never trained on.")
@@ -116,6 +128,8 @@ def finetune(
     images: Images = None,
     align_data: AlignData = None,
     replay: Replay = None,
+    rehearse: Rehearse = None,
+    rehearse_on: RehearseOn = None,
     held_out: HeldOut = None,
     held_out_share: HeldOutShare = None,
     stage: Stage = None,
@@ -147,6 +161,7 @@ def finetune(
 
     regionqa finetune --data mine.jsonl --out my-model
     """
+    require("finetune", "finetune", FINETUNE)
     from regionqa.finetune.settings import chosen_settings
 
     stage_fields = {
@@ -167,6 +182,8 @@ def finetune(
         "images": images,
         "align_data": align_data,
         "replay": replay,
+        "rehearse": rehearse,
+        "rehearse_on": rehearse_on,
         "held_out": held_out,
         "held_out_share": held_out_share,
         "run": stage and STAGES[stage],

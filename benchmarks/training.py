@@ -1,0 +1,177 @@
+"""How fast stage two trains: tokens a second, and the share of the device's peak (MFU).
+
+    python benchmarks/training.py                 # every size that fits, on the GPU if there is one
+    python benchmarks/training.py tiny --steps 3
+
+Random weights in the shapes of LLaMA; full training and LoRA, fp32 and bf16. The peak is what one
+large matrix product reaches on the same device in the same run, so it is a ratio, not a data
+sheet's promise. Operations are counted as 6 a weight and token for weights that train and 4 for
+frozen ones that gradients pass through (Kaplan et al. 2020, section 2.1; attention's own products
+come on top and are not counted).
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from regionqa.export.vision import ResNetConfig, ResNetVision
+from regionqa.finetune.batches import Batch
+from regionqa.finetune.model import RegionLanguageModel, add_lora, choose_what_trains
+from regionqa.finetune.samples import IGNORED
+from regionqa.finetune.stages import StageSettings
+from regionqa.finetune.train import make_optimizer
+
+IMAGE_TOKENS = 256
+SHAPES = {
+    "tiny": (4, 256, 688, 4),
+    "1b": (16, 2048, 8192, 32),
+    "7b": (32, 4096, 11008, 32),
+}
+"""Layers, width, inner width and heads."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    size: str
+    bf16: bool
+    lora: int
+    batch: int
+    length: int
+
+
+def synthetic(case: Case, vocabulary: int, device: torch.device) -> Batch:
+    """A batch of full length with an image each; the last half is learned."""
+    ids = torch.randint(0, vocabulary, (case.batch, case.length))
+    labels = ids.clone()
+    labels[:, : case.length // 2] = IGNORED
+    rows = torch.arange(case.batch)
+    return Batch(
+        input_ids=ids,
+        labels=labels,
+        mask=torch.ones_like(ids),
+        features=torch.randn(case.batch, IMAGE_TOKENS, 1024),
+        image_rows=rows,
+        image_starts=torch.ones_like(rows),
+        sources=[],
+        boxes=torch.zeros(0, 4),
+        places=torch.zeros(0, 2, dtype=torch.long),
+        vectors=None,
+        region_slots=torch.zeros(0, 3, dtype=torch.long),
+    ).to(device)
+
+
+def build(case: Case, device: torch.device) -> RegionLanguageModel:
+    """Projector and language model with random weights."""
+    layers, width, inner, heads = SHAPES[case.size]
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=2048,
+    )  # fmt: skip
+    # frozen weights may lie in bf16; those that train stay float32
+    dtype = torch.bfloat16 if case.bf16 and case.lora else torch.float32
+    with torch.device(device):
+        language = LlamaForCausalLM(config).to(dtype)
+        vision = ResNetVision(ResNetConfig(hidden_size=width))
+        vision.projector = nn.Linear(1024, width)
+    return RegionLanguageModel(vision, None, language)
+
+
+def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]:
+    """Tokens a second, and counted operations a second."""
+    settings = StageSettings(
+        learning_rate=1e-5, projector=True, language=True, lora_rank=case.lora,
+        gradient_checkpointing=True,
+    )  # fmt: skip
+    model = build(case, device)
+    if case.lora:
+        add_lora(model.language, settings)
+    model.language.gradient_checkpointing_enable({"use_reentrant": False})
+    named = dict(choose_what_trains(model, settings))
+    optimizer = make_optimizer(model, settings)
+    batch = synthetic(case, 32000, device)
+    model.train()
+    started = 0.0
+    for step in range(steps + 1):
+        if step == 1:  # the first one warms up
+            wait(device)
+            started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=case.bf16):
+            tally = model(batch)
+            (tally.loss / tally.tokens).backward()
+        nn.utils.clip_grad_norm_(list(named.values()), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    wait(device)
+    seconds = time.perf_counter() - started
+    tokens = steps * case.batch * case.length
+    weights = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in named.values())
+    operations = tokens * (6 * trained + 4 * (weights - trained))
+    return tokens / seconds, operations / seconds
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of one large matrix product."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(5):
+        wait(device)
+        started = time.perf_counter()
+        product: Tensor = a @ a
+        wait(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    del product
+    return best
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Print one line per case; what does not fit says so."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sizes", nargs="*", default=[], help="tiny, 1b, 7b")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=1024)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sizes = options.sizes or (["1b", "7b"] if device.type == "cuda" else ["tiny"])
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    peaks = {
+        bf16: peak(device, torch.bfloat16 if bf16 else torch.float32) for bf16 in (True, False)
+    }
+    print(
+        f"{name}: bf16 {peaks[True] / 1e12:.2f}, fp32 {peaks[False] / 1e12:.2f} TFLOP/s a product"
+    )
+    print("size  precision  weights  tokens/s  TFLOP/s   MFU")
+    for size in sizes:
+        for bf16 in (True, False):
+            for lora in (16, 0):
+                case = Case(size, bf16, lora, options.batch, options.length)
+                words = f"{size:5} {'bf16' if bf16 else 'fp32':9}  {'LoRA' if lora else 'full':7}"
+                try:
+                    tokens, operations = measure(case, device, options.steps)
+                except torch.OutOfMemoryError:
+                    print(f"{words}  does not fit")
+                    continue
+                share = 100 * operations / peaks[bf16]
+                print(
+                    f"{words}  {tokens:8.0f}  {operations / 1e12:7.2f}  {share:4.1f} %", flush=True
+                )
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""Published parts -> an untrained bundle: a vision tower, a causal language model, new connections.
+
+What a bundle needs beside weights (sizes, preprocessing, template, stop tokens) is read from the
+checkpoints. It does not know where their folders come from.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from regionqa.bundles import Bundle, find_bundle
+from regionqa.errors import BundleError
+from regionqa.export.bundle import read_encoders, write_bundle
+from regionqa.export.checkpoints import (
+    end_ids,
+    language_shapes,
+    quiet_transformers,
+    read_language,
+    read_text_config,
+    read_tower,
+    runtime_of,
+)
+from regionqa.export.graphs import ParityReport, level_names
+from regionqa.export.parts import RegionModule
+from regionqa.export.pixels import PixelRegionEncoder
+from regionqa.export.processors import picture_table
+from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.sizes import TextSizes, VisionSizes, text_sizes, vision_sizes
+from regionqa.export.templates import (
+    Conversation,
+    prompt_table,
+    read_conversation,
+    read_tokenizer,
+)
+from regionqa.export.tower import TOWERS, ProjectorKind, TowerConfig, TowerVision, tower_table
+from regionqa.export.vision import ResNetVision
+from regionqa.placement import Fit
+from regionqa.prompts import RegionInput
+
+SHORTEST, LONGEST = 512, 853
+"""Sides in pixels of what a region encoder with pixels of its own looks at; PVIT's are 800 and
+1333, whose ratio is kept."""
+LEVELS = 4
+"""Hidden states a region encoder reads, where the tower has enough of them."""
+LONGEST_ANSWER = 512
+ROOM = 16
+"""Positions that a question needs at the very least."""
+SEED = 0
+"""Of the new weights, so that the same parts give the same bundle."""
+
+
+class RegionSource(StrEnum):
+    """What a new region encoder looks at."""
+
+    levels = "levels"
+    """Hidden states of the vision tower (GPT4RoI)."""
+    pixels = "pixels"
+    """The picture, at a higher resolution (PVIT)."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that becomes one bundle."""
+
+    vision: TowerVision
+    region: RegionModule | None
+    region_table: Mapping[str, Any]
+    """The card's [region], where there is an encoder."""
+    language: PreTrainedModel | Path
+    sizes: TextSizes
+    conversation: Conversation
+    picture: Mapping[str, Any]
+    """The card's [picture]."""
+    region_input: RegionInput
+    untrained: tuple[str, ...] = ()
+    """Names of the parts whose weights are new."""
+    notes: tuple[str, ...] = ()
+    """What is not done exactly as the checkpoint does it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle put together from published parts, and what there is to say of it."""
+
+    bundle: Bundle
+    reports: tuple[ParityReport, ...]
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """Number of weights of every part."""
+    untrained: tuple[str, ...] = ()
+    """Parts that must be trained before the answers mean anything."""
+    notes: tuple[str, ...] = ()
+    """What is not done exactly as the checkpoint does it."""
+
+
+def init_bundle(
+    vision: Path,
+    language: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    region_input: RegionInput = RegionInput.features,
+    region_source: RegionSource = RegionSource.levels,
+    fit: Fit = Fit.squash,
+    projector: ProjectorKind = ProjectorKind.mlp2x_gelu,
+    origins: tuple[str, str] | None = None,
+) -> Made:
+    """Write an untrained bundle from a vision tower's folder and a causal language model's.
+
+    The projector and the region encoder are new. fit: pictures are squashed unless said otherwise,
+    whatever the tower's own processor does: cropping cuts off regions that may be asked about, and
+    the new parts learn with the pictures they will be asked with. origins: what the card calls the
+    two. Raises BundleError where a folder does not hold what it should.
+    """
+    with quiet_transformers(), new_weights():
+        config, weights = read_tower(vision)
+        text = read_text_config(language)
+        tower, sizes = vision_sizes(config), text_sizes(text)
+        tokenizer = read_tokenizer(language)
+        picture, notes = picture_table(vision, tower.side, fit)
+        source = region_source if region_input is RegionInput.features else None
+        levels = level_indices(tower.layers) if source is RegionSource.levels else ()
+        region, region_table = new_region_encoder(source, tower, len(levels), sizes.hidden_size)
+        encoder = TowerVision(
+            TowerConfig(
+                tower=tower_table(config),
+                hidden_size=sizes.hidden_size,
+                drop_class_token=TOWERS[config.model_type].first_tokens > 0,
+                levels=levels,
+                projector=projector,
+            )
+        )
+        encoder.load_tower(weights)
+        parts = Parts(
+            vision=encoder,
+            region=region,
+            region_table=region_table,
+            language=read_language(language),
+            sizes=sizes,
+            conversation=read_conversation(language, tokenizer, end_ids(language, text), None),
+            picture=picture,
+            region_input=region_input,
+            untrained=("projector", *(["region encoder"] if region else [])),
+            notes=tuple(notes),
+        )
+        first, second = origins or (vision.name, language.name)
+        provenance = {"vision": first, "language": second}
+        return assemble(parts, out, name or out.name, f"{first} and {second}", provenance)
+
+
+def new_region_encoder(
+    source: RegionSource | None, tower: VisionSizes, levels: int, hidden_size: int
+) -> tuple[RegionModule | None, dict[str, Any]]:
+    """An untrained region encoder and its [region] table; (None, {}) where regions are text.
+
+    **This is where a further source plugs in**: one more branch that returns its module and table.
+    The encoder of `levels` is GPT4RoI's (section 3.2), its width that of the tower. The trunk of
+    `pixels` is that of the starter, which knows photos; what carries it over is new.
+    """
+    table: dict[str, Any] = {"graph": "region.onnx", "tokens": 1}
+    if source is None:
+        return None, {}
+    if source is RegionSource.pixels:
+        starter = find_bundle("starter")
+        trunk, _ = read_encoders(starter)
+        assert isinstance(trunk, ResNetVision)
+        own = starter.card.picture
+        return PixelRegionEncoder.from_vision(trunk, hidden_size), {
+            **table,
+            "picture": {
+                "size": SHORTEST,
+                "longest": LONGEST,
+                "fit": "shortest",
+                "resample": str(own.resample),
+                "mean": list(own.mean),
+                "std": list(own.std),
+            },
+        }
+    width = max(16, tower.width // 16 * 16)
+    config = MultiLevelConfig(
+        input_size=tower.side,
+        in_channels=(tower.width,) * levels,
+        sizes=tuple(tower.grid * 2 ** (levels - 1 - index) for index in range(levels)),
+        width=width,
+        rounds=5,
+        groups=width // 16,
+        roi_size=14,
+        position_width=width // 4,
+        region_width=width,
+        hidden_size=hidden_size,
+        sides=(tower.grid,) * levels,
+    )
+    return MultiLevelRegionEncoder(config), table
+
+
+def level_indices(layers: int) -> tuple[int, ...]:
+    """Hidden states a region encoder reads, shallowest first.
+
+    As GPT4RoI takes 14, 17, 20 and 23 of 24: an eighth of the depth apart, the last but one being
+    the last. A tower of few layers gives fewer.
+    """
+    step = max(1, round(layers / 8))
+    found = [layers - 1 - step * index for index in range(LEVELS)]
+    return tuple(index for index in reversed(found) if index >= 1) or (max(0, layers - 1),)
+
+
+def assemble(
+    parts: Parts, out: Path, name: str, origin: str, provenance: Mapping[str, Any]
+) -> Made:
+    """Write the parts as a bundle and count them."""
+    context, image_tokens = parts.sizes.context, parts.vision.image_tokens
+    longest = min(LONGEST_ANSWER, context // 4)
+    if image_tokens + ROOM + longest > context:
+        raise BundleError(
+            f"a picture takes {image_tokens} tokens, and the language model reads no more than "
+            f"{context}; with an answer of {longest} there is no room for a question"
+        )
+    check_vocabulary(parts)
+    shapes, config = language_shapes(parts.language)
+    state = f"untrained ({', '.join(parts.untrained)})" if parts.untrained else "as published"
+    card = {
+        "name": name,
+        "summary": f"{origin}; {state}",
+        "untrained": list(parts.untrained),
+        "picture": dict(parts.picture),
+        "vision": {
+            "graph": "vision.onnx",
+            "image_tokens": image_tokens,
+            "levels": level_names(len(parts.vision.levels)),
+        },
+        **({"region": dict(parts.region_table)} if parts.region else {}),
+        "language": {
+            "folder": "llm",
+            "runtime": str(runtime_of(config, shapes)),
+            "context": context,
+            "max_new_tokens": longest,
+            "stop": list(parts.conversation.stop),
+        },
+        "prompt": prompt_table(parts.conversation, parts.region_input),
+        "provenance": {
+            **provenance,
+            "recipe": "regionqa init",
+            "licence": "those of its parts, which see",
+            **({"notes": list(parts.notes)} if parts.notes else {}),
+        },
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Path(folder) / "tokenizer.json"
+        tokenizer.write_text(parts.conversation.tokenizer, encoding="utf-8")
+        bundle, reports = write_bundle(
+            out, card, parts.vision, parts.region, parts.language, tokenizer
+        )
+    modules = {
+        "vision tower": parts.vision.tower,
+        "projector": parts.vision.projector,
+        "region encoder": parts.region,
+    }
+    counts = {
+        name: sum(weight.numel() for weight in module.parameters())
+        for name, module in modules.items()
+        if module is not None
+    }
+    counts["language model"] = sum(prod(shape) for shape in shapes.values())
+    return Made(bundle, tuple(reports), counts, parts.untrained, parts.notes)
+
+
+def check_vocabulary(parts: Parts) -> None:
+    """BundleError where the tokenizer has an id for which there is no embedding."""
+    words = Tokenizer.from_str(parts.conversation.tokenizer).get_vocab(with_added_tokens=True)
+    last = max(words.values(), default=0)
+    if last >= parts.sizes.vocabulary:
+        raise BundleError(
+            f"the tokenizer's ids reach {last}, the language model has "
+            f"{parts.sizes.vocabulary} embeddings"
+        )
+
+
+@contextmanager
+def new_weights() -> Iterator[None]:
+    """New weights are the same at every call, and the caller's random numbers go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        yield
