@@ -41,11 +41,11 @@ class StageRun:
     save_every: int
     folder: Path
     """Where checkpoints go."""
-    teacher: RegionLanguageModel | None
-    """The base as it was, where replayed records are its own answers: then they are learned as it
-    gives them, every word with its probability, and not as the one answer written down."""
     before: "StageResult"
     """What earlier stages, or the part of this one that is resumed, have left."""
+    teacher: RegionLanguageModel | None = None
+    """The base as it was, where replayed records are its own answers: then they are learned as it
+    gives them, every word with its probability, and not as the one answer written down."""
 
     @property
     def steps(self) -> int:
