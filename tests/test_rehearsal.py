@@ -1,0 +1,165 @@
+"""What keeps a model from forgetting: the base's own answers, replayed while it trains."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from tinymodel import log_of
+
+from regionqa.bundles import Bundle
+from regionqa.engine import Engine
+from regionqa.finetune.batches import Collator, FrozenEncoders
+from regionqa.finetune.datafiles import read_training_data
+from regionqa.finetune.model import RegionLanguageModel
+from regionqa.finetune.records import Record, Turn
+from regionqa.finetune.rehearsal import MOST, about_one_region, random_box, rehearse
+from regionqa.finetune.result import read_parts
+from regionqa.finetune.rundata import sample_maker
+from regionqa.finetune.train import teacher_logits
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+Tiny = Callable[[str], Bundle]
+
+
+@pytest.fixture
+def known(tiny: Tiny) -> Bundle:
+    """A tiny model whose card says that it is trained."""
+    bundle = tiny("levels")
+    return replace(bundle, card=replace(bundle.card, untrained=()))
+
+
+# -- from the command line -------------------------------------------------------------------------
+
+
+def test_a_trained_model_rehearses_while_it_learns(
+    regionqa: "Command", things: Path, tmp_path: Path, skimage_photos: Path
+) -> None:
+    short = ("--steps", 2, "--batch", 4, "--device", "cpu", "--rehearse", 1)
+    ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
+    assert ran.status == 0, ran.err
+    pictures = len(read_training_data(things).pictures)
+    assert f"rehearsal: asking starter about boxes in {pictures - 2} pictures" in ran.err
+    assert "2 of them replayed" in ran.err
+    replayed = read_training_data(tmp_path / "mine" / "training" / "rehearsal.jsonl")
+    assert not replayed.problems
+    assert len(replayed.records) == pictures - 2
+    assert len(log_of(tmp_path / "mine")) == 8  # two stages of two steps, measured before and after
+
+
+def test_nothing_is_rehearsed_where_the_base_knows_nothing_or_the_user_says_so(
+    regionqa: "Command", tiny: Tiny, things: Path, tmp_path: Path, quick_export: None
+) -> None:
+    short = ("--steps", 1, "--batch", 2, "--device", "cpu", "--model", tiny("levels").root)
+    ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
+    assert ran.status == 0, ran.err
+    assert "rehears" not in ran.err
+    assert not (tmp_path / "mine" / "training" / "rehearsal.jsonl").exists()
+
+
+def test_a_folder_without_pictures_is_told(
+    regionqa: "Command", things: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    more = ("--rehearse-on", tmp_path / "empty", "--device", "cpu")
+    ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *more)
+    assert ran.status == 2
+    assert "empty: holds no pictures to rehearse on" in ran.err
+
+
+# -- what is rehearsed -----------------------------------------------------------------------------
+
+
+def test_rehearsed_answers_are_what_the_base_says(starter: Bundle, photos: Path) -> None:
+    records = rehearse(starter, (), sorted(photos.iterdir()), 2, seed=3)
+    assert len(records) == 6
+    engine = Engine.load(starter, device="cpu")
+    for record in records:
+        box = record.regions[0].box
+        turn = record.turns[0]
+        assert engine.ask(record.image, turn.question, [box.xyxy]).text == turn.answer
+    assert records == rehearse(starter, (), sorted(photos.iterdir()), 2, seed=3)
+    assert records != rehearse(starter, (), sorted(photos.iterdir()), 2, seed=4)
+
+
+def test_many_pictures_are_not_all_asked_about(
+    starter: Bundle, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MOST >= 1000
+    monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 4)
+    records = rehearse(starter, (), sorted(photos.iterdir()), 2, seed=0)
+    assert len(records) == 4
+    assert len({record.image for record in records}) == 2
+
+
+def test_the_users_own_questions_about_one_region_are_rehearsed(
+    starter: Bundle, photos: Path
+) -> None:
+    image = photos / "cat.jpg"
+    (some,) = rehearse(starter, (), [image], 1, seed=0)
+
+    def asked(question: str, regions: int = 1) -> Record:
+        return Record(image, some.regions * regions, (Turn(question, "x."),), "here")
+
+    records = [asked("is it new?"), asked("is it new?"), asked("name <region1>."), asked("?", 2)]
+    assert about_one_region(records) == ["is it new?", "name <region1>."]
+    assert about_one_region(records, most=1) == ["is it new?"]
+
+
+def test_boxes_lie_anywhere_inside_and_have_many_sizes() -> None:
+    rng = np.random.default_rng(0)
+    boxes = [random_box(200, 100, rng) for _ in range(500)]
+    assert all(box.inside(200, 100) for box in boxes)
+    assert min(box.width for box in boxes) < 25
+    assert max(box.width for box in boxes) > 180
+
+
+# -- how it is learned -----------------------------------------------------------------------------
+
+
+def test_following_a_teacher_that_says_the_same_changes_nothing(
+    known: Bundle, things: Path
+) -> None:
+    parts = read_parts(known)
+    model = RegionLanguageModel(parts.vision, parts.region, parts.language)
+    encoders = FrozenEncoders(known.card, parts.vision, parts.region, torch.device("cpu"))
+    collator = Collator(sample_maker(known), encoders, frozen_region=False)
+    records = read_training_data(things).records[:4]
+    batch = collator.batch(records)
+    taught = replace(batch, taught=torch.ones(4, dtype=torch.bool))
+    with torch.no_grad():
+        own = model.logits(taught)
+
+    def gradient(teacher: torch.Tensor | None, rows: torch.Tensor) -> float:
+        model.zero_grad()
+        model(replace(batch, taught=rows), teacher).loss.backward()
+        return max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+
+    nobody = torch.zeros(4, dtype=torch.bool)
+    assert gradient(own, taught.taught) < 1e-4
+    assert gradient(own, nobody) > 0.01
+    assert gradient(own, nobody) == pytest.approx(gradient(None, nobody))
+    with torch.no_grad():
+        mixed = model(replace(batch, taught=torch.tensor([True, False, True, False])), own + 1.0)
+        plain = model(batch)
+        soft = model(taught, own)
+    assert min(float(plain.loss), float(soft.loss)) < float(mixed.loss)
+    assert float(mixed.loss) < max(float(plain.loss), float(soft.loss))
+
+
+def test_without_rehearsed_rows_no_teacher_is_asked(known: Bundle, things: Path) -> None:
+    parts = read_parts(known)
+    encoders = FrozenEncoders(known.card, parts.vision, parts.region, torch.device("cpu"))
+    batch = Collator(sample_maker(known), encoders, False).batch(
+        read_training_data(things).records[:2]
+    )
+
+    class Run:
+        teacher = None
+
+    assert teacher_logits(Run(), batch) is None  # type: ignore[arg-type]
