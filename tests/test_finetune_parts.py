@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 Tiny = Callable[[str], Bundle]
 CPU = torch.device("cpu")
-STAGE = StageSettings(learning_rate=1e-3, batch=4)
+STAGE = StageSettings(learning_rate=1e-3, batch=4, region=RegionPart.all)
 
 
 def a_stage_run(
@@ -312,7 +312,7 @@ def test_noise_shifts_boxes_in_words_too(tiny: Tiny, records: tuple[Record, ...]
 # -- training sees what asking sees ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", list(RegionPart))
+@pytest.mark.parametrize("part", [RegionPart.all, RegionPart.carrier])
 @pytest.mark.parametrize("row", ROWS)
 def test_training_and_asking_see_the_same(
     row: str, part: RegionPart, tiny: Tiny, records: tuple[Record, ...],
@@ -432,7 +432,7 @@ def test_accumulated_batches_train_like_one_batch(
         assert ran.status == 0, ran.err
         curves.append([entry["loss"] for entry in log_of(tmp_path / name)])
     assert "effective batch 8 = 4 x 2 accumulated x 1 process" in ran.err
-    assert curves[0] == pytest.approx(curves[1], abs=1e-6)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-6)
     assert curves[0][-1] < curves[0][0] - 0.1
 
 
