@@ -63,6 +63,7 @@ def synthetic(case: Case, vocabulary: int, device: torch.device) -> Batch:
         places=torch.zeros(0, 2, dtype=torch.long),
         vectors=None,
         region_slots=torch.zeros(0, 3, dtype=torch.long),
+        taught=torch.zeros(case.batch, dtype=torch.bool),
     ).to(device)
 
 

@@ -35,7 +35,7 @@ class Batch:
     sources: what the region encoder reads, one list per group of pictures that stack; boxes (N, 4)
     in [0, 1] of the fitted picture; places (N, 2): group and row of each box's picture.
     vectors: (N, D) where the region encoder is frozen. region_slots: (M, 3): question, position and
-    box of every region slot.
+    box of every region slot. taught: (Q,) bool, whose answers are learned as a teacher gives them.
     """
 
     input_ids: Tensor
@@ -49,6 +49,7 @@ class Batch:
     places: Tensor
     vectors: Tensor | None
     region_slots: Tensor
+    taught: Tensor
 
     @property
     def answer_tokens(self) -> int:
@@ -183,6 +184,7 @@ class Collator:
             features=torch.stack([picture.features for picture in encoded.values()]),
             image_rows=torch.tensor([paths.index(sample.record.image) for sample in samples]),
             image_starts=torch.tensor([sample.image_start for sample in samples]),
+            taught=torch.zeros(len(samples), dtype=torch.bool),
             **self._regions(samples, encoded),
         )
 

@@ -60,15 +60,23 @@ class RegionLanguageModel(nn.Module):
             getattr(language.config, key, None) for key in HEAD_EXTRAS
         ) and not isinstance(language.get_output_embeddings(), type(None))
 
-    def forward(self, batch: Batch) -> Tally:
-        """The loss of a batch's answers, summed over their tokens."""
+    def forward(self, batch: Batch, teacher: Tensor | None = None) -> Tally:
+        """The loss of a batch's answers, summed over their tokens.
+
+        teacher: logits (A, V) that answers of `batch.taught` are to follow, whatever they say.
+        """
         targets = batch.labels[:, 1:]  # (Q, L - 1)
         learned = targets != IGNORED
-        logits = self._logits(self._spliced(batch), batch.mask, learned)  # (A, V)
+        logits = self.logits(batch)  # (A, V)
         wanted = targets[learned]  # (A,)
         right = torch.zeros_like(learned)
         right[learned] = logits.argmax(-1) == wanted
-        loss = F.cross_entropy(logits.float(), wanted, reduction="sum")
+        losses = F.cross_entropy(logits.float(), wanted, reduction="none")  # (A,)
+        if teacher is not None:
+            soft = F.cross_entropy(logits.float(), teacher.float().softmax(-1), reduction="none")
+            taught = batch.taught.unsqueeze(1).expand_as(learned)[learned]  # (A,)
+            losses = torch.where(taught, soft, losses)
+        loss = losses.sum()
         if self.region is not None and not len(batch.region_slots):
             # processes that share a model must all give every trained weight a gradient
             loss = loss + 0 * sum(p.sum() for p in self.region.parameters() if p.requires_grad)
@@ -79,6 +87,10 @@ class RegionLanguageModel(nn.Module):
             answers=torch.tensor(len(targets), device=targets.device),
             right_answers=(right | ~learned).all(dim=1).sum(),
         )
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits (A, V) of the positions before a learned token."""
+        return self._logits(self._spliced(batch), batch.mask, batch.labels[:, 1:] != IGNORED)
 
     def _spliced(self, batch: Batch) -> Tensor:
         """Embeddings (Q, L, H), slots overwritten."""

@@ -60,6 +60,16 @@ def grouped_order(pictures: Ints, group: int, rng: np.random.Generator) -> Ints:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """One record of a step."""
+
+    record: Record
+    seed: Seed
+    """What the noise of its boxes is drawn from."""
+    replayed: bool
+
+
+@dataclass(frozen=True)
 class Order:
     """What every step of a stage takes."""
 
@@ -84,10 +94,12 @@ class Order:
         per_step = max(1, self.effective_batch - self.replayed)
         return max(1, round(epochs * len(self.fresh.records) / per_step))
 
-    def step(self, step: int) -> list[tuple[Record, Seed]]:
-        """The records of one step, and the seed of each one's noise."""
+    def step(self, step: int) -> list[Drawn]:
+        """The records of one step."""
         count = self.effective_batch - self.replayed
         chosen = list(self.fresh.take(step * count, count))
         if self.replay:
             chosen += self.replay.take(step * self.replayed, self.replayed)
-        return [(record, (self.seed, step, row)) for row, record in enumerate(chosen)]
+        return [
+            Drawn(record, (self.seed, step, row), row >= count) for row, record in enumerate(chosen)
+        ]

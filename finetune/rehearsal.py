@@ -2,8 +2,8 @@
 
 A model that is shown two new things and nothing else soon sees them everywhere. So before it
 trains, the base is asked about boxes anywhere in the pictures, and its own answers are replayed
-(pseudo-rehearsal, Robins 1995; learning without forgetting, arXiv 1606.09282, with answers in place
-of distributions). No older data is needed.
+(pseudo-rehearsal, Robins 1995), each word with the probability that the base gives it (learning
+without forgetting, arXiv 1606.09282). No older data is needed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ def with_rehearsal(
         return data
     replay, _ = sample_maker(base).fitting(read_training_data(path).records)
     say(f"rehearsal: {len(replay):,} of its answers are replayed, so that it does not forget")
-    return replace(data, replay=tuple(replay))
+    return replace(data, replay=tuple(replay), rehearsed=True)
 
 
 def rehearse(

@@ -3,6 +3,7 @@
 OUT/training holds settings, log, curves and, while the run lasts, checkpoints.
 """
 
+import copy
 import shutil
 import sys
 from collections.abc import Mapping
@@ -166,6 +167,7 @@ def run_stages(
     parts = read_parts(run.base)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
     encoders = frozen_encoders(run, parts)
+    teacher = as_it_was(model, run.processes.device) if run.data.rehearsed else None
     if lora := lora_stage(run):  # at once, for weights must not change their names between stages
         add_lora(parts.language, lora)
     names = [name for name, _ in run.stages]
@@ -177,10 +179,15 @@ def run_stages(
             continue  # the checkpoint of a later stage holds what this one did
         here = resumed if resumed and resumed[1].stage == name else None
         before = StageResult(here[1].trained, here[1].seconds) if here else result
-        stage = stage_run(run, encoders, name, number, before)
+        stage = stage_run(run, encoders, teacher, name, number, before)
         announce(run, stage, here)
         result = train_stage(stage, model, run.processes, run.journal, watch, here)
     return changed_weights(model, result.trained), result.trained
+
+
+def as_it_was(model: RegionLanguageModel, device: torch.device) -> RegionLanguageModel:
+    """A copy of the model that stays as the base is now."""
+    return copy.deepcopy(model).to(device).eval().requires_grad_(False)
 
 
 def save_memory(language: PreTrainedModel) -> None:
@@ -207,7 +214,12 @@ def frozen_encoders(run: Run, parts: Parts) -> FrozenEncoders:
 
 
 def stage_run(
-    run: Run, encoders: FrozenEncoders, name: str, number: int, before: StageResult
+    run: Run,
+    encoders: FrozenEncoders,
+    teacher: RegionLanguageModel | None,
+    name: str,
+    number: int,
+    before: StageResult,
 ) -> StageRun:
     """Everything the stage needs."""
     settings = dict(run.stages)[name]
@@ -229,6 +241,7 @@ def stage_run(
         evaluate_every=run.settings.evaluate_every,
         save_every=run.settings.save_every,
         folder=run.checkpoints,
+        teacher=teacher,
         before=before,
     )
 

@@ -28,7 +28,9 @@ class RunData:
     instruct: tuple[Record, ...]
     replay: tuple[Record, ...]
     held_out: tuple[Record, ...]
-    files: tuple[Mapping[str, Any], ...]
+    rehearsed: bool = False
+    """Whether `replay` holds the base's own answers."""
+    files: tuple[Mapping[str, Any], ...] = ()
     """Of every file: name, sha256, what it is for, records used, records left out."""
 
     def records(self, stage: str) -> tuple[Record, ...]:
@@ -61,7 +63,7 @@ def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData
         held_out = reader.read((settings.held_out,), "held out")
         kept = {record.image for record in held_out}
         return RunData(
-            _without(align, kept), _without(main, kept), replay, held_out, tuple(reader.files)
+            _without(align, kept), _without(main, kept), replay, held_out, files=tuple(reader.files)
         ).checked()
     held = held_out_pictures(main, settings.held_out_share, settings.seed)
     return RunData(
@@ -69,7 +71,7 @@ def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData
         _without(main, held),
         replay,
         tuple(record for record in main if record.image in held),
-        tuple(reader.files),
+        files=tuple(reader.files),
     ).checked()
 
 

@@ -7,7 +7,7 @@ stopped goes on exactly, and several processes compute what one would with their
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,6 +43,9 @@ class StageRun:
     """Where checkpoints go."""
     before: "StageResult"
     """What earlier stages, or the part of this one that is resumed, have left."""
+    teacher: RegionLanguageModel | None = None
+    """The base as it was, where replayed records are its own answers: then they are learned as it
+    gives them, every word with its probability, and not as the one answer written down."""
 
     @property
     def steps(self) -> int:
@@ -109,11 +112,12 @@ def train_stage(
         tokens = processes.sum(torch.tensor(own_tokens, device=processes.device))
         tally = torch.zeros(5, dtype=torch.float64, device=processes.device)
         for position, batch in enumerate(batches):
+            batch = batch.to(processes.device)
             with (
                 processes.gradients_stay(spread, position + 1 < len(batches)),
                 torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16),
             ):
-                result = spread(batch.to(processes.device))
+                result = spread(batch, teacher_logits(run, batch))
                 # processes average their gradients; the mean is over all their tokens together
                 (result.loss / tokens * processes.count).backward()
             tally += result.detached()
@@ -140,6 +144,14 @@ def train_stage(
     return StageResult(trained, time.monotonic() - started)
 
 
+@torch.no_grad()
+def teacher_logits(run: StageRun, batch: Batch) -> Tensor | None:
+    """What the base says at every learned position (A, V), where a batch rehearses."""
+    if run.teacher is None or not bool(batch.taught.any()):
+        return None
+    return run.teacher.logits(batch)
+
+
 def own_batches(run: StageRun, step: int, processes: Processes) -> list[Batch]:
     """This process's share of a step, one batch per forward pass."""
     settings = run.settings
@@ -148,8 +160,13 @@ def own_batches(run: StageRun, step: int, processes: Processes) -> list[Batch]:
     own = everything[processes.rank * share : (processes.rank + 1) * share]
     parts = [own[start : start + settings.batch] for start in range(0, len(own), settings.batch)]
     return [
-        run.collator.batch(
-            [record for record, _ in part], settings.box_noise, [seed for _, seed in part]
+        replace(
+            run.collator.batch(
+                [drawn.record for drawn in part],
+                settings.box_noise,
+                [drawn.seed for drawn in part],
+            ),
+            taught=torch.tensor([run.teacher is not None and drawn.replayed for drawn in part]),
         )
         for part in parts
     ]

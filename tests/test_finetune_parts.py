@@ -135,8 +135,11 @@ def test_a_step_depends_on_its_number_alone(
         taken = one.step(step)
         assert taken == order().step(step)
         assert len(taken) == batch
-        assert sum(int(r.image.stem) >= 100 for r, _ in taken) == one.replayed
-        assert len({tuple(seed) for _, seed in taken}) == batch
+        assert [int(drawn.record.image.stem) >= 100 for drawn in taken] == [
+            drawn.replayed for drawn in taken
+        ]
+        assert sum(drawn.replayed for drawn in taken) == one.replayed
+        assert len({drawn.seed for drawn in taken}) == batch
 
 
 def test_every_pass_takes_every_record_once_in_an_order_of_its_own() -> None:
