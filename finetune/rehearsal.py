@@ -54,6 +54,9 @@ def with_rehearsal(
         records = rehearse(base, data.instruct, sorted(pictures), settings.rehearse, settings.seed)
         write_training_data(path, TrainingData(path, DataFormat.lines, records, (), ""))
     processes.wait()
+    if not path.stat().st_size:
+        say("rehearsal: it gave no answers that could be replayed")
+        return data
     replay, _ = sample_maker(base).fitting(read_training_data(path).records)
     say(f"rehearsal: {len(replay):,} of its answers are replayed, so that it does not forget")
     return replace(data, replay=tuple(replay), rehearsed=True)

@@ -21,6 +21,7 @@ from tinymodel import BLUE, QUESTION, RED, ROWS, a_record, log_of, write_lines
 
 from regionqa.bundles import Bundle, open_bundle
 from regionqa.cli import main
+from regionqa.finetune import rehearsal
 from regionqa.finetune.settings import chosen_settings
 from regionqa.finetune.stages import RegionPart, StageSettings
 
@@ -209,6 +210,29 @@ def test_a_model_trains_further_from_a_result(
     assert first["loss"] == pytest.approx(last["loss"], rel=1e-3), "it starts where it stopped"
     told = open_bundle(tmp_path / "next").card.provenance
     assert told["base"] == {"name": "mine", "revision": open_bundle(base.root).card.revision}
+    assert "of its answers are replayed, so that it does not forget" in ran.err
+    rehearsed = [
+        json.loads(line)["conversations"][1]["value"]
+        for line in (tmp_path / "next" / "training" / "rehearsal.jsonl").read_text().splitlines()
+    ]
+    assert len(rehearsed) == 4 * 18, "boxes of every picture that is not held out"
+    assert {RED, BLUE} >= set(rehearsed), "it knows nothing else to say"
+
+
+def test_a_base_that_has_nothing_to_say_trains_without_rehearsal(
+    trained: Callable[[str], Trained],
+    things: Path,
+    regionqa: "Command",
+    tmp_path: Path,
+    quick_export: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *_: ())
+    ran = regionqa(
+        "finetune", "--data", things, "--model", trained("none").root, "--out", tmp_path / "next",
+        *SHORT,
+    )  # fmt: skip
+    assert ran.status == 0, ran.err
 
 
 def test_coco_trains_in_one_command(
@@ -276,14 +300,14 @@ def test_pvit_trains_only_what_carries_regions(
 def test_instruct_alone_trains_the_language_model_too(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
-    base, out = tiny("pixels").root, tmp_path / "mine"
+    base, out = tiny("levels").root, tmp_path / "mine"
     words = ("--data", things, "--model", base, "--out", out, "--stage", "instruct", *SHORT)
     assert regionqa("finetune", *words).status == 0
     assert {entry["stage"] for entry in log_of(out)} == {"instruct"}
     for file, name in (
         ("encoders.safetensors", "vision.projector.weight"),
-        ("encoders.safetensors", "region.prompt_projector.weight"),
-        ("encoders.safetensors", "region.stem.0.weight"),
+        ("encoders.safetensors", "region.roi_align.updims.weight"),
+        ("encoders.safetensors", "region.mlvl_fuse.input_conv.0.weight"),
         ("llm/model.safetensors", "model.layers.1.mlp.up_proj.weight"),
     ):
         before, after = (load_file(root / file) for root in (base, out))

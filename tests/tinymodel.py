@@ -111,7 +111,7 @@ def tiny_card(row: str) -> dict[str, Any]:
         "name": f"tiny-{row}",
         "summary": "for tests",
         "max_regions": 4,
-        "untrained": ["region encoder", "language model"],
+        "untrained": ["region encoder" if row in region else "language model"],
         "picture": picture,
         "vision": {
             "graph": "vision.onnx",
