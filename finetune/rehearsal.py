@@ -6,8 +6,10 @@ trains, the base is asked about boxes anywhere in the pictures, and its own answ
 without forgetting, arXiv 1606.09282). No older data is needed.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,8 @@ from regionqa.prompts import REFERENCE
 from regionqa.regions import Box, Region
 from regionqa.requests import NAMING_QUESTION, Request
 
+Place = tuple[Path, Box]
+"""A picture and a box in it."""
 MOST = 1500
 """Questions that a base is asked, however many pictures there are."""
 SMALLEST = 0.1
@@ -45,13 +49,10 @@ def with_rehearsal(
     if data.replay or not settings.rehearse or base.card.untrained:
         return data
     if processes.is_first and not path.exists():
-        pictures = {record.image for record in (*data.align, *data.instruct)}
-        if settings.rehearse_on:
-            pictures = set(pictures_in(Path(settings.rehearse_on)))
-        say(
-            f"rehearsal: asking {base.card.name} about boxes anywhere in {len(pictures):,} pictures"
-        )
-        records = rehearse(base, data.instruct, sorted(pictures), settings.rehearse, settings.seed)
+        rng = np.random.default_rng([settings.seed, len(data.instruct)])
+        places = places_to_rehearse(settings, data, rng)
+        say(f"rehearsal: asking {base.card.name} about {len(places):,} boxes")
+        records = rehearse(base, places, questions_to_rehearse(data.instruct), rng)
         write_training_data(path, TrainingData(path, DataFormat.lines, records, (), ""))
     processes.wait()
     if not path.stat().st_size:
@@ -62,29 +63,46 @@ def with_rehearsal(
     return replace(data, replay=tuple(replay), rehearsed=True)
 
 
-def rehearse(
-    base: Bundle, records: Sequence[Record], pictures: Sequence[Path], each: int, seed: int
-) -> tuple[Record, ...]:
-    """The base's answers about `each` random boxes of every picture, as records.
+def places_to_rehearse(
+    settings: FinetuneSettings, data: RunData, rng: np.random.Generator
+) -> list[Place]:
+    """Pictures and boxes the base is asked about: of a file of boxes, or anywhere in pictures."""
+    on = Path(settings.rehearse_on) if settings.rehearse_on else None
+    if on and not on.is_dir():
+        return places_of(read_training_data(on).or_stop(skip_bad=True).records, rng)
+    pictures = pictures_in(on) if on else sorted({r.image for r in (*data.align, *data.instruct)})
+    return places_anywhere(pictures, settings.rehearse, rng)
 
-    records: what will be trained on; the base is asked their questions about one region too, for
-    there new answers would drive out old ones first.
+
+def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place]:
+    """Boxes of records, MOST at most; those with rare answers come more often than they are.
+
+    What is boxed shows things; a box anywhere mostly shows parts and backgrounds.
     """
-    rng = np.random.default_rng([seed, len(pictures)])
-    questions = tuple(dict.fromkeys((NAMING_QUESTION, *about_one_region(records))))
-    if len(pictures) * each > MOST:
-        pictures = [pictures[int(i)] for i in rng.permutation(len(pictures))[: MOST // each]]
-    engine = Engine.load(base, device="cpu")
-    return tuple(
-        Record(
-            Path(answer.request.image),
-            answer.request.regions,
-            (Turn(answer.request.question, answer.text),),
-            "rehearsal",
-        )
-        for answer in engine.answer(_requests(sorted(pictures), each, questions, rng))
-        if not answer.error and answer.text.strip()
+    counts = Counter(record.turns[0].answer for record in records)
+    weights = np.array([counts[record.turns[0].answer] ** -0.5 for record in records])
+    chosen = rng.choice(
+        len(records), min(MOST, len(records)), replace=False, p=weights / weights.sum()
     )
+    return [(records[i].image, r.box) for i in sorted(chosen) for r in records[i].regions][:MOST]
+
+
+def places_anywhere(pictures: Sequence[Path], each: int, rng: np.random.Generator) -> list[Place]:
+    """`each` random boxes of every picture, or of as many pictures as give MOST."""
+    if len(pictures) * each > MOST:
+        pictures = sorted(pictures[int(i)] for i in rng.permutation(len(pictures))[: MOST // each])
+    places = []
+    for path in pictures:
+        picture = open_picture(path)
+        places += [(path, random_box(picture.width, picture.height, rng)) for _ in range(each)]
+    return places
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
+    """A box anywhere in a picture; small sides are as likely as large ones on a log scale."""
+    w, h = np.exp(rng.uniform(np.log(SMALLEST), 0, 2)) * (width, height)
+    x, y = rng.uniform(0, 1, 2) * (width - w, height - h)
+    return Box(float(x), float(y), float(x + w), float(y + h))
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -95,30 +113,43 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def about_one_region(records: Sequence[Record], most: int = 8) -> list[str]:
-    """The questions that records most often ask about a single region."""
-    counts: dict[str, int] = {}
-    for record in records:
-        for turn in record.turns:
-            named = set(REFERENCE.findall(turn.question))
-            if len(record.regions) == 1 and named <= {"1"}:
-                counts[turn.question] = counts.get(turn.question, 0) + 1
-    return sorted(counts, key=lambda question: -counts[question])[:most]
+def rehearse(
+    base: Bundle, places: Sequence[Place], questions: Sequence[str], rng: np.random.Generator
+) -> tuple[Record, ...]:
+    """The base's answers about places, as records; where it says nothing there is none."""
+    engine = Engine.load(base, device="cpu")
+    return tuple(
+        Record(
+            Path(answer.request.image),
+            answer.request.regions,
+            (Turn(answer.request.question, answer.text),),
+            "rehearsal",
+        )
+        for answer in engine.answer(_requests(places, questions, rng))
+        if not answer.error and answer.text.strip()
+    )
 
 
 def _requests(
-    pictures: Sequence[Path], each: int, questions: Sequence[str], rng: np.random.Generator
+    places: Sequence[Place], questions: Sequence[str], rng: np.random.Generator
 ) -> Iterator[Request]:
-    for path in pictures:
+    for path, group in groupby(places, key=lambda place: place[0]):
         picture = open_picture(path)
-        for _ in range(each):
-            box = random_box(picture.width, picture.height, rng)
+        for _, box in group:
             question = questions[int(rng.integers(len(questions)))]
             yield Request(str(path), question, (Region(box),), picture)
 
 
-def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """A box anywhere in a picture; small sides are as likely as large ones on a log scale."""
-    w, h = np.exp(rng.uniform(np.log(SMALLEST), 0, 2)) * (width, height)
-    x, y = rng.uniform(0, 1, 2) * (width - w, height - h)
-    return Box(float(x), float(y), float(x + w), float(y + h))
+def questions_to_rehearse(records: Sequence[Record], most: int = 8) -> list[str]:
+    """What a box is, and what records most often ask about a single region.
+
+    There new answers would drive out old ones first.
+    """
+    counts = Counter(
+        turn.question
+        for record in records
+        for turn in record.turns
+        if len(record.regions) == 1 and set(REFERENCE.findall(turn.question)) <= {"1"}
+    )
+    asked = [question for question, _ in counts.most_common(most)]
+    return list(dict.fromkeys([NAMING_QUESTION, *asked]))

@@ -16,10 +16,18 @@ from regionqa.finetune.batches import Collator, FrozenEncoders
 from regionqa.finetune.datafiles import read_training_data
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.records import Record, Turn
-from regionqa.finetune.rehearsal import MOST, about_one_region, random_box, rehearse
+from regionqa.finetune.rehearsal import (
+    MOST,
+    places_anywhere,
+    places_of,
+    questions_to_rehearse,
+    random_box,
+    rehearse,
+)
 from regionqa.finetune.result import read_parts
 from regionqa.finetune.rundata import sample_maker
 from regionqa.finetune.train import teacher_logits
+from regionqa.regions import Box, Region
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -44,7 +52,7 @@ def test_a_trained_model_rehearses_while_it_learns(
     ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
     assert ran.status == 0, ran.err
     pictures = len(read_training_data(things).pictures)
-    assert f"rehearsal: asking starter about boxes in {pictures - 2} pictures" in ran.err
+    assert f"rehearsal: asking starter about {pictures - 2} boxes" in ran.err
     assert "2 of them replayed" in ran.err
     replayed = read_training_data(tmp_path / "mine" / "training" / "rehearsal.jsonl")
     assert not replayed.problems
@@ -76,39 +84,62 @@ def test_a_folder_without_pictures_is_told(
 
 
 def test_rehearsed_answers_are_what_the_base_says(starter: Bundle, photos: Path) -> None:
-    records = rehearse(starter, (), sorted(photos.iterdir()), 2, seed=3)
-    assert len(records) == 6
+    places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(3))
+    assert len(places) == 6
+    records = rehearse(starter, places, ["what is this?"], np.random.default_rng(0))
     engine = Engine.load(starter, device="cpu")
-    for record in records:
-        box = record.regions[0].box
+    for record, (path, box) in zip(records, places, strict=True):
+        assert (record.image, record.regions[0].box) == (path, box)
         turn = record.turns[0]
-        assert engine.ask(record.image, turn.question, [box.xyxy]).text == turn.answer
-    assert records == rehearse(starter, (), sorted(photos.iterdir()), 2, seed=3)
-    assert records != rehearse(starter, (), sorted(photos.iterdir()), 2, seed=4)
+        assert engine.ask(path, turn.question, [box.xyxy]).text == turn.answer
 
 
 def test_many_pictures_are_not_all_asked_about(
-    starter: Bundle, photos: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MOST >= 1000
     monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 4)
-    records = rehearse(starter, (), sorted(photos.iterdir()), 2, seed=0)
-    assert len(records) == 4
-    assert len({record.image for record in records}) == 2
+    places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(0))
+    assert len(places) == 4
+    assert len({path for path, _ in places}) == 2
 
 
-def test_the_users_own_questions_about_one_region_are_rehearsed(
-    starter: Bundle, photos: Path
+def test_boxes_of_a_file_may_be_rehearsed_and_its_answers_are_not_used(
+    regionqa: "Command", things: Path, tmp_path: Path
 ) -> None:
-    image = photos / "cat.jpg"
-    (some,) = rehearse(starter, (), [image], 1, seed=0)
+    short = ("--steps", 1, "--batch", 4, "--device", "cpu", "--rehearse-on", things)
+    ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
+    assert ran.status == 0, ran.err
+    assert "rehearsal: asking starter about 48 boxes" in ran.err
+    written = {record.turns[0].answer for record in read_training_data(things).records}
+    kept = read_training_data(tmp_path / "mine" / "training" / "rehearsal.jsonl").records
+    assert {record.regions[0].box for record in kept} <= {
+        record.regions[0].box for record in read_training_data(things).records
+    }
+    assert not written & {record.turns[0].answer for record in kept}
+
+
+def test_boxes_with_rare_answers_are_rehearsed_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(number: int, answer: str) -> Record:
+        box = Box(number, 0, number + 1, 1)
+        return Record(Path("a.png"), (Region(box),), (Turn("what is this?", answer),), "here")
+
+    records = [record(n, "rare." if n % 100 == 0 else "common.") for n in range(1000)]
+    monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 100)
+    places = places_of(records, np.random.default_rng(0))
+    assert len(set(places)) == 100
+    assert sum(box.x0 % 100 == 0 for _, box in places) > 3  # one of a hundred without
+
+
+def test_the_users_own_questions_about_one_region_are_rehearsed() -> None:
+    region = Region(Box(0, 0, 9, 9))
 
     def asked(question: str, regions: int = 1) -> Record:
-        return Record(image, some.regions * regions, (Turn(question, "x."),), "here")
+        return Record(Path("a.png"), (region,) * regions, (Turn(question, "x."),), "here")
 
-    records = [asked("is it new?"), asked("is it new?"), asked("name <region1>."), asked("?", 2)]
-    assert about_one_region(records) == ["is it new?", "name <region1>."]
-    assert about_one_region(records, most=1) == ["is it new?"]
+    records = [asked("name <region1>."), asked("is it new?"), asked("is it new?"), asked("?", 2)]
+    assert questions_to_rehearse(records) == ["what is this?", "is it new?", "name <region1>."]
+    assert questions_to_rehearse(records, most=1) == ["what is this?", "is it new?"]
 
 
 def test_boxes_lie_anywhere_inside_and_have_many_sizes() -> None:

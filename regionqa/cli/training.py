@@ -63,7 +63,11 @@ Rehearse = Annotated[
     ),
 ]
 RehearseOn = Annotated[
-    Path | None, typer.Option("--rehearse-on", help="Rehearse on the pictures of this folder.")
+    Path | None,
+    typer.Option(
+        "--rehearse-on",
+        help="Rehearse on a folder of other pictures, or on the boxes of a file (COCO, JSON lines).",
+    ),
 ]
 HeldOut = Annotated[
     Path | None, typer.Option("--held-out", help="Records to measure on, never trained on.")
