@@ -86,7 +86,7 @@ def save(
         _barrier()
         with _one_process_is_fine():
             save_states(_states(model, optimizer, progress), checkpoint_id=str(partial))
-        torch.save(torch.get_rng_state(), partial / f"random-{_rank()}.pt")
+        torch.save(_random_states(), partial / f"random-{_rank()}.pt")
         _barrier()
         if first:
             (partial / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
@@ -120,15 +120,16 @@ def load(
     set_optimizer_state_dict(model, optimizer, states["optimizer"])
     random = path / f"random-{_rank()}.pt"
     if random.is_file():
-        torch.set_rng_state(torch.load(random, weights_only=True))
+        for kind, state in torch.load(random, weights_only=True).items():
+            (torch.cuda if kind == "cuda" else torch).set_rng_state(state)
 
 
-def load_weights(path: Path, progress: Progress, model: nn.Module) -> None:
-    """Put only the weights of a checkpoint back, in place."""
-    weights = _trained(model, progress)
-    with _one_process_is_fine():
-        load_states({"model": weights}, checkpoint_id=str(path))
-    set_model_state_dict(model, weights, options=StateDictOptions(strict=False))
+def _random_states() -> dict[str, torch.Tensor]:
+    """What dropout draws from, on the CPU and on this process's GPU."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Only the first process has a journal that writes. It does not decide anything.
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LOG = "log.jsonl"
 CURVES = "curves.png"
+BOARD = "tensorboard"
 LINE_EVERY = 10.0
 """Seconds between progress lines where stderr is no terminal."""
 
@@ -72,7 +74,11 @@ class Journal:
 
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = (self._folder / LOG).open("a", encoding="utf-8")
-            self._board = Board(self._folder / "tensorboard")
+            # anew from the log: a resumed run does some steps again, and forgets the first time
+            shutil.rmtree(self._folder / BOARD, ignore_errors=True)
+            self._board = Board(self._folder / BOARD)
+            for entry in read_log(self._folder):
+                show_on_board(self._board, entry)
         return self
 
     def __exit__(
@@ -137,11 +143,7 @@ class Journal:
         try:
             self._file.write(json.dumps(without_defaults(entry)) + "\n")
             self._file.flush()
-            kind = "held-out" if entry.held_out else "training"
-            self._board.scalar(f"{entry.stage}/{kind} loss", entry.loss, entry.step)
-            self._board.scalar(f"{entry.stage}/{kind} accuracy", entry.accuracy, entry.step)
-            if entry.rate is not None:
-                self._board.scalar(f"{entry.stage}/learning rate", entry.rate, entry.step)
+            show_on_board(self._board, entry)
         except OSError as error:
             raise TrainingError(
                 f"{self._folder}: cannot be written: {error.strerror}; make room and go on from "
@@ -159,6 +161,15 @@ class Journal:
             self._last_line = time.monotonic()
             pace = f"{entry.seconds:.0f} s"
             self.say(f"{entry.stage} {entry.step}/{steps}: {state} rate {entry.rate:.1e} {pace}")
+
+
+def show_on_board(board: "Board", entry: Entry) -> None:
+    """An entry as points of TensorBoard's curves."""
+    kind = "held-out" if entry.held_out else "training"
+    board.scalar(f"{entry.stage}/{kind} loss", entry.loss, entry.step)
+    board.scalar(f"{entry.stage}/{kind} accuracy", entry.accuracy, entry.step)
+    if entry.rate is not None:
+        board.scalar(f"{entry.stage}/learning rate", entry.rate, entry.step)
 
 
 def without_defaults(entry: Entry) -> dict[str, Any]:

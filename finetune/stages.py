@@ -191,8 +191,8 @@ class FinetuneSettings:
     """Where no `replay` is named: random boxes of each picture that a trained base is asked about
     first, to replay its own answers. 0: none."""
     rehearse_on: str | None = None
-    """Folder of other pictures to rehearse on, or file of records whose boxes are rehearsed; neither
-    needs labels, for answers are the base's own."""
+    """Folder of other pictures to rehearse on, or file of records whose boxes are rehearsed; the
+    answers are the base's own."""
     held_out: str | None = None
     """File of records to measure on; None: a share of the pictures of `data`."""
     held_out_share: float = 0.1

@@ -109,7 +109,7 @@ def fail(message: str, status: int, error: BaseException | None, words: Sequence
         import traceback
 
         traceback.print_exception(error)
-    hint = "" if status != 1 or "--debug" in words or "unexpected" not in message else (
+    hint = "" if status != 1 or "--debug" in words or not message.startswith("unexpected") else (
         "; run again with --debug for the trace"
     )  # fmt: skip
     print(f"regionqa: error: {' '.join(message.split())}{hint}", file=sys.stderr)

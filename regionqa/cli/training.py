@@ -66,7 +66,7 @@ RehearseOn = Annotated[
     Path | None,
     typer.Option(
         "--rehearse-on",
-        help="Rehearse on a folder of other pictures, or on the boxes of a file (COCO, JSON lines).",
+        help="Rehearse on a folder of other pictures, or on the boxes of a file, such as COCO.",
     ),
 ]
 HeldOut = Annotated[
