@@ -1,0 +1,128 @@
+"""What it takes to teach the starter two new things, and what it forgets meanwhile.
+
+    python benchmarks/new_things.py DATA OUT [CASE ...] [--names goldfish "school bus"]
+
+DATA holds `tiny_imagenet/` and `coco_small/`. 150 pictures of each thing, 64 px as they are, are
+pasted on grey and trained on with their boxes; 50 more of each are held out. Prints for every case
+how many held-out answers are right, how many boxes of old classes in the dev photos, and minutes.
+Cases: none (no rehearsal), own (boxes anywhere in the new pictures), file (boxes of COCO photos with
+the starter's own answers), replay (the same with COCO's labels), lora (as file, LoRA of rank 8).
+"""
+
+import argparse
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import regionqa
+from regionqa.boxfiles import read_boxes
+from regionqa.cli import main as command
+from regionqa.evaluate import Recognition, recognise
+from regionqa.finetune.questions import with_article
+
+CANVAS = (160, 120)
+TILE = 64
+TRAINED, HELD_OUT = 150, 50
+"""Pictures of each thing."""
+
+
+def cases(coco: Path) -> dict[str, list[str]]:
+    """Options of `regionqa finetune` by the name of the case."""
+    train = str(coco / "instances_train.json")
+    return {
+        "none": ["--rehearse", "0"],
+        "own": [],
+        "file": ["--rehearse-on", train],
+        "replay": ["--replay", train],
+        "lora": ["--rehearse-on", train, "--lora", "8"],
+    }
+
+
+def tiles(folder: Path, part: str, label: int) -> Iterator[Image.Image]:
+    """Pictures of one class of one part of Tiny-ImageNet."""
+    with np.load(folder / f"{part}.npz") as archive:
+        data, offsets = archive["data"].tobytes(), archive["offsets"]
+        for index in np.flatnonzero(archive["label"] == label):
+            with Image.open(io.BytesIO(data[offsets[index] : offsets[index + 1]])) as image:
+                yield image.convert("RGB")
+
+
+def write_records(folder: Path, out: Path, names: list[str]) -> tuple[Path, Path]:
+    """Training and held-out records, with their pictures, below `out`."""
+    classes = json.loads((folder / "classes.json").read_text())
+    rng = np.random.default_rng(0)
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    paths = (out / "train.jsonl", out / "held-out.jsonl")
+    lines: dict[Path, list[str]] = {path: [] for path in paths}
+    for name in names:
+        label = next(i for i, each in enumerate(classes) if name in each["name"].split(", "))
+        for path, part, count in zip(paths, ("train-0", "val"), (TRAINED, HELD_OUT), strict=True):
+            pictures = list(tiles(folder, part, label))
+            if path == paths[0]:
+                pictures += tiles(folder, "train-1", label)
+            for number, tile in enumerate(pictures[:count]):
+                image = f"images/{part}-{label}-{number}.png"
+                x, y = (int(rng.integers(0, side - TILE)) for side in CANVAS)
+                canvas = Image.new("RGB", CANVAS, tuple(int(v) for v in rng.integers(60, 200, 3)))
+                canvas.paste(tile, (x, y))
+                canvas.save(out / image)
+                turns = [
+                    {"from": "human", "value": "what is this?"},
+                    {"from": "gpt", "value": f"{with_article(name)}."},
+                ]
+                record = {
+                    "image": image,
+                    "regions": [[x, y, x + TILE, y + TILE]],
+                    "conversations": turns,
+                }
+                lines[path].append(json.dumps(record) + "\n")
+    for path, each in lines.items():
+        path.write_text("".join(each))
+    return paths
+
+
+def old_classes(model: str, coco: Path) -> Recognition:
+    """How the model names boxes of the dev photos."""
+    boxes = read_boxes(coco / "instances_dev.json")
+    return recognise(regionqa.load(model, device="cpu"), boxes, coco / "images")
+
+
+def told(result: Recognition) -> str:
+    """Three cells of the table."""
+    without = result.accuracy(without="person")
+    return f"{result.accuracy():.1f} % | {without:.1f} % | {result.class_mean:.1f} %"
+
+
+def main() -> None:
+    """Train and measure every case that is asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("cases", nargs="*", default=["none", "own", "file", "replay"])
+    parser.add_argument("--names", nargs="*", default=["goldfish", "school bus"])
+    options = parser.parse_args()
+    coco = options.data / "coco_small"
+    train, held_out = write_records(options.data / "tiny_imagenet", options.out, options.names)
+    print("| case | new things | old: all | no person | class mean | minutes |")
+    print("|---|---|---|---|---|---|")
+    print(f"| starter | | {told(old_classes('starter', coco))} | |", flush=True)
+    for case in options.cases:
+        model = options.out / case
+        started = time.perf_counter()
+        words = ["--data", str(train), "--held-out", str(held_out), "--out", str(model)]
+        if command(["finetune", *words, *cases(coco)[case], "--quiet"]):
+            raise SystemExit(1)
+        minutes = (time.perf_counter() - started) / 60
+        bundle = regionqa.load(str(model), device="cpu").bundle
+        new = bundle.card.provenance["held_out_accuracy"]
+        old = told(old_classes(str(model), coco))
+        print(f"| {case} | {new:.1f} % | {old} | {minutes:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
