@@ -208,13 +208,14 @@ class Collator:
         boxes: list[tuple[float, float, float, float]] = []
         places: list[tuple[int, int]] = []
         vectors: list[Tensor] = []
+        known = self._vectors(samples, encoded) if self.frozen_region else {}
         for row, sample in enumerate(samples if self.encoders.takes_regions else ()):
             path = sample.record.image
             slots += [(row, at, len(boxes) + index) for at, index in sample.region_starts]
             boxes += self.encoders.fitted(encoded[path], sample.boxes)
             places += [place_of[path]] * len(sample.boxes)
             if self.frozen_region:
-                vectors += self.encoders.vectors(path, encoded[path], sample.boxes)
+                vectors += [known[path, box] for box in sample.boxes]
         return {
             "sources": [] if self.frozen_region else sources,
             "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
@@ -222,6 +223,19 @@ class Collator:
             "vectors": torch.stack(vectors) if vectors else None,
             "region_slots": torch.tensor(slots, dtype=torch.long).reshape(-1, 3),
         }
+
+    def _vectors(
+        self, samples: Sequence[Sample], encoded: Mapping[Path, EncodedPicture]
+    ) -> dict[tuple[Path, Box], Tensor]:
+        """Vectors (D,) of all boxes, every picture through the frozen region encoder once."""
+        known: dict[tuple[Path, Box], Tensor] = {}
+        for path, picture in encoded.items() if self.encoders.takes_regions else ():
+            own = (sample.boxes for sample in samples if sample.record.image == path)
+            boxes = list(dict.fromkeys(box for boxes in own for box in boxes))
+            if boxes:
+                vectors = self.encoders.vectors(path, picture, boxes)
+                known |= {(path, box): v for box, v in zip(boxes, vectors, strict=True)}
+        return known
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
