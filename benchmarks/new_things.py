@@ -6,7 +6,7 @@ DATA holds `tiny_imagenet/` and `coco_small/`. 150 pictures of each thing, 64 px
 pasted on grey and trained on with their boxes; 50 more of each are held out. Prints for every case
 how many held-out answers are right, how many boxes of old classes in the dev photos, and minutes.
 Cases: none (no rehearsal), own (boxes anywhere in the new pictures), file (boxes of COCO photos,
-with the starter's own answers), replay (the same with COCO's labels), lora (as file, LoRA of rank 8).
+with the starter's own answers), replay (the same with COCO's labels), lora (as file, but LoRA).
 """
 
 import argparse
