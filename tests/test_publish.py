@@ -312,9 +312,26 @@ def test_publishing_to_a_hub_out_of_order(fails: Fails, ann: Hub) -> None:
     assert fails() == f"{REPO}: the Hub is out of order (503); run again later"
 
 
-def test_export_says_what_to_install(regionqa: "Command", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "regionqa.export.publish", raising=False)
-    monkeypatch.setitem(sys.modules, "regionqa.export.graphs", None)
-    ran = regionqa("export", "starter")
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (("export", "starter"), "onnx", "export"),
+        (("init", "out", "--vision", "a/b", "--llm", "c/d"), "onnxscript", "export"),
+        (("finetune", "--data", "mine.jsonl", "--out", "out"), "peft", "finetune"),
+    ],
+)
+def test_commands_say_what_to_install(
+    regionqa: "Command",
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    package: str,
+    extra: str,
+) -> None:
+    def found(name: str) -> object | None:
+        return None if name == package else object()
+
+    monkeypatch.setattr("regionqa.cli.extras.find_spec", found)
+    ran = regionqa(*words)
     assert (ran.status, ran.out) == (2, "")
-    assert "pip install 'regionqa[export]'" in ran.err
+    assert f"{words[0]} needs {package}, which is not installed: " in ran.err
+    assert f"pip install 'regionqa[{extra}]'" in ran.err
