@@ -3,7 +3,6 @@
 OUT/training holds settings, log, curves and, while the run lasts, checkpoints.
 """
 
-import copy
 import shutil
 import sys
 from collections.abc import Mapping
@@ -187,7 +186,7 @@ def run_stages(
 
 def as_it_was(model: RegionLanguageModel, device: torch.device) -> RegionLanguageModel:
     """A copy of the model that stays as the base is now."""
-    return copy.deepcopy(model).to(device).eval().requires_grad_(False)
+    return deepcopy(model).to(device).eval().requires_grad_(False)
 
 
 def save_memory(language: PreTrainedModel) -> None:

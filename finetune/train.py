@@ -107,29 +107,15 @@ def train_stage(
         rate = learning_rate(settings, step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        batches = own_batches(run, step, processes)
-        own_tokens = sum(batch.answer_tokens for batch in batches)
-        tokens = processes.sum(torch.tensor(own_tokens, device=processes.device))
-        tally = torch.zeros(5, dtype=torch.float64, device=processes.device)
-        for position, batch in enumerate(batches):
-            batch = batch.to(processes.device)
-            with (
-                processes.gradients_stay(spread, position + 1 < len(batches)),
-                torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16),
-            ):
-                result = spread(batch, teacher_logits(run, batch))
-                # processes average their gradients; the mean is over all their tokens together
-                (result.loss / tokens * processes.count).backward()
-            tally += result.detached()
-        tally = processes.sum(tally)
+        tally = forward_and_backward(run, spread, step, processes, bf16=bf16)
         norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
         check_finite(run, step, float(tally[0]), whole(norm))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss, accuracy = float(tally[0] / tally[1]), float(tally[4] / tally[3])
         elapsed = round(time.monotonic() - started, 1)
-        journal.add(Entry(run.name, step + 1, loss, accuracy, rate, int(tokens), elapsed), steps)
         done = step + 1
+        journal.add(Entry(run.name, done, loss, accuracy, rate, int(tally[1]), elapsed), steps)
         if done % run.evaluate_every == 0 or done == steps:
             measure(done)
         reason = watch.reason(processes)
@@ -142,6 +128,27 @@ def train_stage(
                     "the same command with --resume goes on",
                 )
     return StageResult(trained, time.monotonic() - started)
+
+
+def forward_and_backward(
+    run: StageRun, model: nn.Module, step: int, processes: Processes, *, bf16: bool
+) -> Tensor:
+    """Leave a step's gradients in the model; what it came to, over all processes (5,)."""
+    batches = own_batches(run, step, processes)
+    own_tokens = sum(batch.answer_tokens for batch in batches)
+    tokens = processes.sum(torch.tensor(own_tokens, device=processes.device))
+    tally = torch.zeros(5, dtype=torch.float64, device=processes.device)
+    for position, batch in enumerate(batches, start=1):
+        batch = batch.to(processes.device)
+        with (
+            processes.gradients_stay(model, position < len(batches)),
+            torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16),
+        ):
+            result = model(batch, teacher_logits(run, batch))
+            # processes average their gradients; the mean is over all their tokens together
+            (result.loss / tokens * processes.count).backward()
+        tally += result.detached()
+    return processes.sum(tally)
 
 
 @torch.no_grad()
