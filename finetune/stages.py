@@ -117,7 +117,7 @@ class Stages:
 
 
 DEFAULT = Stages(
-    align=StageSettings(learning_rate=1e-3, epochs=1.0, warm_up=0.1),
+    align=StageSettings(learning_rate=3e-4, epochs=1.0, warm_up=0.1),
     instruct=StageSettings(
         learning_rate=2e-4, epochs=3.0, projector=True, language=True, warm_up=0.1
     ),
