@@ -124,11 +124,11 @@ def test_boxes_with_rare_answers_are_rehearsed_more_often(monkeypatch: pytest.Mo
         box = Box(number, 0, number + 1, 1)
         return Record(Path("a.png"), (Region(box),), (Turn("what is this?", answer),), "here")
 
-    records = [record(n, "rare." if n % 100 == 0 else "common.") for n in range(1000)]
-    monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 100)
+    records = [record(n, "rare." if n % 100 == 0 else "common.") for n in range(4000)]
+    monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 400)
     places = places_of(records, np.random.default_rng(0))
-    assert len(set(places)) == 100
-    assert sum(box.x0 % 100 == 0 for _, box in places) > 3  # one of a hundred without
+    assert len(set(places)) == 400
+    assert sum(box.x0 % 100 == 0 for _, box in places) > 7  # four without
 
 
 def test_the_users_own_questions_about_one_region_are_rehearsed() -> None:
