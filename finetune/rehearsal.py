@@ -80,7 +80,7 @@ def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place
     What is boxed shows things; a box anywhere mostly shows parts and backgrounds.
     """
     counts = Counter(record.turns[0].answer for record in records)
-    weights = np.array([counts[record.turns[0].answer] ** -0.25 for record in records])
+    weights = np.array([counts[record.turns[0].answer] ** -0.5 for record in records])
     chosen = rng.choice(
         len(records), min(MOST, len(records)), replace=False, p=weights / weights.sum()
     )
