@@ -80,7 +80,7 @@ class StageSettings:
     box_noise: float = 0.0
     """Largest shift of a box's edge, as a share of the box's width or height, drawn anew each time
     (PVIT); boxes written as text shift with it."""
-    replay_share: float = 0.5
+    replay_share: float = 0.75
     """Share of each step that is drawn from `--replay`, where that is given."""
     precision: Precision = Precision.auto
     """What matrix products are computed in."""

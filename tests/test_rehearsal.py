@@ -53,7 +53,7 @@ def test_a_trained_model_rehearses_while_it_learns(
     assert ran.status == 0, ran.err
     pictures = len(read_training_data(things).pictures)
     assert f"rehearsal: asking starter about {pictures - 2} boxes" in ran.err
-    assert "2 of them replayed" in ran.err
+    assert "3 of them replayed" in ran.err
     replayed = read_training_data(tmp_path / "mine" / "training" / "rehearsal.jsonl")
     assert not replayed.problems
     assert len(replayed.records) == pictures - 2
