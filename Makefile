@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/regionqa demo --out demo-pictures
 
+# one test a core, and one thread a test: threads that wait for each other would halve the speed
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not gpu"
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m "slow or gpu"
