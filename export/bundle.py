@@ -7,6 +7,7 @@ with torch, and only then it is moved there. It does not know how the modules we
 import hashlib
 import json
 import shutil
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,8 @@ from regionqa.export.parts import RegionModule, VisionModule
 
 WEIGHTS = "encoders.safetensors"
 VISION_GRAPH, REGION_GRAPH = "vision.onnx", "region.onnx"
+FOUND = ("files", "revision", "architecture")
+"""Keys of a card that are found when it is written."""
 COUNTERS = ("num_batches_tracked",)
 """Buffers of BatchNorm that only its training without momentum reads; dropped by name."""
 
@@ -143,6 +146,12 @@ def write_card(
         "files": [asdict(spec) for spec in files],
     }
     (root / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")
+
+
+def given_tables(bundle: Bundle) -> dict[str, Any]:
+    """The card's tables as they were given to `write_bundle`, to write another card from."""
+    table = tomllib.loads((bundle.root / CARD).read_text(encoding="utf-8"))
+    return {key: value for key, value in table.items() if key not in FOUND}
 
 
 def save_encoders(vision: VisionModule, region: RegionModule | None, path: Path) -> None:

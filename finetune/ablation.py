@@ -12,7 +12,6 @@ one. A run that was stopped goes on where it was.
 
 import argparse
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from regionqa.boxfiles import read_boxes
 from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
 from regionqa.engine import Engine
 from regionqa.evaluate import Recognition, recognise
-from regionqa.export.bundle import read_encoders, write_bundle
+from regionqa.export.bundle import given_tables, read_encoders, write_bundle
 from regionqa.export.graphs import halve
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.pixels import PixelRegionEncoder
@@ -193,8 +192,8 @@ def new_region_encoder(
 
 def variant_card(base: Bundle, kind: str) -> dict[str, Any]:
     """The base's card with the tables that tell of regions changed."""
-    table = tomllib.loads((base.root / CARD).read_text(encoding="utf-8"))
-    for key in ("files", "revision", "architecture", "provenance", "region", "untrained"):
+    table = given_tables(base)
+    for key in ("provenance", "region", "untrained"):
         table.pop(key, None)
     table["name"] = f"ablation-{kind}"
     table["summary"] = f"ablation: regions as {kind}"

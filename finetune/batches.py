@@ -53,8 +53,13 @@ class Batch:
 
     @property
     def answer_tokens(self) -> int:
-        """Positions that are learned; the first of a row has nothing before it."""
-        return int((self.labels[:, 1:] != IGNORED).sum())
+        """How many positions are learned."""
+        return int(self.learned.sum())
+
+    @property
+    def learned(self) -> Tensor:
+        """Which are, (Q, L - 1) bool; the first of a row has nothing before it and is left out."""
+        return self.labels[:, 1:] != IGNORED
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""

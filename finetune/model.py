@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from regionqa.errors import UsageError
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.finetune.batches import Batch
-from regionqa.finetune.samples import IGNORED
 from regionqa.finetune.stages import RegionPart, StageSettings
 
 if TYPE_CHECKING:
@@ -56,17 +55,15 @@ class RegionLanguageModel(nn.Module):
         self.projector = vision.projector
         self.region = region
         self.language = language
-        self._plain_head = not any(
-            getattr(language.config, key, None) for key in HEAD_EXTRAS
-        ) and not isinstance(language.get_output_embeddings(), type(None))
+        extras = any(getattr(language.config, key, None) for key in HEAD_EXTRAS)
+        self._plain_head = language.get_output_embeddings() is not None and not extras
 
     def forward(self, batch: Batch, teacher: Tensor | None = None) -> Tally:
         """The loss of a batch's answers, summed over their tokens.
 
         teacher: logits (A, V) that answers of `batch.taught` are to follow, whatever they say.
         """
-        targets = batch.labels[:, 1:]  # (Q, L - 1)
-        learned = targets != IGNORED
+        targets, learned = batch.labels[:, 1:], batch.learned  # (Q, L - 1) both
         logits = self.logits(batch)  # (A, V)
         wanted = targets[learned]  # (A,)
         right = torch.zeros_like(learned)
@@ -90,7 +87,7 @@ class RegionLanguageModel(nn.Module):
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (A, V) of the positions before a learned token."""
-        return self._logits(self._spliced(batch), batch.mask, batch.labels[:, 1:] != IGNORED)
+        return self._logits(self._spliced(batch), batch.mask, batch.learned)
 
     def _spliced(self, batch: Batch) -> Tensor:
         """Embeddings (Q, L, H), slots overwritten."""

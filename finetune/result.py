@@ -1,10 +1,11 @@
 """Trained weights -> a bundle that `ask` uses: merged, exported, compared, measured, described."""
 
 import re
-import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,13 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from regionqa.bundles import CARD, Bundle, open_bundle
+from regionqa.bundles import Bundle, open_bundle
 from regionqa.engine import Engine
 from regionqa.export.bundle import (
     REGION_GRAPH,
     VISION_GRAPH,
     WEIGHTS,
+    given_tables,
     read_encoders,
     write_bundle,
     write_card,
@@ -37,6 +39,8 @@ from regionqa.requests import Request
 
 ASKED = 500
 """Held-out questions that the finished bundle is asked."""
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""By the names that safetensors gives them."""
 PACKAGES = ("regionqa", "torch", "transformers", "accelerate", "peft", "onnxruntime-gpu")
 
 
@@ -119,9 +123,8 @@ def write_result(
 
 def card_tables(base: Bundle, name: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The base's card under a new name, without what is found when the bundle is written."""
-    table = tomllib.loads((base.root / CARD).read_text(encoding="utf-8"))
-    for key in ("files", "revision", "architecture", "untrained"):
-        table.pop(key, None)
+    table = given_tables(base)
+    table.pop("untrained", None)
     table["name"] = name
     table["summary"] = f"{base.card.name}, trained further"
     table["language"]["folder"] = "llm"
@@ -138,13 +141,13 @@ def stored_in_half(base: Bundle) -> bool:
 
 def language_dtype(folder: Path) -> torch.dtype:
     """What most numbers of a language model's files are stored in."""
-    counts: dict[torch.dtype, int] = {}
+    counts: Counter[str] = Counter()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                value = tensors.get_tensor(name)
-                counts[value.dtype] = counts.get(value.dtype, 0) + value.numel()
-    return max(counts, key=lambda dtype: counts[dtype])
+                stored = tensors.get_slice(name)  # its header; the weights are not read
+                counts[stored.get_dtype()] += prod(stored.get_shape())
+    return DTYPES[max(counts, key=lambda kind: counts[kind])]
 
 
 def describe_run(
@@ -202,9 +205,7 @@ def plain_words(text: str) -> str:
 
 def note_in_card(bundle: Bundle, parts: Parts, facts: Mapping[str, Any]) -> Bundle:
     """Add facts to a written bundle's provenance."""
-    table = tomllib.loads((bundle.root / CARD).read_text(encoding="utf-8"))
-    for key in ("files", "revision", "architecture"):
-        table.pop(key, None)
+    table = given_tables(bundle)
     table["provenance"] |= facts
     write_card(bundle.root, table, parts.vision, parts.region)
     return open_bundle(bundle.root)

@@ -40,7 +40,6 @@ from regionqa.finetune.settings import SETTINGS, keep_settings
 from regionqa.finetune.stages import FinetuneSettings, RegionPart, StageSettings, without_none
 from regionqa.finetune.stopping import StopWatch
 from regionqa.finetune.train import StageResult, StageRun, train_stage
-from regionqa.prompts import RegionInput
 
 TRAINING, CHECKPOINTS, REHEARSAL = "training", "checkpoints", "rehearsal.jsonl"
 REGION_ENCODER = "region encoder"
@@ -66,7 +65,7 @@ class Run:
     @property
     def stages(self) -> list[tuple[str, StageSettings]]:
         """The stages that have something to train, in order."""
-        carried = self.base.card.prompt.region_input is RegionInput.features
+        carried = self.base.card.prompt.takes_features
         names = [name for name in self.settings.run if carried or name != "align"]
         return [
             (name, resolved(getattr(self.settings.stages, name), self.base.card)) for name in names

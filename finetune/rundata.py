@@ -5,14 +5,14 @@ Nothing is computed before every record of every file is known to be usable.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from regionqa.bundles import Bundle
 from regionqa.errors import DataError
 from regionqa.finetune.datafiles import read_training_data
-from regionqa.finetune.records import Record, TrainingData
+from regionqa.finetune.records import Record
 from regionqa.finetune.samples import SampleMaker
 from regionqa.finetune.stages import FinetuneSettings
 from regionqa.tokenizer import BundleTokenizer
@@ -92,9 +92,9 @@ class _Reader:
     def _read(self, path: Path, use: str) -> list[Record]:
         data = read_training_data(path, self._images)
         records, misfits = self._maker.fitting(data.records)
-        data = TrainingData(
-            path, data.format, tuple(records), (*data.problems, *misfits), data.sha256
-        ).or_stop(skip_bad=self._skip_bad)
+        data = replace(data, records=tuple(records), problems=(*data.problems, *misfits)).or_stop(
+            skip_bad=self._skip_bad
+        )
         left_out = f", {data.bad:,} left out" if data.bad else ""
         self._say(f"{path}: {len(records):,} records of {len(data.pictures):,} pictures{left_out}")
         self.files.append(
