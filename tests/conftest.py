@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from goldenweights import COMMITTED, GoldenSet
 from hubserver import Hub
 from PIL import Image
 from tinymodel import copy_graphs, tiny_bundle, two_things
@@ -37,6 +38,23 @@ class Ran:
 
 
 Command = Callable[..., Ran]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--golden DIR`: another golden set, a folder with gpt4roi/ and pvit/."""
+    parser.addoption("--golden", type=Path, default=COMMITTED, help="folder of a golden set")
+
+
+@pytest.fixture(scope="session")
+def gpt4roi(pytestconfig: pytest.Config) -> GoldenSet:
+    """What GPT4RoI computes on generated weights."""
+    return GoldenSet(pytestconfig.getoption("golden") / "gpt4roi")
+
+
+@pytest.fixture(scope="session")
+def pvit(pytestconfig: pytest.Config) -> GoldenSet:
+    """What PVIT computes on generated weights."""
+    return GoldenSet(pytestconfig.getoption("golden") / "pvit")
 
 
 @pytest.fixture
