@@ -125,7 +125,7 @@ def rehearse(
             (Turn(answer.request.question, answer.text),),
             "rehearsal",
         )
-        for answer in engine.answer(_requests(places, questions, rng))
+        for answer in engine.answer(_requests(places, questions, rng), unsure_below=0)
         if not answer.error and answer.text.strip()
     )
 

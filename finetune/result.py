@@ -125,6 +125,7 @@ def card_tables(base: Bundle, name: str, provenance: Mapping[str, Any]) -> dict[
     """The base's card under a new name, without what is found when the bundle is written."""
     table = given_tables(base)
     table.pop("untrained", None)
+    table.pop("confidence", None)  # it was measured on other weights
     table["name"] = name
     table["summary"] = f"{base.card.name}, trained further"
     table["language"]["folder"] = "llm"
@@ -188,7 +189,7 @@ def measured(bundle: Bundle, held_out: Sequence[Record]) -> dict[str, Any]:
     requests = (
         Request(str(r.image), r.turns[0].question, r.regions, pictures[r.image]) for r in asked
     )
-    answers = [plain_words(answer.text) for answer in engine.answer(requests)]
+    answers = [plain_words(answer.text) for answer in engine.answer(requests, unsure_below=0)]
     right = sum(want == got for want, got in zip(wanted, answers, strict=True))
     share = 100 * right / len(asked)
     return {

@@ -65,6 +65,12 @@ class Options:
     """Longest answer; None: what the card says."""
     timing: bool = False
     """Whether JSON and CSV say how long an answer took."""
+    confidence: bool = False
+    """Whether JSON and CSV say how sure the model is."""
+    guess: bool = False
+    """Whether answers are given that the model is not sure of."""
+    unsure_below: float | None = None
+    """The probability below which it is not sure; None: what the card says."""
     quiet: bool = False
     """No warnings and no progress."""
 
@@ -80,6 +86,8 @@ def run(options: Options) -> int:
         check_drawing(options.draw, several=not one)
     if options.retry_errors and not options.resume:
         raise UsageError("--retry-errors: says what --resume asks again; add --resume")
+    if options.guess and options.unsure_below is not None:
+        raise UsageError("--guess: holds no answer back, so --unsure-below means nothing; drop one")
     bundle = find_bundle(options.model)
     prompt = bundle.card.prompt
     asking = _asking(options)
@@ -93,6 +101,7 @@ def run(options: Options) -> int:
         revision=bundle.card.revision,
         device=options.device,
         timing=options.timing,
+        confidence=options.confidence,
         bare=one and (len(options.boxes) <= 1 or not asking.each) and options.boxfile is None,
     )
     finished = None
@@ -109,7 +118,11 @@ def run(options: Options) -> int:
         )
         requests = make_requests(screen.follow(items, options), asking, screen.warn)
         left = (r for r in requests if finished is None or not finished.skip(r))
-        answers = engine.answer(left, max_new_tokens=options.max_new_tokens)
+        answers = engine.answer(
+            left,
+            max_new_tokens=options.max_new_tokens,
+            unsure_below=0.0 if options.guess else options.unsure_below,
+        )
         for answer in _drawn(answers, options.draw, one, screen) if options.draw else answers:
             with screen.aside():
                 writer.write(answer)

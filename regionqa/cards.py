@@ -87,6 +87,28 @@ class LanguageCard:
 
 
 @dataclass(frozen=True)
+class ConfidenceCard:
+    """How sure the model must be of an answer to give it; measured on answers known to be right or
+    wrong, so it holds for these weights alone."""
+
+    threshold: float
+    """An answer less probable than this is held back."""
+    temperature: float = 1.0
+    """What logits are divided by before probabilities are made of them (Guo et al. 2017)."""
+    longest: int | None = None
+    """Answers of more tokens are descriptions, neither right nor wrong, and never held back; None:
+    there are none such."""
+    unsure: str = "I am not sure."
+    """What is said instead."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}, a probability from 0 to 1 is due")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}, not above 0")
+
+
+@dataclass(frozen=True)
 class FileSpec:
     """One file of a bundle, and what it must look like."""
 
@@ -121,6 +143,8 @@ class ModelCard:
     """How a question and its regions become text and slots."""
     region: RegionCard | None = None
     """The region encoder; None where regions are given as text, or not at all."""
+    confidence: ConfidenceCard | None = None
+    """When the model is not sure; None: nobody has measured it, so it always answers."""
     max_regions: int = 32
     """Regions that one question may have."""
     untrained: tuple[str, ...] = ()

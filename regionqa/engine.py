@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regionqa.bundles import Bundle
+from regionqa.cards import ConfidenceCard
 from regionqa.devices import Device, choose_device
 from regionqa.encoders import EncodedPicture, Floats, RegionEncoder, VisionEncoder
 from regionqa.errors import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
-    from regionqa.language import LanguageModel, SplicedPrompt
+    from regionqa.language import Generated, LanguageModel, SplicedPrompt
 
 log = logging.getLogger(__name__)
 LONGEST_WINDOW = 256
@@ -102,6 +103,7 @@ class Engine:
         box_format: str = "xyxy",
         box_units: str = "pixel",
         max_new_tokens: int | None = None,
+        unsure_below: float | None = None,
     ) -> Answer:
         """Ask one question; raises the ItemError that `answer` would have put into the Answer."""
         picture = open_picture(image) if isinstance(image, (str, Path)) else picture_of(image)
@@ -114,25 +116,37 @@ class Engine:
         regions = tuple(box.resolve(picture.width, picture.height) for box in written)
         clipped, _ = clip_all(regions, picture.width, picture.height)
         request = Request(picture.name, question, clipped, picture)
-        answer = next(self.answer([request], max_new_tokens=max_new_tokens))
+        answers = self.answer([request], max_new_tokens=max_new_tokens, unsure_below=unsure_below)
+        answer = next(answers)
         if answer.error:
             raise answer.error
         return answer
 
     def answer(
-        self, requests: Iterable[Request], *, max_new_tokens: int | None = None
+        self,
+        requests: Iterable[Request],
+        *,
+        max_new_tokens: int | None = None,
+        unsure_below: float | None = None,
     ) -> Iterator[Answer]:
         """Answer requests as they come, one Answer each, in order, in bounded memory.
 
         A picture is encoded once for all requests about it that follow each other, its regions go
         through the region encoder in one call, and questions are decoded in batches. What cannot
         be answered becomes an Answer with its error.
+
+        unsure_below: answers less probable than this are held back; None: than the card says; 0:
+            none is.
         """
         longest = max_new_tokens or self.bundle.card.language.max_new_tokens
+        if unsure_below is not None and not 0 <= unsure_below <= 1:
+            raise UsageError(f"unsure below {unsure_below}: a probability from 0 to 1 is due")
         for window in windows(requests, self._batch_size):
-            yield from self._answer_window(window, longest)
+            yield from self._answer_window(window, longest, unsure_below)
 
-    def _answer_window(self, window: Sequence[Request], max_new_tokens: int) -> Iterator[Answer]:
+    def _answer_window(
+        self, window: Sequence[Request], max_new_tokens: int, unsure_below: float | None
+    ) -> Iterator[Answer]:
         started = time.perf_counter()
         results: list[tuple[Request, Prompt | ItemError]] = [
             (request, self._prompt(request, max_new_tokens)) for request in window
@@ -158,7 +172,22 @@ class Engine:
                 yield Answer(request, error=problem, seconds=seconds)
             else:
                 answer = next(generated)
-                yield Answer(request, answer.text, len(answer.ids), seconds)
+                yield Answer(
+                    request,
+                    self._said(answer, unsure_below),
+                    len(answer.ids),
+                    seconds,
+                    confidence=answer.confidence,
+                )
+
+    def _said(self, generated: "Generated", unsure_below: float | None) -> str:
+        """The answer, or that the model is not sure of it."""
+        rule = self.bundle.card.confidence or ConfidenceCard(threshold=0.0)
+        threshold = rule.threshold if unsure_below is None else unsure_below
+        describes = rule.longest is not None and len(generated.ids) > rule.longest
+        if describes or generated.confidence >= threshold:
+            return generated.text
+        return rule.unsure
 
     def _prompt(self, request: Request, max_new_tokens: int) -> Prompt | ItemError:
         """The request as ids with slots, or why it cannot be asked."""

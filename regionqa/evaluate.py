@@ -52,7 +52,7 @@ def recognise(engine: Engine, boxfile: BoxFile, folder: Path, smallest: float = 
     """
     names = class_names(boxfile)
     outcomes: dict[str, list[bool]] = {}
-    for answer in engine.answer(requests(boxfile, folder, smallest)):
+    for answer in engine.answer(requests(boxfile, folder, smallest), unsure_below=0):
         if answer.error:
             raise answer.error
         label = answer.request.regions[0].label or ""

@@ -4,8 +4,9 @@ It gets prompts as ids with slots and embeddings to put there. It does not know 
 boxes or templates.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,9 @@ class Generated:
 
     ids: tuple[int, ...]
     text: str
+    confidence: float = field(default=1.0, compare=False)
+    """Probability of the tokens and the stop together, at the card's temperature. Batches of
+    another composition change its last digits, so it does not count in comparisons."""
 
 
 class LanguageModel:
@@ -58,6 +62,8 @@ class LanguageModel:
         special = self.tokenizer.special_tokens
         self._stop_ids = {self.tokenizer.token_id(stop) for stop in card.stop if stop in special}
         self._stop_texts = tuple(stop for stop in card.stop if stop not in special)
+        sureness = bundle.card.confidence
+        self._temperature = sureness.temperature if sureness else 1.0
 
     @property
     def hidden_size(self) -> int:
@@ -117,19 +123,30 @@ class LanguageModel:
             mask[row, shared : shared + longest - len(rows)] = False
         positions = (mask.cumsum(1)[:, shared:] - 1).clamp(min=0)  # (Q, S)
         answers: list[list[int]] = [[] for _ in suffixes]
+        certainty = [0.0] * count  # log of the probability so far
         unfinished = set(range(count))
         for _ in range(max_new_tokens):
             logits, cache = self._decoder.step(embeds, mask, positions, cache)
             tokens = logits.argmax(-1)  # (Q,)
+            logs = self._log_probabilities(logits, tokens)
             for row, token in enumerate(tokens.tolist()):
-                if row in unfinished and self._ends(answers[row], token):
+                if row not in unfinished:
+                    continue
+                certainty[row] += logs[row]
+                if self._ends(answers[row], token):
                     unfinished.discard(row)
             if not unfinished:
                 break
             embeds = self._decoder.embed(tokens).unsqueeze(1)  # (Q, 1, H)
             mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
             positions = positions[:, -1:] + 1
-        return [self._finished(ids) for ids in answers]
+        return [self._finished(*each) for each in zip(answers, certainty, strict=True)]
+
+    def _log_probabilities(self, logits: Tensor, tokens: Tensor) -> list[float]:
+        """Log of the probability of each of tokens (Q,) by logits (Q, V)."""
+        logs = (logits.float() / self._temperature).log_softmax(-1)  # (Q, V)
+        chosen: list[float] = logs.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
+        return chosen
 
     def _ends(self, ids: list[int], token: int) -> bool:
         """Add the token to the answer unless it stops it; whether the answer has ended."""
@@ -140,11 +157,11 @@ class LanguageModel:
             stop in self.tokenizer.decode(ids) for stop in self._stop_texts
         )
 
-    def _finished(self, ids: list[int]) -> Generated:
+    def _finished(self, ids: list[int], certainty: float) -> Generated:
         text = self.tokenizer.decode(ids)
         for stop in self._stop_texts:
             text = text.split(stop, 1)[0]
-        return Generated(tuple(ids), text.strip())
+        return Generated(tuple(ids), text.strip(), math.exp(certainty))
 
 
 def open_decoder(bundle: Bundle, device: torch.device) -> Decoder:

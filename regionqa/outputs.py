@@ -21,6 +21,7 @@ from regionqa.requests import Answer
 
 CSV_HEADER = "image,width,height,boxes,labels,question,answer,model,revision,device,ms,error\n"
 COLUMNS = tuple(CSV_HEADER.strip().split(","))
+CONFIDENCE = "confidence"
 WHOLE_PICTURE = "-"
 """Stands for the boxes in a text line without any: an empty column would confuse `read` and awk."""
 # controls end lines and columns early, or steer the terminal, when a name or answer holds them
@@ -52,6 +53,26 @@ class OutputSettings:
     """Whether `ms` is filled in; without it the same command gives the same bytes."""
     bare: bool = False
     """Whether a line of text is the answer alone, for a command that asks a single thing."""
+    confidence: bool = False
+    """Whether JSON and CSV say how sure the model is, after all else. Off, nothing tells of it, for
+    the keys of a record are an interface."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of CSV."""
+        return (*COLUMNS, CONFIDENCE) if self.confidence else COLUMNS
+
+    @property
+    def csv_header(self) -> str:
+        """The first line of CSV."""
+        return ",".join(self.columns) + "\n"
+
+    @property
+    def layout(self) -> "Layout":
+        """What stands around records."""
+        if self.format is OutputFormat.csv:
+            return Layout(start=self.csv_header, empty=self.csv_header)
+        return LAYOUTS[self.format]
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,6 @@ LAYOUTS = {
     OutputFormat.text: Layout(),
     OutputFormat.json: Layout(start="[\n", between=",\n", end="\n]\n", empty="[]\n"),
     OutputFormat.jsonl: Layout(),
-    OutputFormat.csv: Layout(start=CSV_HEADER, empty=CSV_HEADER),
 }
 
 
@@ -103,6 +123,8 @@ def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
     """The JSON object of one answer; its keys and their order are part of the interface."""
     request, error = answer.request, answer.error
     picture = request.picture
+    sureness = answer.confidence
+    told = {CONFIDENCE: None if sureness is None else round(sureness, 3)}
     return {
         "image": request.image,
         "width": picture.width if picture else None,
@@ -118,6 +140,7 @@ def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
         "device": settings.device,
         "ms": round(answer.seconds * 1000, 1) if settings.timing and error is None else None,
         "error": str(error) if error is not None else None,
+        **(told if settings.confidence else {}),
     }
 
 
@@ -127,7 +150,9 @@ def as_json(answer: Answer, settings: OutputSettings) -> str:
 
 
 def as_csv(answer: Answer, settings: OutputSettings) -> str:
-    """One answer as a CSV record under `COLUMNS` (RFC 4180, but lines end in a bare newline).
+    """One answer as a CSV record under the settings' columns.
+
+    As RFC 4180 has it, but lines end in a bare newline.
 
     What JSON writes as null is empty here. Labels are joined by `;` in the order of the boxes, and
     a `;` inside one becomes a comma.
@@ -140,7 +165,7 @@ def as_csv(answer: Answer, settings: OutputSettings) -> str:
     }
     line = io.StringIO()
     # with "\r\n" as its line end, every version of the csv module quotes a lone \r or \n
-    csv.writer(line, lineterminator="\r\n").writerow([cells[column] for column in COLUMNS])
+    csv.writer(line, lineterminator="\r\n").writerow([cells[column] for column in settings.columns])
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
@@ -188,7 +213,7 @@ class AnswerWriter:
         """
         self.failed = 0
         self._settings = settings
-        self._layout = LAYOUTS[settings.format]
+        self._layout = settings.layout
         self._report_error = report_error
         self._out = out
         self._append = append

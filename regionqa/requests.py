@@ -39,10 +39,13 @@ class Answer:
 
     request: Request
     text: str = ""
-    """The answer; empty where there is an error."""
+    """The answer, or that the model is not sure of one; empty where there is an error."""
     tokens: int = 0
     """Tokens that were generated."""
     seconds: float = 0.0
     """This request's share of the time spent on the batch it was answered in."""
     error: ItemError | None = None
     """Why there is no answer."""
+    confidence: float | None = None
+    """How probable the model holds what it generated, from 0 to 1, whether that was given as the
+    answer or held back; None where there is an error."""

@@ -16,8 +16,6 @@ from typing import BinaryIO
 
 from regionqa.errors import OutputError, UsageError
 from regionqa.outputs import (
-    COLUMNS,
-    CSV_HEADER,
     RESUMABLE,
     OutputFormat,
     OutputSettings,
@@ -85,7 +83,7 @@ def resume(out: Path | None, settings: OutputSettings, *, retry_errors: bool = F
             return Finished([], settings)
         if not out.is_file():
             raise OutputError(f"{out}: is not a file, so there is nothing to resume; name another")
-        records, end = _read(out, settings.format)
+        records, end = _read(out, settings)
         if retry_errors and any(record.failed for record in records):
             _remove_failed(out.resolve(), records, end)
             records = [record for record in records if not record.failed]
@@ -99,10 +97,11 @@ def resume(out: Path | None, settings: OutputSettings, *, retry_errors: bool = F
     return Finished(records, settings)
 
 
-def _read(path: Path, kind: OutputFormat) -> tuple[list[Record], int]:
+def _read(path: Path, settings: OutputSettings) -> tuple[list[Record], int]:
     """The sound records of a file, and the byte at which the last of them ends."""
+    kind = settings.format
     is_csv = kind is OutputFormat.csv
-    signature = CSV_HEADER.encode() if is_csv else JSON_START
+    signature = settings.csv_header.encode() if is_csv else JSON_START
     with path.open("rb") as file:
         start = file.read(len(signature))
         if not signature.startswith(start):
@@ -111,19 +110,20 @@ def _read(path: Path, kind: OutputFormat) -> tuple[list[Record], int]:
             return [], 0
         if not is_csv:
             file.seek(0)
-        return _read_records(file, path, is_csv)
+        return _read_records(file, path, settings.columns if is_csv else ())
 
 
-def _read_records(file: BinaryIO, path: Path, is_csv: bool) -> tuple[list[Record], int]:
+def _read_records(file: BinaryIO, path: Path, columns: tuple[str, ...]) -> tuple[list[Record], int]:
+    """columns: those of CSV; none: the lines are JSON."""
     end = file.tell()
     records: list[Record] = []
     fault: str | None = None
-    for number, line in _lines(file, is_csv):
+    for number, line in _lines(file, bool(columns)):
         where = f"{path}: line {number}"
         if fault is not None:
             raise OutputError(f"{fault}; mend or remove it, then run again")
         try:
-            record = (_from_csv if is_csv else _from_json)(line)
+            record = _from_csv(line, columns) if columns else _from_json(line)
         except ValueError as error:  # forgiven in the last line alone
             fault = f"{where} is damaged: {error}"
             continue
@@ -159,13 +159,13 @@ def _from_json(line: bytes) -> Record:
     return Record(key, fields["error"] is not None, len(line))
 
 
-def _from_csv(line: bytes) -> Record:
+def _from_csv(line: bytes, columns: tuple[str, ...]) -> Record:
     """Raises ValueError for a broken record."""
     try:
         [row] = csv.reader([line.decode("utf-8")], strict=True)
     except csv.Error as error:
         raise ValueError(error) from error
-    cells = dict(zip(COLUMNS, row, strict=True))
+    cells = dict(zip(columns, row, strict=True))
     key = _key(*(cells[column] for column in ("image", "boxes", "question", "model", "revision")))
     return Record(key, cells["error"] != "", len(line))
 

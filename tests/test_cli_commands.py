@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ASKING = (
     "--box", "--boxes", "--box-format", "--box-units", "--model", "--format", "--out", "--resume",
     "--retry-errors", "--draw", "--device", "--batch-size", "--max-new-tokens", "--timing",
-    "--quiet", "--debug", "--help",
+    "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
 OPTIONS = {
     (): ("--version", "--help"),

@@ -12,11 +12,13 @@ from regionqa.cli.options import (
     BoxesFile,
     BoxForm,
     BoxUnit,
+    Confidence,
     Debug,
     Device,
     DeviceChoice,
     Draw,
     Format,
+    Guess,
     Longest,
     Model,
     Out,
@@ -25,6 +27,7 @@ from regionqa.cli.options import (
     Resume,
     RetryErrors,
     Timing,
+    UnsureBelow,
 )
 
 
@@ -52,6 +55,9 @@ def ask(
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     timing: Timing = False,
+    confidence: Confidence = False,
+    guess: Guess = False,
+    unsure_below: UnsureBelow = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -65,6 +71,7 @@ def ask(
         boxfile=boxfile, box_format=box_format, box_units=box_units, format=format, out=out,
         resume=resume, retry_errors=retry_errors, draw=draw, device=device, batch_size=batch_size,
         max_new_tokens=max_new_tokens, timing=timing, quiet=quiet,
+        confidence=confidence, guess=guess, unsure_below=unsure_below,
     )  # fmt: skip
 
 
@@ -87,6 +94,9 @@ def caption(
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     timing: Timing = False,
+    confidence: Confidence = False,
+    guess: Guess = False,
+    unsure_below: UnsureBelow = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -99,6 +109,7 @@ def caption(
         boxfile=boxfile, box_format=box_format, box_units=box_units, format=format, out=out,
         resume=resume, retry_errors=retry_errors, draw=draw, device=device, batch_size=batch_size,
         max_new_tokens=max_new_tokens, timing=timing, quiet=quiet,
+        confidence=confidence, guess=guess, unsure_below=unsure_below,
     )  # fmt: skip
 
 

@@ -71,5 +71,18 @@ Longest = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
 ]
 Timing = Annotated[bool, typer.Option("--timing", help="Fill in `ms` in JSON and CSV.")]
+Confidence = Annotated[
+    bool, typer.Option("--confidence", help="Tell in JSON and CSV how sure the model is, 0 to 1.")
+]
+Guess = Annotated[bool, typer.Option("--guess", help="Answer also where the model is not sure.")]
+UnsureBelow = Annotated[
+    float | None,
+    typer.Option(
+        "--unsure-below",
+        min=0,
+        max=1,
+        help="Say so, rather than guess, where an answer is less probable than this.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No warnings, no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]
