@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from regionqa.cards import FileSpec, ModelCard, read_card
-from regionqa.downloads import cached, fetch, looks_like_repo
+from regionqa.downloads import cached, fetch, hub_home, looks_like_repo
 from regionqa.errors import BundleError
 
 CARD = "card.toml"
@@ -78,19 +78,39 @@ def shipped_folder() -> Path:
 
 def shipped_bundles() -> dict[str, Path]:
     """Name and folder of every model that comes with the package."""
-    cards = sorted(shipped_folder().glob(f"*/{CARD}"))
-    return {card.parent.name: card.parent for card in cards}
+    cards = shipped_cards()
+    return {name: shipped_folder() / name for name, card in cards.items() if card.is_converted}
+
+
+def shipped_cards() -> dict[str, ModelCard]:
+    """Name and card of every model that is known by name: shipped, or to be downloaded."""
+    paths = sorted(shipped_folder().glob(f"*/{CARD}"))
+    return {path.parent.name: read_card(path) for path in paths}
+
+
+def seeds() -> dict[str, ModelCard]:
+    """Name and card of the published models that `regionqa download NAME` converts."""
+    return {name: card for name, card in shipped_cards().items() if not card.is_converted}
+
+
+def seed_folder(name: str) -> Path:
+    """Where a converted model lies on this machine: beside the Hub's cache; HF_HOME moves it."""
+    return hub_home() / "regionqa" / name
 
 
 def find_bundle(model: str | Path) -> Bundle:
-    """The bundle of a shipped name, a folder or a Hub repository; BundleError where there is none.
+    """The bundle of a known name, a folder or a Hub repository; BundleError where there is none.
 
     A repository, OWNER/NAME, is fetched once; then it is found on this machine, and the network is
     not asked (`regionqa download` looks for a newer one). Raises DownloadError where that fails.
     """
-    shipped = shipped_bundles()
-    if isinstance(model, str) and model in shipped:
-        return open_bundle(shipped[model])
+    known = shipped_cards() if isinstance(model, str) else {}
+    if isinstance(model, str) and model in known:
+        if known[model].is_converted:
+            return open_bundle(shipped_folder() / model)
+        if (seed_folder(model) / CARD).is_file():
+            return open_bundle(seed_folder(model))
+        raise BundleError(f"{model}: not downloaded yet; say: regionqa download {model}")
     folder = Path(model)
     with suppress(RuntimeError):  # ~somebody who is unknown here
         folder = folder.expanduser()
@@ -98,8 +118,12 @@ def find_bundle(model: str | Path) -> Bundle:
         return open_bundle(folder)
     if isinstance(model, str) and looks_like_repo(model):
         return open_bundle(hub_folder(model))
-    names = ", ".join(shipped) or "none"
-    raise BundleError(f"{model}: no such model; shipped are: {names}; or give a model's folder")
+    shipped = [name for name, card in known.items() if card.is_converted]
+    further = [name for name in known if name not in shipped]
+    raise BundleError(
+        f"{model}: no such model; shipped are: {', '.join(shipped) or 'none'}; to be downloaded: "
+        f"{', '.join(further) or 'none'}; or give a model's folder"
+    )
 
 
 def hub_folder(repo: str) -> Path:

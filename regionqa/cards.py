@@ -124,6 +124,61 @@ class FileSpec:
 
 
 @dataclass(frozen=True)
+class Source:
+    """One published part that a model is made from."""
+
+    what: str
+    """One line for people."""
+    licence: str
+    """Its terms, shown before the first byte arrives."""
+    size: int
+    """Bytes of what is fetched, as far as is known; the Hub's own list is what counts."""
+    repo: str | None = None
+    """OWNER/NAME on the Hub; None where it is published elsewhere, and the user names a file."""
+    revision: str = "main"
+    """A branch, tag or commit."""
+    page: str | None = None
+    """Where it is published, if not on the Hub."""
+    files: tuple[str, ...] = ()
+    """Patterns of what is needed beside the weights."""
+    weights: tuple[str, ...] = ("*.safetensors", "*.bin")
+    """Patterns of the weights; the first that matches anything is the one that is fetched."""
+
+    def __post_init__(self) -> None:
+        if (self.repo is None) == (self.page is None):
+            raise ValueError("a source has either a repo on the Hub or the page it is published on")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a published model is made from; see docs/seeds.md."""
+
+    delta: Source
+    """Differences to the base, and the parts that the base does not have."""
+    base: Source
+    """The language model that the differences are added to."""
+    vision: Source
+    """The vision tower."""
+    parts: Mapping[str, Any]
+    """Where the delta's further weights go: published prefix -> prefix in the torch encoders."""
+    added: tuple[str, ...]
+    """Tokens added to the base's, in the order of their ids; for deltas that list none."""
+    region: Source | None = None
+    """The region encoder's trunk, where it has one of its own."""
+
+    @property
+    def named(self) -> dict[str, Source]:
+        """Every part by the option that replaces it."""
+        found = {"delta": self.delta, "base": self.base, "vision": self.vision}
+        return {**found, "region": self.region} if self.region else found
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts, as far as is known."""
+        return sum(source.size for source in self.named.values())
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """All that is said about one model."""
 
@@ -151,10 +206,17 @@ class ModelCard:
     """Parts whose weights are new; until they are trained the answers mean nothing."""
     files: tuple[FileSpec, ...] = ()
     """The bundle's files."""
+    sources: Sources | None = None
+    """What it is converted from, where its weights are published by others."""
     architecture: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the torch definitions under export/; the runtime does not read them."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Data, licence terms and measured accuracy, for people."""
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether there are files to it; without, it says how a published model is converted."""
+        return self.sources is None or bool(self.files)
 
     def __post_init__(self) -> None:
         own_pixels = self.region.picture if self.region else None

@@ -251,6 +251,13 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
+def hub_home() -> Path:
+    """The folder of all that comes from the Hub; HF_HOME moves it."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME)
+
+
 def free_space() -> int:
     """Bytes that are free where the client keeps files."""
     cache = hub_cache().absolute()

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hubserver import Hub
 
 from regionqa.bundles import (
     CARD,
@@ -11,6 +12,7 @@ from regionqa.bundles import (
     file_spec,
     find_bundle,
     open_bundle,
+    seeds,
     shipped_bundles,
     shipped_folder,
 )
@@ -50,6 +52,25 @@ def test_a_shipped_name_means_the_shipped_model_and_a_path_the_folder(
     assert find_bundle("starter").root == shipped_folder() / "starter"
     assert find_bundle("./starter").root == Path("starter")
     assert find_bundle(Path("starter")).root == Path("starter")
+
+
+@pytest.mark.parametrize("name", ["gpt4roi-7b", "pvit-7b"])
+def test_a_published_model_that_is_not_here_says_how_to_get_it(name: str, hub: Hub) -> None:
+    with pytest.raises(BundleError) as caught:
+        find_bundle(name)
+    assert str(caught.value) == f"{name}: not downloaded yet; say: regionqa download {name}"
+    assert hub.requests == []
+    assert name not in shipped_bundles()
+
+
+@pytest.mark.parametrize("name", seeds())
+def test_cards_of_published_models_say_what_they_are_made_from(name: str) -> None:
+    card = seeds()[name]
+    assert card.name == name
+    assert card.sources is not None
+    assert card.sources.size == sum(source.size for source in card.sources.named.values())
+    assert all(source.licence and source.what for source in card.sources.named.values())
+    assert (card.sources.region is None) == bool(card.vision.levels)
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "~nobody-of-this-name/model", "a\0b", CARD])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import typer.main
+from hubserver import Hub
 
 from regionqa import __version__
 from regionqa.bundles import Bundle
@@ -49,9 +50,14 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def test_models_are_listed_and_shown(regionqa: "Command", starter: Bundle) -> None:
-    listed = regionqa("models", "list")
-    assert [line.split("\t")[0] for line in listed.lines] == ["starter"]
+def test_models_are_listed_and_shown(regionqa: "Command", starter: Bundle, hub: Hub) -> None:
+    first, *further = [line.split("\t") for line in regionqa("models", "list").lines]
+    assert first[0] == "starter"
+    told = {name: (size, summary) for name, size, summary in further}
+    assert set(told) == {"gpt4roi-7b", "pvit-7b"}
+    for name, (size, summary) in told.items():
+        assert size.endswith("GB to fetch")
+        assert summary.endswith(f"not downloaded: regionqa download {name}")
     shown = regionqa("models", "show", "starter")
     assert (starter.root / "card.toml").read_text() in shown.out
     unknown = regionqa("models", "show", "stater")

@@ -13,12 +13,22 @@ models_app = typer.Typer(help="The models at hand.", no_args_is_help=True)
 
 @models_app.command("list")
 def list_models(debug: Debug = False) -> None:
-    """List the models that come with the package."""
-    from regionqa.bundles import open_bundle, shipped_bundles
+    """List the models that come with the package, and those that can be downloaded by name."""
+    from regionqa.bundles import CARD, open_bundle, seed_folder, seeds, shipped_bundles
+    from regionqa.downloads import readable
 
     for folder in shipped_bundles().values():
         bundle = open_bundle(folder)
         print(f"{bundle.card.name}\t{bundle.size / 1e6:.1f} MB\t{bundle.card.summary}")
+    for name, card in seeds().items():
+        if (seed_folder(name) / CARD).is_file():
+            size = open_bundle(seed_folder(name)).size
+            print(f"{name}\t{readable(size)}\t{card.summary}; here")
+        elif card.sources:
+            print(
+                f"{name}\t{readable(card.sources.size)} to fetch\t{card.summary}; not downloaded: "
+                f"regionqa download {name}"
+            )
 
 
 @models_app.command("show")
