@@ -11,7 +11,7 @@ import numpy as np
 from regionqa.cards import ModelCard
 from regionqa.errors import QuestionError
 from regionqa.finetune.records import Problem, Record
-from regionqa.prompts import REFERENCE, render_answer, render_conversation, tokenize
+from regionqa.prompts import REFERENCE, answer_ids, render_conversation, tokenize
 from regionqa.regions import Box
 from regionqa.tokenizer import BundleTokenizer
 
@@ -81,10 +81,7 @@ class SampleMaker:
     def answer_ids(self, answer: str) -> list[int]:
         """Ids of an answer and of the first stop of the card, which ends it."""
         stop = self.card.language.stop[0]
-        words = self.tokenizer.encode(render_answer(self.card.prompt, answer), start=False)
-        if stop in self.tokenizer.special_tokens:
-            return [*words, self.tokenizer.token_id(stop)]
-        return [*words, *self.tokenizer.encode(stop, start=False)]
+        return answer_ids(self.card.prompt, answer, stop, self.tokenizer)
 
     def check(self, record: Record, length: int) -> None:
         """QuestionError where the record has more regions or tokens than the model takes."""

@@ -7,6 +7,7 @@ differs between models stands in the card.
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from regionqa.errors import (
     UsageError,
 )
 from regionqa.images import Picture, open_picture, picture_of
-from regionqa.prompts import Prompt, render, tokenize
+from regionqa.prompts import Prompt, answer_ids, render, tokenize
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
 from regionqa.requests import Answer, Request
 
@@ -157,28 +158,50 @@ class Engine:
             spliced = self._splice(list(group), picture=len(problems))
             ready += [item for item in spliced if not isinstance(item, ItemError)]
             problems += [item if isinstance(item, ItemError) else None for item in spliced]
+        asked = [r for r, problem in zip(window, problems, strict=True) if problem is None]
+        replies = iter(self._replies(asked, ready, max_new_tokens, unsure_below))
+        seconds = (time.perf_counter() - started) / len(window)
+        for request, problem in zip(window, problems, strict=True):
+            answer = Answer(request, error=problem) if problem else next(replies)
+            yield replace(answer, seconds=seconds)
+
+    def _replies(
+        self,
+        asked: Sequence[Request],
+        prompts: "Sequence[SplicedPrompt]",
+        max_new_tokens: int,
+        unsure_below: float | None,
+    ) -> list[Answer]:
+        """The answers to requests and their prompts, those without choices decoded together."""
+        open_ended = [p for r, p in zip(asked, prompts, strict=True) if not r.choices]
         generated = iter(
             [
                 answer
-                for start in range(0, len(ready), self._batch_size)
+                for start in range(0, len(open_ended), self._batch_size)
                 for answer in self._language.generate(
-                    ready[start : start + self._batch_size], max_new_tokens
+                    open_ended[start : start + self._batch_size], max_new_tokens
                 )
             ]
         )
-        seconds = (time.perf_counter() - started) / len(window)
-        for request, problem in zip(window, problems, strict=True):
-            if problem:
-                yield Answer(request, error=problem, seconds=seconds)
+        replies = []
+        for request, prompt in zip(asked, prompts, strict=True):
+            if request.choices:
+                replies.append(self._choose(request, prompt))
             else:
                 answer = next(generated)
-                yield Answer(
-                    request,
-                    self._said(answer, unsure_below),
-                    len(answer.ids),
-                    seconds,
-                    confidence=answer.confidence,
-                )
+                text = self._said(answer, unsure_below)
+                replies.append(Answer(request, text, len(answer.ids), confidence=answer.confidence))
+        return replies
+
+    def _choose(self, request: Request, prompt: "SplicedPrompt") -> Answer:
+        """The likeliest choice; its confidence is its share of the probability of all of them."""
+        card, tokenizer = self.bundle.card, self._language.tokenizer
+        stop = card.language.stop[0]
+        ids = [answer_ids(card.prompt, each, stop, tokenizer) for each in request.choices]
+        scores = np.array(self._language.score(prompt, ids))  # (C,)
+        shares = np.exp(scores - scores.max())
+        best = int(scores.argmax())
+        return Answer(request, request.choices[best], confidence=float(shares[best] / shares.sum()))
 
     def _said(self, generated: "Generated", unsure_below: float | None) -> str:
         """The answer, or that the model is not sure of it."""

@@ -174,15 +174,15 @@ def _parse_line(text: str, where: str) -> Item:
         question = fields.get("question")
         if not isinstance(question, str | None):
             raise ItemError(f"the question is {question!r}, not text")
-        return Item(image, _parse_regions(fields.get("regions")), question)
+        return Item(image, parse_regions(fields.get("regions")), question)
     except ItemError as error:
         return Item(image, error=ItemError(f"{where}: {error}"))
     except (ValueError, OverflowError, RecursionError) as error:  # absurd numbers or depth
         return Item(image, error=ItemError(f"{where}: is not a JSON request: {error}"))
 
 
-def _parse_regions(regions: object) -> tuple[WrittenBox, ...] | None:
-    """Pixel xyxy, each as a list or under "box" beside a "label"."""
+def parse_regions(regions: object) -> tuple[WrittenBox, ...] | None:
+    """Pixel xyxy, each as a list or under "box" beside a "label"; ItemError for anything else."""
     if regions is None:
         return None
     if not isinstance(regions, list):

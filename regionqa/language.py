@@ -100,6 +100,37 @@ class LanguageModel:
         cache = self._decoder.select(cache, owner.to(self._device))
         return self._decode(cache, [rows[shared:] for rows in embedded], shared, max_new_tokens)
 
+    @torch.inference_mode()
+    def score(self, prompt: SplicedPrompt, answers: Sequence[Sequence[int]]) -> list[float]:
+        """The natural logarithm of the probability of each answer's ids after a prompt.
+
+        The prompt is read once, the answers side by side. At least one answer of one id or more.
+        """
+        embedded = self._splice(prompt)[None]  # (1, L, H)
+        length, count = embedded.shape[1], len(answers)
+        longest = max(map(len, answers))
+        mask = torch.ones(count, length + longest, dtype=torch.bool, device=self._device)
+        positions = torch.arange(length + longest, device=self._device)[None]
+        logits, cache = self._decoder.step(embedded, mask[:1, :length], positions[:, :length], None)
+        rows = torch.zeros(count, dtype=torch.long, device=self._device)
+        cache, logits = self._decoder.select(cache, rows), logits[rows]  # (A, V)
+        ids = torch.tensor(
+            [[*each, *[0] * (longest - len(each))] for each in answers], device=self._device
+        )  # (A, T), padded with what is read but not counted
+        lengths = torch.tensor(list(map(len, answers)), device=self._device)
+        total = torch.zeros(count, dtype=torch.float64, device=self._device)
+        for at in range(longest):
+            said = logits.double().log_softmax(-1).gather(1, ids[:, at : at + 1])[:, 0]  # (A,)
+            total += torch.where(at < lengths, said, 0.0)
+            if at + 1 < longest:
+                logits, cache = self._decoder.step(
+                    self._decoder.embed(ids[:, at : at + 1]),
+                    mask[:, : length + at + 1],
+                    positions[:, length + at : length + at + 1].expand(count, -1),
+                    cache,
+                )
+        return [float(each) for each in total]
+
     def _splice(self, spliced: SplicedPrompt) -> Tensor:
         """Embeddings (L, H) of the ids, slots overwritten."""
         prompt = spliced.prompt

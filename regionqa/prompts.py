@@ -193,6 +193,14 @@ def render_answer(rules: PromptRules, answer: str) -> str:
     return rules.answer.format(answer=words)
 
 
+def answer_ids(rules: PromptRules, answer: str, stop: str, tokenizer: Tokenizer) -> list[int]:
+    """Ids of an answer as it stands after its prompt, and of the stop that ends it."""
+    words = tokenizer.encode(render_answer(rules, answer), start=False)
+    if stop in tokenizer.special_tokens:
+        return [*words, tokenizer.token_id(stop)]
+    return [*words, *tokenizer.encode(stop, start=False)]
+
+
 def tokenize(
     pieces: Sequence[Piece],
     tokenizer: Tokenizer,

@@ -31,6 +31,8 @@ class Request:
     """The opened picture; None only where there is an error."""
     error: ItemError | None = None
     """Why this request cannot be asked."""
+    choices: tuple[str, ...] = ()
+    """The only answers there are: the likeliest is given, and nothing is generated. None: any."""
 
 
 @dataclass(frozen=True)

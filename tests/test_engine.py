@@ -1,6 +1,7 @@
 """The path from requests to answers: order, batches, what is computed once, what fails alone."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +198,25 @@ def test_answers_are_as_long_as_asked(engine: Engine, mixed: list[Request]) -> N
 def test_a_batch_holds_at_least_one(engine: Engine) -> None:
     with pytest.raises(UsageError, match="batch size 0"):
         Engine.load(engine.bundle, device="cpu", batch_size=0)
+
+
+# -- choices ---------------------------------------------------------------------------------------
+
+
+def test_of_choices_the_likeliest_is_given(engine: Engine, cat: Path) -> None:
+    """Among them what the model says of itself, which no other answer is likelier than."""
+    picture = open_picture(cat)
+    open_ended = request(picture, HEAD)
+    said = engine.ask(cat, "what is this?", [HEAD]).text
+    choices = ("no, it is not.", said, "four hundred.")
+    asked = [replace(open_ended, choices=choices), open_ended]
+    chosen, free = engine.answer(asked)
+    assert (chosen.text, chosen.tokens) == (said, 0)
+    assert free.text == said
+    assert chosen.confidence is not None
+    assert 0.5 < chosen.confidence <= 1
+
+
+def test_a_single_choice_is_certain(engine: Engine, cat: Path) -> None:
+    [answer] = engine.answer([replace(request(open_picture(cat), HEAD), choices=("a pear.",))])
+    assert (answer.text, answer.confidence) == ("a pear.", 1.0)

@@ -323,3 +323,35 @@ def test_a_question_that_does_not_fit_says_how_much_room_there_is(starter: Bundl
 def test_a_language_model_that_is_not_there(starter: Bundle) -> None:
     with pytest.raises(BundleError, match=r"tokenizer\.json: missing from the model 'starter'"):
         LanguageModel(changed(starter, folder="nowhere"), Device.cpu)
+
+
+# -- given answers ---------------------------------------------------------------------------------
+
+
+def test_given_answers_score_as_each_token_alone_would(bundle: Bundle, make: Make) -> None:
+    """Side by side, padded, after a prompt that is read once: as in one long forward pass."""
+    language = LanguageModel(bundle, Device.cpu)
+    (prompt,) = random_prompts(make, 5, 1)
+    answers = [(7, 8, 1), (9,), (7, 8, 300, 20, 1)]
+    scores = language.score(prompt, answers)
+    for ids, score in zip(answers, scores, strict=True):
+        longer = replace(prompt.prompt, input_ids=(*prompt.prompt.input_ids, *ids))
+        start = len(prompt.prompt.input_ids)
+        expected = 0.0
+        for at, token in enumerate(ids):
+            read = replace(prompt, prompt=replace(longer, input_ids=longer.input_ids[: start + at]))
+            rows = language._splice(read)[None]
+            mask = torch.ones(1, rows.shape[1], dtype=torch.bool)
+            with torch.inference_mode():
+                logits, _ = language._decoder.step(rows, mask, mask.cumsum(1) - 1, None)
+            expected += float(logits[0].log_softmax(-1)[token])
+        assert score == pytest.approx(expected, abs=2e-3)
+
+
+def test_what_a_model_says_scores_above_what_it_does_not(bundle: Bundle, make: Make) -> None:
+    language = LanguageModel(bundle, Device.cpu)
+    for prompt in random_prompts(make, 6, 3):
+        [said] = language.generate([prompt], 3)
+        other = tuple((token + 1) % 500 + 2 for token in said.ids)
+        scores = language.score(prompt, [other, said.ids[:3] or (1,)])
+        assert said.ids == () or scores[1] > scores[0]
