@@ -15,8 +15,9 @@ from regionqa.boxentries import excerpt, member, optional_text
 from regionqa.errors import BoxError, BoxFileError, PictureError
 from regionqa.finetune.placing import PictureFile, Pictures, place
 from regionqa.finetune.records import Problem, Record, Turn
+from regionqa.inlineregions import number_regions
 from regionqa.prompts import LONGEST_NUMBER, REFERENCE
-from regionqa.regions import BoxUnits, Region, WrittenBox, four_numbers
+from regionqa.regions import Region, WrittenBox, four_numbers
 
 KEYS = ("image", "regions", "conversations", "id")
 TURN_KEYS = ("from", "value")
@@ -25,8 +26,6 @@ ROLES = ("human", "gpt")
 IMAGE = "<image>"
 """Where LLaVA puts the picture; here it always stands first, so the mark says nothing."""
 
-INLINE = re.compile(r"<Region>\s*" + r"<L([0-9]{1,4})>\s*" * 4 + "</Region>")
-"""PVIT's region: left, top, right, bottom in per mille of the picture's width and height."""
 NEARLY = re.compile(r"<\s*/?\s*regions?[\s_-]*[0-9]*\s*>|<L-?[0-9.]*>", re.IGNORECASE)
 """What somebody took for a region; taken as words, it would teach the model nonsense."""
 
@@ -88,7 +87,8 @@ def _read(
     texts = _texts(document.get("conversations"), strict, wrong)
     listed = _listed_boxes(document.get("regions"), wrong)
     named = bool(listed) or any(map(REFERENCE.search, texts))
-    texts, inline = _without_inline(texts)
+    texts, written = number_regions(texts)
+    inline: list[NamedBox | None] = [(f"region {_as_written(box)}", box) for box in written]
     if inline and named:
         wrong.append("gives regions both inline and by number; write all of them one way")
     else:
@@ -172,22 +172,6 @@ def _listed_box(item: object, name: str, wrong: list[str]) -> WrittenBox:
     return WrittenBox(four_numbers(values, excerpt(values)), label=label or None)
 
 
-def _without_inline(texts: Sequence[str]) -> tuple[list[str], list[NamedBox | None]]:
-    """The texts with PVIT's regions numbered in order of appearance; the same box, one number."""
-    numbers: dict[tuple[int, ...], int] = {}
-
-    def numbered(match: re.Match[str]) -> str:
-        permille = tuple(map(int, match.groups()))
-        return f"<region{numbers.setdefault(permille, len(numbers) + 1)}>"
-
-    texts = [INLINE.sub(numbered, text) for text in texts]
-    boxes: list[NamedBox | None] = []
-    for x0, y0, x1, y1 in numbers:
-        written = WrittenBox((x0, y0, x1, y1), units=BoxUnits.permille)
-        boxes.append((f"region <L{x0}><L{y0}><L{x1}><L{y1}>", written))
-    return texts, boxes
-
-
 def _picture(
     document: dict[str, object], pictures: Pictures, wrong: list[str]
 ) -> PictureFile | None:
@@ -219,6 +203,10 @@ def _placed(
             regions.append(region)
             cuts += cut
     return tuple(regions), cuts
+
+
+def _as_written(box: WrittenBox) -> str:
+    return "".join(f"<L{value:g}>" for value in box.values)
 
 
 def _stray(text: str) -> str | None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from regionqa.errors import DataError, OutputError
-from regionqa.finetune.conversations import INLINE
 from regionqa.finetune.convert import write_training_data
 from regionqa.finetune.datafiles import read_training_data
 from regionqa.finetune.records import DataFormat, Record, TrainingData, Turn
+from regionqa.inlineregions import INLINE
 from regionqa.regions import Box, Region
 
 if TYPE_CHECKING:
