@@ -15,6 +15,7 @@ from regionqa.errors import BundleError
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.pixels import PixelRegionConfig, PixelRegionEncoder
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.tower import TowerConfig, TowerVision
 from regionqa.export.vision import ResNetConfig, ResNetVision
 
@@ -25,6 +26,7 @@ VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
 REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
     "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),
     "pixels": (PixelRegionConfig, PixelRegionEncoder),
+    "regionclip": (RegionClipConfig, RegionClipEncoder),
 }
 
 
