@@ -1,4 +1,4 @@
-"""RegionCLIP's published `.pth`, or safetensors of it: the network under `backbone.`, and what else such files hold.
+"""RegionCLIP's published `.pth`, or safetensors of it: the network, and what else the file holds.
 
 Tensors are read as the reference loads them, the age of the file's frozen BatchNorm included. It
 does not know what becomes of them, nor which sizes are right.
