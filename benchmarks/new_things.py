@@ -22,7 +22,7 @@ from PIL import Image
 import regionqa
 from regionqa.boxfiles import read_boxes
 from regionqa.cli import main as command
-from regionqa.evaluate import Recognition, recognise
+from regionqa.evaluation.recognition import Recognition, recognise
 from regionqa.finetune.questions import with_article
 
 CANVAS = (160, 120)

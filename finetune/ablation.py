@@ -23,7 +23,7 @@ import torch
 from regionqa.boxfiles import read_boxes
 from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
 from regionqa.engine import Engine
-from regionqa.evaluate import Recognition, recognise
+from regionqa.evaluation.recognition import Recognition, recognise
 from regionqa.export.bundle import given_tables, read_encoders, write_bundle
 from regionqa.export.graphs import halve
 from regionqa.export.parts import RegionModule, VisionModule

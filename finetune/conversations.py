@@ -19,7 +19,7 @@ from regionqa.inlineregions import number_regions
 from regionqa.prompts import LONGEST_NUMBER, REFERENCE
 from regionqa.regions import Region, WrittenBox, four_numbers
 
-KEYS = ("image", "regions", "conversations", "id")
+KEYS = ("image", "regions", "conversations", "id", "kind", "choices")
 TURN_KEYS = ("from", "value")
 REGION_KEYS = ("box", "label")
 ROLES = ("human", "gpt")

@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM
 from regionqa.boxfiles import read_boxes
 from regionqa.bundles import open_bundle
 from regionqa.engine import Engine
-from regionqa.evaluate import recognise
+from regionqa.evaluation.recognition import recognise
 from regionqa.export.bundle import write_bundle, write_card
 from regionqa.export.graphs import halve
 from regionqa.export.vision import ResNetConfig
@@ -208,7 +208,7 @@ def measured(folder: Path, data: Path) -> dict[str, str]:
         f"{result.accuracy(without='person'):.1f} % of the {result.count(without='person')} that "
         f"are no person (always {name!r}: {always:.1f} %), mean over classes "
         f"{result.class_mean:.1f} %",
-        "measured_by": "python benchmarks/recognition.py INSTANCES.json PICTURES",
+        "measured_by": "regionqa eval recognition --boxes INSTANCES.json --images PICTURES",
     }
 
 

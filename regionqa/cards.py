@@ -107,6 +107,15 @@ class ConfidenceCard:
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, not above 0")
 
+    def holds_back(self, confidence: float, tokens: int, unsure_below: float | None = None) -> bool:
+        """Whether an answer of so many tokens is not sure enough; `unsure_below`: for `threshold`.
+
+        confidence: its probability, from 0 to 1.
+        """
+        threshold = self.threshold if unsure_below is None else unsure_below
+        describes = self.longest is not None and tokens > self.longest
+        return not describes and confidence < threshold
+
 
 @dataclass(frozen=True)
 class FileSpec:

@@ -206,11 +206,8 @@ class Engine:
     def _said(self, generated: "Generated", unsure_below: float | None) -> str:
         """The answer, or that the model is not sure of it."""
         rule = self.bundle.card.confidence or ConfidenceCard(threshold=0.0)
-        threshold = rule.threshold if unsure_below is None else unsure_below
-        describes = rule.longest is not None and len(generated.ids) > rule.longest
-        if describes or generated.confidence >= threshold:
-            return generated.text
-        return rule.unsure
+        held_back = rule.holds_back(generated.confidence, len(generated.ids), unsure_below)
+        return rule.unsure if held_back else generated.text
 
     def _prompt(self, request: Request, max_new_tokens: int) -> Prompt | ItemError:
         """The request as ids with slots, or why it cannot be asked."""

@@ -21,6 +21,21 @@ ASKING = (
     "--retry-errors", "--draw", "--device", "--batch-size", "--max-new-tokens", "--timing",
     "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
+MEASURING = (
+    "--model",
+    "--compare",
+    "--answers",
+    "--json",
+    "--plot",
+    "--limit",
+    "--unsure-below",
+    "--device",
+    "--batch-size",
+    "--max-new-tokens",
+    "--quiet",
+    "--debug",
+    "--help",
+)
 OPTIONS = {
     (): ("--version", "--help"),
     ("ask",): (*ASKING, "--each"),
@@ -39,6 +54,12 @@ OPTIONS = {
     ("data",): ("--help",),
     ("data", "check"): ("--images", "--show", "--draw", "--out", "--debug", "--help"),
     ("data", "convert"): ("--out", "--images", "--skip-bad", "--debug", "--help"),
+    ("eval",): ("--help",),
+    ("eval", "recognition"): (
+        "--boxes", "--images", "--min-side", "--question", "--by", "--encoder", "--classes",
+        *MEASURING,
+    ),
+    ("eval", "vqa"): ("--images", "--likelihood", *MEASURING),
     ("download",): ("--revision", "--dry-run", "--debug", "--help"),
     ("export",): ("--push", "--private", "--out", "--debug", "--help"),
     ("init",): (

@@ -162,7 +162,7 @@ BAD = [
     ("[" * 100_000, "is not JSON: "),
     ([1, 2], "is [1, 2], but an object with image and conversations is due"),
     (good(region=[]), "unknown key 'region'; did you mean 'regions'?"),
-    (good(colour=1), "unknown key 'colour'; known are image, regions, conversations, id"),
+    (good(colour=1), "unknown key 'colour'; known are image, regions, conversations, id, kind"),
     (good(regions={"a": 1}), "'regions' is {'a': 1}, but a list like [[10, 20, 90, 80]] is due"),
     (good(regions=[[1, 2, 3]]), "region 1: box [1, 2, 3]: four numbers are expected, 3 values"),
     (good(regions=[{"label": "a"}]), "region 1: has no 'box'"),

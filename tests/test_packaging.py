@@ -22,7 +22,10 @@ PACKAGES = {
     "models": "regionqa/models",
 }
 """Folders of the tree, and what they install as."""
-SUBPACKAGES = {"regionqa/cli": "regionqa/cli"}
+SUBPACKAGES = {
+    "regionqa/cli": "regionqa/cli",
+    "regionqa/evaluation": "regionqa/evaluation",
+}
 """Folders inside those."""
 HEAVY = (
     "torch", "torchvision", "transformers", "tokenizers", "onnxruntime", "onnx", "huggingface_hub",
@@ -70,6 +73,7 @@ def sources() -> set[str]:
     found = {"regionqa/py.typed"}
     for folder, package in (PACKAGES | SUBPACKAGES).items():
         found |= {f"{package}/{path.name}" for path in (TREE / folder).glob("*.py")}
+    found.add("regionqa/evaluation/synonyms.toml")
     models = TREE / "models"
     found |= {
         f"regionqa/models/{path.relative_to(models).as_posix()}"

@@ -6,6 +6,8 @@ from regionqa.errors import UsageError
 
 EXPORT = ("onnx", "onnxscript", "tomli_w")
 FINETUNE = (*EXPORT, "accelerate", "peft", "tensorboard", "matplotlib")
+PLOT = ("matplotlib",)
+EVAL = (*PLOT, "sentence_transformers", "sacrebleu")
 """Packages of the extras in pyproject.toml, by the names they are imported as."""
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli import asking, data, hub, looking, making, training
+from regionqa.cli import asking, data, evaluating, hub, looking, making, training
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -33,6 +33,7 @@ app.command()(asking.caption)
 app.add_typer(looking.models_app, name="models")
 app.command()(training.finetune)
 app.add_typer(data.data_app, name="data")
+app.add_typer(evaluating.eval_app, name="eval")
 app.command()(hub.download)
 app.command()(hub.export)
 app.command()(making.init)

@@ -1,0 +1,119 @@
+"""From a task and models to results: asks, keeps answers, judges, measures, compares.
+
+    evaluate(recognition_task(...), How(models=("starter",)), ...)
+
+Puts the parts together. It does not parse a command line, nor print.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from regionqa.bundles import find_bundle
+from regionqa.engine import Engine
+from regionqa.errors import DataError
+from regionqa.evaluation.answers import KeptAnswers
+from regionqa.evaluation.calibration import Sureness
+from regionqa.evaluation.results import Compared, Judged, Measured, compared, measured
+from regionqa.outputs import OutputFormat, OutputSettings, error_text
+from regionqa.requests import Answer, Request
+
+Answered = Mapping[int, Answer]
+"""Answers by the number of their request, those that failed left out; in order."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked, and how the answers are judged."""
+
+    requests: tuple[Request, ...]
+    """At least one."""
+    judge: Callable[[Answered, Sureness], Judged]
+    """Makes figures of at least one answer."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How models are run."""
+
+    models: tuple[str, ...] = ("starter",)
+    """One, or two to be compared: shipped names or bundles' folders."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    batch_size: int = 16
+    """Questions decoded together."""
+    max_new_tokens: int | None = None
+    """Longest answer; None: what each card says."""
+    unsure_below: float | None = None
+    """The probability below which a model is not sure; None: what each card says."""
+    answers: Path | None = None
+    """A file in which answers are kept, and from which they are taken; None: none."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What the user sees meanwhile."""
+
+    error: Callable[[str], None]
+    """Takes the line for an item that failed."""
+    follow: Callable[[Iterator[Answer], int, str], Iterable[Answer]]
+    """Passes the answers on, of which there will be so many, by the model of this name."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    answered: dict[int, Answer]
+    failed: int
+    model: str
+    revision: str
+    device: str
+    sureness: Sureness
+
+    def measure(self, task: Task, among: set[int]) -> Measured:
+        """The figures of those answers."""
+        kept = {number: answer for number, answer in self.answered.items() if number in among}
+        return measured(
+            task.judge(kept, self.sureness),
+            model=self.model,
+            revision=self.revision,
+            device=self.device,
+            failed=self.failed,
+        )
+
+
+def evaluate(task: Task, how: How, screen: Screen) -> Measured | Compared:
+    """One model measured, or two compared on what both have answered.
+
+    Raises DataError where nothing could be answered, and the errors of loading models.
+    """
+    runs = [_run(task, how, model, screen) for model in how.models]
+    among = set.intersection(*(set(run.answered) for run in runs))
+    if not among:
+        raise DataError(f"none of {len(task.requests):,} items could be answered; see above why")
+    results = [run.measure(task, among) for run in runs]
+    return results[0] if len(results) == 1 else compared(*results)
+
+
+def _run(task: Task, how: How, model: str, screen: Screen) -> _Run:
+    bundle = find_bundle(model)
+    card = bundle.card
+    settings = OutputSettings(OutputFormat.jsonl, card.name, card.revision, how.device)
+
+    @cache
+    def load() -> Engine:
+        return Engine.load(bundle, device=how.device, batch_size=how.batch_size)
+
+    kept = KeptAnswers.open(how.answers, settings)
+    answers = kept.answers(load, task.requests, how.max_new_tokens)
+    answered: dict[int, Answer] = {}
+    failed = 0
+    for number, answer in enumerate(screen.follow(answers, len(task.requests), card.name)):
+        if answer.error is None:
+            answered[number] = answer
+        else:
+            failed += 1
+            screen.error(error_text(answer))
+    device = str(load().device) if load.cache_info().currsize else "kept answers"
+    sureness = Sureness(card.confidence, how.unsure_below)
+    return _Run(answered, failed, card.name, card.revision, device, sureness)

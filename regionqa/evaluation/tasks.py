@@ -1,0 +1,74 @@
+"""The tasks of `regionqa eval`: requests made of files, and their answers handed to be judged.
+
+It joins what each kind of evaluation reads with how it judges; it does not ask anything itself.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from regionqa.boxfiles import read_boxes
+from regionqa.evaluation import recognition, vqa
+from regionqa.evaluation.calibration import Sureness
+from regionqa.evaluation.classes import ClassNames, common_synonyms, read_synonyms
+from regionqa.evaluation.results import Judged
+from regionqa.evaluation.running import Answered, Task
+from regionqa.evaluation.vqarecords import Question, read_questions
+from regionqa.requests import NAMING_QUESTION
+
+
+def recognition_task(
+    boxes: Path,
+    images: Path,
+    *,
+    min_side: float = recognition.SMALLEST,
+    question: str = NAMING_QUESTION,
+    classes: Path | None = None,
+    encoder: str | None = None,
+    limit: int | None = None,
+) -> Task:
+    """Every labelled box of a file, asked what it is.
+
+    classes: a TOML file of further names and synonyms. encoder: the sentence encoder that takes
+    replies for classes; None: their words do. Raises DataError where there is no box to ask about.
+    """
+    boxfile = read_boxes(boxes)
+    asked = tuple(islice(recognition.requests(boxfile, images, min_side, question), limit))
+    recognition.expect_some(asked, boxfile, min_side)
+    own = read_synonyms(classes) if classes else {}
+    names = list(dict.fromkeys([*recognition.class_list(boxfile), *own]))
+    if encoder is None:
+        mapper = recognition.by_words(ClassNames(names, common_synonyms(), own))
+    else:
+        from regionqa.evaluation.encoder import by_encoder
+
+        mapper = by_encoder(names, encoder)
+
+    def judge(answered: Answered, sureness: Sureness) -> Judged:
+        found = recognition.recognition(list(answered.values()), mapper, sureness)
+        return recognition.judge(found)
+
+    return Task(asked, judge)
+
+
+def vqa_task(
+    file: Path, images: Path | None = None, *, limit: int | None = None, likelihood: bool = True
+) -> Task:
+    """Every question of a file, and, where it has choices, once more by their likelihood."""
+    questions: Sequence[Question] = read_questions(file, images)[:limit]
+    scored = [number for number, each in enumerate(questions) if each.choices] * likelihood
+    asked = [each.request for each in questions]
+    asked += vqa.likelihood_requests([questions[number] for number in scored])
+    place = {number: len(questions) + index for index, number in enumerate(scored)}
+
+    def judge(answered: Answered, sureness: Sureness) -> Judged:
+        return vqa.judge(
+            [
+                vqa.Asked(each, answered[number], answered.get(place.get(number, -1)))
+                for number, each in enumerate(questions)
+                if number in answered
+            ],
+            sureness,
+        )
+
+    return Task(tuple(asked), judge)

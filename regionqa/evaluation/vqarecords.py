@@ -1,0 +1,181 @@
+"""Questions with known answers, read from JSON lines: training records, or requests with answers.
+
+    {"image": "a.jpg", "regions": [[1, 2, 30, 40]], "question": "how many?", "answer": "two"}
+    {"image": "a.jpg", "conversations": [{"from": "human", "value": "..."}, {"from": "gpt", ...}]}
+
+A line may say its `kind` and `choices`. Questions about a picture that is missing carry an error,
+as requests do; a malformed file ends the run. Nothing here knows a model or judges a reply.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from regionqa.boxentries import excerpt, parse_json
+from regionqa.errors import DataError, ItemError
+from regionqa.images import Picture, open_picture
+from regionqa.inputs import parse_regions
+from regionqa.prompts import REFERENCE
+from regionqa.regions import WrittenBox, clip_all
+from regionqa.requests import Request
+
+GIVE = (
+    'write {"image": "a.jpg", "regions": [[x0, y0, x1, y1]], "question": "...", "answer": "..."}, '
+    "or training records (docs/data.md)"
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and what is right to say."""
+
+    request: Request
+    answers: tuple[str, ...]
+    """At least one; any of them is right."""
+    choices: tuple[str, ...] = ()
+    """What can be chosen from; holds an answer. None: the question is open."""
+    kind: str | None = None
+    """What kind of question it is, in the words of its file."""
+
+
+def read_questions(path: Path, images: Path | None = None) -> list[Question]:
+    """All questions of a file, in its order; those about one picture share it.
+
+    images: the folder that pictures are named from; the file's own if not given.
+    Raises DataError, naming the line, for a file that is missing, empty or malformed.
+    """
+    folder = path.parent if images is None else images
+    open_once = lru_cache(maxsize=1)(open_picture)
+    found: list[Question] = []
+    for where, document in _documents(path):
+        if not isinstance(document, dict):
+            raise DataError(f"{where}: is {excerpt(document)}, not an object; {GIVE}")
+        try:
+            turns = list(_turns(document))
+            image = document.get("image")
+            if not isinstance(image, str) or not image:
+                raise ItemError("has no image")
+            boxes = parse_regions(document.get("regions")) or ()
+        except ItemError as error:
+            raise DataError(f"{where}: {error}; {GIVE}") from None
+        picture: Picture | ItemError
+        try:
+            picture = open_once(str(folder / image))
+        except ItemError as error:
+            picture = error
+        for turn in turns:
+            question, named = only_named(turn.question, boxes if len(turns) > 1 else ())
+            request = _request(image, question, named or boxes, picture)
+            found.append(Question(request, turn.answers, turn.choices, turn.kind))
+    if not found:
+        raise DataError(f"{path}: holds no questions; {GIVE}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Turn:
+    question: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...]
+    kind: str | None
+
+
+def _documents(path: Path) -> Iterator[tuple[str, object]]:
+    """Every record of JSON lines or of a JSON array, with its place."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; name a file") from None
+    if text.lstrip().startswith("["):
+        try:
+            documents = parse_json(text)
+        except ValueError as error:
+            raise DataError(f"{path}: is not JSON: {error}; {GIVE}") from None
+        assert isinstance(documents, list)
+        yield from ((f"{path}: record {n}", each) for n, each in enumerate(documents, start=1))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                document = parse_json(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: is not JSON: {error}; {GIVE}") from None
+            yield f"{path}:{number}", document
+
+
+def _turns(document: dict[str, object]) -> Iterator[_Turn]:
+    """The questions of one record; each turn of a conversation is one, asked on its own."""
+    if "conversations" not in document:
+        yield _turn(document, document.get("question"), document.get("answer"), document)
+        return
+    texts = document["conversations"]
+    if not isinstance(texts, list) or not texts or len(texts) % 2:
+        raise ItemError("its conversations are no list of questions and answers in turn")
+    for asked, said in zip(texts[::2], texts[1::2], strict=True):
+        if not (isinstance(asked, dict) and isinstance(said, dict)):
+            raise ItemError(f"{excerpt([asked, said])} is no question and answer")
+        if asked.get("from") != "human" or said.get("from") != "gpt":
+            raise ItemError("its conversations are not from human and gpt in turn")
+        yield _turn(asked, asked.get("value"), said.get("value"), document)
+
+
+def _turn(
+    fields: dict[str, object], question: object, answer: object, document: dict[str, object]
+) -> _Turn:
+    if not isinstance(question, str) or not question.strip():
+        raise ItemError("has no question")
+    question = question.replace("<image>", " ").strip()
+    answers = _texts(document.get("answers"), "answers") if answer is None else (answer,)
+    if not answers or not all(isinstance(each, str) and each.strip() for each in answers):
+        raise ItemError("has a question without an answer")
+    choices = _texts(fields.get("choices", document.get("choices")), "choices")
+    if choices and not set(map(_plain, answers)) & set(map(_plain, choices)):  # type: ignore[arg-type]
+        raise ItemError(f"its answer {excerpt(answers[0])} is none of its choices")
+    kind = fields.get("kind", document.get("kind"))
+    if not isinstance(kind, str | None):
+        raise ItemError(f"its kind is {excerpt(kind)}, not text")
+    return _Turn(question, tuple(map(str, answers)), choices, kind)
+
+
+def only_named(question: str, boxes: Sequence[WrittenBox]) -> tuple[str, tuple[WrittenBox, ...]]:
+    """The question with the boxes that it names, numbered anew; no boxes where it names none.
+
+    A turn of a conversation is asked alone, and boxes that belong to other turns would only be in
+    its way; training reads such records in the same way.
+    """
+    numbers = sorted({int(digits) for digits in REFERENCE.findall(question)})
+    kept = [number for number in numbers if 1 <= number <= len(boxes)]
+    if not kept or kept != numbers:
+        return question, ()
+    renumbered = REFERENCE.sub(lambda m: f"<region{kept.index(int(m[1])) + 1}>", question)
+    return renumbered, tuple(boxes[number - 1] for number in kept)
+
+
+def _plain(text: str) -> str:
+    return text.strip().rstrip(".").casefold()
+
+
+def _texts(value: object, name: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ItemError(f"its {name} are {excerpt(value)}, not a list of texts")
+    return tuple(value)
+
+
+def _request(
+    image: str, question: str, boxes: Sequence[WrittenBox], picture: Picture | ItemError
+) -> Request:
+    if isinstance(picture, ItemError):
+        return Request(image, question, error=picture)
+    size = (picture.width, picture.height)
+    try:
+        regions, _ = clip_all(tuple(box.resolve(*size) for box in boxes), *size)
+    except ItemError as error:
+        return Request(image, question, picture=picture, error=error)
+    return Request(image, question, regions, picture)
