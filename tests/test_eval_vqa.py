@@ -169,6 +169,18 @@ def test_a_turn_has_the_regions_that_it_names(tmp_path: Path) -> None:
     assert first.request.picture is second.request.picture
 
 
+def test_regions_may_stand_in_the_text_as_pvit_writes_them(tmp_path: Path) -> None:
+    grey(tmp_path, "a.jpg")
+    inline = "<Region><L0><L0><L250><L500></Region>"
+    record = {"image": "a.jpg", "question": f"what is {inline}?", "answer": "a cup."}
+    [found] = read_questions(lines(tmp_path / "q.jsonl", [record]))
+    assert found.request.question == "what is <region1>?"
+    assert found.request.regions[0].box.xyxy == (0, 0, 100, 150)
+    lines(tmp_path / "q.jsonl", [{**record, "regions": [LEFT]}])
+    with pytest.raises(DataError, match="both inline and in a list"):
+        read_questions(tmp_path / "q.jsonl")
+
+
 # -- matching --------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from regionqa.boxentries import excerpt, parse_json
 from regionqa.errors import DataError, ItemError
 from regionqa.images import Picture, open_picture
+from regionqa.inlineregions import number_regions
 from regionqa.inputs import parse_regions
 from regionqa.prompts import REFERENCE
 from regionqa.regions import WrittenBox, clip_all
@@ -53,10 +54,13 @@ def read_questions(path: Path, images: Path | None = None) -> list[Question]:
             raise DataError(f"{where}: is {excerpt(document)}, not an object; {GIVE}")
         try:
             turns = list(_turns(document))
+            questions, inline = number_regions([turn.question for turn in turns])
             image = document.get("image")
             if not isinstance(image, str) or not image:
                 raise ItemError("has no image")
-            boxes = parse_regions(document.get("regions")) or ()
+            boxes = tuple(inline) or parse_regions(document.get("regions")) or ()
+            if inline and document.get("regions"):
+                raise ItemError("gives regions both inline and in a list")
         except ItemError as error:
             raise DataError(f"{where}: {error}; {GIVE}") from None
         picture: Picture | ItemError
@@ -64,8 +68,8 @@ def read_questions(path: Path, images: Path | None = None) -> list[Question]:
             picture = open_once(str(folder / image))
         except ItemError as error:
             picture = error
-        for turn in turns:
-            question, named = only_named(turn.question, boxes if len(turns) > 1 else ())
+        for turn, text in zip(turns, questions, strict=True):
+            question, named = only_named(text, boxes if len(turns) > 1 else ())
             request = _request(image, question, named or boxes, picture)
             found.append(Question(request, turn.answers, turn.choices, turn.kind))
     if not found:
