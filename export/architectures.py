@@ -12,6 +12,7 @@ from torch import nn
 
 from regionqa.cards import ModelCard, from_table
 from regionqa.errors import BundleError
+from regionqa.export.cuts import CutConfig, CutRegionEncoder
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.pixels import PixelRegionConfig, PixelRegionEncoder
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
@@ -24,6 +25,7 @@ VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
     "tower": (TowerConfig, TowerVision),
 }
 REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
+    "cuts": (CutConfig, CutRegionEncoder),
     "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),
     "pixels": (PixelRegionConfig, PixelRegionEncoder),
     "regionclip": (RegionClipConfig, RegionClipEncoder),

@@ -59,10 +59,13 @@ class BasicBlock(nn.Module):
         return out
 
 
-def residual_stem(channels: int) -> nn.Sequential:
-    """Two convolutions of stride 2: (B, 3, H, W) -> (B, channels, H / 4, W / 4), rounded up."""
+def residual_stem(channels: int, in_channels: int = 3) -> nn.Sequential:
+    """Two convolutions of stride 2: (B, in_channels, H, W) -> (B, channels, H / 4, W / 4).
+
+    Odd sides are rounded up.
+    """
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, 2, 1, bias=False),
+        nn.Conv2d(in_channels, 32, 3, 2, 1, bias=False),
         nn.BatchNorm2d(32),
         nn.ReLU(),
         nn.Conv2d(32, channels, 3, 2, 1, bias=False),

@@ -1,0 +1,65 @@
+"""The starter's region encoder with the classifiers it learns by.
+
+A linear classifier over what is found in a box's two cuts stands where the language model will; a
+second one says of the wide cut alone which things it shows, and how often. It does not know where
+cuts come from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionqa.export.cuts import CutConfig, CutRegionEncoder
+
+AT_LEAST = (1, 2, 4)
+"""Numbers of things of a class that the second classifier tells apart."""
+
+
+class Namer(nn.Module):
+    """A region encoder and the two classifiers."""
+
+    def __init__(self, config: CutConfig, classes: int) -> None:
+        super().__init__()
+        self.region = CutRegionEncoder(config)
+        self.classifier = nn.Linear(config.region_width, classes)
+        self.around = nn.Linear(config.trunk_width, len(AT_LEAST) * classes)
+
+    def forward(
+        self, close: Tensor, wide: Tensor, places: Tensor, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, classes) of the boxes and (N, 3 classes) of what their wide cuts show.
+
+        close, wide: (N, 4, side, side). places: (N, PLACES), zeros where it shall not count.
+        """
+        region = self.region
+        first, second = region.trunk(torch.cat([close, wide])).split([len(close), len(wide)])
+        found = F.relu(region.join(torch.cat([first, second, places], 1)))
+        return self.classifier(F.dropout(found, dropout, self.training)), self.around(second)
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """Logits (N, classes) of what `region.region_vectors` gave."""
+        named: Tensor = self.classifier(vectors[:, : self.region.config.region_width])
+        return named
+
+
+@dataclass(frozen=True)
+class Named:
+    """A trained namer, what its classes are called, and how often it met each."""
+
+    namer: Namer
+    names: tuple[str, ...]
+    counts: Tensor
+    """Boxes of each class among the photos it learned from (classes,)."""
+
+
+def read_namer(path: Path, config: CutConfig | None = None) -> Named:
+    """What training left at `path`, in evaluation mode."""
+    state = torch.load(path, weights_only=True)
+    namer = Namer(config or CutConfig(), len(state["names"]))
+    missing, unknown = namer.load_state_dict(state["namer"], strict=False)
+    # the carrier is the language model's to learn; files from before it had a name lack it
+    assert not unknown and all(name.startswith("region.carry_linear") for name in missing), missing
+    return Named(namer.eval(), tuple(state["names"]), state["counts"])
