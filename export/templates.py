@@ -6,7 +6,6 @@ counts as right is what transformers makes of the same conversation. It does not
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from regionqa.errors import BundleError
-from regionqa.prompts import PromptRules, RegionInput, render, tokenize
+from regionqa.promptids import tokenize
+from regionqa.prompts import PromptRules, RegionInput, render
 from regionqa.tokenizer import BundleTokenizer, stages
 
 log = logging.getLogger("regionqa.export")
@@ -91,9 +91,9 @@ def read_conversation(
         raise BundleError(f"{folder}: does not say which token ends an answer")
     return Conversation(
         written=prompt,
-        template=card_pattern(strip_beside_tokens(whole, tokenizer)),
+        template=card_pattern(whole),
         answer=card_pattern(f"{written.lead}{ANSWER}"),
-        turn=written.turn and card_pattern(strip_beside_tokens(written.turn, tokenizer)),
+        turn=written.turn and card_pattern(written.turn),
         stop=tuple(dict.fromkeys(stop)),
         tokenizer=tokenizer_file(tokenizer, prompt, image_token),
     )
@@ -184,17 +184,6 @@ def opening_tokens(tokenizer: Any) -> str:
 def added_tokens(tokenizer: Any) -> list[str]:
     """Texts of the tokenizer's special and added tokens."""
     return [token.content for token in tokenizer.added_tokens_decoder.values()]
-
-
-def strip_beside_tokens(text: str, tokenizer: Any) -> str:
-    """The text without the spaces that a token beside them takes with it when it is read."""
-    for token in tokenizer.added_tokens_decoder.values():
-        written = re.escape(token.content)
-        if token.rstrip:
-            text = re.sub(rf"({written})\s+", r"\1", text)
-        if token.lstrip:
-            text = re.sub(rf"\s+({written})", r"\1", text)
-    return text
 
 
 def card_pattern(text: str) -> str:

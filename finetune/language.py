@@ -27,7 +27,8 @@ from regionqa.finetune.pretrain import (
     save_atomically,
 )
 from regionqa.finetune.questions import Scene, draw_sample
-from regionqa.prompts import PromptRules, render, tokenize
+from regionqa.promptids import tokenize
+from regionqa.prompts import PromptRules, render
 from regionqa.tokenizer import BundleTokenizer
 
 IGNORED = -100

@@ -11,7 +11,8 @@ import numpy as np
 from regionqa.cards import ModelCard
 from regionqa.errors import QuestionError
 from regionqa.finetune.records import Problem, Record
-from regionqa.prompts import REFERENCE, answer_ids, render_conversation, tokenize
+from regionqa.promptids import Before, answer_ids, tokenize
+from regionqa.prompts import REFERENCE, render_conversation
 from regionqa.regions import Box
 from regionqa.tokenizer import BundleTokenizer
 
@@ -57,6 +58,8 @@ class SampleMaker:
         special = self.tokenizer.special_tokens
         rendered = render_conversation(self.card.prompt, questions, fractions, special)
         region_tokens = self.card.region.tokens if self.card.region else 0
+        stop_is_token = self.card.language.stop[0] in special
+        following = Before.token if stop_is_token else Before.text
         ids: list[int] = []
         labels: list[int] = []
         image_start = 0
@@ -67,7 +70,7 @@ class SampleMaker:
                 self.tokenizer,
                 self.card.vision.image_tokens,
                 region_tokens,
-                start=position == 0,
+                before=following if position else Before.nothing,
             )
             if position == 0:
                 image_start = prompt.image_start

@@ -27,7 +27,8 @@ from regionqa.errors import (
     UsageError,
 )
 from regionqa.images import Picture, open_picture, picture_of
-from regionqa.prompts import Prompt, answer_ids, render, tokenize
+from regionqa.promptids import Prompt, answer_ids, tokenize
+from regionqa.prompts import render
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
 from regionqa.requests import Answer, Request
 

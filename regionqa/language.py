@@ -18,7 +18,7 @@ from regionqa.cards import LanguageRuntime
 from regionqa.decoder import Decoder, LlamaDecoder, TransformersDecoder
 from regionqa.devices import Device
 from regionqa.errors import QuestionError
-from regionqa.prompts import Prompt
+from regionqa.promptids import Prompt
 from regionqa.tokenizer import BundleTokenizer
 
 Floats = npt.NDArray[np.float32]

@@ -1,7 +1,7 @@
-"""The one prompt renderer: question and regions -> pieces -> token ids with slots.
+"""The one prompt renderer: questions, answers and regions -> pieces; `promptids` makes ids of them.
 
 Asking and training both go through here, so a model meets in use exactly what it was trained on.
-It does not know about pictures, embeddings or which model the rules belong to.
+It does not know about pictures, tokenizers or which model the rules belong to.
 """
 
 import re
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from string import Formatter
-from typing import Protocol
 
 from regionqa.errors import QuestionError
 
@@ -55,6 +54,11 @@ class PromptRules:
     turn: str | None = None
     """What follows a finished answer and its stop, up to the next answer; holds `{question}`. None:
     the model knows one question at a time."""
+    image_token: str | None = None
+    """The special token that held the picture's place in training. A token may take the white space
+    beside it, and then so does the place. None: nothing is taken."""
+    region_token: str | None = None
+    """The same for a region's place."""
 
     def __post_init__(self) -> None:
         _check(self.template, "template", {"image", "question"}, required={"image", "question"})
@@ -62,6 +66,8 @@ class PromptRules:
         if names.index("image") > names.index("question") or names.count("image") > 1:
             raise ValueError("prompt template: {image} must stand once, and before {question}")
         _check(self.answer, "answer", {"answer"}, required={"answer"})
+        if sum(name is not None for _, name in _parse(self.answer)) != 1:
+            raise ValueError("prompt answer: {answer} must stand once")
         if self.turn is not None:
             _check(self.turn, "turn", {"question"}, required={"question"})
         known = {"region", "number", "x0", "y0", "x1", "y1"}
@@ -99,48 +105,21 @@ class Special:
 
 @dataclass(frozen=True)
 class ImageSlot:
-    """Where the image tokens stand."""
+    """Where the image tokens stand, in the place of a token the rules may name."""
+
+    token: str | None = None
 
 
 @dataclass(frozen=True)
 class RegionSlot:
-    """Where the tokens of region `index` (from 0) stand."""
+    """Where the tokens of region `index` (from 0) stand, in the place of a token."""
 
     index: int
+    token: str | None = None
 
 
 Piece = Text | Special | ImageSlot | RegionSlot
 Fractions = tuple[float, float, float, float]
-
-
-class Tokenizer(Protocol):
-    """What the renderer needs of a tokenizer."""
-
-    @property
-    def special_tokens(self) -> Sequence[str]:
-        """Texts that are one token each when they stand in a template."""
-
-    def token_id(self, token: str) -> int:
-        """The id of a special token."""
-
-    def encode(self, text: str, start: bool = True) -> list[int]:
-        """Ids of plain words; special tokens in them are plain words too.
-
-        start: whether no other text or slot stands before; some tokenizers treat the first apart.
-        """
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids with slots. Ids in a slot mean nothing: embeddings are put there."""
-
-    input_ids: tuple[int, ...]
-    image_start: int
-    """Position of the first image token."""
-    region_starts: tuple[tuple[int, int], ...]
-    """(position, region index) of every region slot, in reading order."""
-    shared: int
-    """Positions at the start that depend on the picture alone, the same for all its questions."""
 
 
 def render(
@@ -160,31 +139,59 @@ def render_conversation(
     questions: Sequence[str],
     boxes: Sequence[Fractions],
     special: Sequence[str] = (),
+    given: Sequence[int] | None = None,
 ) -> list[list[Piece]]:
     """Pieces before every answer of a conversation: the first prompt, then what each turn adds.
 
-    Regions that no question names are introduced before the first. Arguments and errors as of
-    `render`; QuestionError too where the rules know one question at a time and several are asked.
+    given: how many of the boxes there are at each question, which can name no others; what is new
+    and not named stands before it. None: all are there from the first question on, before which
+    stand those that no question names. Other arguments and errors as of `render`; QuestionError too
+    where the rules know one question at a time and several are asked.
     """
     if len(questions) > 1 and rules.turn is None:
         raise QuestionError("this model knows one question at a time; ask each on its own")
-    for question in questions:
-        _check_question(question, len(boxes))
-    named = {int(digits) for question in questions for digits in REFERENCE.findall(question)}
-    unnamed = [number for number in range(1, len(boxes) + 1) if number not in named]
+    counts = given or [len(boxes)] * len(questions)
+    for question, count in zip(questions, counts, strict=True):
+        _check_question(question, count)
     seen: set[int] = set()
     turns = []
     for position, question in enumerate(questions):
+        asked = questions[position : position + 1] if given else questions
+        named = {int(digits) for text in asked for digits in REFERENCE.findall(text)}
+        old = counts[position - 1] if position else 0
+        unnamed = [n for n in range(old + 1, counts[position] + 1) if n not in named]
         pieces: list[Piece] = []
         for literal, name in _parse(rules.turn or "" if position else rules.template):
             pieces += _trusted(literal, special)
             if name == "image":
-                pieces.append(ImageSlot())
+                pieces.append(ImageSlot(rules.image_token))
             elif name == "question":
-                pieces += _introduction(rules, [] if position else unnamed, boxes, special)
+                pieces += _introduction(rules, unnamed, boxes, special)
                 pieces += _question(rules, question, boxes, seen, special)
         turns.append(_merge(pieces))
     return turns
+
+
+def render_dialogue(
+    rules: PromptRules,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    boxes: Sequence[Fractions],
+    stop: str,
+    special: Sequence[str] = (),
+    given: Sequence[int] | None = None,
+) -> list[Piece]:
+    """Pieces of one prompt that holds all questions, and the answers to all but the last.
+
+    stop: what ends each answer, a text or a special token. Other arguments and errors as of
+    `render_conversation`.
+    """
+    turns = render_conversation(rules, questions, boxes, special, given)
+    pieces = list(turns[0])
+    for answer, turn in zip(answers, turns[1:], strict=True):
+        end: Piece = Special(stop) if stop in special else Text(stop)
+        pieces += [Text(render_answer(rules, answer)), end, *turn]
+    return _merge(pieces)
 
 
 def render_answer(rules: PromptRules, answer: str) -> str:
@@ -193,43 +200,24 @@ def render_answer(rules: PromptRules, answer: str) -> str:
     return rules.answer.format(answer=words)
 
 
-def answer_ids(rules: PromptRules, answer: str, stop: str, tokenizer: Tokenizer) -> list[int]:
-    """Ids of an answer as it stands after its prompt, and of the stop that ends it."""
-    words = tokenizer.encode(render_answer(rules, answer), start=False)
-    if stop in tokenizer.special_tokens:
-        return [*words, tokenizer.token_id(stop)]
-    return [*words, *tokenizer.encode(stop, start=False)]
+def read_answer(rules: PromptRules, text: str) -> str:
+    """What the model meant of what it wrote: without the words the rules put around an answer.
 
-
-def tokenize(
-    pieces: Sequence[Piece],
-    tokenizer: Tokenizer,
-    image_tokens: int,
-    region_tokens: int,
-    start: bool = True,
-) -> Prompt:
-    """Ids and slots of rendered pieces; a slot takes as many positions as the card says.
-
-    start: whether they open the prompt, as all do but the later turns of a conversation.
+    The opposite of `render_answer`; a model asked as GPT4RoI is begins with "Assistant: ".
     """
-    ids: list[int] = []
-    image_start, shared = 0, 0
-    region_starts: list[tuple[int, int]] = []
-    for piece in pieces:
-        match piece:
-            case Text(text):
-                ids += tokenizer.encode(text, start)
-            case Special(token):
-                ids.append(tokenizer.token_id(token))
-            case ImageSlot():
-                image_start, shared = len(ids), len(ids) + image_tokens
-                ids += [0] * image_tokens
-            case RegionSlot(index):
-                region_starts.append((len(ids), index))
-                ids += [0] * region_tokens
-        # special tokens that stand first are those that a tokenizer would add by itself
-        start = start and isinstance(piece, Special)
-    return Prompt(tuple(ids), image_start, tuple(region_starts), shared)
+    lead, tail = _around_answer(rules)
+    return text.strip().removeprefix(lead).removesuffix(tail).strip()
+
+
+def may_be_lead(rules: PromptRules, text: str) -> bool:
+    """Whether what was written so far may yet turn out to be only words before an answer."""
+    lead, _ = _around_answer(rules)
+    return lead.startswith(text.strip())
+
+
+def _around_answer(rules: PromptRules) -> tuple[str, str]:
+    (lead, _), *rest = _parse(rules.answer)
+    return lead.strip(), "".join(literal for literal, _ in rest).strip()
 
 
 def _check_question(question: str, regions: int) -> None:
@@ -253,7 +241,7 @@ def _introduction(
         pieces += _trusted(literal, special)
         for position, number in enumerate(unnamed if name else []):
             pieces += _trusted(rules.separator if position else "", special)
-            pieces += _region(rules.region, number, boxes[number - 1], special)
+            pieces += _region(rules, number, boxes[number - 1], special)
     return pieces
 
 
@@ -271,20 +259,23 @@ def _question(
             pieces.append(Text(part))
             continue
         number = int(part)
-        pattern = rules.region if number not in seen or rules.again is None else rules.again
-        pieces += _region(pattern, number, boxes[number - 1], special)
+        box = boxes[number - 1]
+        pieces += _region(rules, number, box, special, again=number in seen)
         seen.add(number)
     return pieces
 
 
-def _region(pattern: str, number: int, box: Fractions, special: Sequence[str]) -> list[Piece]:
+def _region(
+    rules: PromptRules, number: int, box: Fractions, special: Sequence[str], *, again: bool = False
+) -> list[Piece]:
+    pattern = rules.again if again and rules.again is not None else rules.region
     values = dict(zip(("x0", "y0", "x1", "y1"), (f"{value:.3f}" for value in box), strict=True))
     values["number"] = str(number)
     pieces: list[Piece] = []
     for literal, name in _parse(pattern):
         pieces += _trusted(literal, special)
         if name == "region":
-            pieces.append(RegionSlot(number - 1))
+            pieces.append(RegionSlot(number - 1, rules.region_token))
         elif name is not None:
             pieces.append(Text(values[name]))
     return pieces

@@ -6,12 +6,14 @@ not know about templates or slots.
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from regionqa.errors import BundleError
+from regionqa.promptids import Before
 
 
 class BundleTokenizer:
@@ -22,13 +24,13 @@ class BundleTokenizer:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise BundleError(f"{file}: cannot be read as a tokenizer: {error}") from error
-        self._further = not_at_the_start(self._tokenizer)
-        for tokenizer in (self._tokenizer, self._further):
+        content = json.loads(self._tokenizer.to_str())
+        self._encoders = {before: opened(self._tokenizer, content, before) for before in Before}
+        for tokenizer in (self._tokenizer, *self._encoders.values()):
             tokenizer.encode_special_tokens = True  # what a user types is never a special token
-        self._special = {
-            token.content: index
-            for index, token in self._tokenizer.get_added_tokens_decoder().items()
-        }
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = {token.content: index for index, token in added.items()}
+        self._takes = {token.content: (token.lstrip, token.rstrip) for token in added.values()}
 
     @property
     def special_tokens(self) -> Sequence[str]:
@@ -46,33 +48,43 @@ class BundleTokenizer:
             raise BundleError(f"the tokenizer has no special token {token!r}")
         return self._special[token]
 
-    def encode(self, text: str, start: bool = True) -> list[int]:
+    def takes_space(self, token: str) -> tuple[bool, bool]:
+        """Whether white space before a special token belongs to it, and that after it."""
+        return self._takes.get(token, (False, False))
+
+    def encode(self, text: str, before: Before = Before.nothing) -> list[int]:
         """Ids of plain words; what is no character (half of a surrogate pair) reads as `?`.
 
-        start: whether the words open the prompt; some tokenizers put a space before those alone.
+        before: what they follow; some tokenizers put a space before words that follow no others.
         """
         readable = text.encode("utf-8", "replace").decode("utf-8")
-        tokenizer = self._tokenizer if start else self._further
-        return list(tokenizer.encode(readable, add_special_tokens=False).ids)
+        return list(self._encoders[before].encode(readable, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
-def not_at_the_start(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer for words that do not open the text: without the space it puts there.
+def opened(tokenizer: Tokenizer, content: dict[str, Any], before: Before) -> Tokenizer:
+    """The same tokenizer for words that follow something: without the space it would put there.
 
-    It is the same object where the tokenizer makes no difference; that is nearly always so.
+    content: its file's. It is the same object where nothing changes, as is usual. Tokenizers say
+    that they put a space before the first words ("first"), or before all that follow no others
+    ("always", or a step that prepends).
     """
-    state = tokenizer.pre_tokenizer.__getstate__() if tokenizer.pre_tokenizer else b"{}"
-    if not any(stage.get("prepend_scheme") == "first" for stage in stages(json.loads(state))):
+    unwanted = {Before.nothing: (), Before.token: ("first",), Before.text: ("first", "always")}
+    pre, normal = deepcopy(content["pre_tokenizer"]) or {}, content["normalizer"] or {}
+    spaced = [stage for stage in stages(pre) if stage.get("prepend_scheme") in unwanted[before]]
+    for stage in spaced:
+        stage["prepend_scheme"] = "never"
+    steps = normal.get("normalizers", [normal])
+    kept = [step for step in steps if step.get("type") != "Prepend"]
+    if before is Before.text and len(kept) < len(steps):
+        normal = {"type": "Sequence", "normalizers": kept}
+    elif not spaced:
         return tokenizer
-    content = json.loads(tokenizer.to_str())
-    for stage in stages(content["pre_tokenizer"]):
-        if stage.get("prepend_scheme") == "first":
-            stage["prepend_scheme"] = "never"
-    return Tokenizer.from_str(json.dumps(content))
+    changed = {"pre_tokenizer": pre or None, "normalizer": normal or None}
+    return Tokenizer.from_str(json.dumps(content | changed))
 
 
 def stages(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:

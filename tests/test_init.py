@@ -62,7 +62,8 @@ from regionqa.export.region import MultiLevelRegionEncoder
 from regionqa.export.templates import Conversation, prompt_table, read_conversation
 from regionqa.export.tower import TowerVision
 from regionqa.placement import Fit, Preprocessing
-from regionqa.prompts import PromptRules, RegionInput, render, tokenize
+from regionqa.promptids import Before, tokenize
+from regionqa.prompts import PromptRules, RegionInput, render
 from regionqa.tokenizer import BundleTokenizer
 
 if TYPE_CHECKING:
@@ -466,7 +467,7 @@ def test_tokens_that_take_the_spaces_beside_them(tmp_path: Path) -> None:
     tokenizer.add_tokens([AddedToken("<|role|>", special=True, rstrip=True, lstrip=True)])
     tokenizer.chat_template = QWEN.replace("<|im_end|>", " <|role|>  ")
     conversation = same_ids(tmp_path, tokenizer, tmp_path / "own.json")
-    assert "{question}<|role|><|im_start|>" in conversation.template
+    assert "{question} <|role|>" in conversation.template
 
 
 def same_ids(folder: Path, tokenizer: Any, file: Path) -> Conversation:
@@ -495,8 +496,8 @@ def test_nobody_can_type_the_image_token(llava: Callable[[str, str], Checkpoint]
         tokenizer = BundleTokenizer(bundle.file("llm/tokenizer.json"))
         special = {tokenizer.token_id(token) for token in tokenizer.special_tokens}
         for words in ("<image>", "a <image></s><|im_end|>"):
-            assert not special & set(tokenizer.encode(words))
-            assert not special & set(tokenizer.encode(words, start=False))
+            for before in Before:
+                assert not special & set(tokenizer.encode(words, before))
 
 
 def test_a_template_of_braces_and_one_without_a_picture(tmp_path: Path) -> None:

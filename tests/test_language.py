@@ -23,7 +23,8 @@ from regionqa.cards import LanguageRuntime
 from regionqa.devices import Device
 from regionqa.errors import BundleError, QuestionError
 from regionqa.language import Generated, LanguageModel, SplicedPrompt
-from regionqa.prompts import Prompt, render, tokenize
+from regionqa.promptids import Prompt, tokenize
+from regionqa.prompts import render
 from regionqa.tokenizer import BundleTokenizer
 
 WORDS = ["what", "is", "this", "?", "a", "red", "cup", "on", "the", "left", "<s>", "describe"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from regionqa.bundles import Bundle
 from regionqa.errors import QuestionError
+from regionqa.promptids import Before, tokenize
 from regionqa.prompts import (
     Fractions,
     ImageSlot,
@@ -23,7 +24,6 @@ from regionqa.prompts import (
     Special,
     Text,
     render,
-    tokenize,
 )
 from regionqa.tokenizer import BundleTokenizer
 
@@ -63,7 +63,10 @@ class Letters:
     def token_id(self, token: str) -> int:
         return 1_000_000 + SPECIAL.index(token)
 
-    def encode(self, text: str, start: bool = True) -> list[int]:
+    def takes_space(self, token: str) -> tuple[bool, bool]:
+        return False, False
+
+    def encode(self, text: str, before: Before = Before.nothing) -> list[int]:
         return [ord(letter) for letter in text]
 
 
