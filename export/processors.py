@@ -11,7 +11,8 @@ from typing import Any
 from transformers import AutoImageProcessor
 
 from regionqa.errors import BundleError
-from regionqa.placement import Fit, Resample
+from regionqa.placement import Fit
+from regionqa.resampling import Resample
 
 PIXEL = 1 / 255
 FILES = ("preprocessor_config.json", "processor_config.json")

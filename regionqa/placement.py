@@ -15,6 +15,7 @@ from PIL import Image
 from regionqa.errors import BundleError
 from regionqa.images import as_rgb
 from regionqa.regions import Box
+from regionqa.resampling import Resample, resize
 
 
 class Fit(StrEnum):
@@ -31,13 +32,6 @@ class Fit(StrEnum):
     pad = "pad"
     crop = "crop"
     shortest = "shortest"
-
-
-class Resample(StrEnum):
-    """How pixels are interpolated."""
-
-    bicubic = "bicubic"
-    bilinear = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -164,6 +158,11 @@ class Preprocessing:
             )
         if self.longest is not None and self.longest < self.size:
             raise BundleError(f"[picture] longest is {self.longest}, below size, {self.size}")
+        if self.resample.pillow is None and self.fit is not Fit.squash:
+            raise BundleError(
+                f"[picture] resample is {self.resample} and fit is {self.fit}; "
+                f"{self.resample} goes with squash, and with no other fit"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise BundleError(
                 f"[picture] mean is {self.mean} and std is {self.std}; each needs three numbers, "
@@ -182,24 +181,24 @@ class Preprocessing:
         """
         placement = self.placement(*image.size)
         wide, high = placement.canvas
-        seen = (
-            np.asarray(self._seen(as_rgb(image), placement), np.float32) / 255
-        )  # (down, across, 3)
+        seen = self._seen(as_rgb(image), placement) / 255  # (down, across, 3)
         values = (seen - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         canvas = np.zeros((3, high, wide), np.float32)
         canvas[:, : len(values), : values.shape[1]] = values.transpose(2, 0, 1)
         return canvas
 
-    def _seen(self, image: Image.Image, placement: Placement) -> Image.Image:
-        """The picture resized, and with crop cut to the square."""
-        resample = Image.Resampling[self.resample.name.upper()]
+    def _seen(self, image: Image.Image, placement: Placement) -> NDArray[np.float32]:
+        """Levels (down, across, 3) of the picture resized, and with crop cut to the square."""
         if placement.fit is not Fit.crop:
-            return image.resize(placement.resized, resample)
+            return resize(image, placement.resized, self.resample)
         left, top = placement.offset
         if max(placement.resized) <= ELONGATED * self.size:
-            resized = image.resize(placement.resized, resample)
-            return resized.crop((left, top, left + self.size, top + self.size))
+            levels = resize(image, placement.resized, self.resample)
+            return levels[top : top + self.size, left : left + self.size]
         # the same but for rounding; resized whole, a line of pixels could fill the memory
-        return image.resize(
-            (self.size, self.size), resample, box=placement.to_picture((0, 0, 1, 1)).xyxy
+        seen = image.resize(
+            (self.size, self.size),
+            self.resample.pillow,
+            box=placement.to_picture((0, 0, 1, 1)).xyxy,
         )
+        return np.asarray(seen, np.float32)

@@ -11,8 +11,9 @@ import tomli_w
 from regionqa.bundles import CARD, Bundle
 from regionqa.cards import FileSpec, LanguageRuntime, ModelCard, read_card
 from regionqa.errors import BundleError
-from regionqa.placement import Fit, Resample
+from regionqa.placement import Fit
 from regionqa.prompts import RegionInput
+from regionqa.resampling import Resample
 
 Table = dict[str, Any]
 ABSENT = object()

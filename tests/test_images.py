@@ -16,8 +16,9 @@ from PIL import ExifTags, Image, ImageOps
 
 from regionqa.errors import BoxError, BundleError, PictureError
 from regionqa.images import MAX_PIXELS, Picture, open_picture, picture_of
-from regionqa.placement import Fit, Placement, Preprocessing, Resample
+from regionqa.placement import Fit, Placement, Preprocessing
 from regionqa.regions import Box
+from regionqa.resampling import Resample
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -623,7 +624,7 @@ def test_pixel_values_by_hand() -> None:
     assert values[:, 0, 1] == pytest.approx([-0.5 / 0.5, (1 - 0.25) / 0.2, -0.125 / 0.1])
 
 
-@pytest.mark.parametrize("resample", list(Resample))
+@pytest.mark.parametrize("resample", [Resample.bicubic, Resample.bilinear])
 @pytest.mark.parametrize(
     ("size", "covered"), [((80, 20), (32, 8)), ((20, 80), (8, 32)), ((5000, 1), (32, 1))]
 )
@@ -644,7 +645,7 @@ def test_squash_fills_the_square() -> None:
     assert np.allclose(values, np.reshape((1 - np.array(MEAN)) / STD, (3, 1, 1)))
 
 
-@pytest.mark.parametrize("resample", list(Resample))
+@pytest.mark.parametrize("resample", [Resample.bicubic, Resample.bilinear])
 @pytest.mark.parametrize("size", [(40, 24), (24, 40), (30, 30), (5000, 1), (3, 400)])
 def test_shortest_is_the_resized_picture_and_nothing_else(
     size: tuple[int, int], resample: Resample
