@@ -59,6 +59,10 @@ class Options:
     """Where to draw: a picture file, or a folder for several pictures."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    dtype: str = "auto"
+    """auto, float32, float16 or bfloat16."""
+    quantize: str | None = None
+    """8bit or 4bit; None: every weight in `dtype`."""
     batch_size: int = 16
     """Questions decoded together."""
     max_new_tokens: int | None = None
@@ -100,6 +104,7 @@ def run(options: Options) -> int:
         model=bundle.card.name,
         revision=bundle.card.revision,
         device=options.device,
+        dtype=options.dtype,
         timing=options.timing,
         confidence=options.confidence,
         bare=one and (len(options.boxes) <= 1 or not asking.each) and options.boxfile is None,
@@ -109,8 +114,14 @@ def run(options: Options) -> int:
         finished = resume(options.out, settings, retry_errors=options.retry_errors)
     from regionqa.engine import Engine
 
-    engine = Engine.load(bundle, device=options.device, batch_size=options.batch_size)
-    settings = replace(settings, device=str(engine.device))
+    engine = Engine.load(
+        bundle,
+        device=options.device,
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+        quantize=options.quantize,
+    )
+    settings = replace(settings, device=str(engine.device), dtype=str(engine.precision))
     with ExitStack() as stack:
         screen = stack.enter_context(_screen(options))
         writer = stack.enter_context(

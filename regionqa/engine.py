@@ -27,6 +27,7 @@ from regionqa.errors import (
     UsageError,
 )
 from regionqa.images import Picture, open_picture, picture_of
+from regionqa.precision import SINGLE, Precision, choose_precision
 from regionqa.promptids import Prompt, answer_ids, tokenize
 from regionqa.prompts import render
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
@@ -54,6 +55,7 @@ class Engine:
         language: "LanguageModel",
         device: Device,
         batch_size: int = 16,
+        precision: Precision = SINGLE,
     ) -> None:
         """Put the parts together; BundleError where they do not fit each other."""
         if batch_size < 1:
@@ -67,6 +69,7 @@ class Engine:
                 )
         self.bundle = bundle
         self.device = device
+        self.precision = precision
         self._vision = vision
         self._region = region
         self._language = language
@@ -74,10 +77,19 @@ class Engine:
         self._last: tuple[Picture, EncodedPicture] | None = None
 
     @classmethod
-    def load(cls, bundle: Bundle, *, device: str = "auto", batch_size: int = 16) -> "Engine":
+    def load(
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        batch_size: int = 16,
+        dtype: str = "auto",
+        quantize: str | None = None,
+    ) -> "Engine":
         """Open a bundle's sessions and language model on "auto", "cpu" or "cuda".
 
         "auto" takes CUDA where it works, and says in the log why it does not where it seemed to.
+        dtype and quantize: see `choose_precision`.
         """
         from regionqa.language import LanguageModel
 
@@ -85,16 +97,20 @@ class Engine:
             parts = " and ".join(bundle.card.untrained)
             log.warning("%s has an untrained %s; train it first", bundle.card.name, parts)
         chosen = choose_device(device)
+        precision = choose_precision(bundle, chosen, dtype, quantize)
         try:
-            vision = VisionEncoder(bundle, chosen)
+            vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
         except DeviceError as error:
             if device != "auto":
                 raise
             log.warning("the CPU is used: %s", error)
             chosen = Device.cpu
-            vision = VisionEncoder(bundle, chosen)
-        region = RegionEncoder(bundle, chosen) if bundle.card.region else None
-        return cls(bundle, vision, region, LanguageModel(bundle, chosen), chosen, batch_size)
+            precision = choose_precision(bundle, chosen, dtype, quantize)
+            vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
+        half = precision.half_encoders
+        region = RegionEncoder(bundle, chosen, half=half) if bundle.card.region else None
+        language = LanguageModel(bundle, chosen, precision)
+        return cls(bundle, vision, region, language, chosen, batch_size, precision)
 
     def ask(
         self,

@@ -18,6 +18,7 @@ from regionqa.cards import LanguageRuntime
 from regionqa.decoder import Decoder, LlamaDecoder, TransformersDecoder
 from regionqa.devices import Device
 from regionqa.errors import QuestionError
+from regionqa.precision import SINGLE, Precision
 from regionqa.promptids import Prompt
 from regionqa.tokenizer import BundleTokenizer
 
@@ -52,13 +53,13 @@ class Generated:
 class LanguageModel:
     """A tokenizer and a decoder that reads spliced embeddings."""
 
-    def __init__(self, bundle: Bundle, device: Device) -> None:
+    def __init__(self, bundle: Bundle, device: Device, precision: Precision = SINGLE) -> None:
         """Load weights and tokenizer; BundleError where they are not sound."""
         card = bundle.card.language
         self.context = card.context
         self.tokenizer = BundleTokenizer(bundle.file(f"{card.folder}/tokenizer.json"))
         self._device = torch.device(device.value)
-        self._decoder = open_decoder(bundle, self._device)
+        self._decoder = open_decoder(bundle, self._device, precision)
         special = self.tokenizer.special_tokens
         self._stop_ids = {self.tokenizer.token_id(stop) for stop in card.stop if stop in special}
         self._stop_texts = tuple(stop for stop in card.stop if stop not in special)
@@ -195,9 +196,10 @@ class LanguageModel:
         return Generated(tuple(ids), text.strip(), math.exp(certainty))
 
 
-def open_decoder(bundle: Bundle, device: torch.device) -> Decoder:
-    """The decoder the card asks for, in float32."""
+def open_decoder(bundle: Bundle, device: torch.device, precision: Precision) -> Decoder:
+    """The decoder the card asks for; transformers', which alone can, where it is quantized."""
     folder = bundle.file(bundle.card.language.folder)
-    if bundle.card.language.runtime is LanguageRuntime.native:
-        return LlamaDecoder.read(folder, torch.float32, device)
-    return TransformersDecoder(folder, torch.float32, device)
+    dtype: torch.dtype = getattr(torch, precision.dtype)
+    if bundle.card.language.runtime is LanguageRuntime.native and precision.quantize is None:
+        return LlamaDecoder.read(folder, dtype, device)
+    return TransformersDecoder(folder, dtype, device, precision.quantize)

@@ -17,12 +17,16 @@ from regionqa.cli.options import (
     Device,
     DeviceChoice,
     Draw,
+    Dtype,
+    DtypeChoice,
     Format,
     Guess,
     Longest,
     Model,
     Out,
     OutFormat,
+    Quantize,
+    QuantizeChoice,
     Quiet,
     Resume,
     RetryErrors,
@@ -52,6 +56,8 @@ def ask(
     retry_errors: RetryErrors = False,
     draw: Draw = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     timing: Timing = False,
@@ -69,9 +75,9 @@ def ask(
     return answer(
         pictures=pictures, question=question, caption=False, each=each, model=model, boxes=boxes,
         boxfile=boxfile, box_format=box_format, box_units=box_units, format=format, out=out,
-        resume=resume, retry_errors=retry_errors, draw=draw, device=device, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, timing=timing, quiet=quiet,
-        confidence=confidence, guess=guess, unsure_below=unsure_below,
+        resume=resume, retry_errors=retry_errors, draw=draw, device=device, dtype=dtype,
+        quantize=quantize, batch_size=batch_size, max_new_tokens=max_new_tokens, timing=timing,
+        quiet=quiet, confidence=confidence, guess=guess, unsure_below=unsure_below,
     )  # fmt: skip
 
 
@@ -91,6 +97,8 @@ def caption(
     retry_errors: RetryErrors = False,
     draw: Draw = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     timing: Timing = False,
@@ -107,9 +115,9 @@ def caption(
     return answer(
         pictures=images, question=None, caption=True, each=True, model=model, boxes=boxes,
         boxfile=boxfile, box_format=box_format, box_units=box_units, format=format, out=out,
-        resume=resume, retry_errors=retry_errors, draw=draw, device=device, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, timing=timing, quiet=quiet,
-        confidence=confidence, guess=guess, unsure_below=unsure_below,
+        resume=resume, retry_errors=retry_errors, draw=draw, device=device, dtype=dtype,
+        quantize=quantize, batch_size=batch_size, max_new_tokens=max_new_tokens, timing=timing,
+        quiet=quiet, confidence=confidence, guess=guess, unsure_below=unsure_below,
     )  # fmt: skip
 
 
@@ -119,6 +127,8 @@ def answer(
     boxes: Sequence[str] | None,
     format: Format,
     device: DeviceChoice,
+    dtype: DtypeChoice,
+    quantize: QuantizeChoice | None,
     **others: Any,
 ) -> int:
     """Turn what was parsed into `Options`, and run."""
@@ -131,6 +141,8 @@ def answer(
             boxes=tuple(boxes or ()),
             format=OutputFormat(format),
             device=str(device),
+            dtype=str(dtype),
+            quantize=str(quantize) if quantize else None,
             **others,
         )
     )

@@ -17,6 +17,22 @@ class DeviceChoice(StrEnum):
     cuda = "cuda"
 
 
+class DtypeChoice(StrEnum):
+    """Values of --dtype."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class QuantizeChoice(StrEnum):
+    """Values of --quantize, the same as `precision.Quantize`."""
+
+    eight = "8bit"
+    four = "4bit"
+
+
 class Format(StrEnum):
     """Values of --format, the same as `outputs.OutputFormat`."""
 
@@ -63,6 +79,14 @@ Draw = Annotated[
     typer.Option(help="Draw boxes and answers: a .png, .jpg or .webp; a folder for many pictures."),
 ]
 Device = Annotated[DeviceChoice, typer.Option(help="Where to run; cuda never falls back.")]
+Dtype = Annotated[
+    DtypeChoice,
+    typer.Option(help="Precision; auto: float32 for small models, half of it for large ones."),
+]
+Quantize = Annotated[
+    QuantizeChoice | None,
+    typer.Option(help="Language model in fewer bits; on CUDA, with the extra `quantize`."),
+]
 BatchSize = Annotated[
     int,
     typer.Option(min=1, help="Questions decoded together; 1 answers each line of stdin at once."),
