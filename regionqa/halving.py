@@ -21,6 +21,8 @@ SINGLE = frozenset({"RoiAlign", "InstanceNormalization", "Range", "CumSum"})
 """Operators that stay in float32: their kernels lack float16, or sum up too much for it."""
 FIRST_INPUT_ONLY = frozenset({"Resize"})
 """Operators whose further inputs are float32 by definition (scales)."""
+LAYOUT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
+"""Operators that only move numbers; those of weights are repeated on the float16 weight."""
 LARGEST = float(np.finfo(np.float16).max)
 PLACEHOLDER = 64
 """Weights above this many values are replaced by inputs while types are inferred."""
@@ -66,7 +68,7 @@ class Halving:
     def __post_init__(self) -> None:
         self.floats = float_values(self.model)
         self._weights = {weight.name: weight for weight in self.model.graph.initializer}
-        self._outputs = {value.name for value in self.model.graph.output}
+        self._moved: dict[str, NodeProto] = {}  # by result: layout nodes that see no picture
 
     def rewrite(self) -> None:
         """Replace the nodes, and drop the weights that nothing reads any more."""
@@ -78,7 +80,13 @@ class Halving:
             sees = any(name in seen and name in self.floats for name in node.input)
             if sees:
                 seen.update(node.output)
-            self._add_half(node) if sees and node.op_type not in SINGLE else self._add(node)
+            if sees and node.op_type not in SINGLE:
+                self._add_half(node)
+                continue
+            self.nodes.append(node)  # every value it reads has kept its float32 name
+            if not sees and node.op_type in LAYOUT:
+                self._moved[node.output[0]] = node
+        self._measure_halves()
         del graph.node[:]
         graph.node.extend(self.nodes)
         del graph.value_info[:]  # their types are no longer these
@@ -92,9 +100,12 @@ class Halving:
         if stored is not None and stored.data_type == TensorProto.FLOAT16:
             self.half_of[node.output[0]] = stored.name
 
-    def _add(self, node: "NodeProto") -> None:
-        """A node that stays in float32: every value it reads has kept its float32 name."""
-        self.nodes.append(node)
+    def _measure_halves(self) -> None:
+        """Let nodes that ask for a weight's shape ask its float16 twin, so that it can go."""
+        stored = {weight.name for weight in self.model.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Shape" and self.half_of.get(node.input[0]) in stored:
+                node.input[0] = self.half_of[node.input[0]]
 
     def _add_half(self, node: "NodeProto") -> None:
         """A node in float16; its float32 results can still be had, by a cast that may be unread."""
@@ -115,6 +126,7 @@ class Halving:
 
     def _half(self, name: str) -> str:
         """The name of a float32 value's float16 twin, which is made where there is none."""
+        import onnx
         from onnx import TensorProto, helper, numpy_helper
 
         if name not in self.half_of:
@@ -122,6 +134,11 @@ class Halving:
             if name in self._weights:
                 values = numpy_helper.to_array(self._weights[name])
                 self.model.graph.initializer.append(numpy_helper.from_array(in_half(values), half))
+            elif name in self._moved:
+                twin = onnx.NodeProto()
+                twin.CopyFrom(self._moved[name])
+                twin.name, twin.input[0], twin.output[0] = "", self._half(twin.input[0]), half
+                self.nodes.append(twin)
             else:
                 self.nodes.append(helper.make_node("Cast", [name], [half], to=TensorProto.FLOAT16))
         return self.half_of[name]

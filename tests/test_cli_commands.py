@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ASKING = (
     "--box", "--boxes", "--box-format", "--box-units", "--model", "--format", "--out", "--resume",
-    "--retry-errors", "--draw", "--device", "--batch-size", "--max-new-tokens", "--timing",
+    "--retry-errors", "--draw", "--device", "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--timing",
     "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
