@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 ASKING = (
     "--box", "--boxes", "--box-format", "--box-units", "--model", "--format", "--out", "--resume",
-    "--retry-errors", "--draw", "--device", "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--timing",
-    "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
+    "--retry-errors", "--draw", "--device", "--dtype", "--quantize", "--batch-size",
+    "--max-new-tokens", "--timing", "--confidence", "--guess", "--unsure-below", "--quiet",
+    "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
     "--model",

@@ -92,7 +92,7 @@ class KeptAnswers:
             ):
                 yield from recorded()
                 waiting.popleft()
-                self._write(answer, str(engine.device))
+                self._write(answer, engine)
                 yield answer
         yield from recorded()
 
@@ -112,10 +112,11 @@ class KeptAnswers:
         records = self._found.get(key)
         return records.popleft() if records else None
 
-    def _write(self, answer: Answer, device: str) -> None:
+    def _write(self, answer: Answer, engine: Engine) -> None:
         if self.path is None:
             return
-        record = as_record(answer, replace(self.settings, device=device))
+        where, how = str(engine.device), str(engine.precision)
+        record = as_record(answer, replace(self.settings, device=where, dtype=how))
         record |= {"confidence": answer.confidence, "tokens": answer.tokens}
         if answer.request.choices:
             record["choices"] = list(answer.request.choices)

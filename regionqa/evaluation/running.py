@@ -41,6 +41,10 @@ class How:
     """One, or two to be compared: shipped names or bundles' folders."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    dtype: str = "auto"
+    """auto, float32, float16 or bfloat16."""
+    quantize: str | None = None
+    """8bit or 4bit; None: every weight in `dtype`."""
     batch_size: int = 16
     """Questions decoded together."""
     max_new_tokens: int | None = None
@@ -98,11 +102,17 @@ def evaluate(task: Task, how: How, screen: Screen) -> Measured | Compared:
 def _run(task: Task, how: How, model: str, screen: Screen) -> _Run:
     bundle = find_bundle(model)
     card = bundle.card
-    settings = OutputSettings(OutputFormat.jsonl, card.name, card.revision, how.device)
+    settings = OutputSettings(OutputFormat.jsonl, card.name, card.revision, how.device, how.dtype)
 
     @cache
     def load() -> Engine:
-        return Engine.load(bundle, device=how.device, batch_size=how.batch_size)
+        return Engine.load(
+            bundle,
+            device=how.device,
+            batch_size=how.batch_size,
+            dtype=how.dtype,
+            quantize=how.quantize,
+        )
 
     kept = KeptAnswers.open(how.answers, settings)
     answers = kept.answers(load, task.requests, how.max_new_tokens)
