@@ -61,6 +61,11 @@ OPTIONS = {
         *MEASURING,
     ),
     ("eval", "vqa"): ("--images", "--likelihood", *MEASURING),
+    ("eval", "fineeval"): (
+        "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
+        "--plot", "--limit", "--device", "--batch-size", "--max-new-tokens", "--quiet", "--debug",
+        "--help",
+    ),
     ("download",): ("--revision", "--dry-run", "--debug", "--help"),
     ("export",): ("--push", "--private", "--out", "--debug", "--help"),
     ("init",): (
