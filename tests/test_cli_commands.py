@@ -23,20 +23,10 @@ ASKING = (
     "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
-    "--model",
-    "--compare",
-    "--answers",
-    "--json",
-    "--plot",
-    "--limit",
-    "--unsure-below",
-    "--device",
-    "--batch-size",
-    "--max-new-tokens",
-    "--quiet",
-    "--debug",
+    "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
+    "--device", "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--quiet", "--debug",
     "--help",
-)
+)  # fmt: skip
 OPTIONS = {
     (): ("--version", "--help"),
     ("ask",): (*ASKING, "--each"),
@@ -63,8 +53,8 @@ OPTIONS = {
     ("eval", "vqa"): ("--images", "--likelihood", *MEASURING),
     ("eval", "fineeval"): (
         "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
-        "--plot", "--limit", "--device", "--batch-size", "--max-new-tokens", "--quiet", "--debug",
-        "--help",
+        "--plot", "--limit", "--device", "--dtype", "--quantize", "--batch-size",
+        "--max-new-tokens", "--quiet", "--debug", "--help",
     ),
     ("download",): ("--revision", "--dry-run", "--debug", "--help"),
     ("export",): ("--push", "--private", "--out", "--debug", "--help"),

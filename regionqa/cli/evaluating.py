@@ -20,7 +20,18 @@ from regionqa.cli.measuring import (
     measure,
     screen,
 )
-from regionqa.cli.options import BatchSize, Debug, Device, DeviceChoice, Longest, Model, Quiet
+from regionqa.cli.options import (
+    BatchSize,
+    Debug,
+    Device,
+    DeviceChoice,
+    Dtype,
+    DtypeChoice,
+    Longest,
+    Model,
+    Quantize,
+    Quiet,
+)
 
 eval_app = typer.Typer(
     help="Measure models on your own data: how often they are right, with intervals.",
@@ -68,6 +79,8 @@ def recognition(
     limit: Limit = None,
     unsure_below: UnsureBelow = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     quiet: Quiet = False,
@@ -99,8 +112,8 @@ def recognition(
     )
     return measure(
         task, model=model, compare=compare, answers=answers, json=json, plot=plot,
-        unsure_below=unsure_below, device=device, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, quiet=quiet,
+        unsure_below=unsure_below, device=device, dtype=dtype, quantize=quantize,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, quiet=quiet,
     )  # fmt: skip
 
 
@@ -129,6 +142,8 @@ def vqa(
     limit: Limit = None,
     unsure_below: UnsureBelow = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     quiet: Quiet = False,
@@ -143,8 +158,8 @@ def vqa(
     task = vqa_task(file, images, limit=limit, likelihood=likelihood)
     return measure(
         task, model=model, compare=compare, answers=answers, json=json, plot=plot,
-        unsure_below=unsure_below, device=device, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, quiet=quiet,
+        unsure_below=unsure_below, device=device, dtype=dtype, quantize=quantize,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, quiet=quiet,
     )  # fmt: skip
 
 
@@ -169,6 +184,8 @@ def fineeval(
     plot: Plot = None,
     limit: Limit = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     quiet: Quiet = False,
@@ -190,7 +207,10 @@ def fineeval(
     from regionqa.evaluation.ranked import make_page
     from regionqa.evaluation.running import How
 
-    how = How(compare or (model,), str(device), batch_size, max_new_tokens, answers=answers)
+    how = How(
+        compare or (model,), str(device), str(dtype), quantize and str(quantize), batch_size,
+        max_new_tokens, answers=answers,
+    )  # fmt: skip
     failed = make_page(out, read_fineeval(data, images, limit), how, screen(quiet), seed)
     print(out)
     return SOME_FAILED if failed else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regionqa.cli.extras import PLOT, require
-from regionqa.cli.options import DeviceChoice
+from regionqa.cli.options import DeviceChoice, DtypeChoice, QuantizeChoice
 
 if TYPE_CHECKING:
     from regionqa.evaluation.fineeval import FineEval
@@ -72,6 +72,8 @@ def measure(
     plot: Path | None,
     unsure_below: float | None,
     device: DeviceChoice,
+    dtype: DtypeChoice,
+    quantize: QuantizeChoice | None,
     batch_size: int,
     max_new_tokens: int | None,
     quiet: bool,
@@ -86,6 +88,8 @@ def measure(
     how = How(
         models=compare or (model,),
         device=str(device),
+        dtype=str(dtype),
+        quantize=quantize and str(quantize),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         unsure_below=unsure_below,

@@ -54,6 +54,12 @@ class How:
     answers: Path | None = None
     """A file in which answers are kept, and from which they are taken; None: none."""
 
+    @property
+    def variant(self) -> str:
+        """The precision, where it was chosen; empty where it was not."""
+        dtype = "" if self.dtype == "auto" else self.dtype
+        return " ".join(filter(None, (dtype, self.quantize)))
+
 
 @dataclass(frozen=True)
 class Screen:
@@ -119,7 +125,7 @@ def run(requests: Sequence[Request], how: How, bundle: Bundle, screen: Screen) -
             quantize=how.quantize,
         )
 
-    kept = KeptAnswers.open(how.answers, settings)
+    kept = KeptAnswers.open(how.answers, settings, how.variant)
     answers = kept.answers(load, requests, how.max_new_tokens)
     answered: dict[int, Answer] = {}
     failed = 0
@@ -130,5 +136,6 @@ def run(requests: Sequence[Request], how: How, bundle: Bundle, screen: Screen) -
             failed += 1
             screen.error(error_text(answer))
     device = str(load().device) if load.cache_info().currsize else "kept answers"
+    device = f"{device}, {how.variant}" if how.variant else device
     sureness = Sureness(card.confidence, how.unsure_below)
     return Run(answered, failed, card.name, card.revision, device, sureness)
