@@ -75,6 +75,10 @@ class Options:
     """Whether answers are given that the model is not sure of."""
     unsure_below: float | None = None
     """The probability below which it is not sure; None: what the card says."""
+    temperature: float | None = None
+    """How random answers are; None: as the card says."""
+    seed: int = 0
+    """Of what is random."""
     quiet: bool = False
     """No warnings and no progress."""
 
@@ -133,6 +137,8 @@ def run(options: Options) -> int:
             left,
             max_new_tokens=options.max_new_tokens,
             unsure_below=0.0 if options.guess else options.unsure_below,
+            temperature=options.temperature,
+            seed=options.seed,
         )
         for answer in _drawn(answers, options.draw, one, screen) if options.draw else answers:
             with screen.aside():

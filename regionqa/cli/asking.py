@@ -30,6 +30,8 @@ from regionqa.cli.options import (
     Quiet,
     Resume,
     RetryErrors,
+    Seed,
+    Temperature,
     Timing,
     UnsureBelow,
 )
@@ -64,6 +66,8 @@ def ask(
     confidence: Confidence = False,
     guess: Guess = False,
     unsure_below: UnsureBelow = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -78,6 +82,7 @@ def ask(
         resume=resume, retry_errors=retry_errors, draw=draw, device=device, dtype=dtype,
         quantize=quantize, batch_size=batch_size, max_new_tokens=max_new_tokens, timing=timing,
         quiet=quiet, confidence=confidence, guess=guess, unsure_below=unsure_below,
+        temperature=temperature, seed=seed,
     )  # fmt: skip
 
 
@@ -105,6 +110,8 @@ def caption(
     confidence: Confidence = False,
     guess: Guess = False,
     unsure_below: UnsureBelow = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -118,6 +125,7 @@ def caption(
         resume=resume, retry_errors=retry_errors, draw=draw, device=device, dtype=dtype,
         quantize=quantize, batch_size=batch_size, max_new_tokens=max_new_tokens, timing=timing,
         quiet=quiet, confidence=confidence, guess=guess, unsure_below=unsure_below,
+        temperature=temperature, seed=seed,
     )  # fmt: skip
 
 

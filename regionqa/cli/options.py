@@ -108,5 +108,12 @@ UnsureBelow = Annotated[
         help="Say so, rather than guess, where an answer is less probable than this.",
     ),
 ]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0, help="How random answers are; 0: not at all. The model knows its own."),
+]
+Seed = Annotated[
+    int, typer.Option(help="Of what is random; the same seed and question, the same answer.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No warnings, no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]
