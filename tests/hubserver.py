@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = ("*.safetensors", "*.onnx", "*.bin")
+LARGE = ("*.safetensors", "*.onnx", "*.bin", "*.pth", "*.model")
 """What a repository keeps in LFS, and lists with its sha256."""
 MODEL = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|preupload|commit)/([^/]+))?(/.*)?")
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")

@@ -32,10 +32,7 @@ class FakeSession:
     working: Sequence[str] = (CPU,)
     asked: Sequence[str] = ()
 
-    def __init__(
-        self, path: str, options: None, providers: Sequence[str], settings: Sequence[object]
-    ) -> None:
-        assert len(settings) == len(providers)
+    def __init__(self, path: str, providers: Sequence[str]) -> None:
         FakeSession.asked = providers
         self._providers = [name for name in providers if name in self.working]
 

@@ -73,8 +73,7 @@ def sources() -> set[str]:
     found = {"regionqa/py.typed"}
     for folder, package in (PACKAGES | SUBPACKAGES).items():
         found |= {f"{package}/{path.name}" for path in (TREE / folder).glob("*.py")}
-    data = ("synonyms.toml", "page.html", "page.css", "page.js")
-    found |= {f"regionqa/evaluation/{name}" for name in data}
+    found.add("regionqa/evaluation/synonyms.toml")
     models = TREE / "models"
     found |= {
         f"regionqa/models/{path.relative_to(models).as_posix()}"

@@ -8,30 +8,84 @@ import typer
 
 from regionqa.cli.extras import EXPORT, require
 from regionqa.cli.options import Debug
+from regionqa.cli.seeds import DtypeChoice, Options, download_seed
+from regionqa.errors import UsageError
 
 if TYPE_CHECKING:
     from regionqa.downloads import Listing
 
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE", help="By name: take this part from a folder, a file or OWNER/NAME instead."
+    ),
+]
+
 
 def download(
     repo: Annotated[
-        str, typer.Argument(metavar="OWNER/NAME", help="A repository of the Hugging Face Hub.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A published model by name (see regionqa models list), or any repository of the "
+            "Hugging Face Hub as OWNER/NAME.",
+        ),
     ],
     revision: Annotated[
         str | None, typer.Option(help="A branch, tag or commit; main if not said.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the files and their sizes, and fetch nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="List the files, their sizes, and the disk and memory needed; fetch nothing.",
+        ),
+    ] = False,
+    delta: Part = None,
+    base: Part = None,
+    vision: Part = None,
+    region: Part = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="By name: write the model to this folder."),
+    ] = None,
+    dtype: Annotated[
+        DtypeChoice,
+        typer.Option(help="By name: of the language model's weights; auto is as published."),
+    ] = DtypeChoice.auto,
+    keep_delta: Annotated[
+        bool,
+        typer.Option("--keep-delta", help="By name: leave the differences in the Hub's cache."),
+    ] = False,
+    any_base: Annotated[
+        bool,
+        typer.Option("--any-base", help="By name: add a base that looks like the wrong one."),
     ] = False,
     debug: Debug = False,
 ) -> None:
     """Fetch a model from the Hub, or what is new in it; prints the folder it lies in.
 
+    regionqa download gpt4roi-7b
+
     regionqa download OWNER/NAME
     """
-    from regionqa.bundles import CARD, open_bundle
+    from regionqa.bundles import CARD, open_bundle, seeds
     from regionqa.downloads import fetch, list_files
 
+    given = {"delta": delta, "base": base, "vision": vision, "region": region}
+    options = Options(
+        {name: place for name, place in given.items() if place}, out, dtype, keep_delta, any_base
+    )
+    published = seeds()
+    if repo in published:
+        if revision:
+            raise UsageError(f"{repo}: its card says which revisions; leave --revision out")
+        return download_seed(repo, published[repo], options, dry_run)
+    if options != Options({}):
+        raise UsageError(
+            f"{repo}: is fetched as it is; --delta, --base, --vision, --region, --out, --dtype, "
+            f"--keep-delta and --any-base belong to {', '.join(published)}"
+        )
     if dry_run:
         return show_listing(list_files(repo, revision=revision))
     folder = fetch(repo, revision=revision, announce=show_licence)
@@ -80,7 +134,6 @@ def export(
     regionqa export my-model --push OWNER/NAME
     """
     from regionqa.bundles import find_bundle
-    from regionqa.errors import UsageError
 
     if private and not push:
         raise UsageError("--private says how to publish; add --push OWNER/NAME")
