@@ -10,7 +10,6 @@ names the folder of the finished bundle.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,24 +35,15 @@ from regionqa.finetune.language import (
     train_language,
     train_tokenizer,
 )
-from regionqa.finetune.pictures import PhotoSet, read_photos, read_tiles
-from regionqa.finetune.pretrain import (
-    PHOTOS,
-    TILES,
-    PretrainSettings,
-    Recogniser,
-    new_encoders,
-    pretrain_on_photos,
-    pretrain_on_tiles,
-    recognise_photos,
-)
+from regionqa.finetune.pictures import PhotoSet, read_photos
+from regionqa.finetune.pretrain import PHOTOS, TILES, Recogniser
 from regionqa.finetune.questions import Scene, draw_sample
+from regionqa.finetune.seeing import pretrained, report_recognition
 from regionqa.prompts import PromptRules
 from regionqa.tokenizer import BundleTokenizer
 
 START, STOP, ANSWER = "<s>", "</s>", "<answer>"
 CONTEXT = 256
-TILE_NAMES = 200
 RULES = PromptRules(
     template=f"{START}{{image}}{{question}}{ANSWER}",
     region="{region}",
@@ -110,47 +100,6 @@ def card_tables(config: ResNetConfig) -> dict[str, Any]:
     }
 
 
-def pretrained(
-    data: Path,
-    out: Path,
-    photos: PhotoSet,
-    tiles: PretrainSettings,
-    rounds: Sequence[PretrainSettings],
-) -> Recogniser:
-    """Stages one and two: encoders that name boxes."""
-    torch.manual_seed(tiles.seed)
-    done = [out / f"photos-{number}-done.pt" for number in range(1, len(rounds) + 1)]
-    model = Recogniser(*new_encoders(ResNetConfig()), TILE_NAMES)
-    if not any(path.exists() for path in done):
-        if not (out / "tiles-done.pt").exists():
-            log.info("stage 1 of 3: names of tiles")
-            pictures = read_tiles(data / "tiny_imagenet", [f"train-{part}" for part in range(4)])
-            model = pretrain_on_tiles(model, pictures, tiles, out / "tiles.pt", log.info)
-            torch.save(model.state_dict(), out / "tiles-done.pt")
-        model.load_state_dict(torch.load(out / "tiles-done.pt", weights_only=True))
-    model.classifier = torch.nn.Linear(model.classifier.in_features, len(photos.names))
-    for number, (settings, path) in enumerate(zip(rounds, done, strict=True), start=1):
-        if not path.exists():
-            if any(later.exists() for later in done[number:]):
-                continue
-            log.info("stage 2 of 3, round %d: names of boxes in photos", number)
-            checkpoint = out / f"photos-{number}.pt"
-            model = pretrain_on_photos(model, photos, settings, checkpoint, log.info)
-            torch.save(model.state_dict(), path)
-        model.load_state_dict(torch.load(path, weights_only=True))
-    return model.eval()
-
-
-def report_recognition(model: Recogniser, dev: PhotoSet) -> None:
-    """Log how often the classifier alone names a box of at least 32 px rightly."""
-    rows = [row for row in recognise_photos(model, dev) if row[2] >= 32]
-    person = dev.names.index("person")
-    right = [label == predicted for label, predicted, _ in rows]
-    others = [label == predicted for label, predicted, _ in rows if label != person]
-    log.info("classifier on %d dev boxes: %.3f", len(rows), np.mean(right))
-    log.info("classifier on %d dev boxes that are no person: %.3f", len(others), np.mean(others))
-
-
 def tokenizer_texts(photos: PhotoSet, seed: int) -> list[str]:
     """Captions and drawn questions with answers, for the tokenizer to learn from."""
     rng = np.random.default_rng(seed)
@@ -170,8 +119,8 @@ def tokenizer_texts(photos: PhotoSet, seed: int) -> list[str]:
 def train_words(
     model: Recogniser, photos: PhotoSet, settings: LanguageSettings, out: Path
 ) -> tuple[LlamaForCausalLM, Path]:
-    """Stage three: tokenizer, connector and language model."""
-    log.info("stage 3 of 3: questions and answers")
+    """Stage four: tokenizer, connector and language model."""
+    log.info("stage 4 of 4: questions and answers")
     config = model.vision.config
     tokenizer_file = out / "tokenizer.json"
     if not tokenizer_file.exists():
@@ -226,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     photos = read_photos(options.data / "coco_small", "train")
     tiles = replace(TILES, epochs=options.tile_epochs)
     rounds = [replace(each, epochs=options.photo_epochs or each.epochs) for each in PHOTOS]
-    model = pretrained(options.data, options.out, photos, tiles, rounds)
+    model = pretrained(options.data, options.out, photos, ResNetConfig(), tiles, rounds)
     report_recognition(model, read_photos(options.data / "coco_small", "dev"))
     settings = replace(LANGUAGE, steps=options.language_steps)
     language, tokenizer = train_words(model, photos, settings, options.out)

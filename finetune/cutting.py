@@ -1,0 +1,247 @@
+"""Cuts to learn from: boxes of COCO photos, and Tiny-ImageNet tiles of the same names.
+
+Pictures lie decoded in memory; a cut is made anew each time, with the box shifted and scaled, and
+the colours changed. It does not know about networks, but for the input that theirs take.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from regionqa.export.cuts import PLACES, CutConfig, box_mask, grown, place, within
+from regionqa.finetune.namer import AT_LEAST
+from regionqa.finetune.pictures import Floats, Ints, Photo, PhotoSet, UInt8, read_tiles
+
+SAME_NAMES: dict[str, tuple[int, ...]] = {
+    "cat": (30, 31, 32), "dog": (24, 25, 26, 27, 28, 29), "bear": (35,), "elephant": (57,),
+    "bird": (11, 20, 21, 22), "cow": (49,), "sheep": (51,), "teddy bear": (161,), "orange": (186,),
+    "banana": (188,), "pizza": (191,), "cup": (193,), "bottle": (73, 135), "bus": (145, 166),
+    "car": (70, 94, 116, 153), "train": (81, 103), "truck": (121, 133), "umbrella": (168,),
+    "backpack": (63,), "refrigerator": (140,), "keyboard": (92,), "remote": (141,),
+    "dining table": (98,), "chair": (142,), "parking meter": (127,), "sports ball": (68, 143, 171),
+    "boat": (108, 115), "tie": (77,), "spoon": (175,), "cell phone": (110,), "book": (176,),
+}  # fmt: skip
+"""Labels of Tiny-ImageNet that show what COCO calls by a name."""
+
+
+@dataclass(frozen=True)
+class CuttingSettings:
+    """What is drawn how often, and how it is changed."""
+
+    tiles: float = 0.2
+    """Share of boxes that are tiles."""
+    balance: float = 0.35
+    """A box is drawn in proportion to (count of its class) ** -balance."""
+    tile_balance: float = 0.3
+    """A class of tiles is drawn in proportion to (count of its boxes in photos) ** -this."""
+    smallest: float = 12.0
+    """Boxes with a shorter side of fewer pixels are not learned from."""
+    sharp: float = 32.0
+    """Boxes with a shorter side of fewer pixels are drawn less often."""
+    shift: float = 0.12
+    """A box moves, and grows or shrinks, by up to this share of its sides."""
+    placeless: float = 0.2
+    """Share of boxes in photos whose place is not told; that of tiles never is."""
+    colour: float = 0.3
+    """Contrast changes by up to this share, brightness and saturation by about it."""
+
+
+@dataclass(frozen=True)
+class CutBatch:
+    """N boxes to learn from."""
+
+    close: Tensor
+    """(N, 4, S, S)."""
+    wide: Tensor
+    """(N, 4, S, S)."""
+    places: Tensor
+    """(N, PLACES); zeros where it is not told."""
+    labels: Tensor
+    """(N,) int64."""
+    shown: Tensor
+    """(N, 3 classes): whether the wide cut shows at least 1, 2, 4 of a class."""
+
+
+@dataclass
+class Drawn:
+    """A box and its picture: corners in pixels, class; the photo it is from, if it is no tile."""
+
+    image: Image.Image
+    box: Tensor
+    label: int
+    photo: Photo | None
+
+
+class CutSource:
+    """All boxes and tiles that are learned from, in memory; about 2 GB with all photos."""
+
+    def __init__(
+        self, photos: PhotoSet, tiles: Path, config: CutConfig, settings: CuttingSettings
+    ) -> None:
+        """photos: those to learn from. tiles: the folder of Tiny-ImageNet."""
+        self.photos, self.config, self.settings = photos, config, settings
+        self.images = [opened(photo) for photo in photos.photos]
+        sides = [shorter_sides(photo.boxes) for photo in photos.photos]
+        self.rows = [
+            (number, row)
+            for number, each in enumerate(sides)
+            for row in np.flatnonzero(each >= settings.smallest).tolist()
+        ]
+        labels = np.array([photos.photos[number].labels[row] for number, row in self.rows])
+        weights = np.array([sides[number][row] for number, row in self.rows]) / settings.sharp
+        weights = weights.clip(0.25, 1)
+        self.counts = np.maximum(np.bincount(labels, weights, len(photos.names)), 1)
+        chances = weights * self.counts[labels] ** -settings.balance
+        self.chances = np.cumsum(chances / chances.sum())
+        self.tiles, self.of_class = named_tiles(tiles, photos.names)
+        rare = self.counts[list(self.of_class)] ** -settings.tile_balance
+        self.tile_chances = rare / rare.sum()
+
+    def draw(self, rng: np.random.Generator) -> Drawn:
+        """A box of a photo or a tile."""
+        if self.of_class and rng.random() < self.settings.tiles:
+            label = int(rng.choice(list(self.of_class), p=self.tile_chances))
+            pixels, box = self.tiles[int(rng.choice(self.of_class[label]))]
+            return Drawn(Image.fromarray(pixels), box, label, None)
+        chosen = min(int(np.searchsorted(self.chances, rng.random())), len(self.rows) - 1)
+        number, row = self.rows[chosen]
+        photo = self.photos.photos[number]
+        box = torch.from_numpy(photo.boxes[row])
+        return Drawn(self.images[number], box, int(photo.labels[row]), photo)
+
+    def batch(self, count: int, side: int, rng: np.random.Generator) -> CutBatch:
+        """`count` boxes, cut to `side` pixels, changed at random."""
+        settings, config = self.settings, self.config
+        drawn = [self.draw(rng) for _ in range(count)]
+        boxes = torch.cat(
+            [within(moved(each.box, settings.shift, rng)[None], *each.image.size) for each in drawn]
+        )  # (N, 4)
+        places = torch.zeros(count, PLACES)
+        shown = np.zeros((count, len(AT_LEAST), len(self.photos.names)), np.float32)
+        seed = int(rng.integers(1 << 31))  # both cuts of a box change alike
+        cuts: list[Tensor] = []
+        for grow, wobble in ((config.close, 0.1), (config.wide, 0.15)):
+            factors = grow * np.exp(rng.uniform(-wobble, wobble, count))
+            windows = torch.cat(
+                [
+                    within(grown(box[None], float(factor), config.slim), *each.image.size)
+                    for each, box, factor in zip(drawn, boxes, factors, strict=True)
+                ]
+            )  # (N, 4)
+            made = cuts_of([each.image for each in drawn], windows, boxes, side)
+            cuts.append(changed(made, settings.colour, np.random.default_rng(seed)))
+        for index, each in enumerate(drawn):  # windows are the wide ones here
+            shown[index, 0, each.label] = 1
+            if each.photo is not None:
+                seen = shows(each.photo, windows[index], shown.shape[2])
+                shown[index] = np.maximum(shown[index], seen)
+                if rng.random() >= settings.placeless:
+                    places[index] = placed(boxes[index : index + 1], each.image)[0]
+        labels = torch.tensor([each.label for each in drawn])
+        return CutBatch(cuts[0], cuts[1], places, labels, torch.from_numpy(shown).flatten(1))
+
+
+def opened(photo: Photo) -> Image.Image:
+    """The photo, decoded."""
+    with Image.open(photo.path) as image:
+        return image.convert("RGB")
+
+
+def shorter_sides(boxes: Floats) -> Floats:
+    """Shorter sides (N,) of boxes (N, 4)."""
+    sides: Floats = np.asarray((boxes[:, 2:] - boxes[:, :2]).min(axis=1))
+    return sides
+
+
+def named_tiles(
+    folder: Path, names: Sequence[str]
+) -> tuple[list[tuple[UInt8, Tensor]], dict[int, Ints]]:
+    """Tiles with a name of `names`, each with its box in pixels, and the rows of each class."""
+    parts = sorted(path.stem for path in folder.glob("train-*.npz"))
+    tiles = read_tiles(folder, parts)
+    boxes = np.concatenate([np.load(folder / f"{part}.npz")["box"] for part in parts])
+    boxes = boxes.astype(np.float32) + np.array([0, 0, 1, 1], np.float32)  # both ends are inside
+    boxes[shorter_sides(boxes) < 12] = (0, 0, 64, 64)  # too small to be what the tile shows
+    kept: list[tuple[UInt8, Tensor]] = []
+    of_class: dict[int, Ints] = {}
+    for name in sorted(SAME_NAMES.keys() & set(names)):
+        rows = np.flatnonzero(np.isin(tiles.labels, SAME_NAMES[name]))
+        if len(rows):
+            of_class[names.index(name)] = np.arange(len(kept), len(kept) + len(rows))
+            kept += [(tiles.pixels[row].copy(), torch.from_numpy(boxes[row])) for row in rows]
+    return kept, of_class
+
+
+def moved(box: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """The box (4,) shifted and scaled by up to `share` of its sides, each way on its own."""
+    shift, scale = torch.from_numpy(rng.uniform(-share, share, (2, 2)).astype(np.float32))
+    sides = box[2:] - box[:2]
+    middle = (box[:2] + box[2:]) / 2 + shift * sides
+    half = sides * (1 + scale) / 2
+    return torch.cat([middle - half, middle + half])
+
+
+def placed(boxes: Tensor, image: Image.Image) -> Tensor:
+    """(N, PLACES): where boxes (N, 4) in pixels are in their picture."""
+    return place(boxes / torch.tensor(image.size * 2))
+
+
+def cuts_of(images: Sequence[Image.Image], windows: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """(N, 4, side, side) float32: colours in [-1, 1], and the mark of the box.
+
+    windows, boxes: (N, 4) in pixels of the image of the same row.
+    """
+    resized = []
+    for image, window in zip(images, windows.tolist(), strict=True):
+        x0, y0, x1, y1 = window
+        size = (side, side)
+        resized.append(
+            np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=(x0, y0, x1, y1)))
+        )
+    pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.cat([pixels, box_mask(windows, boxes, side)], 1)
+
+
+def shows(photo: Photo, window: Tensor, classes: int) -> npt.NDArray[np.float32]:
+    """(3, classes): whether the middles of at least 1, 2, 4 boxes of a class are in the window."""
+    x0, y0, x1, y1 = window.tolist()
+    x, y = (photo.boxes[:, 0] + photo.boxes[:, 2]) / 2, (photo.boxes[:, 1] + photo.boxes[:, 3]) / 2
+    near = (x > x0) & (x < x1) & (y > y0) & (y < y1)
+    counts = np.bincount(photo.labels[near], minlength=classes)
+    return np.stack([counts >= number for number in AT_LEAST]).astype(np.float32)
+
+
+def changed(cuts: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Cuts (N, 4, S, S) with other colours, half of them flipped; the mark only flips along."""
+
+    def drawn(low: float, high: float, channels: int = 1) -> Tensor:
+        return torch.from_numpy(
+            rng.uniform(low, high, (len(cuts), channels, 1, 1)).astype(np.float32)
+        )
+
+    brightness, contrast = drawn(-0.8 * share, 0.8 * share), drawn(1 - share, 1 + share)
+    saturation, tint = drawn(1 - 4 / 3 * share, 1 + share), drawn(-share / 5, share / 5, 3)
+    colours, mark = cuts[:, :3], cuts[:, 3:]
+    grey = colours.mean(1, keepdim=True)
+    colours = (grey + saturation * (colours - grey)) * contrast + brightness + tint
+    whole = torch.cat([colours.clamp(-1, 1), mark], 1)
+    flip = torch.from_numpy(rng.random(len(cuts)) < 0.5).reshape(-1, 1, 1, 1)
+    return torch.where(flip, whole.flip(3), whole).contiguous(memory_format=torch.channels_last)
+
+
+def exact_batch(photo: Photo, rows: Ints, config: CutConfig) -> CutBatch:
+    """Boxes `rows` of a photo as asking sees them, nothing changed; says nothing of `shown`."""
+    image = opened(photo)
+    boxes = within(torch.from_numpy(photo.boxes[rows]), *image.size)
+    cuts = []
+    for grow in (config.close, config.wide):
+        windows = within(grown(boxes, grow, config.slim), *image.size)
+        cuts.append(cuts_of([image] * len(boxes), windows, boxes, config.side))
+    labels = torch.from_numpy(photo.labels[rows])
+    return CutBatch(cuts[0], cuts[1], placed(boxes, image), labels, torch.zeros(len(boxes), 0))

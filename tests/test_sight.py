@@ -1,0 +1,266 @@
+"""Training of the starter's region encoder: what it is shown, how it steps, and that it learns."""
+
+import io
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from regionqa.export.cuts import CutConfig
+from regionqa.export.vision import ResNetConfig, ResNetVision
+from regionqa.finetune.cutting import CutSource, CuttingSettings, exact_batch, shows
+from regionqa.finetune.kernels import KernelOptimizer, orthogonal
+from regionqa.finetune.namer import Namer
+from regionqa.finetune.pictures import Photo, PhotoSet
+from regionqa.finetune.pretrain import Recogniser, new_encoders
+from regionqa.finetune.seeing import report_sight, sighted
+from regionqa.finetune.sight import (
+    Phase,
+    SightSettings,
+    balanced,
+    begin,
+    freeze,
+    named_boxes,
+    rates,
+    scores,
+    train_sight,
+)
+
+CONFIG = CutConfig(
+    widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), side=32, region_width=16, hidden_size=16
+)
+NAMES = ("person", "cat", "orange")
+COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
+CAT, ORANGE = 30, 186
+"""Labels of Tiny-ImageNet."""
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> PhotoSet:
+    """Three photos, each of a red person, a green cat and a blue orange on grey."""
+    made = []
+    for number in range(3):
+        pixels = np.full((100, 140, 3), 128, np.uint8)
+        boxes = np.array([[5, 5, 45, 45], [50, 10, 90, 50], [95, 40, 135, 95]], np.float32)
+        for (x0, y0, x1, y1), colour in zip(boxes.astype(int), COLOURS, strict=True):
+            pixels[y0:y1, x0:x1] = colour
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        made.append(Photo(path, 140, 100, boxes, np.arange(3), ()))
+    return PhotoSet(tuple(made), NAMES)
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """Two cats, two oranges and two things that photos do not name; one box is tiny."""
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    labels = np.array([CAT, CAT, ORANGE, ORANGE, 5, 6])
+    colours = [COLOURS[1]] * 2 + [COLOURS[2]] * 2 + [(0, 0, 0)] * 2
+    data = [encoded(np.full((64, 64, 3), colour, np.uint8)) for colour in colours]
+    boxes = np.array([[10, 10, 49, 49]] * 5 + [[3, 3, 8, 8]], np.int16)
+    boxes[0] = (3, 3, 8, 8)
+    np.savez(
+        folder / "train-0.npz", data=np.frombuffer(b"".join(data), np.uint8), label=labels,
+        offsets=np.cumsum([0, *map(len, data)]), box=boxes,
+    )  # fmt: skip
+    return folder
+
+
+def source_of(photos: PhotoSet, folder: Path, **changes: float) -> CutSource:
+    return CutSource(photos, folder, CONFIG, CuttingSettings(**changes))
+
+
+def silent(_: str) -> None:
+    """No log."""
+
+
+# -- what it is shown ------------------------------------------------------------------------------
+
+
+def test_tiles_of_the_same_name_join_the_boxes_of_photos(photos: PhotoSet, tiles: Path) -> None:
+    source = source_of(photos, tiles, tiles=0.5)
+    assert {label: len(rows) for label, rows in source.of_class.items()} == {1: 2, 2: 2}
+    boxes = [box.tolist() for _, box in source.tiles]
+    assert boxes == [[0, 0, 64, 64]] + [[10, 10, 50, 50]] * 3, "a tiny box is not what it shows"
+    rng = np.random.default_rng(0)
+    drawn = [source.draw(rng) for _ in range(200)]
+    assert 70 < sum(each.photo is None for each in drawn) < 130
+    assert all(each.label in (1, 2) for each in drawn if each.photo is None)
+
+
+def test_a_batch_shows_each_thing_in_its_own_colour(photos: PhotoSet, tiles: Path) -> None:
+    source = source_of(photos, tiles, colour=0.0, shift=0.0)
+    batch = source.batch(40, 32, np.random.default_rng(1))
+    assert batch.close.shape == batch.wide.shape == (40, 4, 32, 32)
+    for cuts in (batch.close, batch.wide):
+        for cut, label in zip(cuts, batch.labels.tolist(), strict=True):
+            middle = cut[:3, cut[3] > 0.99].mean(1)
+            expected = torch.tensor(COLOURS[label]) / 127.5 - 1
+            assert torch.allclose(middle, expected, atol=0.25)
+    told = batch.places.abs().sum(1) > 0
+    assert told.any() and not told.all()
+    shown = batch.shown.reshape(40, 3, 3)
+    assert (shown[range(40), 0, batch.labels] == 1).all()
+    assert (shown[:, 1:] == 0).all(), "nothing is there twice"
+
+
+def test_changes_are_random_but_the_same_for_both_cuts(photos: PhotoSet, tiles: Path) -> None:
+    source = source_of(photos, tiles, tiles=0.0, shift=0.0)
+    batch = source.batch(300, 32, np.random.default_rng(2))
+    orange = batch.labels == 2  # at the right border, so its wide cut goes on to the left only
+    mark = batch.wide[orange, 3].mean(1)  # (N, side)
+    flipped = mark[:, :16].mean(1) > mark[:, 16:].mean(1)
+    assert 0.3 < flipped.float().mean() < 0.7
+    close, wide = (cuts[orange][:, :, 16, 16:17].flatten(1) for cuts in (batch.close, batch.wide))
+    inside = (close[:, 3] == 1) & (wide[:, 3] == 1)
+    assert inside.any()
+    alike = ((close - wide)[inside, :3].abs() < 0.05).all(1)  # at a border they need not be
+    assert alike.float().mean() > 0.8, "one light for both"
+    assert close[:, :3].std(0).min() > 0.05
+
+
+def test_a_window_shows_the_middles_in_it(photos: PhotoSet) -> None:
+    shown = shows(photos.photos[0], torch.tensor([0, 0, 92, 60]), 3)
+    assert shown.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+    crowd = Photo(Path(), 9, 9, np.array([[0, 0, 4, 4]] * 4, np.float32), np.zeros(4, int), ())
+    assert shows(crowd, torch.tensor([0, 0, 9, 9]), 3)[:, 0].tolist() == [1, 1, 1]
+
+
+@torch.no_grad()
+def test_training_and_asking_see_the_same(photos: PhotoSet) -> None:
+    """Cuts made by Pillow for training give what the encoder makes of the picture itself."""
+    torch.manual_seed(0)
+    namer = Namer(CONFIG, 3).eval()
+    photo = photos.photos[0]
+    batch = exact_batch(photo, np.arange(3), CONFIG)
+    expected, _ = namer(batch.close, batch.wide, batch.places)
+    with Image.open(photo.path) as image:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+    boxes = torch.from_numpy(photo.boxes / photo.scale)
+    vectors = namer.region.region_vectors([pixels], boxes, torch.zeros(3, dtype=torch.int64))
+    assert torch.allclose(namer.logits(vectors), expected, atol=5e-3)
+
+
+# -- how it steps ----------------------------------------------------------------------------------
+
+
+def test_orthogonal_steps_change_all_directions_alike() -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 8, 40) * torch.logspace(0, -1, 8).reshape(1, 8, 1)
+    values = torch.linalg.svdvals(orthogonal(matrices, rounds=6))
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_kernels_keep_their_length_and_turn_by_the_rate() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 8, 3, bias=False)
+    optimizer = KernelOptimizer(layer.parameters())
+    layer(torch.randn(2, 6, 5, 5)).square().mean().backward()
+    optimizer.step(0.0)
+    before = layer.weight.detach().clone()
+    assert before.norm().item() == pytest.approx(8**0.5, rel=1e-4)
+    optimizer.step(0.02)
+    change = (layer.weight - before).norm() / before.norm()
+    assert 0.01 < change < 0.03
+
+
+def test_rates_rise_and_fall_and_kernels_wait_for_the_new_layers() -> None:
+    settings = SightSettings()
+    course = [rates(step / 1000, settings) for step in range(1001)]
+    assert course[0][0] == course[15][0] == 0 and course[15][1] > 0
+    assert course[-1] == (0, 0)
+    assert max(kernel for kernel, _ in course) <= settings.kernel_rate
+    later = [kernel for kernel, _ in course[100:]]
+    assert all(one > other for one, other in pairwise(later))
+
+
+@torch.no_grad()
+def test_the_trunk_begins_as_the_vision_encoders() -> None:
+    torch.manual_seed(0)
+    vision = ResNetVision(ResNetConfig(64, CONFIG.widths, CONFIG.depths, (), 1, 16)).eval()
+    namer = Namer(CONFIG, 3).eval()
+    begin(namer, vision)
+    picture = torch.randn(2, 3, 64, 64)
+    for mark in (-torch.ones(2, 1, 64, 64), torch.randn(2, 1, 64, 64)):
+        means = namer.region.trunk(torch.cat([picture, mark], 1))
+        maps = [each.mean((2, 3)) for each in vision.maps(picture)[-2:]]
+        assert torch.allclose(means, torch.cat(maps, 1), atol=1e-5)
+
+
+def test_frozen_layers_do_not_learn() -> None:
+    namer = Namer(CONFIG, 3)
+    freeze(namer, 2)
+    trunk = namer.region.trunk
+    assert not any(
+        p.requires_grad for p in (*trunk.stem.parameters(), *trunk.stages[1].parameters())
+    )
+    assert not trunk.stem.training and trunk.stages[2].training
+    assert all(p.requires_grad for p in trunk.stages[2].parameters())
+    freeze(namer, 0)
+    assert all(p.requires_grad for p in namer.parameters()) and trunk.stem.training
+
+
+# -- that it learns --------------------------------------------------------------------------------
+
+QUICK = SightSettings(
+    steps=60, workers=1, batch=12, phases=(Phase(0.5, 24, 0), Phase(1.0, 32, 1)),
+    kernel_rate=0.03, learning_rate=5e-3, settle=0.0, average=0.8,
+)  # fmt: skip
+
+
+def test_it_learns_to_name_and_goes_on_where_it_was(
+    photos: PhotoSet, tiles: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    source = source_of(photos, tiles, colour=0.1)
+    checkpoint = tmp_path / "sight.pt"
+    trained = train_sight(Namer(CONFIG, 3), source, QUICK, checkpoint, silent)
+    logits, labels = named_boxes(trained, photos)
+    assert labels.tolist() == [0, 1, 2] * 3
+    assert scores(logits, labels, NAMES).startswith("1.000 of 9 boxes, 1.000 of the 6")
+    lines: list[str] = []
+    again = train_sight(Namer(CONFIG, 3), source, QUICK, checkpoint, lines.append)
+    assert lines == ["resumed at step 60"]
+    assert torch.equal(named_boxes(again, photos)[0], logits)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_stage_leaves_a_file_and_is_done_once(
+    photos: PhotoSet, tiles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    tiles.rename(data / "tiny_imagenet")
+    config = ResNetConfig(64, CONFIG.widths, CONFIG.depths, token_grid=1, hidden_size=16)
+    seen = Recogniser(*new_encoders(config), 3)
+    quick = replace(QUICK, steps=4, workers=2, batch=4)
+    caplog.set_level("INFO", "regionqa.finetune")
+    named = sighted(data, tmp_path, photos, seen, CONFIG, quick)
+    assert named.names == NAMES and named.counts.min() > 1
+    assert "stage 3" in caplog.text
+    assert torch.load(tmp_path / "sight-steps.pt", weights_only=True)["step"] == 4
+    caplog.clear()
+    again = sighted(data, tmp_path, photos, seen, CONFIG, quick)
+    assert not caplog.records
+    for one, other in zip(named.namer.parameters(), again.namer.parameters(), strict=True):
+        assert torch.equal(one, other)
+    report_sight(again, photos, "all photos")
+    assert "all photos: " in caplog.text and "of 9 boxes" in caplog.text
+
+
+def test_balance_prefers_what_is_frequent() -> None:
+    logits, counts = torch.tensor([[1.0, 1.1, 0.0]]), torch.tensor([90.0, 9.0, 1.0])
+    assert balanced(logits, counts, 0.0).argmax() == 1
+    assert balanced(logits, counts, 0.5).argmax() == 0
