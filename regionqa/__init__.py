@@ -18,17 +18,29 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(model: str | Path = "starter", *, device: str = "auto", batch_size: int = 16) -> "Engine":
+def load(
+    model: str | Path = "starter",
+    *,
+    device: str = "auto",
+    batch_size: int = 16,
+    dtype: str = "auto",
+    quantize: str | None = None,
+) -> "Engine":
     """An engine that answers with a model.
 
     model: the name of a model that ships with the package, the folder of a bundle, or OWNER/NAME,
         a repository of the Hub that holds one.
     device: "auto", "cpu" or "cuda"; "cuda" raises DeviceError where CUDA cannot be used.
     batch_size: questions decoded together.
+    dtype: "auto", "float32", "float16" or "bfloat16". "auto" is float32 for small models, and for
+        large ones what their weights are stored in (docs/precision.md).
+    quantize: "8bit" or "4bit" keeps the language model in fewer bits; on CUDA, with the extra
+        `quantize`.
     Raises BundleError when there is no such model, or its folder is not sound; DownloadError when
     it cannot be fetched.
     """
     from regionqa.bundles import find_bundle
     from regionqa.engine import Engine
 
-    return Engine.load(find_bundle(model), device=device, batch_size=batch_size)
+    bundle = find_bundle(model)
+    return Engine.load(bundle, device=device, batch_size=batch_size, dtype=dtype, quantize=quantize)

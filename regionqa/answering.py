@@ -59,6 +59,10 @@ class Options:
     """Where to draw: a picture file, or a folder for several pictures."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    dtype: str = "auto"
+    """auto, float32, float16 or bfloat16."""
+    quantize: str | None = None
+    """8bit or 4bit; None: every weight in `dtype`."""
     batch_size: int = 16
     """Questions decoded together."""
     max_new_tokens: int | None = None
@@ -71,6 +75,10 @@ class Options:
     """Whether answers are given that the model is not sure of."""
     unsure_below: float | None = None
     """The probability below which it is not sure; None: what the card says."""
+    temperature: float | None = None
+    """How random answers are; None: as the card says."""
+    seed: int = 0
+    """Of what is random."""
     quiet: bool = False
     """No warnings and no progress."""
 
@@ -100,6 +108,7 @@ def run(options: Options) -> int:
         model=bundle.card.name,
         revision=bundle.card.revision,
         device=options.device,
+        dtype=options.dtype,
         timing=options.timing,
         confidence=options.confidence,
         bare=one and (len(options.boxes) <= 1 or not asking.each) and options.boxfile is None,
@@ -109,8 +118,14 @@ def run(options: Options) -> int:
         finished = resume(options.out, settings, retry_errors=options.retry_errors)
     from regionqa.engine import Engine
 
-    engine = Engine.load(bundle, device=options.device, batch_size=options.batch_size)
-    settings = replace(settings, device=str(engine.device))
+    engine = Engine.load(
+        bundle,
+        device=options.device,
+        batch_size=options.batch_size,
+        dtype=options.dtype,
+        quantize=options.quantize,
+    )
+    settings = replace(settings, device=str(engine.device), dtype=str(engine.precision))
     with ExitStack() as stack:
         screen = stack.enter_context(_screen(options))
         writer = stack.enter_context(
@@ -122,6 +137,8 @@ def run(options: Options) -> int:
             left,
             max_new_tokens=options.max_new_tokens,
             unsure_below=0.0 if options.guess else options.unsure_below,
+            temperature=options.temperature,
+            seed=options.seed,
         )
         for answer in _drawn(answers, options.draw, one, screen) if options.draw else answers:
             with screen.aside():

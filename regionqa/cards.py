@@ -81,9 +81,17 @@ class LanguageCard:
     """Tokens, or plain texts, that end an answer and are not part of it."""
     runtime: LanguageRuntime = LanguageRuntime.transformers
     """What runs it."""
+    temperature: float = 0.0
+    """How random an answer is, where the user does not say; 0: always the likeliest token."""
+    top_k: int = 0
+    """Tokens that are drawn from where it is random; 0: all."""
 
     def __post_init__(self) -> None:
         check_inside(self.folder)
+        if not 0 <= self.temperature < float("inf") or self.top_k < 0:
+            raise ValueError(
+                f"temperature is {self.temperature} and top_k {self.top_k}; neither is below 0"
+            )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ uses is said by its card, and a test holds them equal. Neither knows what embedd
 """
 
 import json
-from collections.abc import Sequence
+from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionqa.errors import BundleError
+from regionqa.weights import IGNORED, weight_files
 
-KeysValues = list[tuple[Tensor, Tensor]]
-"""Per layer: keys and values (Q, heads, positions, head width)."""
+ROOM = 64
+"""Positions that a cache gets beyond what it holds, so that it is not copied at every step."""
 
 
 class Decoder(Protocol):
@@ -38,11 +40,48 @@ class Decoder(Protocol):
         """Read S more positions; the logits (Q, V) after the last one, and the grown cache.
 
         embeds: (Q, S, H). mask: (Q, P + S) bool, which positions exist. positions: (Q, S) int64.
-        cache: None at first.
+        cache: None at first; one that was given is used up.
         """
 
     def select(self, cache: Any, rows: Tensor) -> Any:
         """The cache with its rows chosen, repeated or left out."""
+
+
+class Cache:
+    """Keys and values of every layer, in buffers with room for the next positions."""
+
+    def __init__(self, layers: int) -> None:
+        self.length = 0
+        """Positions that all layers hold."""
+        self._buffers: list[Tensor | None] = [None] * layers  # each (2, Q, heads, room, D)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add S positions (Q, heads, S, D) to a layer; all its keys and values, (Q, heads, P, D).
+
+        `length` stays until every layer has them; see `advance`.
+        """
+        start, end = self.length, self.length + keys.shape[2]
+        buffer = self._buffers[layer]
+        if buffer is None or buffer.shape[3] < end:
+            queries, heads, _, width = keys.shape
+            larger = keys.new_empty(2, queries, heads, end + ROOM, width)
+            if buffer is not None:
+                larger[:, :, :, :start] = buffer[:, :, :, :start]
+            buffer = self._buffers[layer] = larger
+        buffer[0, :, :, start:end] = keys
+        buffer[1, :, :, start:end] = values
+        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+
+    def advance(self, count: int) -> None:
+        """Every layer has `count` more positions."""
+        self.length += count
+
+    def select(self, rows: Tensor) -> "Cache":
+        """A copy with rows chosen, repeated or left out."""
+        chosen = Cache(len(self._buffers))
+        chosen.length = self.length
+        chosen._buffers = [None if buffer is None else buffer[:, rows] for buffer in self._buffers]
+        return chosen
 
 
 class LlamaDecoder:
@@ -86,47 +125,46 @@ class LlamaDecoder:
         return F.embedding(ids, self._weights["embed_tokens.weight"])
 
     def step(
-        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: KeysValues | None
-    ) -> tuple[Tensor, KeysValues]:
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
+    ) -> tuple[Tensor, Cache]:
         """See `Decoder.step`."""
         visible = visible_positions(mask, embeds.shape[1])  # (Q, 1, S, P + S)
         turn = rotation(positions, self._head_width, self._theta, embeds.dtype)
-        x, grown = embeds, []
+        cache = cache or Cache(self._layers)
+        x = embeds
         for index in range(self._layers):
-            past = cache[index] if cache else None
             layer = f"layers.{index}"
-            mixed, keys_values = self._attend(
-                f"{layer}.self_attn", self._norm(f"{layer}.input_layernorm", x), turn, visible, past
+            x = x + self._attend(
+                index, self._norm(f"{layer}.input_layernorm", x), turn, visible, cache
             )
-            x = x + mixed
             x = x + self._feed(f"{layer}.mlp", self._norm(f"{layer}.post_attention_layernorm", x))
-            grown.append(keys_values)
-        return self._linear("lm_head", self._norm("norm", x[:, -1])), grown  # (Q, V)
+        cache.advance(embeds.shape[1])
+        return self._linear("lm_head", self._norm("norm", x[:, -1])), cache  # (Q, V)
 
-    def select(self, cache: KeysValues, rows: Tensor) -> KeysValues:
+    def select(self, cache: Cache, rows: Tensor) -> Cache:
         """The cache with its rows chosen, repeated or left out."""
-        return [(keys[rows], values[rows]) for keys, values in cache]
+        return cache.select(rows)
 
     def _attend(
         self,
-        name: str,
+        index: int,
         x: Tensor,
         turn: tuple[Tensor, Tensor],
         visible: Tensor,
-        past: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Attention over x (Q, S, H) and what was read before; also all keys and values."""
+        cache: Cache,
+    ) -> Tensor:
+        """One layer's attention over x (Q, S, H) and what was read before: (Q, S, H)."""
+        name = f"layers.{index}.self_attn"
         shape = (*x.shape[:2], -1, self._head_width)
         q, k, v = (
             self._linear(f"{name}.{part}_proj", x).view(shape).transpose(1, 2) for part in "qkv"
         )  # (Q, heads, S, D)
-        q, k = rotate(q, turn), rotate(k, turn)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        q = rotate(q, turn)
+        k, v = cache.extend(index, rotate(k, turn), v)  # (Q, key heads, P + S, D)
         groups = self._heads // self._key_heads
         keys, values = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (k, v))
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
-        return self._linear(f"{name}.o_proj", mixed.transpose(1, 2).flatten(2)), (k, v)
+        return self._linear(f"{name}.o_proj", mixed.transpose(1, 2).flatten(2))
 
     def _feed(self, name: str, x: Tensor) -> Tensor:
         gate = F.silu(self._linear(f"{name}.gate_proj", x))
@@ -163,21 +201,39 @@ class LlamaDecoder:
 class TransformersDecoder:
     """Any causal language model of transformers."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantize: str | None = None,
+    ) -> None:
+        """Load a folder of transformers' format; BundleError where that fails.
+
+        quantize: "8bit" or "4bit" keeps the matrices so, with bitsandbytes, on CUDA.
+        """
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        how: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
+        if quantize:
+            how["quantization_config"] = quantization(quantize, dtype)
+        if quantize or (device.type == "cuda" and find_spec("accelerate")):
+            how["device_map"] = {"": device}  # past the machine's own memory
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+                folder, output_loading_info=True, **how
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
         if report["missing_keys"]:  # transformers would make them up
             raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")
-        self._model = model.to(device).eval()
+        self._model = (model if "device_map" in how else model.to(device)).eval()
+        # renamed in transformers 5.24
+        known = signature(self._model.forward).parameters
+        self._cache = "cache" if "cache" in known else "past_key_values"
         self.embed = self._model.get_input_embeddings()
         self.hidden_size = int(self.embed.embedding_dim)
 
@@ -189,16 +245,30 @@ class TransformersDecoder:
             inputs_embeds=embeds,
             attention_mask=mask.long(),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache: cache},
         )
-        return output.logits[:, -1], output.past_key_values
+        return output.logits[:, -1], output[self._cache]
 
     def select(self, cache: Any, rows: Tensor) -> Any:
         """The cache with its rows chosen, repeated or left out."""
         cache.batch_select_indices(rows)
         return cache
+
+
+def quantization(quantize: str, dtype: torch.dtype) -> Any:
+    """transformers' settings of bitsandbytes for "8bit" (LLM.int8) or "4bit" (NF4, nested)."""
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def check_shapes(weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
@@ -247,15 +317,18 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def read_weights(folder: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """All tensors of the folder's safetensors, names without transformers' `model.` prefix."""
-    files: Sequence[Path] = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"no .safetensors in {folder}")
+    """All tensors of the folder's safetensors, names without transformers' `model.` prefix.
+
+    One at a time: a file is opened anew for each, as what was read of it counts as memory of ours
+    until it is closed. So the peak is the weights as they are kept, and one as it is stored.
+    """
     weights = {}
-    for file in files:
+    for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                if name.endswith("rotary_emb.inv_freq"):  # a buffer of old files; computed here
-                    continue
+            names = list(tensors.keys())
+        for name in names:
+            if name.endswith(IGNORED):
+                continue
+            with safe_open(file, framework="pt") as tensors:
                 weights[name.removeprefix("model.")] = tensors.get_tensor(name).to(device, dtype)
     return weights

@@ -35,10 +35,13 @@ class EncodedPicture:
 class VisionEncoder:
     """`pixel_values` -> `image_tokens` and feature maps."""
 
-    def __init__(self, bundle: Bundle, device: Device) -> None:
-        """Open the graph; BundleError where its names or shapes are not the card's."""
+    def __init__(self, bundle: Bundle, device: Device, half: bool = False) -> None:
+        """Open the graph; BundleError where its names or shapes are not the card's.
+
+        half: compute in float16; what goes in and comes out is float32 all the same.
+        """
         card = bundle.card.vision
-        self._session = open_session(bundle.file(card.graph), device)
+        self._session = open_session(bundle.file(card.graph), device, half=half)
         self._outputs = ["image_tokens", *card.levels]
         size = bundle.card.picture.size
         _check(self._session, card.graph, ["pixel_values"], self._outputs)
@@ -59,12 +62,15 @@ class VisionEncoder:
 class RegionEncoder:
     """Feature maps of a picture, or pixels of its own, and boxes -> region tokens."""
 
-    def __init__(self, bundle: Bundle, device: Device) -> None:
-        """Open the graph; BundleError where its names or shapes are not the card's."""
+    def __init__(self, bundle: Bundle, device: Device, half: bool = False) -> None:
+        """Open the graph; BundleError where its names or shapes are not the card's.
+
+        half: compute in float16; what goes in and comes out is float32 all the same.
+        """
         card = bundle.card.region
         if card is None:
             raise BundleError(f"card of {bundle.card.name}: has no [region]")
-        self._session = open_session(bundle.file(card.graph), device)
+        self._session = open_session(bundle.file(card.graph), device, half=half)
         self._sources = ["pixel_values"] if card.picture else list(bundle.card.vision.levels)
         _check(
             self._session, card.graph, [*self._sources, "boxes", "image_index"], ["region_tokens"]

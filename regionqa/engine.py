@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,20 +28,20 @@ from regionqa.errors import (
     UsageError,
 )
 from regionqa.images import Picture, open_picture, picture_of
+from regionqa.manner import Manner, OnText, Sampling, Teller
+from regionqa.precision import SINGLE, Precision, choose_precision
 from regionqa.promptids import Prompt, answer_ids, tokenize
-from regionqa.prompts import render
+from regionqa.prompts import read_answer, render_dialogue
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
-from regionqa.requests import Answer, Request
+from regionqa.requests import Answer, Request, windows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
-    from regionqa.language import Generated, LanguageModel, SplicedPrompt
+    from regionqa.language import LanguageModel, SplicedPrompt
 
 log = logging.getLogger(__name__)
-LONGEST_WINDOW = 256
-"""Requests held at a time, however many ask about one picture; this bounds the memory."""
 
 
 class Engine:
@@ -54,6 +55,7 @@ class Engine:
         language: "LanguageModel",
         device: Device,
         batch_size: int = 16,
+        precision: Precision = SINGLE,
     ) -> None:
         """Put the parts together; BundleError where they do not fit each other."""
         if batch_size < 1:
@@ -67,6 +69,7 @@ class Engine:
                 )
         self.bundle = bundle
         self.device = device
+        self.precision = precision
         self._vision = vision
         self._region = region
         self._language = language
@@ -74,10 +77,19 @@ class Engine:
         self._last: tuple[Picture, EncodedPicture] | None = None
 
     @classmethod
-    def load(cls, bundle: Bundle, *, device: str = "auto", batch_size: int = 16) -> "Engine":
+    def load(
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        batch_size: int = 16,
+        dtype: str = "auto",
+        quantize: str | None = None,
+    ) -> "Engine":
         """Open a bundle's sessions and language model on "auto", "cpu" or "cuda".
 
         "auto" takes CUDA where it works, and says in the log why it does not where it seemed to.
+        dtype and quantize: see `choose_precision`.
         """
         from regionqa.language import LanguageModel
 
@@ -85,16 +97,20 @@ class Engine:
             parts = " and ".join(bundle.card.untrained)
             log.warning("%s has an untrained %s; train it first", bundle.card.name, parts)
         chosen = choose_device(device)
+        precision = choose_precision(bundle, chosen, dtype, quantize)
         try:
-            vision = VisionEncoder(bundle, chosen)
+            vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
         except DeviceError as error:
             if device != "auto":
                 raise
             log.warning("the CPU is used: %s", error)
             chosen = Device.cpu
-            vision = VisionEncoder(bundle, chosen)
-        region = RegionEncoder(bundle, chosen) if bundle.card.region else None
-        return cls(bundle, vision, region, LanguageModel(bundle, chosen), chosen, batch_size)
+            precision = choose_precision(bundle, chosen, dtype, quantize)
+            vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
+        half = precision.half_encoders
+        region = RegionEncoder(bundle, chosen, half=half) if bundle.card.region else None
+        language = LanguageModel(bundle, chosen, precision)
+        return cls(bundle, vision, region, language, chosen, batch_size, precision)
 
     def ask(
         self,
@@ -106,6 +122,8 @@ class Engine:
         box_units: str = "pixel",
         max_new_tokens: int | None = None,
         unsure_below: float | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
     ) -> Answer:
         """Ask one question; raises the ItemError that `answer` would have put into the Answer."""
         picture = open_picture(image) if isinstance(image, (str, Path)) else picture_of(image)
@@ -118,8 +136,15 @@ class Engine:
         regions = tuple(box.resolve(picture.width, picture.height) for box in written)
         clipped, _ = clip_all(regions, picture.width, picture.height)
         request = Request(picture.name, question, clipped, picture)
-        answers = self.answer([request], max_new_tokens=max_new_tokens, unsure_below=unsure_below)
-        answer = next(answers)
+        answer = next(
+            self.answer(
+                [request],
+                max_new_tokens=max_new_tokens,
+                unsure_below=unsure_below,
+                temperature=temperature,
+                seed=seed,
+            )
+        )
         if answer.error:
             raise answer.error
         return answer
@@ -130,6 +155,9 @@ class Engine:
         *,
         max_new_tokens: int | None = None,
         unsure_below: float | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        on_text: OnText | None = None,
     ) -> Iterator[Answer]:
         """Answer requests as they come, one Answer each, in order, in bounded memory.
 
@@ -139,19 +167,29 @@ class Engine:
 
         unsure_below: answers less probable than this are held back; None: than the card says; 0:
             none is.
+        temperature: how random answers are; None: as the card says; 0: not at all. The same seed
+            and request give the same answer, whatever is asked beside it.
+        on_text: told the parts of each answer as they are generated; together they are its text.
         """
-        longest = max_new_tokens or self.bundle.card.language.max_new_tokens
+        card = self.bundle.card
+        sure = card.confidence or ConfidenceCard(threshold=0.0)
         if unsure_below is not None and not 0 <= unsure_below <= 1:
             raise UsageError(f"unsure below {unsure_below}: a probability from 0 to 1 is due")
+        heat = card.language.temperature if temperature is None else temperature
+        manner = Manner(
+            max_new_tokens or card.language.max_new_tokens,
+            Sampling(heat, card.language.top_k, seed),
+            sure.threshold if unsure_below is None else unsure_below,
+            sure.longest,
+            on_text,
+        )
         for window in windows(requests, self._batch_size):
-            yield from self._answer_window(window, longest, unsure_below)
+            yield from self._answer_window(window, manner)
 
-    def _answer_window(
-        self, window: Sequence[Request], max_new_tokens: int, unsure_below: float | None
-    ) -> Iterator[Answer]:
+    def _answer_window(self, window: Sequence[Request], manner: Manner) -> Iterator[Answer]:
         started = time.perf_counter()
         results: list[tuple[Request, Prompt | ItemError]] = [
-            (request, self._prompt(request, max_new_tokens)) for request in window
+            (request, self._prompt(request, manner.max_new_tokens)) for request in window
         ]
         ready: list[SplicedPrompt] = []
         problems: list[ItemError | None] = []
@@ -160,39 +198,55 @@ class Engine:
             ready += [item for item in spliced if not isinstance(item, ItemError)]
             problems += [item if isinstance(item, ItemError) else None for item in spliced]
         asked = [r for r, problem in zip(window, problems, strict=True) if problem is None]
-        replies = iter(self._replies(asked, ready, max_new_tokens, unsure_below))
+        replies = iter(self._replies(asked, ready, manner))
         seconds = (time.perf_counter() - started) / len(window)
         for request, problem in zip(window, problems, strict=True):
             answer = Answer(request, error=problem) if problem else next(replies)
             yield replace(answer, seconds=seconds)
 
     def _replies(
-        self,
-        asked: Sequence[Request],
-        prompts: "Sequence[SplicedPrompt]",
-        max_new_tokens: int,
-        unsure_below: float | None,
+        self, asked: Sequence[Request], prompts: "Sequence[SplicedPrompt]", manner: Manner
     ) -> list[Answer]:
         """The answers to requests and their prompts, those without choices decoded together."""
-        open_ended = [p for r, p in zip(asked, prompts, strict=True) if not r.choices]
+        pairs = list(zip(asked, prompts, strict=True))
+        open_ended = [pair for pair in pairs if not pair[0].choices]
         generated = iter(
             [
                 answer
                 for start in range(0, len(open_ended), self._batch_size)
-                for answer in self._language.generate(
-                    open_ended[start : start + self._batch_size], max_new_tokens
-                )
+                for answer in self._generate(open_ended[start : start + self._batch_size], manner)
             ]
         )
-        replies = []
-        for request, prompt in zip(asked, prompts, strict=True):
-            if request.choices:
-                replies.append(self._choose(request, prompt))
-            else:
-                answer = next(generated)
-                text = self._said(answer, unsure_below)
-                replies.append(Answer(request, text, len(answer.ids), confidence=answer.confidence))
-        return replies
+        return [self._choose(*pair) if pair[0].choices else next(generated) for pair in pairs]
+
+    def _generate(
+        self, batch: "Sequence[tuple[Request, SplicedPrompt]]", manner: Manner
+    ) -> list[Answer]:
+        """The answers to requests that are decoded together, told as they come where asked for."""
+        card, on_text = self.bundle.card, manner.on_text
+        tellers = [
+            Teller(card.prompt, card.language.stop, partial(on_text, request))
+            for request, _ in batch
+            if on_text
+        ]
+
+        def watch(row: int, tokens: int, written: str) -> None:
+            if not manner.holds_back(tokens):
+                tellers[row].hear(written)
+
+        prompts = [replace(p, seed=manner.sampling.seed_of(request)) for request, p in batch]
+        generated = self._language.generate(
+            prompts, manner.max_new_tokens, manner.sampling, watch if tellers else None
+        )
+        answers = []
+        for row, ((request, _), made) in enumerate(zip(batch, generated, strict=True)):
+            held = manner.holds_back(len(made.ids)) and made.confidence < manner.unsure_below
+            unsure = (card.confidence or ConfidenceCard(threshold=0.0)).unsure
+            text = unsure if held else read_answer(card.prompt, made.text)
+            answers.append(Answer(request, text, len(made.ids), confidence=made.confidence))
+            if tellers:
+                tellers[row].finish(text)
+        return answers
 
     def _choose(self, request: Request, prompt: "SplicedPrompt") -> Answer:
         """The likeliest choice; its confidence is its share of the probability of all of them."""
@@ -203,12 +257,6 @@ class Engine:
         shares = np.exp(scores - scores.max())
         best = int(scores.argmax())
         return Answer(request, request.choices[best], confidence=float(shares[best] / shares.sum()))
-
-    def _said(self, generated: "Generated", unsure_below: float | None) -> str:
-        """The answer, or that the model is not sure of it."""
-        rule = self.bundle.card.confidence or ConfidenceCard(threshold=0.0)
-        held_back = rule.holds_back(generated.confidence, len(generated.ids), unsure_below)
-        return rule.unsure if held_back else generated.text
 
     def _prompt(self, request: Request, max_new_tokens: int) -> Prompt | ItemError:
         """The request as ids with slots, or why it cannot be asked."""
@@ -227,7 +275,15 @@ class Engine:
         ]
         tokenizer = self._language.tokenizer
         try:
-            pieces = render(card.prompt, request.question, fractions, tokenizer.special_tokens)
+            pieces = render_dialogue(
+                card.prompt,
+                [*(earlier.question for earlier in request.history), request.question],
+                [earlier.answer for earlier in request.history],
+                fractions,
+                card.language.stop[0],
+                tokenizer.special_tokens,
+                [*(earlier.regions for earlier in request.history), len(fractions)],
+            )
             region_tokens = card.region.tokens if card.region else 0
             prompt = tokenize(pieces, tokenizer, card.vision.image_tokens, region_tokens)
             self._language.check_length(prompt, max_new_tokens)
@@ -284,24 +340,3 @@ class Engine:
         if own_pixels:
             sources = [own_pixels.pixel_values(picture.load())[np.newaxis]]  # (1, 3, h, w)
         return self._region.encode(sources, boxes)  # boxes (N, 4)
-
-
-def windows(requests: Iterable[Request], batch_size: int) -> Iterator[list[Request]]:
-    """Consecutive requests that are answered together.
-
-    A window ends with a picture, once it holds a batch; the first ends with the first picture, so
-    that its answer need not wait. With a batch size of 1 every request is answered at once.
-    """
-    window: list[Request] = []
-    enough = 1
-    for request in requests:
-        new_picture = bool(window) and request.picture is not window[-1].picture
-        if len(window) >= LONGEST_WINDOW or (new_picture and len(window) >= enough):
-            yield window
-            window, enough = [], batch_size
-        window.append(request)
-        if batch_size == 1:
-            yield window
-            window = []
-    if window:
-        yield window

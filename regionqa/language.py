@@ -1,11 +1,11 @@
-"""The language model: tokenizer, splice, shared prefixes and batched greedy decoding, in torch.
+"""The language model: tokenizer, splice, shared prefixes and batched decoding, in torch.
 
 It gets prompts as ids with slots and embeddings to put there. It does not know about pictures,
 boxes or templates.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,10 +18,15 @@ from regionqa.cards import LanguageRuntime
 from regionqa.decoder import Decoder, LlamaDecoder, TransformersDecoder
 from regionqa.devices import Device
 from regionqa.errors import QuestionError
+from regionqa.manner import Sampling
+from regionqa.precision import SINGLE, Precision
 from regionqa.promptids import Prompt
+from regionqa.sampling import Chooser
 from regionqa.tokenizer import BundleTokenizer
 
 Floats = npt.NDArray[np.float32]
+GREEDY = Sampling()
+"""The likeliest token, always."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,19 @@ class SplicedPrompt:
     """A prompt with everything that goes into its slots.
 
     picture: questions with an equal number share the picture, so also the prompt's first part.
-    image_tokens: (T, H) float32. region_tokens: (N, K, H) float32, row = region index.
+    image_tokens: (T, H) float32. region_tokens: (N, K, H) float32, row = region index. seed: of
+    what is drawn for this prompt, where tokens are drawn.
     """
 
     prompt: Prompt
     picture: int
     image_tokens: Floats
     region_tokens: Floats
+    seed: int = 0
+
+
+Watch = Callable[[int, int, str], None]
+"""Told after each token of an unfinished answer: its row, its number of tokens and its text."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +63,13 @@ class Generated:
 class LanguageModel:
     """A tokenizer and a decoder that reads spliced embeddings."""
 
-    def __init__(self, bundle: Bundle, device: Device) -> None:
+    def __init__(self, bundle: Bundle, device: Device, precision: Precision = SINGLE) -> None:
         """Load weights and tokenizer; BundleError where they are not sound."""
         card = bundle.card.language
         self.context = card.context
         self.tokenizer = BundleTokenizer(bundle.file(f"{card.folder}/tokenizer.json"))
         self._device = torch.device(device.value)
-        self._decoder = open_decoder(bundle, self._device)
+        self._decoder = open_decoder(bundle, self._device, precision)
         special = self.tokenizer.special_tokens
         self._stop_ids = {self.tokenizer.token_id(stop) for stop in card.stop if stop in special}
         self._stop_texts = tuple(stop for stop in card.stop if stop not in special)
@@ -81,8 +92,14 @@ class LanguageModel:
             )
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[SplicedPrompt], max_new_tokens: int) -> list[Generated]:
-        """Greedy answers to several prompts, decoded together.
+    def generate(
+        self,
+        prompts: Sequence[SplicedPrompt],
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        watch: Watch | None = None,
+    ) -> list[Generated]:
+        """Answers to several prompts, decoded together.
 
         The part that questions share with others of their picture is read once per picture.
         """
@@ -98,7 +115,9 @@ class LanguageModel:
         _, cache = self._decoder.step(prefixes, mask, positions, None)
         owner = torch.tensor([pictures.index(prompt.picture) for prompt in prompts])
         cache = self._decoder.select(cache, owner.to(self._device))
-        return self._decode(cache, [rows[shared:] for rows in embedded], shared, max_new_tokens)
+        choose = Chooser(sampling, [prompt.seed for prompt in prompts])
+        suffixes = [rows[shared:] for rows in embedded]
+        return self._decode(cache, suffixes, shared, max_new_tokens, choose, watch)
 
     @torch.inference_mode()
     def score(self, prompt: SplicedPrompt, answers: Sequence[Sequence[int]]) -> list[float]:
@@ -143,7 +162,13 @@ class LanguageModel:
         return rows
 
     def _decode(
-        self, cache: object, suffixes: list[Tensor], shared: int, max_new_tokens: int
+        self,
+        cache: object,
+        suffixes: list[Tensor],
+        shared: int,
+        max_new_tokens: int,
+        choose: Chooser,
+        watch: Watch | None,
     ) -> list[Generated]:
         """Feed the suffixes, padded on the left, then one token at a time until all have ended."""
         count, longest = len(suffixes), max(len(rows) for rows in suffixes)
@@ -158,7 +183,7 @@ class LanguageModel:
         unfinished = set(range(count))
         for _ in range(max_new_tokens):
             logits, cache = self._decoder.step(embeds, mask, positions, cache)
-            tokens = logits.argmax(-1)  # (Q,)
+            tokens = choose(logits)  # (Q,)
             logs = self._log_probabilities(logits, tokens)
             for row, token in enumerate(tokens.tolist()):
                 if row not in unfinished:
@@ -166,6 +191,8 @@ class LanguageModel:
                 certainty[row] += logs[row]
                 if self._ends(answers[row], token):
                     unfinished.discard(row)
+                elif watch:
+                    watch(row, len(answers[row]), self.tokenizer.decode(answers[row]))
             if not unfinished:
                 break
             embeds = self._decoder.embed(tokens).unsqueeze(1)  # (Q, 1, H)
@@ -195,9 +222,10 @@ class LanguageModel:
         return Generated(tuple(ids), text.strip(), math.exp(certainty))
 
 
-def open_decoder(bundle: Bundle, device: torch.device) -> Decoder:
-    """The decoder the card asks for, in float32."""
+def open_decoder(bundle: Bundle, device: torch.device, precision: Precision) -> Decoder:
+    """The decoder the card asks for; transformers', which alone can, where it is quantized."""
     folder = bundle.file(bundle.card.language.folder)
-    if bundle.card.language.runtime is LanguageRuntime.native:
-        return LlamaDecoder.read(folder, torch.float32, device)
-    return TransformersDecoder(folder, torch.float32, device)
+    dtype: torch.dtype = getattr(torch, precision.dtype)
+    if bundle.card.language.runtime is LanguageRuntime.native and precision.quantize is None:
+        return LlamaDecoder.read(folder, dtype, device)
+    return TransformersDecoder(folder, dtype, device, precision.quantize)

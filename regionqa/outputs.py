@@ -19,7 +19,9 @@ from regionqa.errors import OutputError
 from regionqa.regions import Region
 from regionqa.requests import Answer
 
-CSV_HEADER = "image,width,height,boxes,labels,question,answer,model,revision,device,ms,error\n"
+CSV_HEADER = (
+    "image,width,height,boxes,labels,question,answer,model,revision,device,dtype,ms,error\n"
+)
 COLUMNS = tuple(CSV_HEADER.strip().split(","))
 CONFIDENCE = "confidence"
 WHOLE_PICTURE = "-"
@@ -49,6 +51,8 @@ class OutputSettings:
     """The model's revision."""
     device: str
     """Where the model ran."""
+    dtype: str
+    """The precision it ran in."""
     timing: bool = False
     """Whether `ms` is filled in; without it the same command gives the same bytes."""
     bare: bool = False
@@ -138,6 +142,7 @@ def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
         "model": settings.model,
         "revision": settings.revision,
         "device": settings.device,
+        "dtype": settings.dtype,
         "ms": round(answer.seconds * 1000, 1) if settings.timing and error is None else None,
         "error": str(error) if error is not None else None,
         **(told if settings.confidence else {}),

@@ -3,6 +3,7 @@
 Plain values; nothing here opens a picture or runs a model.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from regionqa.errors import ItemError
@@ -11,6 +12,18 @@ from regionqa.regions import Region
 
 NAMING_QUESTION = "what is this?"
 """What is asked of a box whose only known truth is its class, in training as in evaluation."""
+LONGEST_WINDOW = 256
+"""Requests held at a time, however many ask about one picture; this bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An earlier question of a conversation, with its answer."""
+
+    question: str
+    answer: str
+    regions: int
+    """How many of the conversation's regions there were by then."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,8 @@ class Request:
     """The opened picture; None only where there is an error."""
     error: ItemError | None = None
     """Why this request cannot be asked."""
+    history: tuple[Exchange, ...] = ()
+    """What was asked before, oldest first; `regions` are those of the whole conversation."""
     choices: tuple[str, ...] = ()
     """The only answers there are: the likeliest is given, and nothing is generated. None: any."""
 
@@ -51,3 +66,24 @@ class Answer:
     confidence: float | None = None
     """How probable the model holds what it generated, from 0 to 1, whether that was given as the
     answer or held back; None where there is an error."""
+
+
+def windows(requests: Iterable[Request], batch_size: int) -> Iterator[list[Request]]:
+    """Consecutive requests that are answered together.
+
+    A window ends with a picture, once it holds a batch; the first ends with the first picture, so
+    that its answer need not wait. With a batch size of 1 every request is answered at once.
+    """
+    window: list[Request] = []
+    enough = 1
+    for request in requests:
+        new_picture = bool(window) and request.picture is not window[-1].picture
+        if len(window) >= LONGEST_WINDOW or (new_picture and len(window) >= enough):
+            yield window
+            window, enough = [], batch_size
+        window.append(request)
+        if batch_size == 1:
+            yield window
+            window = []
+    if window:
+        yield window

@@ -24,7 +24,7 @@ HEAD = "120,20,345,240"
 QUICK = ("--max-new-tokens", 2, "--device", "cpu")
 RECORD = (
     "image", "width", "height", "regions", "question", "answer", "model", "revision", "device",
-    "ms", "error",
+    "dtype", "ms", "error",
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_json_has_these_keys_in_this_order(
         "image": str(good), "width": 226, "height": 150,
         "regions": [{"id": 1, "box": [10, 20, 30.5, 40], "label": None}],
         "question": "what?", "answer": None, "model": "starter", "ms": None, "error": None,
-        "revision": starter.card.revision, "device": "cpu",
+        "revision": starter.card.revision, "device": "cpu", "dtype": "float32",
     }  # fmt: skip
     assert isinstance(answer["answer"], str)
     assert error["error"] == f"{bad}: no such file"

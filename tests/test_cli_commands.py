@@ -18,24 +18,15 @@ if TYPE_CHECKING:
 
 ASKING = (
     "--box", "--boxes", "--box-format", "--box-units", "--model", "--format", "--out", "--resume",
-    "--retry-errors", "--draw", "--device", "--batch-size", "--max-new-tokens", "--timing",
-    "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
+    "--retry-errors", "--draw", "--device", "--dtype", "--quantize", "--batch-size",
+    "--max-new-tokens", "--timing", "--confidence", "--guess", "--unsure-below", "--quiet",
+    "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
-    "--model",
-    "--compare",
-    "--answers",
-    "--json",
-    "--plot",
-    "--limit",
-    "--unsure-below",
-    "--device",
-    "--batch-size",
-    "--max-new-tokens",
-    "--quiet",
-    "--debug",
+    "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
+    "--device", "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--quiet", "--debug",
     "--help",
-)
+)  # fmt: skip
 OPTIONS = {
     (): ("--version", "--help"),
     ("ask",): (*ASKING, "--each"),
@@ -60,6 +51,11 @@ OPTIONS = {
         *MEASURING,
     ),
     ("eval", "vqa"): ("--images", "--likelihood", *MEASURING),
+    ("eval", "fineeval"): (
+        "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
+        "--plot", "--limit", "--device", "--dtype", "--quantize", "--batch-size",
+        "--max-new-tokens", "--quiet", "--debug", "--help",
+    ),
     ("download",): (
         "--revision", "--dry-run", "--delta", "--base", "--vision", "--region", "--out", "--dtype",
         "--keep-delta", "--any-base", "--debug", "--help",

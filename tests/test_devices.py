@@ -32,7 +32,10 @@ class FakeSession:
     working: Sequence[str] = (CPU,)
     asked: Sequence[str] = ()
 
-    def __init__(self, path: str, providers: Sequence[str]) -> None:
+    def __init__(
+        self, path: str, options: None, providers: Sequence[str], settings: Sequence[object]
+    ) -> None:
+        assert len(settings) == len(providers)
         FakeSession.asked = providers
         self._providers = [name for name in providers if name in self.working]
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 import regionqa
 from regionqa.encoders import EncodedPicture, Floats, RegionEncoder, VisionEncoder
-from regionqa.engine import LONGEST_WINDOW, Engine, windows
+from regionqa.engine import Engine
 from regionqa.errors import BoxError, BundleError, PictureError, QuestionError, UsageError
 from regionqa.images import Picture, open_picture
 from regionqa.regions import Box, Region
-from regionqa.requests import Request
+from regionqa.requests import LONGEST_WINDOW, Request, windows
 
 HEAD = (120.0, 20.0, 345.0, 240.0)
 

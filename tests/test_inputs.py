@@ -206,7 +206,7 @@ def test_a_json_line_goes_before_the_file_of_boxes(picture: MakePicture) -> None
 
 @pytest.mark.parametrize("asking", [WHAT, CAPTION])
 def test_written_answers_can_be_asked_again(picture: MakePicture, asking: Asking) -> None:
-    settings = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu")
+    settings = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu", "float32")
     boxes = (box(1, 2, 3.25, 4, label="tom"), box(5, 6, 7, 8))
     first = Asking(asking.question, asking.region_question, boxes, each=asking.each)
     before = asked(first, picture("a.png"))

@@ -237,7 +237,7 @@ def says(starter: Bundle, tokenizer: BundleTokenizer, monkeypatch: pytest.Monkey
                 answer += [tokenizer.token_id("</s>"), *tokenizer.encode(part)]
             answers.append(answer)
         script = Script(tokenizer.size, *answers)
-        monkeypatch.setattr("regionqa.language.open_decoder", lambda bundle, device: script)
+        monkeypatch.setattr("regionqa.language.open_decoder", lambda *_: script)
         model = LanguageModel(changed(starter, stop=stop), Device.cpu)
         prompt = Prompt((0, 0, 5, 6), 1, (), 2)
         empty = np.zeros((1, 4), np.float32), np.zeros((0, 1, 4), np.float32)

@@ -40,7 +40,7 @@ TEXTS = st.text(st.characters(codec="utf-8") | STRAY_BYTES)
 
 
 def settings_for(format: str, *, timing: bool = False, bare: bool = False) -> OutputSettings:
-    return OutputSettings(OutputFormat(format), "starter", "r1", "cpu", timing, bare)
+    return OutputSettings(OutputFormat(format), "starter", "r1", "cpu", "float32", timing, bare)
 
 
 @pytest.fixture
@@ -124,7 +124,8 @@ def test_a_json_line_has_the_documented_keys_in_order(
         '{"id": 1, "box": [10, 20, 40.5, 48], "label": null}, '
         '{"id": 2, "box": [0, 0, 12.35, 7], "label": "tom; jr"}], '
         '"question": "which is <region1>, and <region2>?", "answer": "two cats", '
-        '"model": "starter", "revision": "r1", "device": "cpu", "ms": null, "error": null}\n'
+        '"model": "starter", "revision": "r1", "device": "cpu", "dtype": "float32", '
+        '"ms": null, "error": null}\n'
     )
 
 
@@ -161,10 +162,10 @@ def test_csv_has_one_header_and_one_row_for_each_answer(
 ) -> None:
     text = written(capsysbinary, settings_for("csv"), two_cats, lost)
     assert text == (
-        "image,width,height,boxes,labels,question,answer,model,revision,device,ms,error\n"
+        "image,width,height,boxes,labels,question,answer,model,revision,device,dtype,ms,error\n"
         'a.png,64,48,"10,20,40.5,48;0,0,12.35,7",";tom, jr",'
-        '"which is <region1>, and <region2>?",two cats,starter,r1,cpu,,\n'
-        "b.png,,,,,what is this?,,starter,r1,cpu,,b.png: no such file\n"
+        '"which is <region1>, and <region2>?",two cats,starter,r1,cpu,float32,,\n'
+        "b.png,,,,,what is this?,,starter,r1,cpu,float32,,b.png: no such file\n"
     )
 
 
@@ -284,7 +285,7 @@ from pathlib import Path
 from regionqa.outputs import AnswerWriter, OutputFormat, OutputSettings
 from regionqa.requests import Answer, Request
 
-settings = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu")
+settings = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu", "float32")
 with AnswerWriter(settings, print, Path(sys.argv[1])) as writer:
     for number in range(3):
         writer.write(Answer(Request(f"{number}.png", "?"), "x"))

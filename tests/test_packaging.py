@@ -73,7 +73,8 @@ def sources() -> set[str]:
     found = {"regionqa/py.typed"}
     for folder, package in (PACKAGES | SUBPACKAGES).items():
         found |= {f"{package}/{path.name}" for path in (TREE / folder).glob("*.py")}
-    found.add("regionqa/evaluation/synonyms.toml")
+    data = ("synonyms.toml", "page.html", "page.css", "page.js")
+    found |= {f"regionqa/evaluation/{name}" for name in data}
     models = TREE / "models"
     found |= {
         f"regionqa/models/{path.relative_to(models).as_posix()}"

@@ -15,8 +15,8 @@ from regionqa.regions import Box, Region
 from regionqa.requests import Answer, Request
 from regionqa.resume import Finished, resume
 
-JSONL = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu")
-CSV = OutputSettings(OutputFormat.csv, "starter", "r1", "cpu")
+JSONL = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu", "float32")
+CSV = OutputSettings(OutputFormat.csv, "starter", "r1", "cpu", "float32")
 BOTH = pytest.mark.parametrize("style", [JSONL, CSV], ids=["jsonl", "csv"])
 
 STRAY_BYTES = st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF)
@@ -115,8 +115,8 @@ def test_another_picture_question_or_box_is_asked(
 @pytest.mark.parametrize(
     "other",
     [
-        OutputSettings(OutputFormat.jsonl, "larger", "r1", "cpu"),
-        OutputSettings(OutputFormat.jsonl, "starter", "r2", "cpu"),
+        OutputSettings(OutputFormat.jsonl, "larger", "r1", "cpu", "float32"),
+        OutputSettings(OutputFormat.jsonl, "starter", "r2", "cpu", "float32"),
     ],
 )
 def test_another_model_or_revision_is_asked(tmp_path: Path, other: OutputSettings) -> None:
@@ -128,7 +128,7 @@ def test_another_model_or_revision_is_asked(tmp_path: Path, other: OutputSetting
 def test_another_device_is_not_asked_again(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     write(out, JSONL, [answer("a.png")])
-    on_gpu = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cuda")
+    on_gpu = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cuda", "float32")
     assert resume(out, on_gpu).skip(answer("a.png").request)
 
 
@@ -196,7 +196,7 @@ def test_an_interrupted_removal_leaves_the_old_file(
 
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_only_formats_of_whole_lines_are_resumed(tmp_path: Path, format: str) -> None:
-    style = OutputSettings(OutputFormat(format), "starter", "r1", "cpu")
+    style = OutputSettings(OutputFormat(format), "starter", "r1", "cpu", "float32")
     with pytest.raises(UsageError, match=f"{format} cannot be resumed; use --format jsonl"):
         resume(tmp_path / "out", style)
 

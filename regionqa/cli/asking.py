@@ -17,15 +17,21 @@ from regionqa.cli.options import (
     Device,
     DeviceChoice,
     Draw,
+    Dtype,
+    DtypeChoice,
     Format,
     Guess,
     Longest,
     Model,
     Out,
     OutFormat,
+    Quantize,
+    QuantizeChoice,
     Quiet,
     Resume,
     RetryErrors,
+    Seed,
+    Temperature,
     Timing,
     UnsureBelow,
 )
@@ -52,12 +58,16 @@ def ask(
     retry_errors: RetryErrors = False,
     draw: Draw = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     timing: Timing = False,
     confidence: Confidence = False,
     guess: Guess = False,
     unsure_below: UnsureBelow = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -69,9 +79,10 @@ def ask(
     return answer(
         pictures=pictures, question=question, caption=False, each=each, model=model, boxes=boxes,
         boxfile=boxfile, box_format=box_format, box_units=box_units, format=format, out=out,
-        resume=resume, retry_errors=retry_errors, draw=draw, device=device, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, timing=timing, quiet=quiet,
-        confidence=confidence, guess=guess, unsure_below=unsure_below,
+        resume=resume, retry_errors=retry_errors, draw=draw, device=device, dtype=dtype,
+        quantize=quantize, batch_size=batch_size, max_new_tokens=max_new_tokens, timing=timing,
+        quiet=quiet, confidence=confidence, guess=guess, unsure_below=unsure_below,
+        temperature=temperature, seed=seed,
     )  # fmt: skip
 
 
@@ -91,12 +102,16 @@ def caption(
     retry_errors: RetryErrors = False,
     draw: Draw = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     timing: Timing = False,
     confidence: Confidence = False,
     guess: Guess = False,
     unsure_below: UnsureBelow = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -107,9 +122,10 @@ def caption(
     return answer(
         pictures=images, question=None, caption=True, each=True, model=model, boxes=boxes,
         boxfile=boxfile, box_format=box_format, box_units=box_units, format=format, out=out,
-        resume=resume, retry_errors=retry_errors, draw=draw, device=device, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, timing=timing, quiet=quiet,
-        confidence=confidence, guess=guess, unsure_below=unsure_below,
+        resume=resume, retry_errors=retry_errors, draw=draw, device=device, dtype=dtype,
+        quantize=quantize, batch_size=batch_size, max_new_tokens=max_new_tokens, timing=timing,
+        quiet=quiet, confidence=confidence, guess=guess, unsure_below=unsure_below,
+        temperature=temperature, seed=seed,
     )  # fmt: skip
 
 
@@ -119,6 +135,8 @@ def answer(
     boxes: Sequence[str] | None,
     format: Format,
     device: DeviceChoice,
+    dtype: DtypeChoice,
+    quantize: QuantizeChoice | None,
     **others: Any,
 ) -> int:
     """Turn what was parsed into `Options`, and run."""
@@ -131,6 +149,8 @@ def answer(
             boxes=tuple(boxes or ()),
             format=OutputFormat(format),
             device=str(device),
+            dtype=str(dtype),
+            quantize=str(quantize) if quantize else None,
             **others,
         )
     )

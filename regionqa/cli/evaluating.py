@@ -1,22 +1,37 @@
 """`eval`: models measured on the user's own data, alone or two against each other."""
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from regionqa.cli.extras import EVAL, PLOT, require
-from regionqa.cli.options import BatchSize, Debug, Device, DeviceChoice, Longest, Model, Quiet
-
-if TYPE_CHECKING:
-    from regionqa.evaluation.report import Table
-    from regionqa.evaluation.running import Screen, Task
-    from regionqa.requests import Answer
-
-SOME_FAILED = 3
+from regionqa.cli.extras import EVAL, require
+from regionqa.cli.measuring import (
+    SOME_FAILED,
+    Answers,
+    AsJson,
+    Compare,
+    Limit,
+    Pictures,
+    Plot,
+    UnsureBelow,
+    count,
+    measure,
+    screen,
+)
+from regionqa.cli.options import (
+    BatchSize,
+    Debug,
+    Device,
+    DeviceChoice,
+    Dtype,
+    DtypeChoice,
+    Longest,
+    Model,
+    Quantize,
+    Quiet,
+)
 
 eval_app = typer.Typer(
     help="Measure models on your own data: how often they are right, with intervals.",
@@ -29,34 +44,6 @@ class By(StrEnum):
 
     words = "words"
     sentence_encoder = "sentence-encoder"
-
-
-Compare = Annotated[
-    tuple[str, str] | None,
-    typer.Option(
-        metavar="A B", help="Two models in place of --model: both, and whether B differs from A."
-    ),
-]
-Answers = Annotated[
-    Path | None,
-    typer.Option(help="Keep answers in this file of JSON lines; what it holds is not asked again."),
-]
-AsJson = Annotated[Path | None, typer.Option("--json", help="Write all that was found as JSON.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw the figures: a .png, .svg or .pdf.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Ask only about the first so many.")]
-UnsureBelow = Annotated[
-    float | None,
-    typer.Option(
-        "--unsure-below",
-        min=0,
-        max=1,
-        help="Count answers less probable than this as not sure; what the card says if not said.",
-    ),
-]
-Pictures = Annotated[
-    Path | None,
-    typer.Option("--images", help="The folder that names of pictures start from; else the file's."),
-]
 
 
 @eval_app.command()
@@ -92,6 +79,8 @@ def recognition(
     limit: Limit = None,
     unsure_below: UnsureBelow = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     quiet: Quiet = False,
@@ -123,8 +112,8 @@ def recognition(
     )
     return measure(
         task, model=model, compare=compare, answers=answers, json=json, plot=plot,
-        unsure_below=unsure_below, device=device, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, quiet=quiet,
+        unsure_below=unsure_below, device=device, dtype=dtype, quantize=quantize,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, quiet=quiet,
     )  # fmt: skip
 
 
@@ -153,6 +142,8 @@ def vqa(
     limit: Limit = None,
     unsure_below: UnsureBelow = None,
     device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
     batch_size: BatchSize = 16,
     max_new_tokens: Longest = None,
     quiet: Quiet = False,
@@ -167,91 +158,59 @@ def vqa(
     task = vqa_task(file, images, limit=limit, likelihood=likelihood)
     return measure(
         task, model=model, compare=compare, answers=answers, json=json, plot=plot,
-        unsure_below=unsure_below, device=device, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, quiet=quiet,
+        unsure_below=unsure_below, device=device, dtype=dtype, quantize=quantize,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, quiet=quiet,
     )  # fmt: skip
 
 
-def measure(
-    task: "Task",
-    *,
-    model: str,
-    compare: tuple[str, str] | None,
-    answers: Path | None,
-    json: Path | None,
-    plot: Path | None,
-    unsure_below: float | None,
-    device: DeviceChoice,
-    batch_size: int,
-    max_new_tokens: int | None,
-    quiet: bool,
+@eval_app.command()
+def fineeval(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="FineEval's folder, or its fineeval.jsonl.")
+    ],
+    images: Pictures = None,
+    model: Model = "starter",
+    compare: Compare = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The page to write, on which people rank answers.")
+    ] = Path("fineeval.html"),
+    ranking: Annotated[
+        list[Path] | None,
+        typer.Option(help="Ask nothing: count this saved ranking; repeat for more raters."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order in which answers stand.")] = 0,
+    answers: Answers = None,
+    json: AsJson = None,
+    plot: Plot = None,
+    limit: Limit = None,
+    device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
+    batch_size: BatchSize = 16,
+    max_new_tokens: Longest = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> int:
-    """Run a task, and tell what came of it; 3 where some items failed."""
-    if plot:
-        require("--plot", "eval", PLOT)
-    from regionqa.evaluation import report
-    from regionqa.evaluation.results import Measured
-    from regionqa.evaluation.running import How, evaluate
+    """Put a model's answers beside those of PVIT, LLaVA, Shikra and GPT4RoI, for people to rank.
+
+    regionqa eval fineeval DATA --out page.html
+
+    regionqa eval fineeval DATA --ranking saved.json
+    """
+    from regionqa.errors import UsageError
+    from regionqa.evaluation.fineeval import read_fineeval
+
+    if ranking:
+        return count(read_fineeval(data, images), ranking, json, plot)
+    if json or plot:
+        raise UsageError("--json and --plot tell what rankings come to; add --ranking FILE")
+    from regionqa.evaluation.ranked import make_page
+    from regionqa.evaluation.running import How
 
     how = How(
-        models=compare or (model,),
-        device=str(device),
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        unsure_below=unsure_below,
-        answers=answers,
-    )
-    result = evaluate(task, how, screen(quiet))
-    if isinstance(result, Measured):
-        show(report.tables(result))
-        content, failed = report.document(result), result.failed
-    else:
-        show(report.comparison_tables(result))
-        content = report.comparison_document(result)
-        failed = result.first.failed + result.second.failed
-    if json:
-        report.write_json(json, content)
-    if plot:
-        from regionqa.evaluation.plots import draw
-
-        draw(result, plot)
+        compare or (model,), str(device), str(dtype), quantize and str(quantize), batch_size,
+        max_new_tokens, answers=answers,
+    )  # fmt: skip
+    failed = make_page(out, read_fineeval(data, images, limit), how, screen(quiet), seed)
+    print(out)
     return SOME_FAILED if failed else 0
-
-
-def screen(quiet: bool) -> "Screen":
-    """Errors of items on stderr, and a bar where that is a terminal."""
-    from regionqa.evaluation.running import Screen
-
-    def follow(answers: "Iterator[Answer]", total: int, model: str) -> "Iterable[Answer]":
-        if quiet or not sys.stderr.isatty():
-            return answers
-        from rich.console import Console
-        from rich.progress import track
-
-        return track(
-            answers, description=model, total=total, console=Console(stderr=True), transient=True
-        )
-
-    return Screen(lambda line: print(f"regionqa: {line}", file=sys.stderr), follow)
-
-
-def show(tables: "Sequence[Table]") -> None:
-    """Tables on stdout: with lines around them on a terminal, else as plain aligned text."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table as Drawn
-        from rich.text import Text
-
-        console = Console()
-        for table in tables:
-            drawn = Drawn(title=Text(table.title), title_justify="left", header_style="bold")
-            for number, name in enumerate(table.header):
-                drawn.add_column(Text(name), justify="left" if number == 0 else "right")
-            for row in table.rows:
-                drawn.add_row(*map(Text, row))
-            console.print(drawn)
-        return
-    from regionqa.evaluation.report import lines
-
-    for number, table in enumerate(tables):
-        print("\n".join([""] * bool(number) + lines(table)))

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from regionqa.errors import UsageError
 
-EXPORT = ("onnx", "onnxscript", "tomli_w")
+EXPORT = ("onnxscript", "tomli_w")
 FINETUNE = (*EXPORT, "accelerate", "peft", "tensorboard", "matplotlib")
 PLOT = ("matplotlib",)
 EVAL = (*PLOT, "sentence_transformers", "sacrebleu")

@@ -17,6 +17,22 @@ class DeviceChoice(StrEnum):
     cuda = "cuda"
 
 
+class DtypeChoice(StrEnum):
+    """Values of --dtype."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class QuantizeChoice(StrEnum):
+    """Values of --quantize, the same as `precision.Quantize`."""
+
+    eight = "8bit"
+    four = "4bit"
+
+
 class Format(StrEnum):
     """Values of --format, the same as `outputs.OutputFormat`."""
 
@@ -63,6 +79,14 @@ Draw = Annotated[
     typer.Option(help="Draw boxes and answers: a .png, .jpg or .webp; a folder for many pictures."),
 ]
 Device = Annotated[DeviceChoice, typer.Option(help="Where to run; cuda never falls back.")]
+Dtype = Annotated[
+    DtypeChoice,
+    typer.Option(help="Precision; auto: float32 for small models, half of it for large ones."),
+]
+Quantize = Annotated[
+    QuantizeChoice | None,
+    typer.Option(help="Language model in fewer bits; on CUDA, with the extra `quantize`."),
+]
 BatchSize = Annotated[
     int,
     typer.Option(min=1, help="Questions decoded together; 1 answers each line of stdin at once."),
@@ -83,6 +107,13 @@ UnsureBelow = Annotated[
         max=1,
         help="Say so, rather than guess, where an answer is less probable than this.",
     ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0, help="How random answers are; 0: not at all. The model knows its own."),
+]
+Seed = Annotated[
+    int, typer.Option(help="Of what is random; the same seed and question, the same answer.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No warnings, no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]

@@ -22,7 +22,7 @@ from regionqa.outputs import OutputSettings, as_record, boxes_text, encode, requ
 from regionqa.requests import Answer, Request
 
 Key = tuple[str, ...]
-"""What makes two requests the same: picture, boxes, question, choices, model and revision."""
+"""What makes two requests the same: picture, boxes, question, choices, model and variant."""
 
 
 @dataclass
@@ -31,15 +31,17 @@ class KeptAnswers:
 
     path: Path | None
     settings: OutputSettings
+    variant: str = ""
+    """In which other precision the model runs, if it does: its answers may differ then."""
     _found: dict[Key, deque[dict[str, Any]]] = field(default_factory=lambda: defaultdict(deque))
 
     @classmethod
-    def open(cls, path: Path | None, settings: OutputSettings) -> "KeptAnswers":
+    def open(cls, path: Path | None, settings: OutputSettings, variant: str = "") -> "KeptAnswers":
         """Read what is there; a last line that a killed run left unfinished is cut off.
 
         Raises OutputError where the file cannot be read, or holds something else.
         """
-        kept = cls(path, settings)
+        kept = cls(path, settings, variant)
         if path is None or not path.exists():
             return kept
         try:
@@ -92,7 +94,7 @@ class KeptAnswers:
             ):
                 yield from recorded()
                 waiting.popleft()
-                self._write(answer, str(engine.device))
+                self._write(answer, engine)
                 yield answer
         yield from recorded()
 
@@ -108,15 +110,19 @@ class KeptAnswers:
             *request.choices,
             settings.model,
             settings.revision,
+            self.variant,
         )
         records = self._found.get(key)
         return records.popleft() if records else None
 
-    def _write(self, answer: Answer, device: str) -> None:
+    def _write(self, answer: Answer, engine: Engine) -> None:
         if self.path is None:
             return
-        record = as_record(answer, replace(self.settings, device=device))
+        where, how = str(engine.device), str(engine.precision)
+        record = as_record(answer, replace(self.settings, device=where, dtype=how))
         record |= {"confidence": answer.confidence, "tokens": answer.tokens}
+        if self.variant:
+            record["variant"] = self.variant
         if answer.request.choices:
             record["choices"] = list(answer.request.choices)
         try:
@@ -143,9 +149,8 @@ def _as_answer(request: Request, record: dict[str, Any]) -> Answer:
 def _key_of_record(fields: dict[str, Any]) -> Key:
     boxes = boxes_text(region["box"] for region in fields["regions"])
     choices = fields.get("choices") or []
-    return _key(
-        fields["image"], boxes, fields["question"], *choices, fields["model"], fields["revision"]
-    )
+    names = (fields["model"], fields["revision"], fields.get("variant", ""))
+    return _key(fields["image"], boxes, fields["question"], *choices, *names)
 
 
 def _key(*parts: str) -> Key:

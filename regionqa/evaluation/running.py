@@ -5,12 +5,12 @@
 Puts the parts together. It does not parse a command line, nor print.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from regionqa.bundles import find_bundle
+from regionqa.bundles import Bundle, find_bundle
 from regionqa.engine import Engine
 from regionqa.errors import DataError
 from regionqa.evaluation.answers import KeptAnswers
@@ -41,6 +41,10 @@ class How:
     """One, or two to be compared: shipped names or bundles' folders."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    dtype: str = "auto"
+    """auto, float32, float16 or bfloat16."""
+    quantize: str | None = None
+    """8bit or 4bit; None: every weight in `dtype`."""
     batch_size: int = 16
     """Questions decoded together."""
     max_new_tokens: int | None = None
@@ -49,6 +53,12 @@ class How:
     """The probability below which a model is not sure; None: what each card says."""
     answers: Path | None = None
     """A file in which answers are kept, and from which they are taken; None: none."""
+
+    @property
+    def variant(self) -> str:
+        """The precision, where it was chosen; empty where it was not."""
+        dtype = "" if self.dtype == "auto" else self.dtype
+        return " ".join(filter(None, (dtype, self.quantize)))
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,18 @@ class Screen:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
+    """What one model answered."""
+
     answered: dict[int, Answer]
+    """By the number of the request."""
     failed: int
+    """Requests without an answer."""
     model: str
     revision: str
     device: str
     sureness: Sureness
+    """When an answer counts as not sure."""
 
     def measure(self, task: Task, among: set[int]) -> Measured:
         """The figures of those answers."""
@@ -87,7 +102,7 @@ def evaluate(task: Task, how: How, screen: Screen) -> Measured | Compared:
 
     Raises DataError where nothing could be answered, and the errors of loading models.
     """
-    runs = [_run(task, how, model, screen) for model in how.models]
+    runs = [run(task.requests, how, find_bundle(model), screen) for model in how.models]
     among = set.intersection(*(set(run.answered) for run in runs))
     if not among:
         raise DataError(f"none of {len(task.requests):,} items could be answered; see above why")
@@ -95,25 +110,32 @@ def evaluate(task: Task, how: How, screen: Screen) -> Measured | Compared:
     return results[0] if len(results) == 1 else compared(*results)
 
 
-def _run(task: Task, how: How, model: str, screen: Screen) -> _Run:
-    bundle = find_bundle(model)
+def run(requests: Sequence[Request], how: How, bundle: Bundle, screen: Screen) -> Run:
+    """Ask one model everything; what cannot be answered is said on the screen."""
     card = bundle.card
-    settings = OutputSettings(OutputFormat.jsonl, card.name, card.revision, how.device)
+    settings = OutputSettings(OutputFormat.jsonl, card.name, card.revision, how.device, how.dtype)
 
     @cache
     def load() -> Engine:
-        return Engine.load(bundle, device=how.device, batch_size=how.batch_size)
+        return Engine.load(
+            bundle,
+            device=how.device,
+            batch_size=how.batch_size,
+            dtype=how.dtype,
+            quantize=how.quantize,
+        )
 
-    kept = KeptAnswers.open(how.answers, settings)
-    answers = kept.answers(load, task.requests, how.max_new_tokens)
+    kept = KeptAnswers.open(how.answers, settings, how.variant)
+    answers = kept.answers(load, requests, how.max_new_tokens)
     answered: dict[int, Answer] = {}
     failed = 0
-    for number, answer in enumerate(screen.follow(answers, len(task.requests), card.name)):
+    for number, answer in enumerate(screen.follow(answers, len(requests), card.name)):
         if answer.error is None:
             answered[number] = answer
         else:
             failed += 1
             screen.error(error_text(answer))
     device = str(load().device) if load.cache_info().currsize else "kept answers"
+    device = f"{device}, {how.variant}" if how.variant else device
     sureness = Sureness(card.confidence, how.unsure_below)
-    return _Run(answered, failed, card.name, card.revision, device, sureness)
+    return Run(answered, failed, card.name, card.revision, device, sureness)

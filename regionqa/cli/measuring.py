@@ -1,0 +1,161 @@
+"""What the commands of `eval` share: their options, running a task, and telling what came of it."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regionqa.cli.extras import PLOT, require
+from regionqa.cli.options import DeviceChoice, DtypeChoice, QuantizeChoice
+
+if TYPE_CHECKING:
+    from regionqa.evaluation.fineeval import FineEval
+    from regionqa.evaluation.report import Table
+    from regionqa.evaluation.results import Compared, Measured
+    from regionqa.evaluation.running import Screen, Task
+    from regionqa.requests import Answer
+
+SOME_FAILED = 3
+
+Compare = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        metavar="A B", help="Two models in place of --model: both, and whether B differs from A."
+    ),
+]
+Answers = Annotated[
+    Path | None,
+    typer.Option(help="Keep answers in this file of JSON lines; what it holds is not asked again."),
+]
+AsJson = Annotated[Path | None, typer.Option("--json", help="Write all that was found as JSON.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw the figures: a .png, .svg or .pdf.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Ask only about the first so many.")]
+UnsureBelow = Annotated[
+    float | None,
+    typer.Option(
+        "--unsure-below",
+        min=0,
+        max=1,
+        help="Count answers less probable than this as not sure; what the card says if not said.",
+    ),
+]
+Pictures = Annotated[
+    Path | None,
+    typer.Option("--images", help="The folder that names of pictures start from; else the file's."),
+]
+
+
+def count(data: "FineEval", saved: Sequence[Path], json: Path | None, plot: Path | None) -> int:
+    """What rankings come to."""
+    if plot:
+        require("--plot", "eval", PLOT)
+    from regionqa.evaluation import report
+    from regionqa.evaluation.ranking import pair_table, read_ranking, tally
+    from regionqa.evaluation.results import measured
+
+    result = measured(tally(data, [read_ranking(path) for path in saved]), model="rankings")
+    first, *_, raters = report.tables(result)
+    show([first, pair_table(result), raters])
+    finish(result, json, plot)
+    return 0
+
+
+def measure(
+    task: "Task",
+    *,
+    model: str,
+    compare: tuple[str, str] | None,
+    answers: Path | None,
+    json: Path | None,
+    plot: Path | None,
+    unsure_below: float | None,
+    device: DeviceChoice,
+    dtype: DtypeChoice,
+    quantize: QuantizeChoice | None,
+    batch_size: int,
+    max_new_tokens: int | None,
+    quiet: bool,
+) -> int:
+    """Run a task, and tell what came of it; 3 where some items failed."""
+    if plot:
+        require("--plot", "eval", PLOT)
+    from regionqa.evaluation import report
+    from regionqa.evaluation.results import Measured
+    from regionqa.evaluation.running import How, evaluate
+
+    how = How(
+        models=compare or (model,),
+        device=str(device),
+        dtype=str(dtype),
+        quantize=quantize and str(quantize),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        unsure_below=unsure_below,
+        answers=answers,
+    )
+    result = evaluate(task, how, screen(quiet))
+    if isinstance(result, Measured):
+        show(report.tables(result))
+        failed = result.failed
+    else:
+        show(report.comparison_tables(result))
+        failed = result.first.failed + result.second.failed
+    finish(result, json, plot)
+    return SOME_FAILED if failed else 0
+
+
+def finish(result: "Measured | Compared", json: Path | None, plot: Path | None) -> None:
+    """Write what was asked to be written."""
+    from regionqa.evaluation import report
+    from regionqa.evaluation.results import Measured
+
+    if json:
+        if isinstance(result, Measured):
+            report.write_json(json, report.document(result))
+        else:
+            report.write_json(json, report.comparison_document(result))
+    if plot:
+        from regionqa.evaluation.plots import draw
+
+        draw(result, plot)
+
+
+def screen(quiet: bool) -> "Screen":
+    """Errors of items on stderr, and a bar where that is a terminal."""
+    from regionqa.evaluation.running import Screen
+
+    def follow(answers: "Iterator[Answer]", total: int, model: str) -> "Iterable[Answer]":
+        if quiet or not sys.stderr.isatty():
+            return answers
+        from rich.console import Console
+        from rich.progress import track
+
+        return track(
+            answers, description=model, total=total, console=Console(stderr=True), transient=True
+        )
+
+    return Screen(lambda line: print(f"regionqa: {line}", file=sys.stderr), follow)
+
+
+def show(tables: "Sequence[Table]") -> None:
+    """Tables on stdout: with lines around them on a terminal, else as plain aligned text."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table as Drawn
+        from rich.text import Text
+
+        console = Console()
+        for table in tables:
+            drawn = Drawn(title=Text(table.title), title_justify="left", header_style="bold")
+            for number, name in enumerate(table.header):
+                drawn.add_column(Text(name), justify="left" if number == 0 else "right")
+            for row in table.rows:
+                drawn.add_row(*map(Text, row))
+            console.print(drawn)
+        return
+    from regionqa.evaluation.report import lines
+
+    for number, table in enumerate(tables):
+        print("\n".join([""] * bool(number) + lines(table)))
