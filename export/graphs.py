@@ -1,8 +1,7 @@
 """Torch -> ONNX, with the comparison that makes an export count.
 
 A graph is compared with its torch definition on random inputs of several sizes, none among them,
-before anyone may use it. Weights are stored in half precision where that loses nothing (see
-`store_half`). It does not know about cards or bundles.
+before anyone may use it. It does not know how files are written, nor about cards or bundles.
 """
 
 import warnings
@@ -13,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from regionqa.errors import ExportError
+from regionqa.export.onnxfiles import save_model
 from regionqa.export.parts import RegionModule, VisionModule
+from regionqa.export.running import run_graph
 
 TOLERANCE = 1e-4
 """Largest difference between torch and ONNX that is let through, for values of order one."""
@@ -159,7 +158,7 @@ def write_graph(
     dynamic_shapes: tuple[object, ...],
     path: Path,
 ) -> None:
-    """Export in evaluation mode and store the weights in half precision."""
+    """Export in evaluation mode; weights are stored in half precision where that loses nothing."""
     with warnings.catch_warnings():
         # inputs share a dimension on purpose: ONNX Runtime then checks that they agree
         warnings.filterwarnings("ignore", message=".*shares the same shape constraints")
@@ -175,34 +174,15 @@ def write_graph(
             verbose=False,
         )
     assert program is not None
+    initializers = program.model.graph.initializers
+    weights = {}  # torch's own memory, not copied
+    for name in list(initializers):
+        value = initializers.pop(name).const_value
+        assert value is not None
+        weights[name] = value.numpy()
     model = program.model_proto
-    store_half(model)
     strip_traces(model)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
-
-
-def store_half(model: onnx.ModelProto, smallest: int = 256) -> None:
-    """Keep float32 weights that are exact in float16 as float16, cast back when the graph loads.
-
-    Nothing is rounded here: a bundle's weights are rounded once, before export (`halve`), so torch
-    and ONNX compute with the same numbers. ONNX Runtime folds the casts away when it opens the
-    graph, so they cost disk space only half, and time not at all.
-    """
-    casts = []
-    for initializer in model.graph.initializer:
-        if initializer.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(initializer)
-        half = values.astype(np.float16)
-        if values.size < smallest or not np.array_equal(half.astype(np.float32), values):
-            continue
-        name = initializer.name
-        initializer.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    save_model(model, weights, path)
 
 
 def strip_traces(model: onnx.ModelProto) -> None:
@@ -213,7 +193,7 @@ def strip_traces(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+    for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
 
 
@@ -228,15 +208,15 @@ def halve(module: nn.Module) -> None:
 def compare(
     module: nn.Module, path: Path, outputs: list[str], cases: Mapping[str, Arrays]
 ) -> ParityReport:
-    """Run torch and ONNX Runtime on the same inputs."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    worst = 0.0
+    """Run torch and ONNX Runtime on the same inputs, given in the order of torch's arguments."""
+    wanted = []
     for case in cases.values():
-        expected = module.eval()(*(torch.from_numpy(np.asarray(case[name])) for name in names))
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        actual = session.run(outputs, dict(case))
-        for want, got in zip(expected, actual, strict=True):
+        found = module.eval()(*(torch.from_numpy(np.asarray(value)) for value in case.values()))
+        wanted.append(found if isinstance(found, tuple) else (found,))
+    actual = run_graph(path, outputs, list(cases.values()))
+    worst = 0.0
+    for expected, values in zip(wanted, actual, strict=True):
+        for want, got in zip(expected, values, strict=True):
             worst = max(worst, relative_difference(want.numpy(), got))
     return ParityReport(path.name, worst, tuple(cases))
 
