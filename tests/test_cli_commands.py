@@ -51,6 +51,7 @@ OPTIONS = {
         *MEASURING,
     ),
     ("eval", "vqa"): ("--images", "--likelihood", *MEASURING),
+    ("eval", "caption"): ("--images", "--meteor", *MEASURING[:6], *MEASURING[7:]),
     ("eval", "fineeval"): (
         "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
         "--plot", "--limit", "--device", "--dtype", "--quantize", "--batch-size",

@@ -127,7 +127,7 @@ def test_where_nothing_can_be_answered_that_is_said(regionqa: "Command", tmp_pat
     lines(tmp_path / "q.jsonl", [{"image": "gone.jpg", "question": "what?", "answer": "it."}])
     ran = regionqa("eval", "vqa", tmp_path / "q.jsonl", "--device", "cpu")
     assert (ran.status, ran.out) == (1, "")
-    assert "none of 1 items could be answered" in ran.err.splitlines()[-1]
+    assert "nothing could be answered, 1 failed" in ran.err.splitlines()[-1]
 
 
 # -- files -----------------------------------------------------------------------------------------

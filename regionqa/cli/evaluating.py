@@ -164,6 +164,49 @@ def vqa(
 
 
 @eval_app.command()
+def caption(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="JSON lines of image, captions and perhaps regions; COCO's captions; or captions "
+            "by picture.",
+        ),
+    ],
+    images: Pictures = None,
+    model: Model = "starter",
+    compare: Compare = None,
+    meteor: Annotated[
+        bool,
+        typer.Option("--meteor", help="METEOR too, by its authors' program: Java, extra `meteor`."),
+    ] = False,
+    answers: Answers = None,
+    json: AsJson = None,
+    plot: Plot = None,
+    limit: Limit = None,
+    device: Device = DeviceChoice.auto,
+    dtype: Dtype = DtypeChoice.auto,
+    quantize: Quantize = None,
+    batch_size: BatchSize = 16,
+    max_new_tokens: Longest = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Let pictures or regions be described, and compare that with what people wrote.
+
+    regionqa eval caption captions.json --images photos
+    """
+    from regionqa.evaluation.tasks import caption_task
+
+    task = caption_task(file, images, limit=limit, with_meteor=meteor)
+    return measure(
+        task, model=model, compare=compare, answers=answers, json=json, plot=plot,
+        unsure_below=None, device=device, dtype=dtype, quantize=quantize, batch_size=batch_size,
+        max_new_tokens=max_new_tokens, quiet=quiet,
+    )  # fmt: skip
+
+
+@eval_app.command()
 def fineeval(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="FineEval's folder, or its fineeval.jsonl.")

@@ -7,7 +7,7 @@ from regionqa.errors import UsageError
 EXPORT = ("onnxscript", "tomli_w")
 FINETUNE = (*EXPORT, "accelerate", "peft", "tensorboard", "matplotlib")
 PLOT = ("matplotlib",)
-EVAL = (*PLOT, "sentence_transformers", "sacrebleu")
+EVAL = (*PLOT, "sentence_transformers")
 """Packages of the extras in pyproject.toml, by the names they are imported as."""
 
 

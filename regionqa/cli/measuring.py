@@ -146,11 +146,14 @@ def show(tables: "Sequence[Table]") -> None:
         from rich.table import Table as Drawn
         from rich.text import Text
 
+        from regionqa.evaluation.report import is_number_column
+
         console = Console()
         for table in tables:
             drawn = Drawn(title=Text(table.title), title_justify="left", header_style="bold")
             for number, name in enumerate(table.header):
-                drawn.add_column(Text(name), justify="left" if number == 0 else "right")
+                right = is_number_column(table, number)
+                drawn.add_column(Text(name), justify="right" if right else "left")
             for row in table.rows:
                 drawn.add_row(*map(Text, row))
             console.print(drawn)

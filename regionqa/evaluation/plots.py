@@ -53,8 +53,9 @@ def draw(result: Measured | Compared, path: Path) -> None:
 
 
 def _bars(axis: Any, groups: list[tuple[Told, ...]], labels: list[str]) -> None:
-    """Bars side by side, the first figure on top; shares only, as another unit has no room."""
-    keys = [told.figure.key for told in groups[0] if told.figure.percent][:MOST]
+    """Bars side by side, the first figure on top; shares only where there are any."""
+    shares = [told for told in groups[0] if told.figure.percent]
+    keys = [told.figure.key for told in shares or groups[0]][:MOST]
     width = 0.8 / len(groups)
     for index, group in enumerate(groups):
         by_key = {told.figure.key: told for told in group}
@@ -70,8 +71,9 @@ def _bars(axis: Any, groups: list[tuple[Told, ...]], labels: list[str]) -> None:
     axis.set_yticks([place + width * (len(groups) - 1) / 2 for place in range(len(keys))], ticks)
     axis.tick_params(labelsize=8)
     axis.set_ylim(len(keys) - 0.4, -0.6)
-    axis.set_xlim(0, 100)
-    axis.set_xlabel("%", fontsize=8)
+    if shares:
+        axis.set_xlim(0, 100)
+        axis.set_xlabel("%", fontsize=8)
 
 
 def _line(axis: Any, groups: list[tuple[Told, ...]], labels: list[str]) -> None:

@@ -65,15 +65,22 @@ def comparison_tables(result: Compared) -> list[Table]:
 
 
 def lines(table: Table) -> list[str]:
-    """A table as aligned text: the first column to the left, the others to the right."""
+    """A table as aligned text: columns of numbers to the right, others to the left."""
     cells = [table.header, *table.rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
+    numbers = [is_number_column(table, column) for column in range(len(table.header))]
     rendered = [table.title]
     for row in cells:
-        parts = [row[0].ljust(widths[0])]
-        parts += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        rendered.append("  ".join(parts).rstrip())
+        parts = zip(row, widths, numbers, strict=True)
+        padded = (cell.rjust(width) if right else cell.ljust(width) for cell, width, right in parts)
+        rendered.append("  ".join(padded).rstrip())
     return [line for line in rendered if line.strip()]
+
+
+def is_number_column(table: Table, column: int) -> bool:
+    """Whether the cells under a header begin like numbers, or say that there is none."""
+    cells = [row[column] for row in table.rows]
+    return column > 0 and all(cell[:1] in "-+<0123456789" for cell in cells)
 
 
 def document(result: Measured) -> dict[str, object]:
@@ -168,13 +175,13 @@ def _value(value: float, figure: Figure, sign: str = "") -> str:
     if math.isnan(value):
         return "-"
     scaled = _scaled(value, figure)
-    return f"{scaled:{sign}.1f} %" if figure.percent else f"{scaled:{sign}.3f}"
+    return f"{scaled:{sign}.1f} %" if figure.percent else f"{scaled:{sign}.2f}"
 
 
 def _interval(estimate: Estimate, figure: Figure, sign: str = "") -> str:
     if math.isnan(estimate.low):
         return "-"
-    digits = 1 if figure.percent else 3
+    digits = 1 if figure.percent else 2
     ends = (f"{_scaled(end, figure):{sign}.{digits}f}" for end in (estimate.low, estimate.high))
     return " to ".join(ends)
 

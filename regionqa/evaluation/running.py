@@ -17,6 +17,7 @@ from regionqa.evaluation.answers import KeptAnswers
 from regionqa.evaluation.calibration import Sureness
 from regionqa.evaluation.results import Compared, Judged, Measured, compared, measured
 from regionqa.outputs import OutputFormat, OutputSettings, error_text
+from regionqa.prompts import PromptRules
 from regionqa.requests import Answer, Request
 
 Answered = Mapping[int, Answer]
@@ -27,8 +28,8 @@ Answered = Mapping[int, Answer]
 class Task:
     """What is asked, and how the answers are judged."""
 
-    requests: tuple[Request, ...]
-    """At least one."""
+    requests: Callable[[PromptRules], Sequence[Request]]
+    """At least one, the same number for every model; a card says how it wants to be asked."""
     judge: Callable[[Answered, Sureness], Judged]
     """Makes figures of at least one answer."""
 
@@ -102,10 +103,12 @@ def evaluate(task: Task, how: How, screen: Screen) -> Measured | Compared:
 
     Raises DataError where nothing could be answered, and the errors of loading models.
     """
-    runs = [run(task.requests, how, find_bundle(model), screen) for model in how.models]
+    bundles = map(find_bundle, how.models)
+    runs = [run(task.requests(b.card.prompt), how, b, screen) for b in bundles]
     among = set.intersection(*(set(run.answered) for run in runs))
     if not among:
-        raise DataError(f"none of {len(task.requests):,} items could be answered; see above why")
+        failed = max(run.failed for run in runs)
+        raise DataError(f"nothing could be answered, {failed:,} failed; see above why")
     results = [run.measure(task, among) for run in runs]
     return results[0] if len(results) == 1 else compared(*results)
 

@@ -8,9 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from regionqa.boxfiles import read_boxes
-from regionqa.evaluation import recognition, vqa
+from regionqa.evaluation import captions, recognition, vqa
 from regionqa.evaluation.calibration import Sureness
 from regionqa.evaluation.classes import ClassNames, common_synonyms, read_synonyms
+from regionqa.evaluation.meteor import meteor
 from regionqa.evaluation.results import Judged
 from regionqa.evaluation.running import Answered, Task
 from regionqa.evaluation.vqarecords import Question, read_questions
@@ -48,7 +49,7 @@ def recognition_task(
         found = recognition.recognition(list(answered.values()), mapper, sureness)
         return recognition.judge(found)
 
-    return Task(asked, judge)
+    return Task(lambda rules: asked, judge)
 
 
 def vqa_task(
@@ -71,4 +72,20 @@ def vqa_task(
             sureness,
         )
 
-    return Task(tuple(asked), judge)
+    return Task(lambda rules: asked, judge)
+
+
+def caption_task(
+    file: Path, images: Path | None = None, *, limit: int | None = None, with_meteor: bool = False
+) -> Task:
+    """Every picture or region of a file of captions, described in the words of each card."""
+    folder = images or file.parent
+    references = captions.read_captions(file, folder, limit)
+
+    def judge(answered: Answered, sureness: Sureness) -> Judged:
+        known = [references[number] for number in answered]
+        answers = list(answered.values())
+        scores = meteor(captions.as_words(known, answers)) if with_meteor else None
+        return captions.judge(known, answers, scores)
+
+    return Task(lambda rules: captions.caption_requests(references, folder, rules), judge)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from regionqa.boxentries import excerpt, parse_json
+from regionqa.boxentries import excerpt
 from regionqa.errors import DataError, ItemError
+from regionqa.evaluation.records import read_records
 from regionqa.images import Picture, open_picture
 from regionqa.inlineregions import number_regions
 from regionqa.inputs import parse_regions
@@ -49,7 +50,7 @@ def read_questions(path: Path, images: Path | None = None) -> list[Question]:
     folder = path.parent if images is None else images
     open_once = lru_cache(maxsize=1)(open_picture)
     found: list[Question] = []
-    for where, document in _documents(path):
+    for where, document in read_records(path, GIVE):
         if not isinstance(document, dict):
             raise DataError(f"{where}: is {excerpt(document)}, not an object; {GIVE}")
         try:
@@ -83,33 +84,6 @@ class _Turn:
     answers: tuple[str, ...]
     choices: tuple[str, ...]
     kind: str | None
-
-
-def _documents(path: Path) -> Iterator[tuple[str, object]]:
-    """Every record of JSON lines or of a JSON array, with its place."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; check the path") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; name a file") from None
-    if text.lstrip().startswith("["):
-        try:
-            documents = parse_json(text)
-        except ValueError as error:
-            raise DataError(f"{path}: is not JSON: {error}; {GIVE}") from None
-        assert isinstance(documents, list)
-        yield from ((f"{path}: record {n}", each) for n, each in enumerate(documents, start=1))
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                document = parse_json(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: is not JSON: {error}; {GIVE}") from None
-            yield f"{path}:{number}", document
 
 
 def _turns(document: dict[str, object]) -> Iterator[_Turn]:
