@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ASKING = (
     "--box", "--boxes", "--box-format", "--box-units", "--model", "--format", "--out", "--resume",
     "--retry-errors", "--draw", "--device", "--dtype", "--quantize", "--batch-size",
-    "--max-new-tokens", "--timing", "--confidence", "--guess", "--unsure-below", "--quiet",
-    "--debug", "--help",
+    "--max-new-tokens", "--temperature", "--seed", "--timing", "--confidence", "--guess",
+    "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
     "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",

@@ -90,7 +90,7 @@ class KeptAnswers:
         if first is not None:
             engine = load()
             for answer in engine.answer(
-                chain([first], asked), max_new_tokens=longest, unsure_below=0
+                chain([first], asked), max_new_tokens=longest, unsure_below=0, temperature=0
             ):
                 yield from recorded()
                 waiting.popleft()

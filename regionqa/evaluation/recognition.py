@@ -116,7 +116,7 @@ def recognise(
     is missing.
     """
     answers = []
-    for answer in engine.answer(requests(boxfile, folder, smallest), unsure_below=0):
+    for answer in engine.answer(requests(boxfile, folder, smallest), unsure_below=0, temperature=0):
         if answer.error:
             raise answer.error
         answers.append(answer)
