@@ -34,11 +34,11 @@ SAME_NAMES: dict[str, tuple[int, ...]] = {
 class CuttingSettings:
     """What is drawn how often, and how it is changed."""
 
-    tiles: float = 0.2
+    tiles: float = 0.25
     """Share of boxes that are tiles."""
     balance: float = 0.35
     """A box is drawn in proportion to (count of its class) ** -balance."""
-    tile_balance: float = 0.3
+    tile_balance: float = 0.15
     """A class of tiles is drawn in proportion to (count of its boxes in photos) ** -this."""
     smallest: float = 12.0
     """Boxes with a shorter side of fewer pixels are not learned from."""
@@ -47,7 +47,7 @@ class CuttingSettings:
     shift: float = 0.12
     """A box moves, and grows or shrinks, by up to this share of its sides."""
     placeless: float = 0.2
-    """Share of boxes in photos whose place is not told; that of tiles never is."""
+    """Share of boxes whose place is not told."""
     colour: float = 0.3
     """Contrast changes by up to this share, brightness and saturation by about it."""
 
@@ -141,8 +141,8 @@ class CutSource:
             if each.photo is not None:
                 seen = shows(each.photo, windows[index], shown.shape[2])
                 shown[index] = np.maximum(shown[index], seen)
-                if rng.random() >= settings.placeless:
-                    places[index] = placed(boxes[index : index + 1], each.image)[0]
+            if rng.random() >= settings.placeless:
+                places[index] = placed(boxes[index : index + 1], each.image)[0]
         labels = torch.tensor([each.label for each in drawn])
         return CutBatch(cuts[0], cuts[1], places, labels, torch.from_numpy(shown).flatten(1))
 

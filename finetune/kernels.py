@@ -16,7 +16,7 @@ FACTORS = (3.4445, -4.7750, 2.0315)
 """Of the odd polynomial that drives singular values from (0, 1] to about 1."""
 
 
-def orthogonal(matrices: Tensor, rounds: int = 4) -> Tensor:
+def orthogonal(matrices: Tensor, rounds: int = 3) -> Tensor:
     """(K, R, C) -> matrices with singular values of about one, by a Newton-Schulz iteration."""
     first, third, fifth = FACTORS
     x = matrices.bfloat16()

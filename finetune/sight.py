@@ -48,11 +48,11 @@ class SightSettings:
     """Steps of each worker."""
     workers: int = 2
     """Processes of one thread each that change the same weights."""
-    batch: int = 48
+    batch: int = 96
     """Boxes per step; each is two cuts."""
-    phases: tuple[Phase, ...] = (Phase(0.2, 80, 0), Phase(0.5, 64, 2), Phase(1.0, 96, 2))
+    phases: tuple[Phase, ...] = (Phase(0.2, 80, 0), Phase(0.7, 64, 2), Phase(1.0, 80, 2))
     """Small cuts first, and the shallow layers, which come trained, at the beginning only."""
-    kernel_rate: float = 0.015
+    kernel_rate: float = 0.02
     """Peak share of a kernel that a step may change."""
     learning_rate: float = 2.5e-3
     """Peak of AdamW's learning rate for all other weights."""
@@ -66,7 +66,7 @@ class SightSettings:
     """Weight of saying what the wide cut shows."""
     dropout: float = 0.2
     """Share of what is found that the classifier does not see."""
-    average: float = 0.99
+    average: float = 0.98
     """Decay of the running average of the weights; the average is what training gives."""
     seed: int = 5
     """Seed of every random choice."""
