@@ -34,7 +34,6 @@ from regionqa.export.parts import RegionModule
 from regionqa.export.pixels import PixelRegionEncoder
 from regionqa.export.processors import picture_table
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
-from regionqa.export.sizes import TextSizes, VisionSizes, text_sizes, vision_sizes
 from regionqa.export.templates import (
     Conversation,
     prompt_table,
@@ -45,6 +44,7 @@ from regionqa.export.tower import TOWERS, ProjectorKind, TowerConfig, TowerVisio
 from regionqa.export.vision import ResNetVision
 from regionqa.placement import Fit
 from regionqa.prompts import RegionInput
+from regionqa.sizes import TextSizes, VisionSizes, text_sizes, vision_sizes
 
 SHORTEST, LONGEST = 512, 853
 """Sides in pixels of what a region encoder with pixels of its own looks at; PVIT's are 800 and

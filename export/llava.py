@@ -23,11 +23,11 @@ from regionqa.export.init import (
     new_weights,
 )
 from regionqa.export.processors import picture_table
-from regionqa.export.sizes import text_sizes, vision_sizes
 from regionqa.export.templates import check_ids, read_conversation, read_tokenizer
 from regionqa.export.tower import ProjectorKind, TowerConfig, TowerVision, tower_table
 from regionqa.placement import Fit
 from regionqa.prompts import RegionInput
+from regionqa.sizes import text_sizes, vision_sizes
 
 OTHERS: Mapping[str, str] = {
     "llava_next": "cuts pictures into tiles",

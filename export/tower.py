@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 
 from regionqa.errors import BundleError
 from regionqa.export.parts import VisionModule
-from regionqa.export.sizes import VisionSizes, vision_sizes
+from regionqa.sizes import VisionSizes, vision_sizes
 
 
 @dataclass(frozen=True)

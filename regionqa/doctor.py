@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.bundles import Bundle, find_bundle, shipped_bundles
+from regionqa.bundles import CARD, Bundle, find_bundle, seed_folder, seeds, shipped_bundles
 from regionqa.devices import PROVIDERS, Device, why_not_cuda
 from regionqa.encoders import VisionEncoder
 from regionqa.errors import RegionQAError
+from regionqa.memory import needs_of, needs_of_seed, table
 
 PACKAGES = (
     "regionqa", "torch", "torchvision", "transformers", "tokenizers", "onnxruntime-gpu",
-    "onnxruntime", "huggingface-hub", "optimum", "pillow", "numpy", "typer", "rich",
+    "onnxruntime", "onnx", "bitsandbytes", "huggingface-hub", "optimum", "pillow", "numpy",
+    "typer", "rich",
 )  # fmt: skip
 
 
@@ -43,11 +45,30 @@ def examine(model: str = "starter") -> list[Finding]:
         Finding("system", f"{platform.platform()}, {os.cpu_count()} cores"),
         *versions(),
         Finding("gpu", gpu()),
-        *devices(model),
+        *devices("starter" if is_waiting(model) else model),
         Finding("hub cache", hub_cache()),
     ]
     names = [*shipped_bundles(), *([model] if model not in shipped_bundles() else [])]
     return findings + [check_model(name) for name in names]
+
+
+def memory_needed(model: str = "starter") -> list[str]:
+    """What a model needs in memory by setting, and what fits here: lines of a table, or why not.
+
+    Of a model that is not downloaded yet as far as its card tells.
+    """
+    try:
+        if is_waiting(model):
+            about = f"memory for {model}, by its card, before it is downloaded:"
+            return [about, *table(needs_of_seed(seeds()[model]))]
+        return [f"memory for {model}:", *table(needs_of(find_bundle(model)))]
+    except RegionQAError as error:
+        return [f"memory for {model}: not known: {error}"]
+
+
+def is_waiting(model: str) -> bool:
+    """Whether a model is known by name, but not downloaded yet."""
+    return model in seeds() and not (seed_folder(model) / CARD).is_file()
 
 
 def versions() -> list[Finding]:
@@ -115,6 +136,8 @@ def hub_cache() -> str:
 
 def check_model(name: str) -> Finding:
     """Whether a model's files are what its card says, content included."""
+    if is_waiting(name):
+        return Finding(f"model {name}", f"not downloaded yet; say: regionqa download {name}")
     try:
         bundle = find_bundle(name)
         broken = bundle.broken_files()

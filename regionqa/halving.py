@@ -155,27 +155,31 @@ def in_half(
 def float_values(model: "ModelProto") -> set[str]:
     """Names of all float32 values of a graph; the weights' contents are not looked at."""
     import onnx
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
+
+    typed = onnx.shape_inference.infer_shapes(outline(model)).graph
+    known: Iterable[onnx.ValueInfoProto] = (*typed.input, *typed.output, *typed.value_info)
+    types = {value.name: value.type.tensor_type.elem_type for value in known}
+    types |= {weight.name: weight.data_type for weight in typed.initializer}
+    unknown = [out for node in model.graph.node for out in node.output if out not in ("", *types)]
+    if unknown:
+        raise ValueError(f"the type of {unknown[0]} is unknown")
+    return {name for name, kind in types.items() if kind == TensorProto.FLOAT}
+
+
+def outline(model: "ModelProto") -> "ModelProto":
+    """The graph with inputs in place of its larger weights: types and shapes follow as well."""
+    from onnx import helper
 
     graph = model.graph
-    inputs = list(graph.input)
-    small: list[TensorProto] = []
+    inputs, small = list(graph.input), []
     for weight in graph.initializer:
         if np.prod(weight.dims) > PLACEHOLDER:
             inputs.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
         else:
             small.append(weight)
-    outline = helper.make_graph(list(graph.node), "outline", inputs, list(graph.output), small)
-    typed = onnx.shape_inference.infer_shapes(
-        helper.make_model(outline, opset_imports=model.opset_import, ir_version=model.ir_version)
-    ).graph
-    known: Iterable[onnx.ValueInfoProto] = (*typed.input, *typed.output, *typed.value_info)
-    types = {value.name: value.type.tensor_type.elem_type for value in known}
-    types |= {weight.name: weight.data_type for weight in small}
-    unknown = [out for node in graph.node for out in node.output if out and out not in types]
-    if unknown:
-        raise ValueError(f"the type of {unknown[0]} is unknown")
-    return {name for name, kind in types.items() if kind == TensorProto.FLOAT}
+    made = helper.make_graph(list(graph.node), "outline", inputs, list(graph.output), small)
+    return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def drop_unread(model: "ModelProto") -> None:

@@ -10,8 +10,8 @@ from transformers import AutoModel, BertConfig, CLIPVisionConfig, SiglipVisionCo
 from regionqa.cards import from_table
 from regionqa.errors import BundleError
 from regionqa.export.architectures import describe
-from regionqa.export.sizes import VisionSizes, text_sizes, vision_sizes
 from regionqa.export.tower import ProjectorKind, TowerConfig, TowerVision, tower_table
+from regionqa.sizes import VisionSizes, text_sizes, vision_sizes
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2,

@@ -47,14 +47,17 @@ def show_model(
 
 
 def doctor(model: Model = "starter", debug: Debug = False) -> int:
-    """Say what is installed, what runs where, and why CUDA is not used when it is not."""
-    from regionqa.doctor import examine
+    """Say what is installed, what runs where, and how much memory the model needs by setting."""
+    from regionqa.doctor import examine, memory_needed
 
     findings = examine(model)
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark = " " if finding.good else "!"
         print(f"{mark} {finding.topic:{width}}  {finding.text}")
+    print()
+    for line in memory_needed(model):
+        print(f"  {line}")
     return 0 if all(finding.good for finding in findings) else 1
 
 

@@ -25,6 +25,10 @@ class TextSizes:
     layers: int
     context: int
     """Positions the model was trained for."""
+    inner: int = 0
+    """Width inside a layer's feed-forward part."""
+    key_width: int = 0
+    """Width of a layer's keys, and of its values: heads that share them count once."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,15 @@ class VisionSizes:
 def text_sizes(config: Any) -> TextSizes:
     """Sizes in a transformers config; BundleError where it is no language model's."""
     sizes = normalised(config, NormalizedTextConfig)
+    width, heads = number(sizes, "hidden_size"), number(sizes, "num_attention_heads")
+    head_width = getattr(config, "head_dim", None) or width // heads
     return TextSizes(
-        number(sizes, "hidden_size"),
+        width,
         number(sizes, "vocab_size"),
         number(sizes, "num_layers"),
         number(sizes, "max_position_embeddings", UNLIMITED_CONTEXT),
+        getattr(config, "intermediate_size", None) or 4 * width,
+        number(sizes, "num_key_value_heads", heads) * head_width,
     )
 
 
@@ -79,6 +87,8 @@ def normalised(config: Any, fallback: type) -> Any:
 def number(sizes: Any, name: str, default: int | None = None) -> int:
     """One size; a pair of equal sides counts as one."""
     value = getattr(sizes, name, default)
+    if value is None:
+        value = default
     if isinstance(value, (list, tuple)) and len(set(value)) == 1:
         value = value[0]
     if not isinstance(value, int):
