@@ -1,0 +1,59 @@
+"""Whether a model's names are luck: photos it never saw, their boxes shifted and scaled at random.
+
+    python benchmarks/steadiness.py [MODEL [COUNT [SHARE]]]
+
+Asks "what is this?" of the cat, cup, astronaut and motorcycle of scikit-image, COUNT times each
+(100), the box shifted and its sides scaled by up to SHARE of them (0.1), always the same boxes.
+Prints the share of right answers, and the wrong ones that are given most.
+"""
+
+import sys
+from collections import Counter
+
+import numpy as np
+
+import regionqa
+from regionqa.demo import QUESTIONS, SOURCES, photo_folder
+from regionqa.evaluation.classes import ClassNames, common_synonyms
+from regionqa.images import open_picture
+from regionqa.regions import Box, Region
+from regionqa.requests import Request
+
+TRUTHS = {"cat.png": "cat", "cup.png": "cup", "astronaut.png": "person"}
+TRUTHS |= {"motorcycle.png": "motorcycle"}
+QUESTION = "what is this?"
+
+
+def moved(box: Box, share: float, rng: np.random.Generator, width: int, height: int) -> Box:
+    """The box with its middle and its sides changed by up to `share` of the sides."""
+    x0, y0, x1, y1 = box.xyxy
+    sides = np.array([x1 - x0, y1 - y0])
+    middle = np.array([x0 + x1, y0 + y1]) / 2 + rng.uniform(-share, share, 2) * sides
+    half = sides * (1 + rng.uniform(-share, share, 2)) / 2
+    low = np.maximum(middle - half, 0)
+    high = np.minimum(middle + half, [width, height])
+    return Box(*low.tolist(), *high.tolist())
+
+
+def main() -> None:
+    """Ask, and print one line a photo."""
+    name, count, share = (*sys.argv[1:], *("starter", "100", "0.1")[len(sys.argv) - 1 :])
+    engine = regionqa.load(name, device="cpu")
+    names = ClassNames(sorted(set(TRUTHS.values())), common_synonyms())
+    for photo, truth in TRUTHS.items():
+        box = next(each.boxes[0] for each in QUESTIONS if each.photo == photo and each.boxes)
+        picture = open_picture(photo_folder() / SOURCES[photo])
+        rng = np.random.default_rng(0)
+        boxes = [
+            moved(box, float(share), rng, picture.width, picture.height) for _ in range(int(count))
+        ]
+        requests = [Request(picture.name, QUESTION, (Region(each),), picture) for each in boxes]
+        replies = [answer.text for answer in engine.answer(requests)]
+        wrong = Counter(reply for reply in replies if names.named(reply) != truth)
+        right = len(replies) - wrong.total()
+        most = ", ".join(f"{reply} ({times})" for reply, times in wrong.most_common(3))
+        print(f"{truth:<12}{100 * right / len(replies):5.1f} %  {most}")
+
+
+if __name__ == "__main__":
+    main()
