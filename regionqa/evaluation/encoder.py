@@ -25,15 +25,17 @@ def by_encoder(names: Sequence[str], encoder: str = ENCODER, device: str = "cpu"
     Raises UsageError where the encoder cannot be loaded.
     """
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         model = SentenceTransformer(str(Path(encoder)) if Path(encoder).is_dir() else encoder,
                                     device=device)  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:120]
         raise UsageError(
-            f"--encoder {encoder}: cannot be loaded: {reason}; give the folder of a "
-            "sentence-transformers model, or one of the Hub that can be reached"
+            f"--encoder {encoder}: cannot be loaded; give the folder of a sentence-transformers "
+            f"model, or one of the Hub that can be reached ({reason})"
         ) from error
     sentences = [PATTERN.format(name) for name in names]
     classes = model.encode(sentences, normalize_embeddings=True, show_progress_bar=False)  # (C, D)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.boxentries import load_json
+from regionqa.boxentries import load_json, member
 from regionqa.boxfiles import BoxFile, BoxFileFormat
-from regionqa.boxjson import coco_labels
+from regionqa.boxjson import coco_labels, coco_names
 from regionqa.engine import Engine
 from regionqa.errors import DataError, ItemError
 from regionqa.evaluation.calibration import (
@@ -127,7 +127,11 @@ def recognise(
 def requests(
     boxfile: BoxFile, folder: Path, smallest: float = SMALLEST, question: str = NAMING_QUESTION
 ) -> Iterator[Request]:
-    """One request per labelled box that is large enough; what cannot be asked carries its error."""
+    """One request per labelled box that is large enough; what cannot be asked carries its error.
+
+    What COCO marks as a crowd shows no single thing, and is left out, as in training.
+    """
+    skipped = crowds(boxfile)
     for name in boxfile.pictures:
         try:
             boxes = boxfile.boxes_for(name) or ()
@@ -139,7 +143,7 @@ def requests(
             continue
         size = (picture.width, picture.height)
         for written in boxes:
-            if not written.label:
+            if not written.label or (name, written.values) in skipped:
                 continue
             try:
                 region = written.resolve(*size)
@@ -147,6 +151,19 @@ def requests(
                     yield Request(name, question, clip_all((region,), *size)[0], picture)
             except ItemError as error:
                 yield Request(name, question, picture=picture, error=error)
+
+
+def crowds(boxfile: BoxFile) -> set[tuple[str, tuple[float, ...]]]:
+    """Picture and box of everything that a COCO file marks as a crowd."""
+    if boxfile.format is not BoxFileFormat.coco:
+        return set()
+    document = load_json(boxfile.source)
+    names = coco_names(document, boxfile.source)
+    return {
+        (names[str(each["image_id"])], tuple(map(float, each["bbox"])))
+        for each in member(document, "annotations", list, str(boxfile.source))
+        if each.get("iscrowd")
+    }
 
 
 def class_list(boxfile: BoxFile) -> list[str]:
