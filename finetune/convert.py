@@ -5,17 +5,18 @@ What is written reads back as the same records. Bad records are not written.
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from regionqa.boxentries import plain_number
 from regionqa.errors import OutputError
 from regionqa.finetune.conversations import ROLES
-from regionqa.finetune.records import Record, TrainingData
+from regionqa.finetune.records import Record
 from regionqa.regions import Region
 
 
-def write_training_data(path: Path, data: TrainingData) -> None:
-    """Write all usable records as JSON lines, in file order.
+def write_training_data(path: Path, records: Sequence[Record]) -> None:
+    """Write records as JSON lines, in their order.
 
     Pictures in or below the folder of `path` are named from there, others by their whole path.
     What stood at `path` before stays until the new file is complete. Raises OutputError where it
@@ -26,7 +27,7 @@ def write_training_data(path: Path, data: TrainingData) -> None:
     try:
         try:
             with part.open("w", encoding="utf-8", newline="\n") as file:
-                for record in data.records:
+                for record in records:
                     document = as_document(record, folder)
                     file.write(json.dumps(document, ensure_ascii=False) + "\n")
             part.replace(path)

@@ -20,7 +20,7 @@ from regionqa.errors import UsageError
 from regionqa.finetune.convert import write_training_data
 from regionqa.finetune.datafiles import read_training_data
 from regionqa.finetune.processes import Processes
-from regionqa.finetune.records import DataFormat, Record, TrainingData, Turn
+from regionqa.finetune.records import Record, Turn
 from regionqa.finetune.rundata import RunData, Say, sample_maker
 from regionqa.finetune.stages import FinetuneSettings
 from regionqa.images import open_picture
@@ -53,7 +53,7 @@ def with_rehearsal(
         places = places_to_rehearse(settings, data, rng)
         say(f"rehearsal: asking {base.card.name} about {len(places):,} boxes")
         records = rehearse(base, places, questions_to_rehearse(data.instruct), rng)
-        write_training_data(path, TrainingData(path, DataFormat.lines, records, (), ""))
+        write_training_data(path, records)
     processes.wait()
     if not path.stat().st_size:
         say("rehearsal: it gave no answers that could be replayed")

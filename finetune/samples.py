@@ -12,7 +12,7 @@ from regionqa.cards import ModelCard
 from regionqa.errors import QuestionError
 from regionqa.finetune.records import Problem, Record
 from regionqa.promptids import Before, answer_ids, tokenize
-from regionqa.prompts import REFERENCE, render_conversation
+from regionqa.prompts import REFERENCE, render_conversation, renumber
 from regionqa.regions import Box
 from regionqa.tokenizer import BundleTokenizer
 
@@ -132,22 +132,11 @@ def _one_turn(record: Record, position: int) -> Record:
     kept = sorted({n for n in named if 1 <= n <= len(record.regions)})
     if not kept:
         return replace(record, turns=(turn,))
-    renumbered = {number: index for index, number in enumerate(kept, start=1)}
-
-    def rename(text: str) -> str:
-        return REFERENCE.sub(
-            lambda found: (
-                f"<region{renumbered[int(found[1])]}>"
-                if int(found[1]) in renumbered
-                else f"region {found[1]}"
-            ),
-            text,
-        )
-
+    question, answer = (renumber(text, kept) for text in (turn.question, turn.answer))
     return replace(
         record,
         regions=tuple(record.regions[number - 1] for number in kept),
-        turns=(replace(turn, question=rename(turn.question), answer=rename(turn.answer)),),
+        turns=(replace(turn, question=question, answer=answer),),
     )
 
 

@@ -238,7 +238,7 @@ def _request(
     try:
         if not question:
             raise ItemError(f'{item.image}: no question; give one, or a "question" in its line')
-        _check_text(question, item)
+        check_text(question, item.image)
         regions, warnings = _place(boxes, picture)
     except ItemError as error:
         return Request(item.image, question, picture=picture, error=error)
@@ -247,13 +247,13 @@ def _request(
     return Request(item.image, question, regions, picture)
 
 
-def _check_text(question: str, item: Item) -> None:
+def check_text(question: str, image: str) -> None:
     """ItemError where a command line has stray bytes, or JSON half a character."""
     try:
         question.encode()
     except UnicodeEncodeError as error:
         raise ItemError(
-            f"{item.image}: the question is no valid text at character {error.start + 1}; "
+            f"{image}: the question is no valid text at character {error.start + 1}; "
             "write it in UTF-8"
         ) from None
 

@@ -200,6 +200,31 @@ def render_answer(rules: PromptRules, answer: str) -> str:
     return rules.answer.format(answer=words)
 
 
+def renumber(text: str, kept: Sequence[int]) -> str:
+    """The text for a question that has only some of the regions: `kept[0]` becomes `<region1>`.
+
+    Mentions of others become words.
+    """
+    places = {number: place for place, number in enumerate(kept, start=1)}
+
+    def renamed(found: re.Match[str]) -> str:
+        place = places.get(int(found[1])) if len(found[1]) <= LONGEST_NUMBER else None
+        return f"<region{place}>" if place else f"region {found[1]}"
+
+    return REFERENCE.sub(renamed, text)
+
+
+def introduce(rules: PromptRules, question: str, numbers: Sequence[int]) -> str:
+    """The question with the regions that it does not name put before it, by number.
+
+    Asked so, it becomes the same prompt as when these regions are new and the rules put them there.
+    """
+    if not numbers or not rules.region:
+        return question
+    regions = rules.separator.join(f"<region{number}>" for number in numbers)
+    return rules.introduction.format(regions=regions) + question.strip()
+
+
 def read_answer(rules: PromptRules, text: str) -> str:
     """What the model meant of what it wrote: without the words the rules put around an answer.
 

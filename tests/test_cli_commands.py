@@ -31,6 +31,11 @@ OPTIONS = {
     (): ("--version", "--help"),
     ("ask",): (*ASKING, "--each"),
     ("caption",): ASKING,
+    ("chat",): (
+        "--box", "--box-format", "--box-units", "--turns", "--model", "--device", "--dtype",
+        "--quantize", "--max-new-tokens", "--guess", "--unsure-below", "--temperature", "--seed",
+        "--quiet", "--debug", "--help",
+    ),
     ("models",): ("--help",),
     ("models", "list"): ("--debug", "--help"),
     ("models", "show"): ("--debug", "--help"),

@@ -489,7 +489,7 @@ RECORD = st.builds(
 
 
 def read_back(data: TrainingData, path: Path) -> list[Record]:
-    write_training_data(path, data)
+    write_training_data(path, data.records)
     again = read_training_data(path)
     assert not problems(again)
     return [
@@ -525,4 +525,4 @@ def test_pictures_elsewhere_are_named_by_their_whole_path(
     relative = read_training_data(Path("photos/mine.jsonl"))
     assert read_back(relative, Path("here.jsonl")) == list(relative.records)
     with pytest.raises(OutputError, match="cannot be written: No such file"):
-        write_training_data(tmp_path / "gone" / "mine.jsonl", data)
+        write_training_data(tmp_path / "gone" / "mine.jsonl", data.records)

@@ -343,9 +343,9 @@ def test_training_and_asking_see_the_same(
         logits.append(result[0])
         return result
 
-    def generating(self: LanguageModel, prompts: Sequence[SplicedPrompt], longest: int) -> Any:
+    def generating(self: LanguageModel, prompts: Sequence[SplicedPrompt], *how: Any) -> Any:
         asked.extend(prompts)
-        return generate(self, prompts, longest)
+        return generate(self, prompts, *how)
 
     monkeypatch.setattr(LlamaDecoder, "step", stepping)
     monkeypatch.setattr(LanguageModel, "generate", generating)

@@ -85,7 +85,7 @@ def convert(
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {out}: is the file to be read; name another")
     data = read_training_data(file, images).or_stop(skip_bad=skip_bad)
-    write_training_data(out, data)
+    write_training_data(out, data.records)
     if data.bad:
         print(f"regionqa: {file}: {counted(data.bad, 'bad record')} left out", file=sys.stderr)
     print(f"{counted(len(data.records), 'record')} written to {out}")

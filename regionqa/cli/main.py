@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli import asking, data, evaluating, hub, looking, making, training
+from regionqa.cli import asking, chatting, data, evaluating, hub, looking, making, training
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(asking.ask)
 app.command()(asking.caption)
+app.command()(chatting.chat)
 app.add_typer(looking.models_app, name="models")
 app.command()(training.finetune)
 app.add_typer(data.data_app, name="data")
