@@ -32,7 +32,7 @@ class CutConfig:
     """Channels of the trunk's stages; the first has stride 4, every further one doubles it."""
     depths: tuple[int, ...] = (2, 2, 3, 2)
     """Residual blocks of the stages."""
-    side: int = 80
+    side: int = 64
     """Rows and columns of a cut."""
     close: float = 1.25
     """Sides of the close cut over those of the box."""

@@ -28,13 +28,17 @@ SAME_NAMES: dict[str, tuple[int, ...]] = {
     "boat": (108, 115), "tie": (77,), "spoon": (175,), "cell phone": (110,), "book": (176,),
 }  # fmt: skip
 """Labels of Tiny-ImageNet that show what COCO calls by a name."""
+TILE = 64
+"""Side of a tile in pixels."""
+TOO_SMALL = 12
+"""A box of a tile with fewer pixels on its shorter side does not show what the tile does."""
 
 
 @dataclass(frozen=True)
 class CuttingSettings:
     """What is drawn how often, and how it is changed."""
 
-    tiles: float = 0.25
+    tiles: float = 0.3
     """Share of boxes that are tiles."""
     balance: float = 0.35
     """A box is drawn in proportion to (count of its class) ** -balance."""
@@ -48,6 +52,8 @@ class CuttingSettings:
     """A box moves, and grows or shrinks, by up to this share of its sides."""
     placeless: float = 0.2
     """Share of boxes whose place is not told."""
+    crop: float = 0.4
+    """The part of a tile that is taken for the picture covers at least this share of it."""
     colour: float = 0.3
     """Contrast changes by up to this share, brightness and saturation by about it."""
 
@@ -108,7 +114,8 @@ class CutSource:
         if self.of_class and rng.random() < self.settings.tiles:
             label = int(rng.choice(list(self.of_class), p=self.tile_chances))
             pixels, box = self.tiles[int(rng.choice(self.of_class[label]))]
-            return Drawn(Image.fromarray(pixels), box, label, None)
+            image, box = cropped(Image.fromarray(pixels), box, self.settings.crop, rng)
+            return Drawn(image, box, label, None)
         chosen = min(int(np.searchsorted(self.chances, rng.random())), len(self.rows) - 1)
         number, row = self.rows[chosen]
         photo = self.photos.photos[number]
@@ -164,18 +171,48 @@ def named_tiles(
 ) -> tuple[list[tuple[UInt8, Tensor]], dict[int, Ints]]:
     """Tiles with a name of `names`, each with its box in pixels, and the rows of each class."""
     parts = sorted(path.stem for path in folder.glob("train-*.npz"))
-    tiles = read_tiles(folder, parts)
-    boxes = np.concatenate([np.load(folder / f"{part}.npz")["box"] for part in parts])
-    boxes = boxes.astype(np.float32) + np.array([0, 0, 1, 1], np.float32)  # both ends are inside
-    boxes[shorter_sides(boxes) < 12] = (0, 0, 64, 64)  # too small to be what the tile shows
+    known = sorted(SAME_NAMES.keys() & set(names))
+    wanted = [label for name in known for label in SAME_NAMES[name]]
+    tiles = read_tiles(folder, parts, wanted)
+    found = []
+    for part in parts:
+        with np.load(folder / f"{part}.npz") as archive:
+            found.append(archive["box"][np.isin(archive["label"], wanted)])
+    boxes = np.concatenate(found).astype(np.float32)
+    boxes += np.array([0, 0, 1, 1], np.float32)  # both ends are inside
+    boxes[shorter_sides(boxes) < TOO_SMALL] = (
+        0,
+        0,
+        TILE,
+        TILE,
+    )
     kept: list[tuple[UInt8, Tensor]] = []
     of_class: dict[int, Ints] = {}
-    for name in sorted(SAME_NAMES.keys() & set(names)):
+    for name in known:
         rows = np.flatnonzero(np.isin(tiles.labels, SAME_NAMES[name]))
         if len(rows):
             of_class[names.index(name)] = np.arange(len(kept), len(kept) + len(rows))
             kept += [(tiles.pixels[row].copy(), torch.from_numpy(boxes[row])) for row in rows]
     return kept, of_class
+
+
+def cropped(
+    image: Image.Image, box: Tensor, smallest: float, rng: np.random.Generator
+) -> tuple[Image.Image, Tensor]:
+    """A part of a tile of at least the share `smallest`, and what is there of the box (4,).
+
+    All of the part where too little is.
+    """
+    share, stretch = rng.uniform(smallest, 1), np.exp(rng.uniform(-0.25, 0.25))
+    width = min(TILE, round(TILE * float(np.sqrt(share * stretch))))
+    height = min(TILE, round(TILE * float(np.sqrt(share / stretch))))
+    left, top = int(rng.integers(TILE + 1 - width)), int(rng.integers(TILE + 1 - height))
+    part = image.crop((left, top, left + width, top + height))
+    size = torch.tensor([width, height] * 2, dtype=torch.float32)
+    seen = torch.minimum((box - torch.tensor([left, top] * 2)).clamp(min=0), size)
+    if (seen[2:] - seen[:2]).min() < TOO_SMALL:
+        return part, torch.cat([torch.zeros(2), size[2:]])
+    return part, seen
 
 
 def moved(box: Tensor, share: float, rng: np.random.Generator) -> Tensor:

@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +91,20 @@ class Tiles:
     labels: Ints
 
 
-def read_tiles(folder: Path, parts: Sequence[str]) -> Tiles:
-    """Decode the named `.npz` parts; about 1.2 GB in memory for the whole training set."""
+def read_tiles(folder: Path, parts: Sequence[str], wanted: Sequence[int] | None = None) -> Tiles:
+    """Decode the named `.npz` parts; about 1.2 GB in memory for the whole training set.
+
+    wanted: only tiles of these labels.
+    """
     pixels, labels = [], []
     for part in parts:
         with np.load(folder / f"{part}.npz") as archive:
             data, offsets = archive["data"].tobytes(), archive["offsets"]
-            labels.append(archive["label"].astype(np.int64))
-        for start, end in pairwise(offsets):
+            found = archive["label"].astype(np.int64)
+        kept = np.ones(len(found), bool) if wanted is None else np.isin(found, wanted)
+        labels.append(found[kept])
+        for row in np.flatnonzero(kept):
+            start, end = offsets[row : row + 2]
             with Image.open(io.BytesIO(data[start:end])) as image:
                 pixels.append(np.asarray(image.convert("RGB")))
     return Tiles(np.stack(pixels), np.concatenate(labels))

@@ -50,8 +50,8 @@ class SightSettings:
     """Processes of one thread each that change the same weights."""
     batch: int = 96
     """Boxes per step; each is two cuts."""
-    phases: tuple[Phase, ...] = (Phase(0.2, 80, 0), Phase(0.7, 64, 2), Phase(1.0, 80, 2))
-    """Small cuts first, and the shallow layers, which come trained, at the beginning only."""
+    phases: tuple[Phase, ...] = (Phase(0.2, 80, 0), Phase(1.0, 64, 2))
+    """The shallow layers, which come trained, learn at the beginning only."""
     kernel_rate: float = 0.02
     """Peak share of a kernel that a step may change."""
     learning_rate: float = 2.5e-3

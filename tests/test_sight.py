@@ -96,6 +96,11 @@ def test_tiles_of_the_same_name_join_the_boxes_of_photos(photos: PhotoSet, tiles
     assert boxes == [[0, 0, 64, 64]] + [[10, 10, 50, 50]] * 3, "a tiny box is not what it shows"
     rng = np.random.default_rng(0)
     drawn = [source.draw(rng) for _ in range(200)]
+    parts = [each for each in drawn if each.photo is None]
+    assert {each.image.size for each in parts} - {(64, 64)}
+    for each in parts:
+        assert (each.box >= 0).all() and (each.box <= torch.tensor(each.image.size * 2)).all()
+        assert (each.box[2:] - each.box[:2]).min() >= 12
     assert 70 < sum(each.photo is None for each in drawn) < 130
     assert all(each.label in (1, 2) for each in drawn if each.photo is None)
 
