@@ -15,6 +15,7 @@ from torchvision.ops import roi_align
 from regionqa.bundles import Bundle, open_bundle
 from regionqa.errors import BundleError, ExportError
 from regionqa.export import bundle as bundle_module
+from regionqa.export import graphs
 from regionqa.export.bundle import read_encoders, write_bundle
 from regionqa.export.graphs import (
     TOLERANCE,
@@ -146,6 +147,35 @@ def test_a_changed_weight_is_seen(tmp_path: Path) -> None:
     assert report.difference > TOLERANCE
     with pytest.raises(ExportError):
         report.check()
+
+
+class Cancelling(nn.Module):
+    """What is left of large numbers of which nearly all is taken away again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = nn.Parameter(torch.full((), 3e4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.large) - self.large
+
+
+@pytest.mark.parametrize(("off", "passes"), [(0.0, True), (0.03, False)])
+def test_where_torch_itself_is_unsure_a_graph_may_round_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: float, passes: bool
+) -> None:
+    module, x = Cancelling(), rng_normal((1, 64), 0)
+    precise = x + np.float32(off)
+    monkeypatch.setattr(graphs, "run_graph", lambda *_: [[precise]])
+    report = compare(module, tmp_path / "x.onnx", ["y"], {"one": {"x": x}})
+    assert report.difference > TOLERANCE
+    assert 1e-4 < report.rounding < 2e-3
+    assert module.large.dtype == torch.float32
+    if passes:
+        report.check()
+    else:
+        with pytest.raises(ExportError):
+            report.check()
 
 
 def test_weights_are_stored_in_half_precision_only_where_that_is_exact(tmp_path: Path) -> None:

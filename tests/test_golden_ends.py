@@ -196,13 +196,13 @@ def test_gpt4roi_answers_two_pictures_as_the_reference_does_padded(
 def pvit_model(golden: GoldenSet, size: str, root: Path) -> Converted:
     """PVIT with a language model and a tower of the size that the set names."""
     sizes = golden.meta["sizes"][size]
-    llama = LlamaSizes(sizes["hidden"], sizes["inner"], sizes["layers"], sizes["heads"])
+    llama = LlamaSizes(sizes["hidden"], sizes["inter"], sizes["layers"], sizes["heads"])
     clip = ClipSizes(inner=sizes["clip_inter"], layers=sizes["clip_layers"])
     published = write_pvit(root, golden, llama, clip, RegionClipSizes(), dtype=torch.float32)
     return Converted(published, root / "model")
 
 
-@pytest.fixture(scope="module", params=["small", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["small", "full"])
 def pvit_case(
     request: pytest.FixtureRequest, pvit: GoldenSet, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Converted, dict[str, Any]]]:
@@ -213,6 +213,7 @@ def pvit_case(
     gc.collect()
 
 
+@pytest.mark.slow
 def test_pvit_answers_as_the_reference(
     pvit_case: tuple[Converted, dict[str, Any]], pvit: GoldenSet
 ) -> None:

@@ -1,0 +1,215 @@
+"""How much memory and time `regionqa download` takes to convert a 7B, files and all.
+
+    python benchmarks/conversion.py FOLDER [--layers 32] [--dtype auto]
+
+Writes to FOLDER what GPT4RoI publishes, in its shapes and types, with generated numbers: a LLaMA of
+so many layers and the delta to it as .bin shards, and a CLIP ViT-L/14. Then it runs the command on
+them, watches the process and everything it starts, and prints one line of JSON. FOLDER needs 45 GB
+at 32 layers; everything in it is removed again.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ADDED = 6
+SHARD = 2_000_000_000
+"""Bytes of a shard; the published ones are up to 10 GB, which makes no difference to a mapping."""
+Shapes = dict[str, torch.Size]
+
+
+def language_shapes(layers: int, added: int) -> tuple[Shapes, LlamaConfig]:
+    """Weights of LLaMA-7B's width, with so many more rows of embeddings."""
+    config = LlamaConfig(num_hidden_layers=layers, vocab_size=32000 + added, rms_norm_eps=1e-6)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    return {name: value.shape for name, value in model.state_dict().items()}, config
+
+
+def part_shapes() -> Shapes:
+    """The projector and the region encoder of GPT4RoI, under their published names."""
+    config = MultiLevelConfig(
+        input_size=224, in_channels=(1024,) * 4, sizes=(128, 64, 32, 16), width=1024, rounds=5,
+        groups=64, roi_size=14, position_width=256, region_width=1024, hidden_size=4096,
+        sides=(16,) * 4,
+    )  # fmt: skip
+    with torch.device("meta"):
+        module = MultiLevelRegionEncoder(config)
+    found = {f"model.spi_module.{name}": v.shape for name, v in module.state_dict().items()}
+    projector = {"weight": torch.Size((4096, 1024)), "bias": torch.Size((4096,))}
+    return found | {f"model.mm_projector.{name}": shape for name, shape in projector.items()}
+
+
+class Numbers:
+    """Normal numbers, drawn once and read from ever another place, as billions are needed."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.block = torch.randn(1 << 24, generator=generator).half()
+        self.at = 0
+
+    def tensor(self, shape: torch.Size, deviation: float, mean: float = 0.0) -> torch.Tensor:
+        """A float16 tensor of such numbers."""
+        flat = torch.empty(shape.numel(), dtype=torch.float16)
+        done = 0
+        while done < len(flat):
+            self.at = (self.at + 1_000_003) % len(self.block)
+            piece = self.block[self.at : self.at + len(flat) - done]
+            flat[done : done + len(piece)] = piece
+            done += len(piece)
+        return flat.mul_(deviation).add_(mean).view(shape)
+
+
+def write_shards(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Tensors as pytorch_model-*.bin with their index, one shard in memory at a time."""
+    places: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    number = 0
+
+    def write() -> None:
+        nonlocal number
+        number += 1
+        name = f"pytorch_model-{number:05}.bin"
+        torch.save(shard, folder / name)
+        places.update(dict.fromkeys(shard, name))
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > SHARD:
+            write()
+        shard[name] = tensor
+    write()
+    index = json.dumps({"metadata": {}, "weight_map": places})
+    (folder / "pytorch_model.bin.index.json").write_text(index)
+
+
+def write_checkpoints(root: Path, layers: int) -> None:
+    """Folders delta, base and vision."""
+    numbers = Numbers()
+    for part, added, deviation in (("base", 0, 0.02), ("delta", ADDED, 0.002)):
+        shapes, config = language_shapes(layers, added)
+        folder = root / part
+        folder.mkdir(parents=True)
+        whole = part_shapes() if added else {}
+
+        def tensors(
+            shapes: Shapes = shapes, deviation: float = deviation, whole: Shapes = whole
+        ) -> Iterator[tuple[str, torch.Tensor]]:
+            for name, shape in shapes.items():
+                mean = 1.0 if len(shape) == 1 and not whole else 0.0
+                yield name, numbers.tensor(shape, deviation, mean)
+            for name, shape in whole.items():
+                yield name, numbers.tensor(shape, 0.02)
+            for index in range(layers):
+                yield f"model.layers.{index}.self_attn.rotary_emb.inv_freq", torch.ones(64).half()
+
+        write_shards(folder, tensors())
+        (folder / "config.json").write_text(json.dumps(config.to_dict(), default=str))
+    toy = REPOSITORY / "tests" / "golden" / "gpt4roi" / "toy_llama.model"
+    shutil.copyfile(toy, root / "delta" / "tokenizer.model")
+    tower = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+        image_size=224, patch_size=14, projection_dim=768,
+    )  # fmt: skip
+    CLIPVisionModel(tower).half().float().save_pretrained(root / "vision")
+
+
+def memory_of(pid: int) -> tuple[int, int]:
+    """Bytes a process and its children hold now: all, and those that are no pages of files."""
+    total = private = 0
+    for process in (pid, *children(pid)):
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:  # it has ended
+            continue
+        table = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("R") or
+                 line.startswith("VmRSS")}  # fmt: skip
+        total += int(table.get("VmRSS", 0)) * 1024
+        private += int(table.get("RssAnon", 0)) * 1024
+    return total, private
+
+
+def children(pid: int) -> list[int]:
+    """All processes under one."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            direct = [int(word) for word in file.read_text().split()]
+        except OSError:
+            continue
+        found += direct + [further for child in direct for further in children(child)]
+    return found
+
+
+def watched(words: list[str]) -> dict[str, float]:
+    """Run a command; seconds, and the largest memory that it and its children held together."""
+    peak = {"all": 0, "private": 0}
+    started = time.monotonic()
+    process = subprocess.Popen(words)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            total, private = memory_of(process.pid)
+            peak["all"] = max(peak["all"], total)
+            peak["private"] = max(peak["private"], private)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    status = process.wait()
+    ended.set()
+    thread.join()
+    if status:
+        raise SystemExit(f"the command failed with status {status}")
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_gb": round(peak["all"] / 1e9, 2),
+        "peak_without_file_pages_gb": round(peak["private"] / 1e9, 2),
+    }
+
+
+def main() -> None:
+    """Write, convert, print, remove."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--dtype", default="auto")
+    options = parser.parse_args()
+    root: Path = options.folder / "conversion"
+    try:
+        started = time.monotonic()
+        write_checkpoints(root, options.layers)
+        written = time.monotonic() - started
+        print(f"written in {written:.0f} s", file=sys.stderr, flush=True)
+        files = [path for path in root.rglob("*") if path.is_file()]
+        places = [word for part in ("delta", "base", "vision")
+                  for word in (f"--{part}", str(root / part))]  # fmt: skip
+        words = [sys.executable, "-m", "regionqa", "download", "gpt4roi-7b", *places, "--out",
+                 str(root / "model"), "--dtype", options.dtype]  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "layers": options.layers,
+                    "read_gb": round(sum(path.stat().st_size for path in files) / 1e9, 1),
+                    **watched(words),
+                }
+            )
+        )
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
