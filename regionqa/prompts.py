@@ -167,6 +167,7 @@ def render_conversation(
                 pieces.append(ImageSlot(rules.image_token))
             elif name == "question":
                 pieces += _introduction(rules, unnamed, boxes, special)
+                seen.update(unnamed)
                 pieces += _question(rules, question, boxes, seen, special)
         turns.append(_merge(pieces))
     return turns

@@ -23,7 +23,10 @@ from regionqa.prompts import (
     RegionSlot,
     Special,
     Text,
+    introduce,
     render,
+    render_dialogue,
+    renumber,
 )
 from regionqa.tokenizer import BundleTokenizer
 
@@ -195,6 +198,75 @@ def test_regions_as_features() -> None:
 def test_doubled_braces_in_a_template_are_braces() -> None:
     rules = replace(PLAIN, template="{{{image}}} {question}")
     assert rendered(rules, "what {is} this?") == "{«image»} what {is} this?"
+
+
+# -- conversations ---------------------------------------------------------------------------------
+
+
+def dialogue(rules: PromptRules, given: Sequence[int] | None, *said: str) -> str:
+    """A prompt of questions, and answers to all but the last, that ends each with `###`."""
+    count = max(given) if given else 2
+    pieces = render_dialogue(rules, said[::2], said[1::2], BOXES[:count], "###", SPECIAL, given)
+    return readable(pieces).partition("picture.\n")[2]
+
+
+TALKING = replace(GPT4ROI, turn=" Human: {question}\n### ", answer="Assistant: {answer}\n")
+
+
+def test_a_conversation_is_one_text() -> None:
+    text = dialogue(TALKING, [1, 1], "What is <region1>?", " A dog. ", "Is it <region1>?")
+    assert text == ("What is region1 «0»?\n### Assistant: A dog.\n### Human: Is it region1?\n### ")
+
+
+def test_a_region_is_told_before_the_question_it_is_new_at() -> None:
+    text = dialogue(TALKING, [1, 2], "What is it?", "A dog.", "Is it on <region1>?")
+    assert text.startswith("There are region1 «0». What is it?")
+    assert text.endswith("### Human: There are region2 «1». Is it on region1?\n### ")
+
+
+def test_where_all_are_there_from_the_first_those_that_none_names_are_told_first() -> None:
+    text = dialogue(TALKING, None, "What is it?", "A dog.", "Is it <region1>?")
+    assert text.startswith("There are region2 «1». What is it?")
+    assert "Is it region1 «0»?" in text
+
+
+def test_a_region_in_an_answer_is_words() -> None:
+    text = dialogue(TALKING, None, "What?", "<region1> and </s>.", "Why?")
+    assert "Assistant: region 1 and </s>.\n" in text
+
+
+def test_a_question_cannot_name_a_region_that_comes_later() -> None:
+    with pytest.raises(QuestionError, match="names <region2>, but 1 region was given"):
+        dialogue(TALKING, [1, 2], "What is <region2>?", "A dog.", "And <region2>?")
+
+
+def test_a_region_put_into_a_question_by_name_makes_the_same_prompt() -> None:
+    for rules in (TALKING, COORDINATES, NONE, PVIT):
+        question = introduce(rules, "What of <region2>?", [1, 3])
+        assert rendered(rules, question, 3) == rendered(rules, "What of <region2>?", 3)
+
+
+def test_regions_are_renumbered_for_a_question_that_has_fewer() -> None:
+    text = "is <region3> on <region1>, or <region2>?"
+    assert renumber(text, [3, 2]) == "is <region1> on region 1, or <region2>?"
+    assert renumber("<region99999999999>", [1]) == "region 99999999999"
+
+
+@pytest.mark.parametrize("takes", [(True, True), (True, False), (False, True), (False, False)])
+def test_white_space_beside_a_token_goes_with_it_where_it_takes_it(
+    takes: tuple[bool, bool],
+) -> None:
+    class Taking(Letters):
+        def takes_space(self, token: str) -> tuple[bool, bool]:
+            return takes if token == "<im_end>" else (False, False)
+
+    pieces = [Text("a \n"), RegionSlot(0, "<im_end>"), Text(" \n"), Special("<im_end>"), Text(" b")]
+    ids = tokenize(pieces, Taking(), 0, 1).input_ids
+    token = Taking().token_id("<im_end>")
+    text = "".join("#" if index == token else chr(index) for index in ids)
+    head = "a" if takes[0] else "a \n"
+    middle = "" if any(takes) else " \n"
+    assert text == head + "#" + middle + "#" + ("b" if takes[1] else " b")
 
 
 # -- special tokens --------------------------------------------------------------------------------
