@@ -260,7 +260,13 @@ def test_white_space_beside_a_token_goes_with_it_where_it_takes_it(
         def takes_space(self, token: str) -> tuple[bool, bool]:
             return takes if token == "<im_end>" else (False, False)
 
-    pieces = [Text("a \n"), RegionSlot(0, "<im_end>"), Text(" \n"), Special("<im_end>"), Text(" b")]
+    pieces: list[Piece] = [
+        Text("a \n"),
+        RegionSlot(0, "<im_end>"),
+        Text(" \n"),
+        Special("<im_end>"),
+        Text(" b"),
+    ]
     ids = tokenize(pieces, Taking(), 0, 1).input_ids
     token = Taking().token_id("<im_end>")
     text = "".join("#" if index == token else chr(index) for index in ids)
