@@ -212,6 +212,11 @@ def test_mistakes_are_one_line(
 
 def test_a_file_that_holds_no_answers_is_refused(regionqa: "Command", folder: Path) -> None:
     words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers")
+    picture = (folder / "a.jpg").read_bytes()
+    ran = regionqa(*words, folder / "a.jpg")
+    assert ran.status == 1
+    assert "a.jpg: is no file of answers; name another, or a new one" in ran.err
+    assert (folder / "a.jpg").read_bytes() == picture
     (folder / "other.jsonl").write_text('{"image": 3}\n')
     ran = regionqa(*words, folder / "other.jsonl")
     assert ran.status == 1

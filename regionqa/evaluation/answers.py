@@ -20,6 +20,7 @@ from regionqa.engine import Engine
 from regionqa.errors import OutputError
 from regionqa.outputs import OutputSettings, as_record, boxes_text, encode, request_boxes
 from regionqa.requests import Answer, Request
+from regionqa.resume import JSON_START
 
 Key = tuple[str, ...]
 """What makes two requests the same: picture, boxes, question, choices, model and variant."""
@@ -46,12 +47,11 @@ class KeptAnswers:
             return kept
         try:
             content = path.read_bytes()
-            end = content.rfind(b"\n") + 1
-            if end < len(content):
-                with path.open("r+b") as file:
-                    file.truncate(end)
         except OSError as error:
             raise OutputError(f"{path}: cannot be read: {error.strerror}; name another") from error
+        end = content.rfind(b"\n") + 1
+        if not JSON_START.startswith(content[: len(JSON_START)]):
+            raise OutputError(f"{path}: is no file of answers; name another, or a new one")
         for number, line in enumerate(content[:end].splitlines(), start=1):
             try:
                 fields = json.loads(line)
@@ -63,6 +63,12 @@ class KeptAnswers:
                 ) from None
             if not failed:
                 kept._found[key].append(fields)
+        if end < len(content):
+            try:
+                with path.open("r+b") as file:
+                    file.truncate(end)
+            except OSError as error:
+                raise OutputError(f"{path}: cannot be mended: {error.strerror}") from error
         return kept
 
     def answers(
