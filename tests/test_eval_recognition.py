@@ -72,6 +72,8 @@ def test_json_holds_all_that_is_told(regionqa: "Command", folder: Path) -> None:
     )  # fmt: skip
     document = json.loads(out.read_text())
     assert (document["items"], document["pictures"], document["failed"]) == (4, 2, 0)
+    settings = document["settings"]
+    assert (settings["min_side"], settings["by"], settings["classes"]) == (32, "words", 4)
     told = figures(document)
     assert told["accuracy"] == 50
     assert told["without_most_frequent"] == 50

@@ -91,6 +91,7 @@ def document(result: Measured) -> dict[str, object]:
         "model": result.model,
         "revision": result.revision,
         "device": result.device,
+        "settings": dict(result.settings),
         "items": len(judged.items),
         "pictures": len(set(judged.pictures)),
         "failed": result.failed,

@@ -59,6 +59,8 @@ class Measured:
     """Items without an answer; they are in no figure."""
     figures: tuple[Told, ...]
     groups: Mapping[str, tuple[Told, ...]]
+    settings: Mapping[str, object]
+    """What was chosen of asking and judging, by option."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,13 @@ class Compared:
 
 
 def measured(
-    judged: Judged, *, model: str, revision: str = "", device: str = "", failed: int = 0
+    judged: Judged,
+    *,
+    model: str,
+    revision: str = "",
+    device: str = "",
+    failed: int = 0,
+    settings: Mapping[str, object] | None = None,
 ) -> Measured:
     """The estimates of every figure."""
     return Measured(
@@ -87,6 +95,7 @@ def measured(
         failed=failed,
         figures=_told(judged.figures, judged.pictures),
         groups={name: _told(group, judged.pictures) for name, group in judged.groups.items()},
+        settings=settings or {},
     )
 
 

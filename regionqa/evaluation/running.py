@@ -6,7 +6,7 @@ Puts the parts together. It does not parse a command line, nor print.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Task:
     """At least one, the same number for every model; a card says how it wants to be asked."""
     judge: Callable[[Answered, Sureness], Judged]
     """Makes figures of at least one answer."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """What was chosen of asking and judging, by option, for whoever reads the figures later."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Run:
             revision=self.revision,
             device=self.device,
             failed=self.failed,
+            settings=task.settings,
         )
 
 

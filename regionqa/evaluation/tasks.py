@@ -49,7 +49,10 @@ def recognition_task(
         found = recognition.recognition(list(answered.values()), mapper, sureness)
         return recognition.judge(found)
 
-    return Task(lambda rules: asked, judge)
+    settings = {"boxes": str(boxes), "min_side": min_side, "question": question,
+                "classes": len(names), "by": "sentence-encoder" if encoder else "words",
+                "encoder": encoder, "limit": limit}  # fmt: skip
+    return Task(lambda rules: asked, judge, settings)
 
 
 def vqa_task(
@@ -72,7 +75,8 @@ def vqa_task(
             sureness,
         )
 
-    return Task(lambda rules: asked, judge)
+    settings = {"file": str(file), "likelihood": likelihood, "limit": limit}
+    return Task(lambda rules: asked, judge, settings)
 
 
 def caption_task(
@@ -88,4 +92,5 @@ def caption_task(
         scores = meteor(captions.as_words(known, answers)) if with_meteor else None
         return captions.judge(known, answers, scores)
 
-    return Task(lambda rules: captions.caption_requests(references, folder, rules), judge)
+    settings = {"file": str(file), "meteor": with_meteor, "limit": limit}
+    return Task(lambda rules: captions.caption_requests(references, folder, rules), judge, settings)
