@@ -18,6 +18,7 @@ from conftest import Command
 
 from regionqa.bundles import Bundle
 from regionqa.chat import Chat, ChatSettings, Kept
+from regionqa.cli.chatting import converse
 from regionqa.engine import Engine
 from regionqa.requests import Answer, Exchange, Request
 
@@ -363,3 +364,28 @@ def test_answers_go_to_a_file_and_the_prompt_does_not(cat: Path, tmp_path: Path)
         assert terminal.process.wait(30) == 0
     assert answers.read_text().count("\n") == 1
     assert "> " not in answers.read_text()
+
+
+class Stopped:
+    """A conversation in which the first answer is stopped by Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def follow(self, line: str) -> bool:
+        self.lines.append(line)
+        if len(self.lines) == 1:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_ctrl_c_stops_an_answer_at_a_terminal_and_all_of_a_script(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by_hand, script = Stopped(), Stopped()
+    converse(by_hand, iter(["what is this?", "and now?"]), by_hand=True)  # type: ignore[arg-type]
+    assert by_hand.lines == ["what is this?", "and now?"]
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "\ninterrupted; nothing of it is kept\n")
+    with pytest.raises(KeyboardInterrupt):
+        converse(script, iter(["what is this?", "and now?"]), by_hand=False)  # type: ignore[arg-type]
