@@ -4,18 +4,23 @@ ONNX Runtime says CUDA is available where it is not, and falls back to the CPU w
 session is believed only after its own list of providers was read. Reasons are given in words.
 """
 
+import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from regionqa.errors import BundleError, DeviceError, UsageError
 from regionqa.halving import half_graph
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from onnxruntime import InferenceSession
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -67,10 +72,13 @@ def choose_device(asked: str) -> Device:
     return Device.cpu
 
 
-def open_session(graph: Path, device: Device, *, half: bool = False) -> "InferenceSession":
+def open_session(
+    graph: Path, device: Device, *, half: bool = False, profile: Path | None = None
+) -> "InferenceSession":
     """A session of an ONNX file that runs on `device`; inputs and outputs are float32.
 
     half: compute in float16 what depends on the picture; weights then take half the memory.
+    profile: start of the name of a file for ONNX Runtime's record of what ran where.
     Raises DeviceError where ONNX Runtime silently chose another provider, BundleError where the
     file is not a graph it can run.
     """
@@ -85,7 +93,10 @@ def open_session(graph: Path, device: Device, *, half: bool = False) -> "Inferen
         providers, settings = [PROVIDERS["cuda"], PROVIDERS["cpu"]], [CUDA_OPTIONS, {}]
     content = half_graph(graph) if half else str(graph)
     try:
-        session = onnxruntime.InferenceSession(content, None, providers, settings)
+        options = onnxruntime.SessionOptions()
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        session = onnxruntime.InferenceSession(content, options, providers, settings)
     except Exception as error:  # onnxruntime's own errors share no public base class
         reason = str(error).splitlines()[0]
         raise BundleError(f"{graph}: ONNX Runtime cannot load it: {reason}") from error
@@ -96,3 +107,26 @@ def open_session(graph: Path, device: Device, *, half: bool = False) -> "Inferen
         )
     log.debug("%s runs on %s", graph.name, session.get_providers()[0])
     return session
+
+
+def placement(
+    graph: Path,
+    device: Device,
+    feeds: "Mapping[str, npt.NDArray[np.generic]]",
+    *,
+    half: bool = False,
+) -> dict[str, set[str]]:
+    """Which providers ran the nodes of each operator, by the record of one run over `feeds`.
+
+    A session on CUDA may still leave single nodes to the CPU.
+    """
+    with TemporaryDirectory() as folder:
+        session = open_session(graph, device, half=half, profile=Path(folder) / "profile")
+        session.run(None, dict(feeds))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    found: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        told = event.get("args", {})
+        if "op_name" in told and "provider" in told:
+            found[told["op_name"]].add(told["provider"])
+    return dict(found)

@@ -33,7 +33,7 @@ class FakeSession:
     asked: Sequence[str] = ()
 
     def __init__(
-        self, path: str, options: None, providers: Sequence[str], settings: Sequence[object]
+        self, path: str, options: object, providers: Sequence[str], settings: Sequence[object]
     ) -> None:
         assert len(settings) == len(providers)
         FakeSession.asked = providers

@@ -1,0 +1,195 @@
+"""The language model's own step: tokens per second, what a cache with room saves, what runs where.
+
+    python benchmarks/decoding.py [--layers 2] [--dtype bfloat16] [--device cpu] [--model starter]
+
+Takes LLaMA-7B's width (or --width's) with random weights, reads a prefix of 300 positions for each
+question, and decodes. Two caches take turns in one run: the decoder's own, and one that is put
+together anew at every step; both must give the same tokens. Prints medians of three rounds, after
+one that does not count, and the share of the time that reading all weights once would take by the
+fastest copy measured here. Then it says which provider ran the operators of the model's encoders.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regionqa import decoder as decoder_module
+from regionqa.bundles import Bundle, find_bundle
+from regionqa.decoder import Cache, LlamaDecoder
+from regionqa.devices import Device, placement
+
+PREFIX, WORDS, ROUNDS = 300, 32_000, 3
+
+
+class PutTogether(Cache):
+    """A cache without room: all positions are copied to add one."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers)
+        self.kept: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cache.extend`."""
+        past = self.kept[layer]
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
+        self.kept[layer] = keys, values
+        return keys, values
+
+
+CACHES: dict[str, type[Cache]] = {"put together anew": PutTogether, "with room": Cache}
+
+
+def random_decoder(width: int, layers: int, dtype: torch.dtype, device: str) -> LlamaDecoder:
+    """A LLaMA of that width, in LLaMA's proportions."""
+    inner = (width * 8 // 3 + 255) // 256 * 256
+    config: dict[str, Any] = {
+        "model_type": "llama", "hidden_size": width, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": width // 128, "vocab_size": WORDS,
+        "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    shapes = {"embed_tokens": (WORDS, width), "lm_head": (WORDS, width), "norm": (width,)}
+    for number in range(layers):
+        layer = f"layers.{number}"
+        shapes |= {f"{layer}.self_attn.{part}_proj": (width, width) for part in "qkvo"}
+        shapes |= {f"{layer}.mlp.{part}_proj": (inner, width) for part in ("gate", "up")}
+        shapes |= {f"{layer}.mlp.down_proj": (width, inner)}
+        shapes |= {f"{layer}.{norm}layernorm": (width,) for norm in ("input_", "post_attention_")}
+    torch.manual_seed(0)
+    weights = {
+        f"{name}.weight": torch.randn(shape, dtype=dtype, device=device).mul_(shape[-1] ** -0.5)
+        for name, shape in shapes.items()
+    }
+    return LlamaDecoder(config, weights)
+
+
+@torch.inference_mode()
+def decode(model: LlamaDecoder, questions: int, tokens: int) -> tuple[float, list[list[int]]]:
+    """Seconds for so many tokens to every question behind one prefix, and the tokens."""
+    device = model.embed(torch.zeros(1, dtype=torch.long, device=place(model))).device
+    ids = torch.arange(PREFIX, device=device)[None]
+    mask = torch.ones(1, PREFIX, dtype=torch.bool, device=device)
+    logits, cache = model.step(model.embed(ids), mask, ids, None)
+    rows = torch.zeros(questions, dtype=torch.long, device=device)
+    if isinstance(cache, PutTogether):
+        cache.kept = [(pair[0][rows], pair[1][rows]) for pair in cache.kept if pair]
+    else:
+        cache = model.select(cache, rows)
+    last = logits.argmax(-1)[rows]
+    answers = [last.tolist()]
+    waited(device)
+    started = time.perf_counter()
+    for count in range(1, tokens + 1):
+        seen = torch.ones(questions, PREFIX + count, dtype=torch.bool, device=device)
+        at = torch.full((questions, 1), PREFIX + count - 1, device=device)
+        logits, cache = model.step(model.embed(last)[:, None], seen, at, cache)
+        last = logits.argmax(-1)
+        answers.append(last.tolist())
+    waited(device)
+    return time.perf_counter() - started, answers
+
+
+def place(model: LlamaDecoder) -> torch.device:
+    """Where a decoder's weights are."""
+    return next(iter(model._weights.values())).device
+
+
+def waited(device: torch.device) -> None:
+    """Wait for what a GPU has still to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def reading(model: LlamaDecoder) -> float:
+    """Seconds to read all weights but the embeddings once, at the speed of adding up numbers."""
+    device = place(model)
+    large = torch.ones(2**26, device=device)
+    times = []
+    for _ in range(ROUNDS):
+        waited(device)
+        started = time.perf_counter()
+        large.sum()
+        waited(device)
+        times.append(time.perf_counter() - started)
+    read = sum(w.nbytes for name, w in model._weights.items() if name != "embed_tokens.weight")
+    return read / large.nbytes * min(times)
+
+
+def compare(model: LlamaDecoder, counts: Sequence[int], tokens: int) -> None:
+    """Both caches in turns, for several numbers of questions at once."""
+    floor = reading(model)
+    for questions in counts:
+        times: dict[str, list[float]] = {name: [] for name in CACHES}
+        said = {}
+        for _ in range(ROUNDS + 1):
+            for name, kind in CACHES.items():
+                decoder_module.Cache = kind  # type: ignore[misc]
+                seconds, said[name] = decode(model, questions, tokens)
+                times[name].append(seconds)
+        slow, fast = (statistics.median(taken[1:]) for taken in times.values())
+        same = len({str(answers) for answers in said.values()}) == 1
+        print(
+            f"{questions:3} questions: {questions * tokens / fast:8.1f} tokens/s, "
+            f"{slow / fast:.2f} x a cache put together anew, a step takes "
+            f"{fast / tokens / floor:.1f} x reading the weights; "
+            f"tokens {'equal' if same else 'DIFFER'}"
+        )
+
+
+def show_placement(bundle: Bundle, device: Device, half: bool) -> None:
+    """Which provider ran each operator of the encoders that has weights or reads boxes."""
+    import onnxruntime
+
+    told = (
+        "Conv",
+        "FusedConv",
+        "Gemm",
+        "MatMul",
+        "FusedMatMul",
+        "RoiAlign",
+        "InstanceNormalization",
+    )
+    card = bundle.card
+    graphs = [card.vision.graph, *([card.region.graph] if card.region else [])]
+    for graph in graphs:
+        path = bundle.file(graph)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        feeds = {}
+        for value in session.get_inputs():
+            large = 640 if value.name == "pixel_values" else 1
+            free = [1, *[large] * (len(value.shape) - 1)]
+            sides = [s if isinstance(s, int) else f for s, f in zip(value.shape, free, strict=True)]
+            kind = np.int64 if "int64" in value.type else np.float32
+            feeds[value.name] = np.zeros(sides, kind)
+        found = placement(path, device, feeds, half=half)
+        for name in told:
+            if name in found:
+                print(f"{graph:12} {name:22} {', '.join(sorted(found[name]))}")
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="cpu", choices=[str(each) for each in Device])
+    parser.add_argument("--questions", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--model", default="starter")
+    told = parser.parse_args()
+    model = random_decoder(told.width, told.layers, getattr(torch, told.dtype), told.device)
+    print(f"{told.layers} layers of {told.width}, {told.dtype}, {told.device}")
+    compare(model, told.questions, told.tokens)
+    half = told.device == "cuda" and told.dtype != "float32"
+    show_placement(find_bundle(told.model), Device(told.device), half)
+
+
+if __name__ == "__main__":
+    main()
