@@ -4,12 +4,13 @@ ONNX Runtime says CUDA is available where it is not, and falls back to the CPU w
 session is believed only after its own list of providers was read. Reasons are given in words.
 """
 
+import ctypes
 import json
 import logging
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,7 +107,18 @@ def open_session(
             "cuDNN libraries of onnxruntime-gpu[cuda,cudnn]); see `regionqa doctor`"
         )
     log.debug("%s runs on %s", graph.name, session.get_providers()[0])
+    give_back_memory()
     return session
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed and glibc keeps, which may be more than what is in use.
+
+    Opening a graph holds its weights two or three times for a moment: as they are stored, in
+    float32, and as they are laid out for its kernels.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def placement(

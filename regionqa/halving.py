@@ -193,6 +193,6 @@ def drop_unread(model: "ModelProto") -> None:
             kept.append(node)
     del graph.node[:]
     graph.node.extend(reversed(kept))
-    weights = [weight for weight in graph.initializer if weight.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
+    for place in reversed(range(len(graph.initializer))):  # in place: they may be large
+        if graph.initializer[place].name not in read:
+            del graph.initializer[place]

@@ -25,6 +25,9 @@ HANDLING = 20_000_000
 """A picture, a tokenizer's tables, and what allocators keep of what was freed."""
 TRANSFORMERS = 250_000_000
 """What transformers' modelling code adds in the machine's own memory."""
+OPENING = 2.7
+"""How often ONNX Runtime holds weights, as float32, for a moment while it opens a graph of a tower
+whose weights are stored in float16: as stored, as float32, and transposed."""
 BITS = {Quantize.eight: 8.0, Quantize.four: 4.13}
 """Bits a quantized weight takes: LLM.int8's rows have a scale each, nested NF4's blocks of 64."""
 SPARE = 0.9
@@ -64,11 +67,13 @@ class Estimate:
     """Keys and values of one question; every further one of a batch adds as much."""
     work: int
     """The program itself, and what a step holds for a moment."""
+    opening: int = 0
+    """What there is while the encoders are opened, before the language model is loaded."""
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.language + self.encoders + self.cache + self.work
+        """The most there is at one time."""
+        return max(self.opening, self.language + self.encoders + self.cache + self.work)
 
 
 def estimates(needs: Needs) -> list[Estimate]:
@@ -99,7 +104,11 @@ def estimate(needs: Needs, device: Device, precision: Precision) -> Estimate:
     work = PROGRAM[device] + HANDLING + step + logits
     if device is Device.cpu and needs.transformers:
         work += TRANSFORMERS
-    return Estimate(device, precision, language, encoders, needs.context * position, work)
+    opening = int(OPENING * needs.encoders.weights * 4) if device is Device.cpu else 0
+    return Estimate(
+        device, precision, language, encoders, needs.context * position, work,
+        PROGRAM[device] + opening,
+    )  # fmt: skip
 
 
 def needs_of(bundle: Bundle) -> Needs:
