@@ -38,6 +38,10 @@ class CutConfig:
     """Sides of the close cut over those of the box."""
     wide: float = 3.0
     """Sides of the wide cut over those of the box."""
+    zooms: tuple[float, ...] = (1.0, 0.85)
+    """Both cuts are made in each of these sizes, and what the trunk sees is averaged."""
+    mirrored: bool = True
+    """Whether it is averaged over mirror images too."""
     slim: float = 0.4
     """A box's shorter side counts as at least this share of its longer one."""
     region_width: int = 384
@@ -103,10 +107,11 @@ class CutRegionEncoder(RegionModule):
         return 1
 
     def found(self, close: Tensor, wide: Tensor, places: Tensor) -> Tensor:
-        """What is found (N, region_width) in cuts (N, 4, side, side) at places (N, PLACES)."""
-        both = self.trunk(torch.cat([close, wide]))  # (2 N, trunk_width)
-        count = close.shape[0]
-        return F.relu(self.join(torch.cat([both[:count], both[count:], places], 1)))
+        """What is found (N, region_width) in what the trunk saw of cuts (N, trunk_width).
+
+        places: (N, PLACES).
+        """
+        return F.relu(self.join(torch.cat([close, wide, places], 1)))
 
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
@@ -114,16 +119,24 @@ class CutRegionEncoder(RegionModule):
         """One vector (N, vector_width) per box; arguments as in `forward`."""
         (pixel_values,) = sources
         height, width = pixel_values.shape[-2:]
+        config, count = self.config, boxes.shape[0]
         pictures = pixel_values[image_index]  # (N, 3, h, w)
         pixels = within(boxes * torch.tensor([width, height] * 2), width, height)  # (N, 4)
         cuts = []
-        for grow in (self.config.close, self.config.wide):
-            window = within(grown(pixels, grow, self.config.slim), width, height)
-            seen = cut(pictures, window, self.config.side)
-            cuts.append(torch.cat([seen, box_mask(window, pixels, self.config.side)], 1))
+        for zoom in config.zooms:
+            for grow in (config.close, config.wide):
+                window = within(grown(pixels, grow * zoom, config.slim), width, height)
+                seen = cut(pictures, window, config.side)
+                cuts.append(torch.cat([seen, box_mask(window, pixels, config.side)], 1))
+        views = torch.cat(cuts)  # (zooms * 2 * N, 4, side, side)
+        if config.mirrored:
+            views = torch.cat([views, views.flip(3)])
+        times = len(config.zooms) * (2 if config.mirrored else 1)
+        seen = self.trunk(views).reshape(times, 2, count, config.trunk_width)
+        close, wide = seen.mean(0).unbind(0)  # (N, trunk_width) each
         places = place(boxes)
-        colours = cut(pictures, pixels, self.config.colour_grid).flatten(1)  # (N, 3 grid ** 2)
-        return torch.cat([self.found(cuts[0], cuts[1], places), places, colours], 1)
+        colours = cut(pictures, pixels, config.colour_grid).flatten(1)  # (N, 3 grid ** 2)
+        return torch.cat([self.found(close, wide, places), places, colours], 1)
 
     def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Vectors (N, vector_width) -> region tokens (N, 1, hidden_size)."""

@@ -270,15 +270,3 @@ def changed(cuts: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     whole = torch.cat([colours.clamp(-1, 1), mark], 1)
     flip = torch.from_numpy(rng.random(len(cuts)) < 0.5).reshape(-1, 1, 1, 1)
     return torch.where(flip, whole.flip(3), whole).contiguous(memory_format=torch.channels_last)
-
-
-def exact_batch(photo: Photo, rows: Ints, config: CutConfig) -> CutBatch:
-    """Boxes `rows` of a photo as asking sees them, nothing changed; says nothing of `shown`."""
-    image = opened(photo)
-    boxes = within(torch.from_numpy(photo.boxes[rows]), *image.size)
-    cuts = []
-    for grow in (config.close, config.wide):
-        windows = within(grown(boxes, grow, config.slim), *image.size)
-        cuts.append(cuts_of([image] * len(boxes), windows, boxes, config.side))
-    labels = torch.from_numpy(photo.labels[rows])
-    return CutBatch(cuts[0], cuts[1], placed(boxes, image), labels, torch.zeros(len(boxes), 0))

@@ -34,9 +34,9 @@ class Namer(nn.Module):
 
         close, wide: (N, 4, side, side). places: (N, PLACES), zeros where it shall not count.
         """
-        region = self.region
-        first, second = region.trunk(torch.cat([close, wide])).split([len(close), len(wide)])
-        found = F.relu(region.join(torch.cat([first, second, places], 1)))
+        seen = self.region.trunk(torch.cat([close, wide]))  # (2 N, trunk_width)
+        first, second = seen.split([len(close), len(wide)])
+        found = self.region.found(first, second, places)
         return self.classifier(F.dropout(found, dropout, self.training)), self.around(second)
 
     def logits(self, vectors: Tensor) -> Tensor:

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionqa.export.vision import ResNetVision
-from regionqa.finetune.cutting import CutBatch, CutSource, exact_batch, shorter_sides
+from regionqa.finetune.cutting import CutBatch, CutSource, opened, shorter_sides
 from regionqa.finetune.kernels import KernelOptimizer
 from regionqa.finetune.namer import Namer
 from regionqa.finetune.pictures import PhotoSet
-from regionqa.finetune.pretrain import Log, parameter_groups, save_atomically
+from regionqa.finetune.pretrain import Log, normalise, parameter_groups, save_atomically
 
 
 @dataclass(frozen=True)
@@ -247,15 +247,20 @@ def run_workers(arguments: tuple[Any, ...], count: int) -> None:
 
 @torch.no_grad()
 def named_boxes(namer: Namer, photos: PhotoSet, smallest: float = 32.0) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) and labels (N,) of the photos' boxes of at least `smallest` pixels."""
+    """Logits (N, classes) and labels (N,) of the photos' boxes of at least `smallest` pixels.
+
+    The encoder sees the photos as they are, of at most 320 pixels.
+    """
     namer.eval()
     logits, labels = [], []
     for photo in photos.photos:
         rows = np.flatnonzero(shorter_sides(photo.boxes) >= smallest)
         if len(rows):
-            batch = exact_batch(photo, rows, namer.region.config)
-            logits.append(namer(batch.close, batch.wide, batch.places)[0])
-            labels.append(batch.labels)
+            pixels = normalise(np.array(opened(photo))[np.newaxis])
+            boxes = torch.from_numpy(photo.boxes[rows] / photo.scale)
+            index = torch.zeros(len(rows), dtype=torch.int64)
+            logits.append(namer.logits(namer.region.region_vectors([pixels], boxes, index)))
+            labels.append(torch.from_numpy(photo.labels[rows]))
     return torch.cat(logits), torch.cat(labels)
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from regionqa.export.cuts import CutConfig
+from regionqa.export.cuts import CutConfig, grown, within
 from regionqa.export.vision import ResNetConfig, ResNetVision
-from regionqa.finetune.cutting import CutSource, CuttingSettings, exact_batch, shows
+from regionqa.finetune.cutting import CutSource, CuttingSettings, cuts_of, opened, placed, shows
 from regionqa.finetune.kernels import KernelOptimizer, orthogonal
 from regionqa.finetune.namer import Namer
 from regionqa.finetune.pictures import Photo, PhotoSet
@@ -147,15 +147,17 @@ def test_a_window_shows_the_middles_in_it(photos: PhotoSet) -> None:
 def test_training_and_asking_see_the_same(photos: PhotoSet) -> None:
     """Cuts made by Pillow for training give what the encoder makes of the picture itself."""
     torch.manual_seed(0)
-    namer = Namer(CONFIG, 3).eval()
+    namer = Namer(replace(CONFIG, zooms=(1.0,), mirrored=False), 3).eval()
     photo = photos.photos[0]
-    batch = exact_batch(photo, np.arange(3), CONFIG)
-    expected, _ = namer(batch.close, batch.wide, batch.places)
-    with Image.open(photo.path) as image:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
-    boxes = torch.from_numpy(photo.boxes / photo.scale)
-    vectors = namer.region.region_vectors([pixels], boxes, torch.zeros(3, dtype=torch.int64))
-    assert torch.allclose(namer.logits(vectors), expected, atol=5e-3)
+    image, boxes = opened(photo), torch.from_numpy(photo.boxes)
+    cuts = [
+        cuts_of([image] * 3, within(grown(boxes, grow, CONFIG.slim), *image.size), boxes, 32)
+        for grow in (CONFIG.close, CONFIG.wide)
+    ]
+    expected, _ = namer(*cuts, placed(boxes, image))
+    logits, labels = named_boxes(namer, photos)
+    assert torch.allclose(logits[:3], expected, atol=5e-3)
+    assert labels.tolist() == [0, 1, 2] * 3
 
 
 # -- how it steps ----------------------------------------------------------------------------------
