@@ -70,7 +70,8 @@ def tally(data: FineEval, rankings: Sequence[Ranking]) -> Judged:
     for rater in raters:
         if raters.count(rater) > 1:
             raise DataError(f"{rater}: two files are of this rater; rename one, or leave one out")
-    systems = sorted({name for ranking in rankings for name in ranking.systems})
+    named = {name for ranking in rankings for name in ranking.systems}
+    systems = sorted(named, key=lambda name: (name in data.systems, name))  # new ones first
     items, pictures, rows = [], [], []
     for ranking in rankings:
         for item in data.items:
@@ -96,7 +97,11 @@ def tally(data: FineEval, rankings: Sequence[Ranking]) -> Judged:
         pictures=tuple(pictures),
         figures=(*_mean_ranks(ranks, systems), *_agreement(items, ranks)),
         groups=groups,
-        listings={"raters": [{"rater": r.rater, "questions": len(r.ranks)} for r in rankings]},
+        listings={
+            "raters": [
+                {"rater": r.rater, "questions": sum(map(bool, r.ranks.values()))} for r in rankings
+            ]
+        },
     )
 
 

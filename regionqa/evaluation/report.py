@@ -30,7 +30,8 @@ class Table:
 
 def tables(result: Measured) -> list[Table]:
     """What is printed of one model's evaluation."""
-    about = f"{result.judged.task}: {result.model} {result.revision} on {result.device}"
+    where = f"on {result.device}" if result.device else ""
+    about = f"{result.judged.task}: {result.model} {result.revision} {where}"
     found = [Table(" ".join(about.split()), _HEADER, tuple(map(_row, result.figures)))]
     for name, group in result.groups.items():
         rows = tuple(map(_row, group[:SHOWN]))
