@@ -160,11 +160,13 @@ def test_a_malformed_file_names_its_line(tmp_path: Path, text: str, message: str
 def test_a_turn_has_the_regions_that_it_names(tmp_path: Path) -> None:
     """As training reads such a record for a model that knows one question at a time."""
     grey(tmp_path, "a.jpg")
-    conversation = turns("what is <region2>?", "a cup.", "and what are these?", "two things.")
+    conversation = turns("what is <region2>?", "<region2> is a cup.",
+                         "and what are these?", "two things.")  # fmt: skip
     record = {"image": "a.jpg", "regions": [LEFT, RIGHT], "conversations": conversation}
     first, second = read_questions(lines(tmp_path / "q.jsonl", [record]))
     assert first.request.question == "what is <region1>?"
     assert [list(region.box.xyxy) for region in first.request.regions] == [RIGHT]
+    assert first.answers == ("<region1> is a cup.",)
     assert len(second.request.regions) == 2
     assert first.request.picture is second.request.picture
 
@@ -187,7 +189,8 @@ def test_regions_may_stand_in_the_text_as_pvit_writes_them(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("It's a red CUP.", "red cup"), ("the", "the"), ("three dogs", "3 dogs"), ("No.", "no"),
-     ("the colour is dark-blue", "dark blue"), ("this is it", "it")],
+     ("the colour is dark-blue", "dark blue"), ("this is it", "it"),
+     ("<region2>.", "region 2"), ("Region1 is", "region 1 is")],
 )  # fmt: skip
 def test_normalised_texts(text: str, expected: str) -> None:
     assert normalised(text) == expected

@@ -16,6 +16,8 @@ NUMBERS = {
     "no": 0, "none": 0, "nobody": 0, "nothing": 0, "a": 1, "an": 1, "single": 1, "pair": 2,
     "couple": 2,
 }  # fmt: skip
+REGION = re.compile(r"<?\bregion([0-9]{1,9})\b>?", re.IGNORECASE)
+"""A region as questions and some models write it; others say "region 1"."""
 COUNTED = frozenset(NUMBERS) - {"a", "an", "single", "pair", "couple", "no", "nobody", "nothing"}
 """Number words that mean a number wherever they stand."""
 ARTICLES = frozenset({"a", "an", "the"})
@@ -33,9 +35,10 @@ FILLERS = tuple(
 def normalised(text: str) -> str:
     """The words that say something: lower case, no marks, no articles, no `it is` before them.
 
-    Numbers up to twenty become digits, so that "three" and "3" are the same.
+    Numbers up to twenty become digits, so that "three" and "3" are the same; so are "<region1>" and
+    "region 1".
     """
-    words = without_filler(words_of(text))
+    words = without_filler(words_of(REGION.sub(r"region \1", text)))
     kept = [word for word in words if word not in ARTICLES] or list(words)
     return " ".join(str(NUMBERS[word]) if word in COUNTED else word for word in kept)
 

@@ -8,7 +8,7 @@ as requests do; a malformed file ends the run. Nothing here knows a model or jud
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,8 +54,7 @@ def read_questions(path: Path, images: Path | None = None) -> list[Question]:
         if not isinstance(document, dict):
             raise DataError(f"{where}: is {excerpt(document)}, not an object; {GIVE}")
         try:
-            turns = list(_turns(document))
-            questions, inline = number_regions([turn.question for turn in turns])
+            turns, inline = _numbered(list(_turns(document)))
             image = document.get("image")
             if not isinstance(image, str) or not image:
                 raise ItemError("has no image")
@@ -69,24 +68,26 @@ def read_questions(path: Path, images: Path | None = None) -> list[Question]:
             picture = open_once(str(folder / image))
         except ItemError as error:
             picture = error
-        for turn, text in zip(turns, questions, strict=True):
-            question, named = only_named(text, boxes if len(turns) > 1 else ())
-            request = _request(image, question, named or boxes, picture)
-            found.append(Question(request, turn.answers, turn.choices, turn.kind))
+        for turn in turns:
+            alone, named = only_named(turn, boxes if len(turns) > 1 else ())
+            request = _request(image, alone.question, named or boxes, picture)
+            found.append(Question(request, alone.answers, alone.choices, alone.kind))
     if not found:
         raise DataError(f"{path}: holds no questions; {GIVE}")
     return found
 
 
 @dataclass(frozen=True)
-class _Turn:
+class Turn:
+    """One question of a record, before its picture is known."""
+
     question: str
     answers: tuple[str, ...]
     choices: tuple[str, ...]
     kind: str | None
 
 
-def _turns(document: dict[str, object]) -> Iterator[_Turn]:
+def _turns(document: dict[str, object]) -> Iterator[Turn]:
     """The questions of one record; each turn of a conversation is one, asked on its own."""
     if "conversations" not in document:
         yield _turn(document, document.get("question"), document.get("answer"), document)
@@ -104,7 +105,7 @@ def _turns(document: dict[str, object]) -> Iterator[_Turn]:
 
 def _turn(
     fields: dict[str, object], question: object, answer: object, document: dict[str, object]
-) -> _Turn:
+) -> Turn:
     if not isinstance(question, str) or not question.strip():
         raise ItemError("has no question")
     question = question.replace("<image>", " ").strip()
@@ -117,21 +118,39 @@ def _turn(
     kind = fields.get("kind", document.get("kind"))
     if not isinstance(kind, str | None):
         raise ItemError(f"its kind is {excerpt(kind)}, not text")
-    return _Turn(question, tuple(map(str, answers)), choices, kind)
+    return Turn(question, tuple(map(str, answers)), choices, kind)
 
 
-def only_named(question: str, boxes: Sequence[WrittenBox]) -> tuple[str, tuple[WrittenBox, ...]]:
-    """The question with the boxes that it names, numbered anew; no boxes where it names none.
+def _numbered(turns: Sequence[Turn]) -> tuple[list[Turn], list[WrittenBox]]:
+    """The turns with `<regionK>` in place of regions written into their texts, and their boxes."""
+    texts = [text for turn in turns for text in (turn.question, *turn.answers)]
+    replaced, boxes = number_regions(texts)
+    rest = iter(replaced)
+    return [
+        replace(turn, question=next(rest), answers=tuple(next(rest) for _ in turn.answers))
+        for turn in turns
+    ], boxes
+
+
+def only_named(turn: Turn, boxes: Sequence[WrittenBox]) -> tuple[Turn, tuple[WrittenBox, ...]]:
+    """The turn with the boxes that its question names, numbered anew; no boxes where it names none.
 
     A turn of a conversation is asked alone, and boxes that belong to other turns would only be in
     its way; training reads such records in the same way.
     """
-    numbers = sorted({int(digits) for digits in REFERENCE.findall(question)})
+    numbers = sorted({int(digits) for digits in REFERENCE.findall(turn.question)})
     kept = [number for number in numbers if 1 <= number <= len(boxes)]
     if not kept or kept != numbers:
-        return question, ()
-    renumbered = REFERENCE.sub(lambda m: f"<region{kept.index(int(m[1])) + 1}>", question)
-    return renumbered, tuple(boxes[number - 1] for number in kept)
+        return turn, ()
+
+    def renumbered(text: str) -> str:
+        return REFERENCE.sub(
+            lambda m: f"<region{kept.index(int(m[1])) + 1}>" if int(m[1]) in kept else m[0], text
+        )
+
+    answers = tuple(map(renumbered, turn.answers))
+    alone = replace(turn, question=renumbered(turn.question), answers=answers)
+    return alone, tuple(boxes[number - 1] for number in kept)
 
 
 def _plain(text: str) -> str:
