@@ -7,6 +7,7 @@ ran on it. It changes nothing.
 import os
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from regionqa.devices import PROVIDERS, Device, why_not_cuda
 from regionqa.encoders import VisionEncoder
 from regionqa.errors import RegionQAError
 from regionqa.memory import needs_of, needs_of_seed, table
+from regionqa.precision import choose_precision
 
 PACKAGES = (
     "regionqa", "torch", "torchvision", "transformers", "tokenizers", "onnxruntime-gpu",
@@ -107,7 +109,11 @@ def devices(model: str) -> list[Finding]:
         else:
             findings.append(Finding(str(device), f"not used: {reason}", device is not Device.cpu))
     chosen = Device.cuda if Device.cuda in usable else Device.cpu
-    return [*findings, Finding("--device auto", f"means {chosen} here")]
+    findings.append(Finding("--device auto", f"means {chosen} here"))
+    with suppress(RegionQAError):  # of files that are not sound, which is told elsewhere
+        precision = choose_precision(find_bundle(model), chosen)
+        findings.append(Finding("--dtype auto", f"means {precision} for {model} on {chosen}"))
+    return findings
 
 
 def why_not(device: Device, model: str) -> str | None:

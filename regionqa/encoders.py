@@ -41,6 +41,7 @@ class VisionEncoder:
         half: compute in float16; what goes in and comes out is float32 all the same.
         """
         card = bundle.card.vision
+        self._graph, self._half = card.graph, half
         self._session = open_session(bundle.file(card.graph), device, half=half)
         self._outputs = ["image_tokens", *card.levels]
         size = bundle.card.picture.size
@@ -53,6 +54,8 @@ class VisionEncoder:
     def encode(self, pixel_values: Floats) -> list[EncodedPicture]:
         """Encode pictures (B, 3, S, S) float32, one result each."""
         tokens, *levels = self._session.run(self._outputs, {"pixel_values": pixel_values})
+        if self._half:
+            _check_finite(self._graph, tokens, *levels)
         return [
             EncodedPicture(tokens[i], tuple(level[i : i + 1] for level in levels))
             for i in range(len(tokens))
@@ -70,6 +73,7 @@ class RegionEncoder:
         card = bundle.card.region
         if card is None:
             raise BundleError(f"card of {bundle.card.name}: has no [region]")
+        self._graph, self._half = card.graph, half
         self._session = open_session(bundle.file(card.graph), device, half=half)
         self._sources = ["pixel_values"] if card.picture else list(bundle.card.vision.levels)
         _check(
@@ -91,6 +95,8 @@ class RegionEncoder:
         feeds["boxes"] = boxes
         feeds["image_index"] = np.zeros(len(boxes), np.int64)  # (N,), all of the one picture
         tokens: Floats = self._session.run(["region_tokens"], feeds)[0]
+        if self._half:
+            _check_finite(self._graph, tokens)
         return tokens
 
 
@@ -101,6 +107,14 @@ def _check(session: "InferenceSession", graph: str, inputs: list[str], outputs: 
         raise BundleError(
             f"{graph}: the card expects {inputs} -> {outputs}, "
             f"the graph has {actual_inputs} -> {actual_outputs}"
+        )
+
+
+def _check_finite(graph: str, *outputs: Floats) -> None:
+    if not all(np.isfinite(values).all() for values in outputs):
+        raise BundleError(
+            f"{graph}: its values are too large for float16; use --dtype float32, which computes "
+            "the encoders in float32"
         )
 
 

@@ -65,6 +65,7 @@ def test_a_healthy_machine_without_a_gpu(no_gpu: None, starter: Bundle) -> None:
     assert found(findings, "cpu").text == "CPUExecutionProvider loads and runs"
     assert found(findings, "gpu").text == "none that torch can use"
     assert found(findings, "--device auto").text == "means cpu here"
+    assert found(findings, "--dtype auto").text == "means float32 for starter on cpu"
     megabytes = f"{starter.size / 1e6:.1f} MB"
     assert found(findings, "model starter").text == f"sound, {megabytes} at {starter.root}"
 

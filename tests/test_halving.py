@@ -143,6 +143,27 @@ def test_encoders_run_in_half_precision_and_give_float32(tiny: Tiny) -> None:
         assert relative_difference(single, halved) < TOLERANCE
 
 
+def test_values_that_float16_cannot_hold_are_told_of(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU they become infinite; here a session says so in its place."""
+    bundle = tiny("levels")
+    vision = VisionEncoder(bundle, Device.cpu, half=True)
+    region = RegionEncoder(bundle, Device.cpu, half=True)
+    [encoded] = vision.encode(rng_normal((1, 3, 64, 64), 0))
+
+    class Overflowing:
+        def run(self, outputs: list[str], feeds: object) -> list[Floats]:
+            return [np.full((1, 4, 32), np.inf, np.float32) for _ in outputs]
+
+    monkeypatch.setattr(vision, "_session", Overflowing())
+    monkeypatch.setattr(region, "_session", Overflowing())
+    with pytest.raises(BundleError, match=r"vision\.onnx: its values are too large for float16"):
+        vision.encode(rng_normal((1, 3, 64, 64), 0))
+    with pytest.raises(BundleError, match=r"region\.onnx: .* use --dtype float32"):
+        region.encode(encoded.levels, np.zeros((1, 4), np.float32))
+
+
 # -- rewriting -------------------------------------------------------------------------------------
 
 
