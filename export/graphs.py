@@ -76,13 +76,18 @@ class RegionGraph(nn.Module):
 
 
 def export_vision(vision: VisionModule, path: Path) -> ParityReport:
-    """Write `pixel_values` -> `image_tokens`, `level0`... with a dynamic number of pictures."""
+    """Write `pixel_values` -> `image_tokens`, `level0`..., and compare it."""
+    write_vision(vision, path)
+    return compare_vision(vision, path)
+
+
+def write_vision(vision: VisionModule, path: Path) -> None:
+    """Write the graph, with a dynamic number of pictures; uncompared."""
     size = vision.input_size
     names = ["image_tokens", *level_names(len(vision.level_shapes))]
     batch = torch.export.Dim("batch")
     pixel_values = torch.randn(2, 3, size, size)
     write_graph(vision, (pixel_values,), ["pixel_values"], names, ({0: batch},), path)
-    return compare_vision(vision, path)
 
 
 def compare_vision(vision: VisionModule, path: Path) -> ParityReport:
@@ -97,7 +102,13 @@ def compare_vision(vision: VisionModule, path: Path) -> ParityReport:
 
 
 def export_region(region: RegionModule, path: Path) -> ParityReport:
-    """Write sources, `boxes`, `image_index` -> `region_tokens`; any number of boxes, none too.
+    """Write sources, `boxes`, `image_index` -> `region_tokens`, and compare it."""
+    write_region(region, path)
+    return compare_region(region, path)
+
+
+def write_region(region: RegionModule, path: Path) -> None:
+    """Write the graph, with a dynamic number of boxes, none too; uncompared.
 
     The sources are `level0`..., or `pixel_values` of an encoder that looks at pixels of its own.
     """
@@ -112,7 +123,6 @@ def export_region(region: RegionModule, path: Path) -> ParityReport:
     arguments = tuple(torch.from_numpy(example[name]) for name in names)
     dynamic = ((*shapes, {0: regions}, {0: regions}),)
     write_graph(RegionGraph(region), arguments, names, ["region_tokens"], dynamic, path)
-    return compare_region(region, path)
 
 
 def compare_region(region: RegionModule, path: Path) -> ParityReport:
