@@ -48,10 +48,14 @@ class Estimate:
 def mean_of(values: Sequence[float] | Bools | Floats, chosen: Bools | None = None) -> Measure:
     """The weighted mean of values (N,), of the chosen items (N,) where not all count."""
     column = np.asarray(values, np.float64)
-    kept = np.ones(len(column)) if chosen is None else chosen.astype(np.float64)
+    if chosen is None:
+        return lambda weights: _ratio(weights @ column, weights.sum(1))
+    rows = np.flatnonzero(chosen)
+    column = column[rows]
 
     def measure(weights: Floats) -> Floats:
-        return _ratio(weights @ (column * kept), weights @ kept)
+        kept = weights[:, rows]
+        return _ratio(kept @ column, kept.sum(1))
 
     return measure
 
