@@ -32,6 +32,9 @@ BITS = {Quantize.eight: 8.0, Quantize.four: 4.13}
 """Bits a quantized weight takes: LLM.int8's rows have a scale each, nested NF4's blocks of 64."""
 SPARE = 0.9
 """Share of the memory that may be filled; the rest is for what no estimate sees."""
+BETWEEN = 120_000_000
+"""Numbers between the weights of a seed's encoders at one time: about five times the fused maps of
+GPT4RoI (1024 channels on a side of 128 and less), or PVIT's first maps of a large picture."""
 PER_LAYER = 128
 """LLaMA's proportions, where no config is at hand: so many channels for every layer there is, 12
 times the square of the channels in a layer's weights, and 2.7 times as many in its inner part."""
@@ -156,7 +159,7 @@ def needs_of_seed(card: ModelCard) -> Needs:
     others = 2 * text.vocabulary * width
     trunks = sources.vision.size // 4 + (sources.region.size // 4 if sources.region else 0)
     further = max(0, sources.delta.size - sources.base.size) // 2
-    encoders = GraphSizes(trunks + further, 0)
+    encoders = GraphSizes(trunks + further, BETWEEN)
     return Needs(count - others, others, text, card.language.context, encoders)
 
 
