@@ -12,9 +12,10 @@ from regionqa.cards import ModelCard
 from regionqa.errors import QuestionError
 from regionqa.finetune.records import Problem, Record
 from regionqa.promptids import Before, answer_ids, tokenize
-from regionqa.prompts import REFERENCE, render_conversation, renumber
+from regionqa.prompts import REFERENCE, render_conversation
 from regionqa.regions import Box
 from regionqa.tokenizer import BundleTokenizer
+from regionqa.wording import renumber
 
 IGNORED = -100
 """Label of positions that are not learned."""

@@ -14,9 +14,10 @@ from regionqa.errors import ItemError, OutputError, QuestionError
 from regionqa.images import Picture, open_picture
 from regionqa.inputs import check_text
 from regionqa.outputs import error_text
-from regionqa.prompts import REFERENCE, introduce, renumber
+from regionqa.prompts import REFERENCE
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, parse_box
 from regionqa.requests import Exchange, Request
+from regionqa.wording import introduce, renumber
 
 HELP = """\
 /box X0,Y0,X1,Y1   add a region; a question names it as <region1>, <region2> ...

@@ -31,9 +31,10 @@ from regionqa.images import Picture, open_picture, picture_of
 from regionqa.manner import Manner, OnText, Sampling, Teller
 from regionqa.precision import SINGLE, Precision, choose_precision
 from regionqa.promptids import Prompt, answer_ids, tokenize
-from regionqa.prompts import read_answer, render_dialogue
+from regionqa.prompts import render_dialogue
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
 from regionqa.requests import Answer, Request, windows
+from regionqa.wording import read_answer
 
 if TYPE_CHECKING:
     import numpy.typing as npt

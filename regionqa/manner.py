@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from regionqa.errors import UsageError
-from regionqa.prompts import PromptRules, may_be_lead, read_answer
+from regionqa.prompts import PromptRules
 from regionqa.requests import Request
+from regionqa.wording import may_be_lead, read_answer
 
 HALF = "\ufffd"
 """What a tokenizer writes for the beginning of a character whose end is still to come."""

@@ -62,11 +62,11 @@ class PromptRules:
 
     def __post_init__(self) -> None:
         _check(self.template, "template", {"image", "question"}, required={"image", "question"})
-        names = [name for _, name in _parse(self.template) if name]
+        names = [name for _, name in parse_pattern(self.template) if name]
         if names.index("image") > names.index("question") or names.count("image") > 1:
             raise ValueError("prompt template: {image} must stand once, and before {question}")
         _check(self.answer, "answer", {"answer"}, required={"answer"})
-        if sum(name is not None for _, name in _parse(self.answer)) != 1:
+        if sum(name is not None for _, name in parse_pattern(self.answer)) != 1:
             raise ValueError("prompt answer: {answer} must stand once")
         if self.turn is not None:
             _check(self.turn, "turn", {"question"}, required={"question"})
@@ -161,7 +161,7 @@ def render_conversation(
         old = counts[position - 1] if position else 0
         unnamed = [n for n in range(old + 1, counts[position] + 1) if n not in named]
         pieces: list[Piece] = []
-        for literal, name in _parse(rules.turn or "" if position else rules.template):
+        for literal, name in parse_pattern(rules.turn or "" if position else rules.template):
             pieces += _trusted(literal, special)
             if name == "image":
                 pieces.append(ImageSlot(rules.image_token))
@@ -201,51 +201,6 @@ def render_answer(rules: PromptRules, answer: str) -> str:
     return rules.answer.format(answer=words)
 
 
-def renumber(text: str, kept: Sequence[int]) -> str:
-    """The text for a question that has only some of the regions: `kept[0]` becomes `<region1>`.
-
-    Mentions of others become words.
-    """
-    places = {number: place for place, number in enumerate(kept, start=1)}
-
-    def renamed(found: re.Match[str]) -> str:
-        place = places.get(int(found[1])) if len(found[1]) <= LONGEST_NUMBER else None
-        return f"<region{place}>" if place else f"region {found[1]}"
-
-    return REFERENCE.sub(renamed, text)
-
-
-def introduce(rules: PromptRules, question: str, numbers: Sequence[int]) -> str:
-    """The question with the regions that it does not name put before it, by number.
-
-    Asked so, it becomes the same prompt as when these regions are new and the rules put them there.
-    """
-    if not numbers or not rules.region:
-        return question
-    regions = rules.separator.join(f"<region{number}>" for number in numbers)
-    return rules.introduction.format(regions=regions) + question.strip()
-
-
-def read_answer(rules: PromptRules, text: str) -> str:
-    """What the model meant of what it wrote: without the words the rules put around an answer.
-
-    The opposite of `render_answer`; a model asked as GPT4RoI is begins with "Assistant: ".
-    """
-    lead, tail = _around_answer(rules)
-    return text.strip().removeprefix(lead).removesuffix(tail).strip()
-
-
-def may_be_lead(rules: PromptRules, text: str) -> bool:
-    """Whether what was written so far may yet turn out to be only words before an answer."""
-    lead, _ = _around_answer(rules)
-    return lead.startswith(text.strip())
-
-
-def _around_answer(rules: PromptRules) -> tuple[str, str]:
-    (lead, _), *rest = _parse(rules.answer)
-    return lead.strip(), "".join(literal for literal, _ in rest).strip()
-
-
 def _check_question(question: str, regions: int) -> None:
     """QuestionError where it is empty or names a region that was not given."""
     if not question.strip():
@@ -263,7 +218,7 @@ def _introduction(
     pieces: list[Piece] = []
     if not unnamed or not rules.region:
         return pieces
-    for literal, name in _parse(rules.introduction):
+    for literal, name in parse_pattern(rules.introduction):
         pieces += _trusted(literal, special)
         for position, number in enumerate(unnamed if name else []):
             pieces += _trusted(rules.separator if position else "", special)
@@ -298,7 +253,7 @@ def _region(
     values = dict(zip(("x0", "y0", "x1", "y1"), (f"{value:.3f}" for value in box), strict=True))
     values["number"] = str(number)
     pieces: list[Piece] = []
-    for literal, name in _parse(pattern):
+    for literal, name in parse_pattern(pattern):
         pieces += _trusted(literal, special)
         if name == "region":
             pieces.append(RegionSlot(number - 1, rules.region_token))
@@ -327,12 +282,13 @@ def _merge(pieces: Sequence[Piece]) -> list[Piece]:
     return merged
 
 
-def _parse(pattern: str) -> list[tuple[str, str | None]]:
+def parse_pattern(pattern: str) -> list[tuple[str, str | None]]:
+    """A pattern as literal texts, each with the name of the field after it, or None at the end."""
     return [(literal, name) for literal, name, _, _ in Formatter().parse(pattern)]
 
 
 def _fields(pattern: str) -> set[str]:
-    return {name for _, name in _parse(pattern) if name is not None}
+    return {name for _, name in parse_pattern(pattern) if name is not None}
 
 
 def _check(

@@ -27,12 +27,12 @@ from regionqa.prompts import (
     RegionSlot,
     Special,
     Text,
-    read_answer,
     render,
     render_dialogue,
 )
 from regionqa.regions import Region
 from regionqa.tokenizer import BundleTokenizer
+from regionqa.wording import read_answer
 
 MARK = "<image>\n"
 Toy = tuple[ModelCard, BundleTokenizer]

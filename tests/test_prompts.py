@@ -23,12 +23,11 @@ from regionqa.prompts import (
     RegionSlot,
     Special,
     Text,
-    introduce,
     render,
     render_dialogue,
-    renumber,
 )
 from regionqa.tokenizer import BundleTokenizer
+from regionqa.wording import introduce, renumber
 
 SPECIAL = ("<s>", "</s>", "<answer>", "<im_start>", "<im_end>", "<Region>", "</Region>")
 BOXES: list[Fractions] = [(0.1, 0.25, 1.0, 2 / 3), (0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)]
