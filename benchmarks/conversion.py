@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from regionqa.export.checkpoints import quiet_transformers
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -123,7 +124,8 @@ def write_checkpoints(root: Path, layers: int) -> None:
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
         image_size=224, patch_size=14, projection_dim=768,
     )  # fmt: skip
-    CLIPVisionModel(tower).half().float().save_pretrained(root / "vision")
+    with quiet_transformers():
+        CLIPVisionModel(tower).half().float().save_pretrained(root / "vision")
 
 
 def memory_of(pid: int) -> tuple[int, int]:

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +25,8 @@ LONGER = ("model.embed_tokens.weight", "lm_head.weight")
 """Weights that have more rows than the base's: those of added tokens stand last, whole."""
 SHARD_BYTES = 500_000_000
 """Largest shard that is written, where one tensor is not larger; what a killed run does again."""
+RELEASE = 10_000_000
+"""Bytes of a tensor after whose reading a file is let go of, for its pages to be."""
 JOURNAL = "conversion.json"
 PROBES, PROBE_ROWS = 8, 256
 """How many matrices, and how many rows of each, tell whether the base is the right one."""
@@ -270,10 +271,11 @@ def check_disk(folder: Path, needed: int) -> None:
 
 def read_parts(delta: Shards, plan: Plan, prefix: str) -> dict[str, Tensor]:
     """The delta's weights of one torch encoder, by its names, float32 and in memory."""
-    found: dict[str, Any] = {
-        own.removeprefix(prefix): delta.tensor(name).to(torch.float32, copy=True)
-        for name, own in plan.parts.items()
-        if own.startswith(prefix)
-    }
+    found: dict[str, Tensor] = {}
+    for name, own in plan.parts.items():
+        if own.startswith(prefix):
+            found[own.removeprefix(prefix)] = delta.tensor(name).to(torch.float32, copy=True)
+            if delta.entries[name].size > RELEASE:
+                delta.release()
     delta.release()
     return found

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers.initialization import no_init_weights
 
 from regionqa.bundles import CARD, Bundle, open_bundle, shipped_folder
 from regionqa.cards import ModelCard, Sources, from_table
@@ -287,9 +288,9 @@ def build_region(
     except KeyError as error:
         raise BundleError(f"weights of the region encoder: {error} is missing") from error
     config, definition = REGION[kind]
-    module: Any = definition(
-        from_table(config, {**settings, "hidden_size": width}, f"card of {card.name}")
-    )
+    shape: Any = from_table(config, {**settings, "hidden_size": width}, f"card of {card.name}")
+    with no_init_weights():  # all are replaced, and what is not written takes no memory
+        module: Any = definition(shape)
     load_state(module, state, "weights of the region encoder")
     assert isinstance(module, RegionModule)
     return module
