@@ -177,11 +177,12 @@ class TowerVision(VisionModule):
     def load_tower(self, weights: Mapping[str, Tensor]) -> None:
         """Take the weights of a whole tower by name; BundleError where one is missing or unknown.
 
-        Layers after the last one that is read, and what comes after the layers, are dropped.
+        Layers after the last one that is read, and what comes after the layers, are dropped. What
+        is float32 is taken without a copy.
         """
         kind = TOWERS[self.config.tower["model_type"]]
-        own = {name: value for name, value in weights.items() if not self._is_cut(name, kind)}
-        missing, unknown = self.tower.load_state_dict(own, strict=False)
+        own = {n: value.float() for n, value in weights.items() if not self._is_cut(n, kind)}
+        missing, unknown = self.tower.load_state_dict(own, strict=False, assign=True)
         if missing or unknown:
             raise BundleError(f"weights of the vision tower: missing {missing}, unknown {unknown}")
 
