@@ -44,13 +44,13 @@ class Phase:
 class SightSettings:
     """How long and how fast the region encoder learns."""
 
-    steps: int = 1500
+    steps: int = 1160
     """Steps of each worker."""
     workers: int = 2
     """Processes of one thread each that change the same weights."""
     batch: int = 96
     """Boxes per step; each is two cuts."""
-    phases: tuple[Phase, ...] = (Phase(0.2, 80, 0), Phase(1.0, 64, 2))
+    phases: tuple[Phase, ...] = (Phase(0.13, 80, 0), Phase(1.0, 64, 2))
     """The shallow layers, which come trained, learn at the beginning only."""
     kernel_rate: float = 0.02
     """Peak share of a kernel that a step may change."""
