@@ -4,6 +4,7 @@ The Hub is a stand-in on loopback; the client is the real one.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from evaluating import grey
 from goldenweights import ClipSizes, GoldenSet, LlamaSizes, RegionClipSizes
 from hubserver import Hub
 from huggingface_hub import constants
@@ -149,6 +151,33 @@ def test_regionclip_may_come_from_a_repository(
     assert plan.status == 0
     assert "(somebody/regionclip): mit\n" in plan.err
     assert "weights/regionclip_pretrained-cc_rn50x4.pth" in plan.out
+
+
+def test_both_answer_fineeval_and_stand_on_one_page_to_be_ranked(
+    regionqa: "Command", gpt4roi_files: Published, pvit_files: Published, tmp_path: Path
+) -> None:
+    models = [tmp_path / files.name for files in (gpt4roi_files, pvit_files)]
+    for files, out in zip((gpt4roi_files, pvit_files), models, strict=True):
+        assert regionqa("download", files.name, *files.options, "--out", out).status == 0
+    data = tmp_path / "fineeval"
+    grey(data / "images", "a.jpg")
+    cup = "<Region><L0><L0><L250><L500></Region>"
+    asked = [f"What is in {cup}?", f"Is {cup} left of <Region><L500><L250><L1000><L1000></Region>?"]
+    records = [
+        {"image": "a.jpg", "instruction": question, "instruction_no_region": "What is there?",
+         "recorded": {"llava": "A cup."}} for question in asked
+    ]  # fmt: skip
+    (data / "fineeval.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    page = tmp_path / "page.html"
+    ran = regionqa(
+        "eval", "fineeval", data, "--compare", *models, "--max-new-tokens", 3, "--out", page
+    )
+    assert (ran.status, ran.out) == (0, f"{page}\n"), ran.err
+    found = re.search(r'id="data" type="application/json">(.*?)</script>', page.read_text(), re.S)
+    assert found
+    told = json.loads(found[1])
+    assert told["systems"] == ["gpt4roi-7b", "llava", "pvit-7b"]
+    assert [len(item["answers"]) for item in told["items"]] == [3, 3]
 
 
 def test_a_dry_run_says_what_is_fetched_and_needed_and_fetches_nothing(
