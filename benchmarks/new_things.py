@@ -23,7 +23,7 @@ import regionqa
 from regionqa.boxfiles import read_boxes
 from regionqa.cli import main as command
 from regionqa.evaluation.recognition import Recognition, recognise
-from regionqa.finetune.questions import with_article
+from regionqa.finetune.wording import with_article
 
 CANVAS = (160, 120)
 TILE = 64

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionqa.export.parts import RegionModule
+from regionqa.export.places import PlaceEmbedding
 from regionqa.export.vision import residual_stages, residual_stem
 
 PLACES = 8
@@ -52,6 +53,8 @@ class CutConfig:
     """Width of the language model's embeddings."""
     input_size: int | None = None
     """Side of the square input, in pixels; None where height and width vary with the picture."""
+    place_width: int = 0
+    """Hidden width of an embedding of the box that is added when it is carried; 0: none."""
 
     @property
     def trunk_width(self) -> int:
@@ -86,7 +89,7 @@ class CutRegionEncoder(RegionModule):
     """Pixels of B pictures and N boxes -> N region tokens."""
 
     config: CutConfig
-    carrier: ClassVar[tuple[str, ...]] = ("carry_linear",)
+    carrier: ClassVar[tuple[str, ...]] = ("carry_linear", "place")
     reads_pixels: ClassVar[bool] = True
 
     def __init__(self, config: CutConfig) -> None:
@@ -95,6 +98,9 @@ class CutRegionEncoder(RegionModule):
         self.trunk = CutTrunk(config)
         self.join = nn.Linear(2 * config.trunk_width + PLACES, config.region_width)
         self.carry_linear = nn.Linear(config.vector_width, config.hidden_size)
+        self.place: nn.Module = nn.Identity()
+        if config.place_width:
+            self.place = PlaceEmbedding(config.place_width, config.hidden_size)
 
     @property
     def source_shapes(self) -> tuple[tuple[int, int | None, int | None], ...]:
@@ -141,6 +147,8 @@ class CutRegionEncoder(RegionModule):
     def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Vectors (N, vector_width) -> region tokens (N, 1, hidden_size)."""
         tokens: Tensor = self.carry_linear(vectors)
+        if self.config.place_width:
+            tokens = tokens + self.place(boxes)
         return tokens.unsqueeze(1)
 
 

@@ -32,10 +32,12 @@ from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.vision import ResNetVision
 from regionqa.finetune.language import new_language_model
 from regionqa.finetune.pictures import Photo, PhotoSet, read_photos
-from regionqa.finetune.questions import Maker, Scene, captioning, counting, presence, with_article
 from regionqa.finetune.run import TRAINING, finetune
+from regionqa.finetune.scenes import Maker, Scene
 from regionqa.finetune.settings import SETTINGS
 from regionqa.finetune.stages import FinetuneSettings, RegionPart, Stages, StageSettings
+from regionqa.finetune.wholes import captioning, counting, presence
+from regionqa.finetune.wording import with_article
 from regionqa.requests import NAMING_QUESTION
 
 SMALLEST = 16.0

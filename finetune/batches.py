@@ -7,7 +7,7 @@ there is room.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -161,12 +161,31 @@ class FrozenEncoders:
         return [vector for box in boxes if (vector := known[box]) is not None]
 
 
+class Encoders(Protocol):
+    """What a batch needs of frozen encoders; see `FrozenEncoders`."""
+
+    @property
+    def takes_regions(self) -> bool:
+        """Whether prompts have region slots."""
+
+    def picture(self, path: Path) -> EncodedPicture:
+        """The picture as the encoders see it."""
+
+    def fitted(
+        self, picture: EncodedPicture, boxes: Sequence[Box]
+    ) -> list[tuple[float, float, float, float]]:
+        """Boxes in [0, 1] of the fitted picture."""
+
+    def vectors(self, path: Path, picture: EncodedPicture, boxes: Sequence[Box]) -> list[Tensor]:
+        """Region vectors (D,) of boxes of one picture."""
+
+
 @dataclass(frozen=True)
 class Collator:
     """Records -> `Batch`."""
 
     maker: SampleMaker
-    encoders: FrozenEncoders
+    encoders: Encoders
     frozen_region: bool
     """Whether region vectors come from the frozen encoder and only the carrier trains."""
 

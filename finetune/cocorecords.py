@@ -11,8 +11,8 @@ from regionqa.boxjson import coco_box, coco_image, coco_labels, coco_names
 from regionqa.errors import BoxError, BoxFileError, PictureError
 from regionqa.finetune.conversations import text_problems
 from regionqa.finetune.placing import Pictures, place
-from regionqa.finetune.questions import with_article
 from regionqa.finetune.records import Problem, Record, Turn
+from regionqa.finetune.wording import with_article
 from regionqa.requests import NAMING_QUESTION
 
 

@@ -251,6 +251,7 @@ def announce(
 ) -> None:
     """Say what a stage will do before it does it."""
     settings, count = stage.settings, run.processes.count
+    assert isinstance(stage.order, Order)
     whose = "1 process" if count == 1 else f"{count} processes"
     run.journal.say(
         f"{stage.name}: {len(stage.order.fresh.records):,} records, {stage.steps:,} steps; "

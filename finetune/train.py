@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,21 @@ from regionqa.finetune.batches import Batch, Collator
 from regionqa.finetune.checkpoints import Progress
 from regionqa.finetune.journal import Entry, Journal
 from regionqa.finetune.model import RegionLanguageModel, choose_what_trains
-from regionqa.finetune.order import Order
+from regionqa.finetune.order import Drawn
 from regionqa.finetune.processes import Processes, decoder_layers, plain, whole
 from regionqa.finetune.records import Record
 from regionqa.finetune.stages import Precision, StageSettings
 from regionqa.finetune.stopping import Reason, StoppedError, StopWatch
+
+
+class StepOrder(Protocol):
+    """What every step of a stage takes, as a function of its number."""
+
+    def steps(self, epochs: float) -> int:
+        """Steps that so many passes over the data take."""
+
+    def step(self, step: int) -> list[Drawn]:
+        """The records of one step."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class StageRun:
     number: int
     """1 for the first stage of the run."""
     settings: StageSettings
-    order: Order
+    order: "StepOrder"
     held_out: Sequence[Record]
     collator: Collator
     evaluate_every: int

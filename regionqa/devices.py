@@ -7,6 +7,7 @@ session is believed only after its own list of providers was read. Reasons are g
 import ctypes
 import json
 import logging
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,16 @@ def choose_device(asked: str) -> Device:
     return Device.cpu
 
 
+def allowed_threads() -> int:
+    """Threads for a session; 0: as many as it likes.
+
+    ONNX Runtime counts the machine's cores. Where the process may use fewer of them (taskset, a
+    scheduler's share), its surplus threads would only wait for each other, and burn time doing so.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    return allowed if allowed < (os.cpu_count() or 1) else 0
+
+
 def open_session(
     graph: Path, device: Device, *, half: bool = False, profile: Path | None = None
 ) -> "InferenceSession":
@@ -97,6 +108,7 @@ def open_session(
         options = onnxruntime.SessionOptions()
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        options.intra_op_num_threads = allowed_threads()
         session = onnxruntime.InferenceSession(content, options, providers, settings)
     except Exception as error:  # onnxruntime's own errors share no public base class
         reason = str(error).splitlines()[0]

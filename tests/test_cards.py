@@ -22,8 +22,11 @@ OUTSIDE = ["../other", "/etc", "llm/../../x", "a\\..\\b", "C:x", "a\0b", ""]
 
 @pytest.fixture
 def table(starter: Bundle) -> Table:
-    """The starter's card as TOML has it."""
-    return tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+    """The starter's card as TOML has it, but with a region encoder that reads maps."""
+    table = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+    table["region"].pop("picture", None)
+    table["vision"]["levels"] = ["level0", "level1"]
+    return table
 
 
 @pytest.fixture
@@ -53,13 +56,14 @@ def refused(path: Path) -> str:
     return str(caught.value).removeprefix(str(path))
 
 
-def test_the_starter_card_is_read(starter: Bundle, table: Table) -> None:
+def test_the_starter_card_is_read(starter: Bundle) -> None:
+    table = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
     card = read_card(starter.root / CARD)
     assert card.name == "starter"
     assert card.picture.size == table["picture"]["size"]
     assert card.picture.fit is Fit(table["picture"]["fit"])
     assert card.picture.resample is Resample(table["picture"]["resample"])
-    assert card.vision.levels == tuple(table["vision"]["levels"])
+    assert card.vision.levels == tuple(table["vision"].get("levels", ()))
     assert card.region is not None
     assert card.region.tokens == table["region"]["tokens"]
     assert card.language.stop == tuple(table["language"]["stop"])

@@ -148,17 +148,31 @@ def test_a_card_can_name_it(small: CutRegionEncoder) -> None:
     assert (table["kind"], table["side"], "input_size" in table) == ("cuts", 32, False)
 
 
-def test_the_carrier_is_all_that_carry_uses(small: CutRegionEncoder) -> None:
-    ones = torch.ones(1, SMALL.vector_width)
+@pytest.mark.parametrize("place_width", [0, 8])
+def test_the_carrier_is_all_that_carry_uses(place_width: int) -> None:
+    region = CutRegionEncoder(replace(SMALL, place_width=place_width))
+    ones, box = torch.ones(1, SMALL.vector_width), torch.tensor([[0.1, 0.2, 0.5, 0.9]])
     gradients = torch.autograd.grad(
-        small.carry(ones, torch.ones(1, 4)).sum(), list(small.parameters()), allow_unused=True
+        region.carry(ones, box).sum(), list(region.parameters()), allow_unused=True
     )
     used = {
         name.partition(".")[0]
-        for (name, _), gradient in zip(small.named_parameters(), gradients, strict=True)
+        for (name, _), gradient in zip(region.named_parameters(), gradients, strict=True)
         if gradient is not None
     }
-    assert used == set(small.carrier)
+    carriers = {name: region.get_submodule(name) for name in region.carrier}
+    assert used == {name for name, part in carriers.items() if list(part.parameters())}
+    assert ("place" in used) is bool(place_width)
+
+
+@torch.no_grad()
+def test_a_place_tells_boxes_apart_that_look_alike() -> None:
+    torch.manual_seed(0)
+    region = CutRegionEncoder(replace(SMALL, place_width=8))
+    boxes = torch.tensor([[0.1, 0.1, 0.3, 0.3], [0.6, 0.1, 0.8, 0.3], [0.1, 0.1, 0.3, 0.3]])
+    first, second, third = region.carry(torch.zeros(3, SMALL.vector_width), boxes)[:, 0]
+    assert (first - second).abs().max() > 1e-3
+    assert torch.allclose(first, third, atol=1e-6)
 
 
 @torch.no_grad()

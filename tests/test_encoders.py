@@ -19,15 +19,21 @@ TOLERANCE = 1e-4
 Alter = Callable[..., Bundle]
 
 
+@pytest.fixture(scope="module")
+def by_maps(tiny: Callable[[str], Bundle]) -> Bundle:
+    """A model whose region encoder reads the maps of its vision encoder, in the starter's place."""
+    return tiny("levels")
+
+
 @pytest.fixture
-def alter(tmp_path: Path, starter: Bundle) -> Alter:
-    """The starter in a folder of its own, with one key of its card changed."""
+def alter(tmp_path: Path, by_maps: Bundle) -> Alter:
+    """The model in a folder of its own, with one key of its card changed."""
 
     def altered(key: str, value: object) -> Bundle:
-        for path in starter.root.iterdir():
+        for path in by_maps.root.iterdir():
             if path.name != CARD:
                 (tmp_path / path.name).symlink_to(path)
-        table: dict[str, Any] = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+        table: dict[str, Any] = tomllib.loads((by_maps.root / CARD).read_text(encoding="utf-8"))
         outer, inner = key.split(".")
         table[outer][inner] = value
         (tmp_path / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")
@@ -37,19 +43,19 @@ def alter(tmp_path: Path, starter: Bundle) -> Alter:
 
 
 @pytest.fixture(scope="module")
-def vision(starter: Bundle) -> VisionEncoder:
-    return VisionEncoder(starter, Device.cpu)
+def vision(by_maps: Bundle) -> VisionEncoder:
+    return VisionEncoder(by_maps, Device.cpu)
 
 
 @pytest.fixture(scope="module")
-def region(starter: Bundle) -> RegionEncoder:
-    return RegionEncoder(starter, Device.cpu)
+def region(by_maps: Bundle) -> RegionEncoder:
+    return RegionEncoder(by_maps, Device.cpu)
 
 
 @pytest.fixture(scope="module")
-def pixels(starter: Bundle) -> Floats:
+def pixels(by_maps: Bundle) -> Floats:
     """Three different pictures (3, 3, S, S)."""
-    size = starter.card.picture.size
+    size = by_maps.card.picture.size
     return np.random.default_rng(0).normal(0, 1, (3, 3, size, size)).astype(np.float32)
 
 
@@ -80,13 +86,13 @@ def differ(first: Floats, second: Floats) -> bool:
 
 
 def test_a_picture_becomes_tokens_and_maps(
-    vision: VisionEncoder, pixels: Floats, starter: Bundle
+    vision: VisionEncoder, pixels: Floats, by_maps: Bundle
 ) -> None:
     pictures = vision.encode(pixels)
     assert len(pictures) == 3
     for picture in pictures:
-        assert picture.image_tokens.shape == (starter.card.vision.image_tokens, vision.hidden_size)
-        assert len(picture.levels) == len(starter.card.vision.levels)
+        assert picture.image_tokens.shape == (by_maps.card.vision.image_tokens, vision.hidden_size)
+        assert len(picture.levels) == len(by_maps.card.vision.levels)
         sides = [level.shape[2:] for level in picture.levels]
         assert all(level.shape[0] == 1 for level in picture.levels)
         assert sides == sorted(sides, reverse=True), "shallowest first"
@@ -110,11 +116,11 @@ def test_a_box_becomes_tokens_as_wide_as_those_of_the_picture(
     vision: VisionEncoder,
     encoded: EncodedPicture,
     boxes: Floats,
-    starter: Bundle,
+    by_maps: Bundle,
 ) -> None:
     tokens = region.encode(encoded.levels, boxes)
-    assert starter.card.region is not None
-    assert tokens.shape == (len(boxes), starter.card.region.tokens, region.hidden_size)
+    assert by_maps.card.region is not None
+    assert tokens.shape == (len(boxes), by_maps.card.region.tokens, region.hidden_size)
     assert region.hidden_size == vision.hidden_size
     assert tokens.dtype == np.float32
     assert np.isfinite(tokens).all()
@@ -132,11 +138,11 @@ def test_many_boxes_at_once_are_the_same_as_one_by_one(
 
 
 def test_no_boxes_give_no_tokens(
-    region: RegionEncoder, encoded: EncodedPicture, starter: Bundle
+    region: RegionEncoder, encoded: EncodedPicture, by_maps: Bundle
 ) -> None:
-    assert starter.card.region is not None
+    assert by_maps.card.region is not None
     tokens = region.encode(encoded.levels, np.zeros((0, 4), np.float32))
-    assert tokens.shape == (0, starter.card.region.tokens, region.hidden_size)
+    assert tokens.shape == (0, by_maps.card.region.tokens, region.hidden_size)
 
 
 def test_a_region_is_seen_in_its_own_picture(
@@ -161,16 +167,16 @@ def test_an_altered_card_that_still_fits_is_taken(alter: Alter) -> None:
     RegionEncoder(bundle, Device.cpu)
 
 
-def test_another_number_of_image_tokens_is_named(alter: Alter, starter: Bundle) -> None:
-    actual = starter.card.vision.image_tokens
+def test_another_number_of_image_tokens_is_named(alter: Alter, by_maps: Bundle) -> None:
+    actual = by_maps.card.vision.image_tokens
     message = refused(VisionEncoder, alter("vision.image_tokens", actual + 1))
     assert message.startswith("vision.onnx: image_tokens is (")
     assert f", {actual}, " in message
     assert message.endswith(f"the card expects (None, {actual + 1}, None)")
 
 
-def test_another_size_of_pictures_is_named(alter: Alter, starter: Bundle) -> None:
-    size = starter.card.picture.size
+def test_another_size_of_pictures_is_named(alter: Alter, by_maps: Bundle) -> None:
+    size = by_maps.card.picture.size
     message = refused(VisionEncoder, alter("picture.size", size // 2))
     assert message.startswith("vision.onnx: pixel_values is (")
     assert f", 3, {size}, {size})" in message
@@ -189,11 +195,11 @@ def test_another_size_of_pictures_is_named(alter: Alter, starter: Bundle) -> Non
 @pytest.mark.parametrize("encoder", [VisionEncoder, RegionEncoder])
 def test_other_levels_are_named(
     alter: Alter,
-    starter: Bundle,
+    by_maps: Bundle,
     encoder: Callable[[Bundle, Device], object],
     wrong: Callable[[list[str]], list[str]],
 ) -> None:
-    levels = list(starter.card.vision.levels)
+    levels = list(by_maps.card.vision.levels)
     message = refused(encoder, alter("vision.levels", wrong(levels)))
     expected, actual = message.split(", the graph has ")
     graph = "vision.onnx" if encoder is VisionEncoder else "region.onnx"
@@ -202,9 +208,9 @@ def test_other_levels_are_named(
     assert ", ".join(map(repr, levels)) in actual
 
 
-def test_another_number_of_region_tokens_is_named(alter: Alter, starter: Bundle) -> None:
-    assert starter.card.region is not None
-    actual = starter.card.region.tokens
+def test_another_number_of_region_tokens_is_named(alter: Alter, by_maps: Bundle) -> None:
+    assert by_maps.card.region is not None
+    actual = by_maps.card.region.tokens
     message = refused(RegionEncoder, alter("region.tokens", actual + 2))
     assert message.startswith("region.onnx: region_tokens is (")
     assert message.endswith(f"the card expects (None, {actual + 2}, None)")
@@ -228,10 +234,10 @@ def test_graphs_that_were_mixed_up_are_noticed(
 
 def test_a_graph_that_is_not_there(alter: Alter) -> None:
     message = refused(VisionEncoder, alter("vision.graph", "eyes.onnx"))
-    assert "eyes.onnx: missing from the model 'starter'" in message
+    assert "eyes.onnx: missing from the model 'tiny-levels'" in message
 
 
-def test_a_card_without_a_region_encoder_opens_none(starter: Bundle) -> None:
-    prompt = replace(starter.card.prompt, region="")
-    bundle = Bundle(replace(starter.card, prompt=prompt, region=None), starter.root)
-    assert refused(RegionEncoder, bundle) == "card of starter: has no [region]"
+def test_a_card_without_a_region_encoder_opens_none(by_maps: Bundle) -> None:
+    prompt = replace(by_maps.card.prompt, region="")
+    bundle = Bundle(replace(by_maps.card, prompt=prompt, region=None), by_maps.root)
+    assert refused(RegionEncoder, bundle) == "card of tiny-levels: has no [region]"

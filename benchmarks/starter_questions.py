@@ -1,0 +1,82 @@
+"""Questions about photos with known boxes, for `regionqa eval vqa`: what the starter should answer.
+
+    python benchmarks/starter_questions.py DATA/coco_small dev questions.jsonl
+    regionqa eval vqa questions.jsonl --images DATA/coco_small/images
+
+Kinds: relations (left, above, bigger, in front), which of several, presence (half of the answers
+are yes), counts of one to five, places, sameness, checks of a name. They are drawn by the rules of
+training (finetune/questions.py), always the same ones; the photos should be none of training's.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from regionqa.finetune.pictures import Photo, PhotoSet, read_photos
+from regionqa.finetune.relations import comparing, matching, relating
+from regionqa.finetune.scenes import Maker, Scene
+from regionqa.finetune.single import checking, placing
+from regionqa.finetune.wholes import counting, presence
+from regionqa.finetune.wording import NUMBER_WORDS
+
+SMALLEST = 16
+"""Shorter side, in pixels, of boxes that are asked about."""
+KINDS: tuple[tuple[str, Maker, int], ...] = (
+    ("relation", relating, 4), ("which", comparing, 2), ("presence", presence, 4),
+    ("count", counting, 3), ("place", placing, 2), ("same", matching, 2), ("check", checking, 2),
+)  # fmt: skip
+"""What is asked, and how often of each photo."""
+COUNTED = frozenset(f"{word}." for word in NUMBER_WORDS[1:6])
+
+
+def scene_of(photo: Photo, photos: PhotoSet) -> Scene:
+    """What is known of a photo; small boxes count, but are not asked about."""
+    large = (photo.boxes[:, 2:] - photo.boxes[:, :2]).min(axis=1) >= SMALLEST  # (N,)
+    return Scene(
+        boxes=photo.boxes / photo.scale,
+        labels=photo.labels,
+        captions=photo.captions,
+        names=photos.names,
+        complete=True,
+        box_weights=large.astype(np.float32) + 1e-6,
+    )
+
+
+def main(folder: Path, split: str, out: Path) -> None:
+    """Write the questions; a line of each kind says how many there are."""
+    rng = np.random.default_rng(0)
+    photos = read_photos(folder, split)
+    lines, counts = [], dict.fromkeys((kind for kind, _, _ in KINDS), 0)
+    for photo in photos.photos:
+        if not len(photo.labels):
+            continue
+        scene = scene_of(photo, photos)
+        asked = set()
+        for kind, maker, times in KINDS:
+            for _ in range(times):
+                sample = maker(scene, rng)
+                if sample is None or (kind == "count" and sample.answer not in COUNTED):
+                    continue
+                boxes = photo.boxes[list(sample.regions)]  # (R, 4)
+                sides = boxes[:, 2:] - boxes[:, :2]
+                if (len(boxes) and sides.min() < SMALLEST) or sample in asked:
+                    continue
+                asked.add(sample)
+                counts[kind] += 1
+                record = {
+                    "image": photo.path.name,
+                    "regions": [[round(value, 2) for value in box] for box in boxes.tolist()],
+                    "question": sample.question,
+                    "answer": sample.answer,
+                    "kind": kind,
+                }
+                lines.append(json.dumps(record) + "\n")
+    out.write_text("".join(lines), encoding="utf-8")
+    for kind, count in counts.items():
+        print(f"{kind}\t{count}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
