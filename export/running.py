@@ -1,18 +1,21 @@
 """A graph on given inputs, in ONNX Runtime alone: here, or in a process of its own.
 
-Torch's weights and ONNX Runtime's are then not in one process, which halves the memory that
-comparing a large graph takes. It does not know what is compared.
+Torch's weights wait on the disk meanwhile, so that comparing a large graph holds one copy of them,
+not two. It does not know what is compared.
 """
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import torch
+from torch import nn
 
 from regionqa.errors import ExportError
 
@@ -42,6 +45,28 @@ def run_graph(path: Path, outputs: Sequence[str], cases: Sequence[Feeds]) -> lis
             with np.load(f"{folder}/{number}.out.npz") as arrays:
                 found.append([arrays[name] for name in outputs])
         return found
+
+
+@contextmanager
+def set_aside(module: nn.Module, path: Path) -> Iterator[None]:
+    """A module without its weights while a graph of its own process needs the memory.
+
+    Nothing is done for a graph small enough to run here. Tensors that somebody else holds too stay
+    in memory.
+    """
+    if path.stat().st_size < APART:
+        yield
+        return
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.pt"
+        torch.save(module.state_dict(), file)
+        nothing = {name: value.to("meta") for name, value in module.state_dict().items()}
+        module.load_state_dict(nothing, assign=True)
+        try:
+            yield
+        finally:
+            with torch.inference_mode(False):  # or they could not be trained any more
+                module.load_state_dict(torch.load(file, weights_only=True), assign=True)
 
 
 def run_here(path: Path, outputs: Sequence[str], cases: Sequence[Feeds]) -> list[list[Floats]]:

@@ -63,11 +63,13 @@ def test_a_large_graph_runs_in_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = linear(tmp_path / "graph.onnx")
+    weights = {name: value.clone() for name, value in layer.state_dict().items()}
     started = []
     run = subprocess.run
 
     def noted(words: list[str], **settings: object) -> object:
         started.append(words)
+        assert all(value.is_meta for value in layer.parameters())  # they wait on the disk
         return run(words, **settings)  # type: ignore[call-overload]
 
     monkeypatch.setattr(subprocess, "run", noted)
@@ -81,6 +83,10 @@ def test_a_large_graph_runs_in_a_process_of_its_own(
     (tmp_path / "graph.onnx").write_bytes(b"nothing")
     with pytest.raises(ExportError, match=r"graph\.onnx: does not run in ONNX Runtime: .+"):
         compare(layer, tmp_path / "graph.onnx", ["y"], cases)
+    for name, value in layer.named_parameters():
+        assert torch.equal(value, weights[name])
+        assert value.requires_grad
+        assert not value.is_inference()
 
 
 @pytest.mark.slow
