@@ -139,7 +139,10 @@ class Shared:
         )
         self.first = 0
         namer.share_memory()
-        self.average.share_memory()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another worker gets: the average is the first one's alone."""
+        return {"namer": self.namer, "first": self.first}
 
     def resume(self, checkpoint: Path, log: Log) -> None:
         """Go on from a checkpoint where there is one; momenta begin anew."""
@@ -222,27 +225,41 @@ def train_sight(
     namer.to(memory_format=torch.channels_last)
     shared = Shared(namer, settings)
     shared.resume(checkpoint, log)
-    arguments = (shared, source, settings, checkpoint, log)
-    if settings.workers == 1:
-        work(0, *arguments)
-    else:
-        run_workers(arguments, settings.workers)
+    run_workers((shared, source, settings, checkpoint), settings.workers, log)
     trained = shared.average.module
     assert isinstance(trained, Namer)
     return trained.eval()
 
 
-def run_workers(arguments: tuple[Any, ...], count: int) -> None:
-    """Run `work` in forked processes; RuntimeError where one of them fails."""
-    context = torch.multiprocessing.get_context("fork")  # pictures in memory are not copied
-    workers = [context.Process(target=work, args=(rank, *arguments)) for rank in range(count)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    failed = [worker.exitcode for worker in workers if worker.exitcode]
+def run_workers(
+    arguments: tuple[Shared, CutSource, SightSettings, Path], count: int, log: Log
+) -> None:
+    """Run `work` here and in `count - 1` further processes; RuntimeError where one of them fails.
+
+    They are new processes: a fork of one that has trained before cannot train.
+    """
+    context, threads = torch.multiprocessing.get_context("spawn"), torch.get_num_threads()
+    others = [
+        context.Process(target=work, args=(rank, *arguments, silent), daemon=True)
+        for rank in range(1, count)
+    ]
+    try:
+        for other in others:
+            other.start()
+        work(0, *arguments, log)
+        for other in others:
+            other.join()
+    finally:
+        torch.set_num_threads(threads)
+        for other in others:
+            other.kill()
+    failed = [other.exitcode for other in others if other.exitcode]
     if failed:
         raise RuntimeError(f"a worker of the region encoder's training ended with {failed[0]}")
+
+
+def silent(text: str) -> None:
+    """What all workers but the first log with."""
 
 
 @torch.no_grad()

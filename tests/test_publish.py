@@ -315,7 +315,7 @@ def test_publishing_to_a_hub_out_of_order(fails: Fails, ann: Hub) -> None:
 @pytest.mark.parametrize(
     ("words", "package", "extra"),
     [
-        (("export", "starter"), "onnx", "export"),
+        (("export", "starter"), "tomli_w", "export"),
         (("init", "out", "--vision", "a/b", "--llm", "c/d"), "onnxscript", "export"),
         (("finetune", "--data", "mine.jsonl", "--out", "out"), "peft", "finetune"),
     ],
