@@ -303,16 +303,23 @@ class Terminal:
         """
         for _ in range(30):
             self.type(keys)
-            if select.select([self.control], [], [], 2)[0]:
-                break
-        self.expect(pattern)
+            if self.read_until(pattern, 2) is not None:
+                return
+        pytest.fail(f"{pattern!r} is not in {self.shown!r}")
 
     def expect(self, pattern: str, seconds: float = 60) -> str:
         """Read until the pattern is shown; what came up to its end."""
+        text = self.read_until(pattern, seconds)
+        assert text is not None, f"{pattern!r} is not in {self.shown!r}"
+        return text
+
+    def read_until(self, pattern: str, seconds: float) -> str | None:
+        """What comes up to the pattern's end; None where it does not come in time."""
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self.shown)):
-            ready, _, _ = select.select([self.control], [], [], deadline - time.monotonic())
-            assert ready, f"{pattern!r} is not in {self.shown!r}"
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self.control], [], [], left)[0]:
+                return None
             try:
                 self.shown += os.read(self.control, 4096).decode()
             except OSError:  # Linux's way to say that the other end is closed
