@@ -3,19 +3,22 @@
     python benchmarks/starter_questions.py DATA/coco_small dev questions.jsonl
     regionqa eval vqa questions.jsonl --images DATA/coco_small/images
 
-Kinds: relations (left, above, bigger, in front), which of several, presence (half of the answers
-are yes), counts of one to five, places, sameness, checks of a name. They are drawn by the rules of
-training (finetune/questions.py), always the same ones; the photos should be none of training's.
+Kinds: relations (left, above, bigger, in front), on which of two sides, which of several, presence
+(half of the answers are yes), counts of one to five, places, sameness, checks of a name. They are
+drawn by the rules of training (finetune/questions.py), always the same ones; the photos should be
+none of training's. Of dev, colours too: 100 boxes that a person looked at, with every colour that a
+person may say of them (colour_labels.jsonl).
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from regionqa.finetune.pictures import Photo, PhotoSet, read_photos
-from regionqa.finetune.relations import comparing, matching, relating
+from regionqa.finetune.relations import comparing, matching, relating, siding
 from regionqa.finetune.scenes import Maker, Scene
 from regionqa.finetune.single import checking, placing
 from regionqa.finetune.wholes import counting, presence
@@ -24,10 +27,12 @@ from regionqa.finetune.wording import NUMBER_WORDS
 SMALLEST = 16
 """Shorter side, in pixels, of boxes that are asked about."""
 KINDS: tuple[tuple[str, Maker, int], ...] = (
-    ("relation", relating, 4), ("which", comparing, 2), ("presence", presence, 4),
-    ("count", counting, 3), ("place", placing, 2), ("same", matching, 2), ("check", checking, 2),
+    ("relation", relating, 4), ("side", siding, 2), ("which", comparing, 2),
+    ("presence", presence, 4), ("count", counting, 3), ("place", placing, 2),
+    ("same", matching, 2), ("check", checking, 2),
 )  # fmt: skip
 """What is asked, and how often of each photo."""
+COLOURS = Path(__file__).with_name("colour_labels.jsonl")
 COUNTED = frozenset(f"{word}." for word in NUMBER_WORDS[1:6])
 
 
@@ -42,6 +47,14 @@ def scene_of(photo: Photo, photos: PhotoSet) -> Scene:
         complete=True,
         box_weights=large.astype(np.float32) + 1e-6,
     )
+
+
+def colour_questions() -> Iterator[dict[str, object]]:
+    """Boxes of dev and their colours, as a person saw them."""
+    for line in COLOURS.read_text(encoding="utf-8").splitlines():
+        label = json.loads(line)
+        answers = [f"{colour}." for colour in label.pop("colours")]
+        yield label | {"question": "what colour is this?", "answers": answers, "kind": "colour"}
 
 
 def main(folder: Path, split: str, out: Path) -> None:
@@ -73,6 +86,9 @@ def main(folder: Path, split: str, out: Path) -> None:
                     "kind": kind,
                 }
                 lines.append(json.dumps(record) + "\n")
+    if split == "dev":
+        colours = [json.dumps(record) + "\n" for record in colour_questions()]
+        lines, counts["colour"] = lines + colours, len(colours)
     out.write_text("".join(lines), encoding="utf-8")
     for kind, count in counts.items():
         print(f"{kind}\t{count}")

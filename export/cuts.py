@@ -8,8 +8,8 @@ be larger or smaller than its cut. It does not know how the picture was resized.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from regionqa.export.vision import residual_stages, residual_stem
 
 PLACES = 8
 """Numbers that say where a box is: its corners, its sides, the logarithms of these."""
+PATCH = 4
+"""Rows and columns of pixels that are one cell of the trunk's first map."""
 SMALLEST = 2.0
 """A box or a window counts as at least this many pixels wide and high."""
 
@@ -29,12 +31,12 @@ SMALLEST = 2.0
 class CutConfig:
     """Shape of a `CutRegionEncoder`."""
 
-    widths: tuple[int, ...] = (32, 64, 160, 256)
+    widths: tuple[int, ...] = (64, 128, 256, 320)
     """Channels of the trunk's stages; the first has stride 4, every further one doubles it."""
-    depths: tuple[int, ...] = (2, 2, 3, 2)
+    depths: tuple[int, ...] = (2, 2, 2, 1)
     """Residual blocks of the stages."""
     side: int = 64
-    """Rows and columns of a cut."""
+    """Rows and columns of a cut; a multiple of `PATCH`."""
     close: float = 1.25
     """Sides of the close cut over those of the box."""
     wide: float = 3.0
@@ -72,7 +74,7 @@ class CutTrunk(nn.Module):
 
     def __init__(self, config: CutConfig) -> None:
         super().__init__()
-        self.stem = residual_stem(config.widths[0], in_channels=4)
+        self.stem = residual_stem(config.widths[0], in_channels=4, patch=PATCH)
         self.stages = residual_stages(config.widths, config.depths)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,6 +103,21 @@ class CutRegionEncoder(RegionModule):
         self.place: nn.Module = nn.Identity()
         if config.place_width:
             self.place = PlaceEmbedding(config.place_width, config.hidden_size)
+
+    @classmethod
+    def told_anew(cls, trained: "CutRegionEncoder", **changes: Any) -> Self:
+        """An encoder that finds what another has learned to, with an untrained carrier.
+
+        changes: of the other's config, such as `hidden_size` and `input_size`.
+        """
+        encoder = cls(replace(trained.config, **changes))
+        state = {
+            name: value
+            for name, value in trained.state_dict().items()
+            if name.split(".")[0] not in cls.carrier
+        }
+        encoder.load_state_dict(state, strict=False)
+        return encoder.eval()
 
     @property
     def source_shapes(self) -> tuple[tuple[int, int | None, int | None], ...]:

@@ -29,9 +29,9 @@ from regionqa.export.checkpoints import (
     read_tower,
     runtime_of,
 )
+from regionqa.export.cuts import CutRegionEncoder
 from regionqa.export.graphs import ParityReport, level_names
 from regionqa.export.parts import RegionModule
-from regionqa.export.pixels import PixelRegionEncoder
 from regionqa.export.processors import picture_table
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.templates import (
@@ -41,7 +41,6 @@ from regionqa.export.templates import (
     read_tokenizer,
 )
 from regionqa.export.tower import TOWERS, ProjectorKind, TowerConfig, TowerVision, tower_table
-from regionqa.export.vision import ResNetVision
 from regionqa.placement import Fit
 from regionqa.prompts import RegionInput
 from regionqa.sizes import TextSizes, VisionSizes, text_sizes, vision_sizes
@@ -162,18 +161,18 @@ def new_region_encoder(
     """An untrained region encoder and its [region] table; (None, {}) where regions are text.
 
     **This is where a further source plugs in**: one more branch that returns its module and table.
-    The encoder of `levels` is GPT4RoI's (section 3.2), its width that of the tower. The trunk of
-    `pixels` is that of the starter, which knows photos; what carries it over is new.
+    The encoder of `levels` is GPT4RoI's (section 3.2), its width that of the tower. That of
+    `pixels` is the starter's, which knows things in photos; what carries it over is new.
     """
     table: dict[str, Any] = {"graph": "region.onnx", "tokens": 1}
     if source is None:
         return None, {}
     if source is RegionSource.pixels:
         starter = find_bundle("starter")
-        trunk, _ = read_encoders(starter)
-        assert isinstance(trunk, ResNetVision)
+        _, trained = read_encoders(starter)
+        assert isinstance(trained, CutRegionEncoder)
         own = starter.card.picture
-        return PixelRegionEncoder.from_vision(trunk, hidden_size), {
+        return CutRegionEncoder.told_anew(trained, hidden_size=hidden_size, input_size=None), {
             **table,
             "picture": {
                 "size": SHORTEST,

@@ -36,6 +36,8 @@ class PixelRegionConfig:
     """Width of the language model's embeddings."""
     input_size: int | None = None
     """Side of the square input, in pixels; None where height and width vary with the picture."""
+    patch: int = 0
+    """As of the vision encoder whose trunk it has; sides must then be multiples of it."""
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.depths):
@@ -59,7 +61,7 @@ class PixelRegionEncoder(RegionModule):
     def __init__(self, config: PixelRegionConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = residual_stem(config.widths[0])
+        self.stem = residual_stem(config.widths[0], patch=config.patch)
         self.stages = residual_stages(config.widths, config.depths)
         self.prompt_projector = nn.Linear(config.widths[-1], config.hidden_size)
         self.bbox_fc = nn.Linear(4, config.hidden_size)
@@ -88,6 +90,7 @@ class PixelRegionEncoder(RegionModule):
                 sampling_ratio=sampling_ratio,
                 hidden_size=hidden_size,
                 input_size=input_size,
+                patch=own.patch,
             )
         )
         encoder.stem.load_state_dict(vision.stem.state_dict())

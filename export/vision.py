@@ -28,6 +28,8 @@ class ResNetConfig:
     """The last map is averaged to this many rows and columns; each cell is one image token."""
     hidden_size: int = 192
     """Width of the language model's embeddings."""
+    patch: int = 0
+    """Side of the squares that one convolution turns into the first map; 0: two convolutions."""
 
 
 class BasicBlock(nn.Module):
@@ -59,11 +61,36 @@ class BasicBlock(nn.Module):
         return out
 
 
-def residual_stem(channels: int, in_channels: int = 3) -> nn.Sequential:
-    """Two convolutions of stride 2: (B, in_channels, H, W) -> (B, channels, H / 4, W / 4).
+class Patches(nn.Module):
+    """Every square of `patch` pixels becomes one cell; nn.PixelUnshuffle does not export."""
 
-    Odd sides are rounded up.
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C patch ** 2, H / patch, W / patch)."""
+        batch, channels, height, width = x.shape
+        side = self.patch
+        x = x.reshape(batch, channels, height // side, side, width // side, side)
+        x = x.permute(0, 1, 3, 5, 2, 4)
+        return x.reshape(batch, channels * side**2, height // side, width // side)
+
+
+def residual_stem(channels: int, in_channels: int = 3, patch: int = 0) -> nn.Sequential:
+    """(B, in_channels, H, W) -> (B, channels, H / 4, W / 4).
+
+    Two convolutions of stride 2, which round odd sides up; with `patch`, one over whole squares of
+    so many pixels, at which nothing is computed at the size of the picture: the sides must be
+    multiples of it.
     """
+    if patch:
+        return nn.Sequential(
+            Patches(patch),
+            nn.Conv2d(in_channels * patch**2, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
     return nn.Sequential(
         nn.Conv2d(in_channels, 32, 3, 2, 1, bias=False),
         nn.BatchNorm2d(32),
@@ -97,7 +124,7 @@ class ResNetVision(VisionModule):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = residual_stem(config.widths[0])
+        self.stem = residual_stem(config.widths[0], patch=config.patch)
         self.stages = residual_stages(config.widths, config.depths)
         last_side = config.input_size // (4 * 2 ** (len(config.widths) - 1))
         self.token_pool = nn.AvgPool2d(last_side // config.token_grid)

@@ -6,8 +6,8 @@ All start from one base, which knows whole pictures only, as PVIT starts from LL
 vision encoder, and a language model trained from nothing on captions, counts and what is there.
 Each then learns to name boxes. What differs is how it is told of a box: not at all (LLaVA),
 coordinates as text (Shikra), features cut out of the vision encoder's maps (GPT4RoI), or an encoder
-of its own on more pixels (PVIT). The last two are trained in two stages and, with as many steps, in
-one. A run that was stopped goes on where it was.
+of its own on more pixels that has learned from boxes (PVIT). The last two are trained in two stages
+and, with as many steps, in one. A run that was stopped goes on where it was.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
 from regionqa.engine import Engine
 from regionqa.evaluation.recognition import Recognition, recognise
 from regionqa.export.bundle import given_tables, read_encoders, write_bundle
+from regionqa.export.cuts import CutRegionEncoder
 from regionqa.export.graphs import halve
 from regionqa.export.parts import RegionModule, VisionModule
-from regionqa.export.pixels import PixelRegionEncoder
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.vision import ResNetVision
 from regionqa.finetune.language import new_language_model
@@ -42,8 +42,6 @@ from regionqa.requests import NAMING_QUESTION
 
 SMALLEST = 16.0
 """Shorter side in pixels of the boxes that are learned from."""
-OWN_PIXELS = 384
-"""Side in pixels of what the region encoder of its own sees; the vision encoder sees 256."""
 WHOLE: tuple[tuple[Maker, float], ...] = ((captioning, 0.5), (presence, 0.3), (counting, 0.2))
 """What the base is asked of whole pictures, and how often."""
 COORDINATES = "[{x0}, {y0}, {x1}, {y1}] "
@@ -143,7 +141,7 @@ def untrained(folder: Path, starter: Bundle) -> Bundle:
         config["vocab_size"], config["hidden_size"], starter.card.language.context,
         config["eos_token_id"],
     )  # fmt: skip
-    card = variant_card(starter, "none") | {"untrained": ["projector", "language model"]}
+    card = variant_card(starter, starter, "none") | {"untrained": ["projector", "language model"]}
     return write_bundle(folder, card, vision, None, language, tokenizer)[0]
 
 
@@ -153,32 +151,31 @@ def variant(folder: Path, base: Bundle, starter: Bundle, kind: str) -> Bundle:
         return open_bundle(folder)
     torch.manual_seed(1)
     vision, _ = read_encoders(base)
-    if kind == "pixels":
-        vision = without_levels(vision)
-    region = new_region_encoder(vision, read_encoders(starter)[0], kind)
+    if kind == "features":
+        vision = with_levels(vision)
+    region = new_region_encoder(vision, starter, kind)
     if region is not None:
         halve(region)
     folder_of_words = base.file(base.card.language.folder)
-    card = variant_card(base, kind)
+    card = variant_card(base, starter, kind)
     return write_bundle(
         folder, card, vision, region, folder_of_words, folder_of_words / "tokenizer.json"
     )[0]
 
 
-def without_levels(vision: VisionModule) -> ResNetVision:
-    """The same vision encoder, for a region encoder that does not read its maps."""
+def with_levels(vision: VisionModule) -> ResNetVision:
+    """The same vision encoder, which gives the maps of all its stages to a region encoder."""
     assert isinstance(vision, ResNetVision)
-    bare = ResNetVision(replace(vision.config, levels=()))
-    bare.load_state_dict(vision.state_dict())
-    return bare
+    levels = tuple(range(len(vision.config.widths)))
+    generous = ResNetVision(replace(vision.config, levels=levels))
+    generous.load_state_dict(vision.state_dict())
+    return generous
 
 
-def new_region_encoder(
-    vision: VisionModule, trained: VisionModule, kind: str
-) -> RegionModule | None:
-    """An untrained region encoder; that on own pixels has a trained trunk, as PVIT's has."""
+def new_region_encoder(vision: VisionModule, starter: Bundle, kind: str) -> RegionModule | None:
+    """An untrained region encoder; that on own pixels is the starter's, but for what carries it
+    over: it has learned from boxes, as PVIT's RegionCLIP has."""
     assert isinstance(vision, ResNetVision)
-    assert isinstance(trained, ResNetVision)
     if kind == "features":
         channels, sides, _ = zip(*vision.level_shapes, strict=True)
         hidden = vision.config.hidden_size
@@ -186,15 +183,16 @@ def new_region_encoder(
             MultiLevelConfig(vision.input_size, channels, sides, hidden_size=hidden)
         )
     if kind == "pixels":
-        return PixelRegionEncoder.from_vision(
-            trained, vision.config.hidden_size, input_size=OWN_PIXELS
-        )
+        _, trained = read_encoders(starter)
+        assert isinstance(trained, CutRegionEncoder)
+        return CutRegionEncoder.told_anew(trained)
     return None
 
 
-def variant_card(base: Bundle, kind: str) -> dict[str, Any]:
+def variant_card(base: Bundle, starter: Bundle, kind: str) -> dict[str, Any]:
     """The base's card with the tables that tell of regions changed."""
     table = given_tables(base)
+    own_picture = given_tables(starter)["region"]["picture"]
     for key in ("provenance", "region", "untrained"):
         table.pop(key, None)
     table["name"] = f"ablation-{kind}"
@@ -206,8 +204,7 @@ def variant_card(base: Bundle, kind: str) -> dict[str, Any]:
         table["untrained"] = ["region encoder"]
         table["region"] = {"graph": "region.onnx", "tokens": 1}
     if kind == "pixels":
-        table["region"]["picture"] = {**table["picture"], "size": OWN_PIXELS}
-        table["vision"]["levels"] = []
+        table["region"]["picture"] = own_picture
     return table
 
 

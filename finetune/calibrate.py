@@ -17,7 +17,7 @@ from regionqa.bundles import Bundle
 from regionqa.cards import ConfidenceCard
 from regionqa.devices import Device
 from regionqa.export.parts import RegionModule, VisionModule
-from regionqa.finetune.pretrain import Log
+from regionqa.finetune.saving import Log
 from regionqa.finetune.scenes import Sample
 from regionqa.finetune.views import QuestionOrder, View
 from regionqa.finetune.wording import with_article

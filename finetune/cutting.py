@@ -6,7 +6,6 @@ the colours changed. It does not know about networks, but for the input that the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from regionqa.export.cuts import PLACES, CutConfig, box_mask, grown, place, within
 from regionqa.finetune.namer import AT_LEAST
-from regionqa.finetune.pictures import Floats, Ints, Photo, PhotoSet, UInt8, read_tiles
+from regionqa.finetune.pictures import Floats, Ints, Photo, PhotoSet, Tiles
 
 SAME_NAMES: dict[str, tuple[int, ...]] = {
     "cat": (30, 31, 32), "dog": (24, 25, 26, 27, 28, 29), "bear": (35,), "elephant": (57,),
@@ -72,6 +71,10 @@ class CutBatch:
     """(N,) int64."""
     shown: Tensor
     """(N, 3 classes): whether the wide cut shows at least 1, 2, 4 of a class."""
+    tiles: Tensor
+    """(M, 4, S, S): cuts of tiles of any name."""
+    tile_labels: Tensor
+    """(M,) int64."""
 
 
 @dataclass
@@ -85,13 +88,13 @@ class Drawn:
 
 
 class CutSource:
-    """All boxes and tiles that are learned from, in memory; about 2 GB with all photos."""
+    """All boxes and tiles that are learned from, in memory; about 2 GB with all of them."""
 
     def __init__(
-        self, photos: PhotoSet, tiles: Path, config: CutConfig, settings: CuttingSettings
+        self, photos: PhotoSet, tiles: Tiles, config: CutConfig, settings: CuttingSettings
     ) -> None:
-        """photos: those to learn from. tiles: the folder of Tiny-ImageNet."""
-        self.photos, self.config, self.settings = photos, config, settings
+        """photos: those to learn from."""
+        self.photos, self.tiles, self.config, self.settings = photos, tiles, config, settings
         self.images = [opened(photo) for photo in photos.photos]
         sides = [shorter_sides(photo.boxes) for photo in photos.photos]
         self.rows = [
@@ -105,7 +108,7 @@ class CutSource:
         self.counts = np.maximum(np.bincount(labels, weights, len(photos.names)), 1)
         chances = weights * self.counts[labels] ** -settings.balance
         self.chances = np.cumsum(chances / chances.sum())
-        self.tiles, self.of_class = named_tiles(tiles, photos.names)
+        self.of_class = named_tiles(tiles.labels, photos.names)
         rare = self.counts[list(self.of_class)] ** -settings.tile_balance
         self.tile_chances = rare / rare.sum()
 
@@ -113,17 +116,36 @@ class CutSource:
         """A box of a photo or a tile."""
         if self.of_class and rng.random() < self.settings.tiles:
             label = int(rng.choice(list(self.of_class), p=self.tile_chances))
-            pixels, box = self.tiles[int(rng.choice(self.of_class[label]))]
-            image, box = cropped(Image.fromarray(pixels), box, self.settings.crop, rng)
-            return Drawn(image, box, label, None)
+            return self.tile(int(rng.choice(self.of_class[label])), label, rng)
         chosen = min(int(np.searchsorted(self.chances, rng.random())), len(self.rows) - 1)
         number, row = self.rows[chosen]
         photo = self.photos.photos[number]
         box = torch.from_numpy(photo.boxes[row])
         return Drawn(self.images[number], box, int(photo.labels[row]), photo)
 
-    def batch(self, count: int, side: int, rng: np.random.Generator) -> CutBatch:
-        """`count` boxes, cut to `side` pixels, changed at random."""
+    def tile(self, row: int, label: int, rng: np.random.Generator) -> Drawn:
+        """A part of a tile, with a label of its own or of photos."""
+        box = torch.from_numpy(self.tiles.boxes[row])
+        if (box[2:] - box[:2]).min() < TOO_SMALL:
+            box = torch.tensor([0.0, 0.0, TILE, TILE])
+        whole = Image.fromarray(self.tiles.pixels[row])
+        image, box = cropped(whole, box, self.settings.crop, rng)
+        return Drawn(image, box, label, None)
+
+    def tile_cuts(self, count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """`count` tiles of any name, cut to `side` pixels (M, 4, side, side), and labels (M,)."""
+        rows = rng.integers(0, len(self.tiles.labels), count).tolist()
+        drawn = [self.tile(row, int(self.tiles.labels[row]), rng) for row in rows]
+        if not drawn:
+            return torch.zeros(0, 4, side, side), torch.zeros(0, dtype=torch.int64)
+        windows = torch.tensor([[0, 0, *each.image.size] for each in drawn], dtype=torch.float32)
+        boxes = torch.stack([each.box for each in drawn])
+        made = cuts_of([each.image for each in drawn], windows, boxes, side)
+        labels = torch.tensor([each.label for each in drawn])
+        return changed(made, self.settings.colour, rng), labels
+
+    def batch(self, count: int, tiles: int, side: int, rng: np.random.Generator) -> CutBatch:
+        """`count` boxes and `tiles` tiles, cut to `side` pixels, changed at random."""
         settings, config = self.settings, self.config
         drawn = [self.draw(rng) for _ in range(count)]
         boxes = torch.cat(
@@ -151,7 +173,9 @@ class CutSource:
             if rng.random() >= settings.placeless:
                 places[index] = placed(boxes[index : index + 1], each.image)[0]
         labels = torch.tensor([each.label for each in drawn])
-        return CutBatch(cuts[0], cuts[1], places, labels, torch.from_numpy(shown).flatten(1))
+        seen_around = torch.from_numpy(shown).flatten(1)
+        others = self.tile_cuts(tiles, side, rng)
+        return CutBatch(cuts[0], cuts[1], places, labels, seen_around, *others)
 
 
 def opened(photo: Photo) -> Image.Image:
@@ -166,34 +190,14 @@ def shorter_sides(boxes: Floats) -> Floats:
     return sides
 
 
-def named_tiles(
-    folder: Path, names: Sequence[str]
-) -> tuple[list[tuple[UInt8, Tensor]], dict[int, Ints]]:
-    """Tiles with a name of `names`, each with its box in pixels, and the rows of each class."""
-    parts = sorted(path.stem for path in folder.glob("train-*.npz"))
-    known = sorted(SAME_NAMES.keys() & set(names))
-    wanted = [label for name in known for label in SAME_NAMES[name]]
-    tiles = read_tiles(folder, parts, wanted)
-    found = []
-    for part in parts:
-        with np.load(folder / f"{part}.npz") as archive:
-            found.append(archive["box"][np.isin(archive["label"], wanted)])
-    boxes = np.concatenate(found).astype(np.float32)
-    boxes += np.array([0, 0, 1, 1], np.float32)  # both ends are inside
-    boxes[shorter_sides(boxes) < TOO_SMALL] = (
-        0,
-        0,
-        TILE,
-        TILE,
-    )
-    kept: list[tuple[UInt8, Tensor]] = []
-    of_class: dict[int, Ints] = {}
-    for name in known:
-        rows = np.flatnonzero(np.isin(tiles.labels, SAME_NAMES[name]))
-        if len(rows):
-            of_class[names.index(name)] = np.arange(len(kept), len(kept) + len(rows))
-            kept += [(tiles.pixels[row].copy(), torch.from_numpy(boxes[row])) for row in rows]
-    return kept, of_class
+def named_tiles(labels: Ints, names: Sequence[str]) -> dict[int, Ints]:
+    """Rows of the tiles that show each class of `names`; classes without tiles are left out."""
+    rows = {
+        names.index(name): np.flatnonzero(np.isin(labels, same))
+        for name, same in sorted(SAME_NAMES.items())
+        if name in names
+    }
+    return {label: found for label, found in rows.items() if len(found)}
 
 
 def cropped(

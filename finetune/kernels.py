@@ -8,6 +8,7 @@ share of it that a step may change. It does not know about losses.
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,3 +58,14 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
     """Its gradient, which must be there."""
     assert parameter.grad is not None
     return parameter.grad
+
+
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of AdamW, for all but kernels: matrices decay, biases and norms do not."""
+    every = list(parameters)
+    return [
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
+    ]

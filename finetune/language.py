@@ -60,6 +60,8 @@ class LanguageSettings:
     """Ids of the tokenizer."""
     held_out: int = 400
     """Questions about held-out photos that the curves show."""
+    first: float = 0.4
+    """Share of the steps that ask from the mixture of the first ones."""
     seed: int = 2
     """Seed of every random choice of the stage."""
 
@@ -156,7 +158,12 @@ def train_language(
         name="words",
         number=1,
         settings=stage,
-        order=QuestionOrder(fresh, stage.batch * stage.accumulate, settings.seed),
+        order=QuestionOrder(
+            fresh,
+            stage.batch * stage.accumulate,
+            settings.seed,
+            first=round(settings.first * (stage.steps or 0)),
+        ),
         held_out=[drawn.record for drawn in held],
         collator=Collator(maker, SeenViews([*fresh, *held_out], settings.noise), True),
         evaluate_every=500,

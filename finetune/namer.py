@@ -1,8 +1,8 @@
 """The starter's region encoder with the classifiers it learns by.
 
 A linear classifier over what is found in a box's two cuts stands where the language model will; a
-second one says of the wide cut alone which things it shows, and how often. It does not know where
-cuts come from.
+second one says of the wide cut alone which things it shows, and how often; a third one names tiles,
+which teach the trunk more names than photos have. It does not know where cuts come from.
 """
 
 from dataclasses import dataclass
@@ -19,25 +19,28 @@ AT_LEAST = (1, 2, 4)
 
 
 class Namer(nn.Module):
-    """A region encoder and the two classifiers."""
+    """A region encoder and the three classifiers."""
 
-    def __init__(self, config: CutConfig, classes: int) -> None:
+    def __init__(self, config: CutConfig, classes: int, tile_names: int) -> None:
         super().__init__()
         self.region = CutRegionEncoder(config)
         self.classifier = nn.Linear(config.region_width, classes)
         self.around = nn.Linear(config.trunk_width, len(AT_LEAST) * classes)
+        self.tile = nn.Linear(config.trunk_width, tile_names)
 
     def forward(
-        self, close: Tensor, wide: Tensor, places: Tensor, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (N, classes) of the boxes and (N, 3 classes) of what their wide cuts show.
+        self, close: Tensor, wide: Tensor, places: Tensor, tiles: Tensor, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of boxes (N, classes), of what wide cuts show (N, 3 classes), of tiles (M, names).
 
         close, wide: (N, 4, side, side). places: (N, PLACES), zeros where it shall not count.
+        tiles: (M, 4, side, side).
         """
-        seen = self.region.trunk(torch.cat([close, wide]))  # (2 N, trunk_width)
-        first, second = seen.split([len(close), len(wide)])
+        seen = self.region.trunk(torch.cat([close, wide, tiles]))  # (2 N + M, trunk_width)
+        first, second, third = seen.split([len(close), len(wide), len(tiles)])
         found = self.region.found(first, second, places)
-        return self.classifier(F.dropout(found, dropout, self.training)), self.around(second)
+        named = self.classifier(F.dropout(found, dropout, self.training))
+        return named, self.around(second), self.tile(third)
 
     def logits(self, vectors: Tensor) -> Tensor:
         """Logits (N, classes) of what `region.region_vectors` gave."""
@@ -58,7 +61,8 @@ class Named:
 def read_namer(path: Path, config: CutConfig | None = None) -> Named:
     """What training left at `path`, in evaluation mode."""
     state = torch.load(path, weights_only=True)
-    namer = Namer(config or CutConfig(), len(state["names"]))
+    tile_names = len(state["namer"]["tile.bias"])
+    namer = Namer(config or CutConfig(), len(state["names"]), tile_names)
     missing, unknown = namer.load_state_dict(state["namer"], strict=False)
     # the carrier is the language model's to learn; files from before it had a name lack it
     assert not unknown and all(name.startswith("region.carry_linear") for name in missing), missing

@@ -1,6 +1,6 @@
-"""Training pictures with labelled boxes: COCO photos, and mosaics of Tiny-ImageNet tiles.
+"""Training pictures with labelled boxes: COCO photos, and Tiny-ImageNet tiles.
 
-Both come out as `Canvas`: one square picture as the model sees it, with boxes and class numbers.
+A photo comes out as `Canvas`: a square picture as the model sees it, with boxes and class numbers.
 Nothing here knows about models, losses or language.
 """
 
@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor
 
 UInt8 = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -85,10 +87,14 @@ def read_photos(folder: Path, split: str) -> PhotoSet:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiny-ImageNet pictures, decoded: pixels (N, 64, 64, 3) uint8 and labels (N,)."""
+    """Tiny-ImageNet pictures, decoded.
+
+    pixels: (N, 64, 64, 3) uint8. labels: (N,). boxes: (N, 4) float32 xyxy, where the thing is.
+    """
 
     pixels: UInt8
     labels: Ints
+    boxes: Floats
 
 
 def read_tiles(folder: Path, parts: Sequence[str], wanted: Sequence[int] | None = None) -> Tiles:
@@ -96,62 +102,20 @@ def read_tiles(folder: Path, parts: Sequence[str], wanted: Sequence[int] | None 
 
     wanted: only tiles of these labels.
     """
-    pixels, labels = [], []
+    pixels, labels, boxes = [], [], []
     for part in parts:
         with np.load(folder / f"{part}.npz") as archive:
             data, offsets = archive["data"].tobytes(), archive["offsets"]
             found = archive["label"].astype(np.int64)
+            corners = archive["box"].astype(np.float32)
         kept = np.ones(len(found), bool) if wanted is None else np.isin(found, wanted)
         labels.append(found[kept])
+        boxes.append(corners[kept] + np.array([0, 0, 1, 1], np.float32))  # both ends are inside
         for row in np.flatnonzero(kept):
             start, end = offsets[row : row + 2]
             with Image.open(io.BytesIO(data[start:end])) as image:
                 pixels.append(np.asarray(image.convert("RGB")))
-    return Tiles(np.stack(pixels), np.concatenate(labels))
-
-
-def tile_cells(size: int, coarse: float, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """Cells (x, y, side) that cover a square: 6 x 6 of them, or quarters split at random.
-
-    coarse: the share of squares that mix large and small cells, so that the region encoder also
-    meets boxes of a quarter of the picture; they hold fewer tiles for the same work.
-    """
-    if rng.random() >= coarse:
-        return grid_cells(0, 0, size, 6)
-    cells = []
-    half = size // 2
-    for corner in ((0, 0), (half, 0), (0, half), (half, half)):
-        cells += grid_cells(*corner, half, int(rng.choice([1, 2, 3], p=[0.3, 0.35, 0.35])))
-    return cells
-
-
-def grid_cells(x: int, y: int, size: int, count: int) -> list[tuple[int, int, int]]:
-    """A square cut into count x count cells (x, y, side); a remainder of pixels stays unused."""
-    side = size // count
-    return [(x + i * side, y + j * side, side) for j in range(count) for i in range(count)]
-
-
-def mosaic(
-    tiles: Tiles,
-    order: Ints,
-    cells: Sequence[tuple[int, int, int]],
-    size: int,
-    rng: np.random.Generator,
-) -> Canvas:
-    """Tiles `order` pasted into `cells`, each cropped, flipped and resized at random."""
-    pixels = np.zeros((size, size, 3), np.uint8)
-    boxes = np.empty((len(cells), 4), np.float32)
-    for row, (index, (x, y, side)) in enumerate(zip(order, cells, strict=True)):
-        crop = random_crop(64, 64, rng, smallest=0.35)
-        tile = Image.fromarray(tiles.pixels[index]).resize(
-            (side, side), Image.Resampling.BILINEAR, box=crop
-        )
-        if rng.random() < 0.5:
-            tile = tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels[y : y + side, x : x + side] = np.asarray(tile)
-        boxes[row] = (x, y, x + side, y + side)
-    fractions = boxes / np.float32(size)  # (N, 4)
-    return Canvas(jitter_colour(pixels, rng), fractions, tiles.labels[order])
+    return Tiles(np.stack(pixels), np.concatenate(labels), np.concatenate(boxes))
 
 
 def photo_view(
@@ -222,3 +186,20 @@ def area(boxes: Floats) -> Floats:
     """Areas (N,) of boxes (N, 4) xyxy; zero where a side is negative."""
     sides: Floats = (boxes[:, 2:] - boxes[:, :2]).clip(0)
     return np.asarray(sides[:, 0] * sides[:, 1])
+
+
+def normalise(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
+    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [-1, 1], channels last in memory."""
+    values = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    return values.to(torch.float32).div_(127.5).sub_(1)
+
+
+def batch_of(canvases: list[Canvas]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """pixel_values (B, 3, S, S), boxes (N, 4), image_index (N,), labels (N,) of some canvases."""
+    index = np.repeat(np.arange(len(canvases)), [len(canvas.labels) for canvas in canvases])
+    return (
+        normalise(np.stack([canvas.pixels for canvas in canvases])),
+        torch.from_numpy(np.concatenate([canvas.boxes for canvas in canvases])),
+        torch.from_numpy(index),
+        torch.from_numpy(np.concatenate([canvas.labels for canvas in canvases])),
+    )

@@ -70,6 +70,10 @@ MEASURES = (
     ),
 )
 """Right, down, size, nearness: in this order of `measured`."""
+OPPOSITES = (("right", "left"), ("below", "above"), ("bigger", "smaller"), ("in front", "behind"))
+"""More and less of each measure, as an answer."""
+JOINED = ("of ", "", "than ", "of ")
+"""What joins them to the other region."""
 
 
 def measured(box: Floats) -> tuple[float, float, float, float]:
@@ -112,6 +116,24 @@ def relating(scene: Scene, rng: np.random.Generator) -> Sample | None:
         pair, margin = "<region2> {} <region1>", -margin
     question = f"is {pair.format(words)}?"
     return Sample(rows, question, "yes." if (margin > 0) == more else "no.")
+
+
+def siding(scene: Scene, rng: np.random.Generator) -> Sample | None:
+    """On which of two opposite sides of another region one is, or which of the two is bigger."""
+    rows = pick_boxes(scene, 2, rng)
+    if rows is None:
+        return None
+    kind = int(rng.choice(len(MEASURES), p=(0.28, 0.28, 0.28, 0.16)))
+    margin = measured(scene.boxes[rows[0]])[kind] - measured(scene.boxes[rows[1]])[kind]
+    if abs(margin) < CLOSE:
+        return None
+    pair = list(OPPOSITES[kind])
+    answer = pair[0] if margin > 0 else pair[1]
+    if rng.random() < 0.5:
+        pair.reverse()
+    one, other = ("<region1>", "<region2>") if rng.random() < 0.8 else ("the first", "the second")
+    question = f"is {one} {' or '.join(pair)} {JOINED[kind]}{other}?"
+    return Sample(rows, question, f"{answer}.")
 
 
 def comparing(scene: Scene, rng: np.random.Generator) -> Sample | None:

@@ -1,11 +1,9 @@
 """Trained weights -> a bundle that `ask` uses: merged, exported, compared, measured, described."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +34,7 @@ from regionqa.finetune.stages import FinetuneSettings, StageSettings
 from regionqa.images import open_picture
 from regionqa.prompts import render_answer
 from regionqa.requests import Request
+from regionqa.weights import main_kind, stored
 
 ASKED = 500
 """Held-out questions that the finished bundle is asked."""
@@ -109,7 +108,7 @@ def write_result(
             if module is not None:
                 halve(module)
     folder = base.file(base.card.language.folder)
-    parts.language.to(language_dtype(folder))
+    parts.language.to(DTYPES[main_kind(stored(folder))])
     return write_bundle(
         out,
         card_tables(base, out.resolve().name, provenance),
@@ -138,17 +137,6 @@ def stored_in_half(base: Bundle) -> bool:
     with safe_open(base.file(WEIGHTS), framework="pt") as tensors:
         kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     return "F32" not in kinds
-
-
-def language_dtype(folder: Path) -> torch.dtype:
-    """What most numbers of a language model's files are stored in."""
-    counts: Counter[str] = Counter()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                stored = tensors.get_slice(name)  # its header; the weights are not read
-                counts[stored.get_dtype()] += prod(stored.get_shape())
-    return DTYPES[max(counts, key=lambda kind: counts[kind])]
 
 
 def describe_run(

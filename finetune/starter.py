@@ -24,7 +24,7 @@ from regionqa.cards import ModelCard, from_table
 from regionqa.engine import Engine
 from regionqa.evaluation.recognition import recognise
 from regionqa.export.bundle import write_bundle, write_card
-from regionqa.export.cuts import CutConfig, CutRegionEncoder
+from regionqa.export.cuts import PATCH, CutConfig, CutRegionEncoder
 from regionqa.export.graphs import halve
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.vision import ResNetConfig, ResNetVision
@@ -38,9 +38,10 @@ from regionqa.finetune.language import (
     train_language,
     train_tokenizer,
 )
+from regionqa.finetune.overview import OVERVIEW, presence_scores
 from regionqa.finetune.pictures import PhotoSet, read_photos
-from regionqa.finetune.pretrain import PHOTOS, TILES, save_atomically
-from regionqa.finetune.seeing import pretrained, report_recognition, report_sight, sighted
+from regionqa.finetune.saving import save_atomically
+from regionqa.finetune.seeing import overviewed, report_sight, sighted
 from regionqa.finetune.sight import SIGHT
 from regionqa.finetune.views import View, ViewSettings, encode_views, load_views, save_views, split
 from regionqa.prompts import PromptRules
@@ -50,6 +51,9 @@ START, STOP, ANSWER = "<s>", "</s>", "<answer>"
 CONTEXT = 256
 VIEWS = ViewSettings()
 CUTS = CutConfig()
+WHOLE = ResNetConfig(
+    input_size=192, widths=CUTS.widths[:3], depths=CUTS.depths[:3], levels=(), patch=PATCH
+)
 PICTURE = 320
 """Side of the picture that regions are cut from, in pixels."""
 PLACE_WIDTH = 96
@@ -118,20 +122,6 @@ def picture_table(size: int) -> dict[str, Any]:
     }
 
 
-def for_words(
-    vision: ResNetVision, region: CutRegionEncoder
-) -> tuple[ResNetVision, CutRegionEncoder]:
-    """The encoders as they ship: no maps are given on, and a box's place is embedded as well.
-
-    Only what carries regions into the language model is new, and untrained.
-    """
-    whole = ResNetVision(replace(vision.config, levels=()))
-    whole.load_state_dict(vision.state_dict())
-    cuts = CutRegionEncoder(replace(region.config, input_size=PICTURE, place_width=PLACE_WIDTH))
-    cuts.load_state_dict(region.state_dict(), strict=False)
-    return whole.eval(), cuts.eval()
-
-
 def at_a_glance(region: CutRegionEncoder) -> CutRegionEncoder:
     """The encoder looking once at every cut, as while it learned: four times as fast."""
     quick = CutRegionEncoder(replace(region.config, zooms=(1.0,), mirrored=False))
@@ -161,11 +151,11 @@ def train_words(
     settings: LanguageSettings,
     out: Path,
 ) -> tuple[LlamaForCausalLM, Path, list[View]]:
-    """Stage four: tokenizer, carrier and language model; also views to calibrate on.
+    """Stage three: tokenizer, carrier and language model; also views to calibrate on.
 
     photos: to learn from, and held out.
     """
-    log.info("stage 4 of 4: questions and answers")
+    log.info("stage 3 of 3: questions and answers")
     fresh, held_out = photos
     tokenizer_file = out / "tokenizer.json"
     if not tokenizer_file.exists():
@@ -239,23 +229,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m regionqa.finetune.starter")
     parser.add_argument("--data", type=Path, required=True, help="folder of the two data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and bundle")
-    parser.add_argument("--tile-epochs", type=float, default=TILES.epochs)
-    parser.add_argument("--photo-epochs", type=float, help="of each round")
+    parser.add_argument("--sight-steps", type=int, default=SIGHT.steps)
+    parser.add_argument("--overview-steps", type=int, default=OVERVIEW.steps)
     parser.add_argument("--language-steps", type=int, default=WORDS.steps)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
     photos = read_photos(options.data / "coco_small", "train")
-    tiles = replace(TILES, epochs=options.tile_epochs)
-    rounds = [replace(each, epochs=options.photo_epochs or each.epochs) for each in PHOTOS]
-    model = pretrained(options.data, options.out, photos, ResNetConfig(), tiles, rounds)
     dev = read_photos(options.data / "coco_small", "dev")
-    report_recognition(model, dev)
     parts = split(photos, VIEWS)
-    named = sighted(options.data, options.out, parts[0], model, CUTS, SIGHT)
+    sight = replace(SIGHT, steps=options.sight_steps)
+    named = sighted(options.data, options.out, parts[0], CUTS, sight)
     report_sight(named, dev, "classifier over cuts, on dev")
+    overview = replace(OVERVIEW, steps=options.overview_steps)
+    whole = overviewed(options.out, parts[0], named, WHOLE, overview)
+    log.info("whole photos, on dev: %s", presence_scores(whole, dev))
     settings = replace(LANGUAGE, stage=replace(WORDS, steps=options.language_steps))
-    vision, region = for_words(model.vision, named.namer.region)
+    torch.manual_seed(LANGUAGE.seed)
+    vision, region = (
+        whole.vision,
+        CutRegionEncoder.told_anew(named.namer.region, input_size=PICTURE, place_width=PLACE_WIDTH),
+    )
     language, tokenizer, held = train_words(vision, region, parts, settings, options.out)
     finish(options.out / "starter", options.data, vision, region, language, tokenizer, held)
 

@@ -23,13 +23,15 @@ from regionqa.finetune.pictures import (
     Photo,
     PhotoSet,
     UInt8,
+    batch_of,
     mirrored,
+    normalise,
     photo_view,
     whole_photo,
 )
-from regionqa.finetune.pretrain import Log, batch_of, normalise, save_atomically
-from regionqa.finetune.questions import draw_sample
+from regionqa.finetune.questions import FIRST, MIXTURE, draw_sample
 from regionqa.finetune.records import Record, Turn
+from regionqa.finetune.saving import Log, save_atomically
 from regionqa.finetune.scenes import Sample, Scene
 from regionqa.regions import Box, Region
 
@@ -41,9 +43,9 @@ SIDED = frozenset({"left", "right"})
 class ViewSettings:
     """Which views there are, and how often each of their boxes is asked about."""
 
-    random_views: int = 2
+    random_views: int = 1
     """Random crops of every photo, beside the photo and its mirror image."""
-    balance: float = 0.3
+    balance: float = 0.15
     """A box is asked about in proportion to (count of its class) ** -balance."""
     sharp: float = 32.0
     """Boxes with a shorter side of less than this many pixels are asked about less."""
@@ -240,6 +242,8 @@ class QuestionOrder:
     effective_batch: int
     """Questions of one step."""
     seed: int
+    first: int = 0
+    """Steps that ask from the mixture of the first ones."""
 
     def steps(self, epochs: float) -> int:
         """Steps in which every view is asked about so many times on average."""
@@ -249,7 +253,8 @@ class QuestionOrder:
         """The questions of one step, each with the number of its view."""
         rng = np.random.default_rng([self.seed, step])
         rows = rng.integers(0, len(self.views), self.effective_batch).tolist()
-        return [(row, draw_sample(self.views[row].scene, rng)) for row in rows]
+        mixture = FIRST if step < self.first else MIXTURE
+        return [(row, draw_sample(self.views[row].scene, rng, mixture)) for row in rows]
 
     def step(self, step: int) -> list[Drawn]:
         """The questions of one step, short ones first, so that little of a batch is padding."""

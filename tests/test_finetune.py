@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +16,21 @@ from regionqa.engine import Engine
 from regionqa.export.cuts import CutConfig
 from regionqa.export.vision import ResNetConfig
 from regionqa.finetune import starter as recipe
+from regionqa.finetune.hogwild import Phase
 from regionqa.finetune.language import WORDS
 from regionqa.finetune.namer import Named, Namer
+from regionqa.finetune.overview import OVERVIEW
 from regionqa.finetune.pictures import (
     Photo,
-    PhotoSet,
-    Tiles,
-    mosaic,
+    normalise,
     photo_view,
     read_photos,
     read_tiles,
-    tile_cells,
     whole_photo,
-)
-from regionqa.finetune.pretrain import (
-    PretrainSettings,
-    Recogniser,
-    learning_rate,
-    new_encoders,
-    normalise,
-    pretrain_on_photos,
-    recognise_photos,
 )
 from regionqa.regions import Box
 
 NAMES = ("cat", "orange", "person")
-TINY = ResNetConfig(
-    input_size=64, widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), token_grid=1, hidden_size=16
-)
 
 
 def make_red_square(folder: Path) -> Photo:
@@ -83,20 +69,6 @@ def test_the_whole_photo_is_what_asking_sees(tmp_path: Path, starter: Bundle) ->
     assert placement.to_model(Box(40, 20, 80, 60)) == pytest.approx(tuple(canvas.boxes[0]))
 
 
-def test_mosaics_hold_every_tile_in_its_cell() -> None:
-    colours = np.arange(40, 240, 5, dtype=np.uint8)  # 40 tiles, one grey each
-    tiles = Tiles(np.tile(colours[:, None, None, None], (1, 64, 64, 3)), np.arange(40))
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        cells = tile_cells(96, 0.5, rng)
-        order = np.arange(len(cells))
-        canvas = mosaic(tiles, order, cells, 96, rng)
-        assert canvas.boxes.min() >= 0 and canvas.boxes.max() <= 1
-        x0, y0, x1, y1 = (canvas.boxes[0] * 96).round().astype(int)
-        assert canvas.pixels[y0:y1, x0:x1].std() < 1, "one tile, one grey"
-        assert canvas.labels.tolist() == order.tolist()
-
-
 # -- training --------------------------------------------------------------------------------------
 
 
@@ -133,6 +105,7 @@ def make_data(folder: Path) -> Path:
         np.savez(
             folder / "tiny_imagenet" / f"train-{part}.npz",
             data=np.concatenate(encoded), offsets=offsets, label=np.arange(40),
+            box=np.tile(np.array([8, 8, 55, 55], np.int16), (40, 1)),
         )  # fmt: skip
     return folder
 
@@ -151,45 +124,7 @@ def test_the_data_is_read_as_it_is_written(data: Path) -> None:
     tiles = read_tiles(data / "tiny_imagenet", ["train-0", "train-3"])
     assert tiles.pixels.shape == (80, 64, 64, 3)
     assert tiles.labels.tolist() == [*range(40), *range(40)]
-
-
-def tiny(photos: PhotoSet) -> Recogniser:
-    torch.manual_seed(0)
-    return Recogniser(*new_encoders(TINY), len(photos.names))
-
-
-def silent(_: str) -> None:
-    """No log."""
-
-
-def test_a_small_model_learns_to_name_colours(data: Path, tmp_path: Path) -> None:
-    photos = read_photos(data / "coco_small", "train")
-    quick = PretrainSettings(epochs=60, batch=6, learning_rate=4e-3, average=0.8, balance=0.3)
-    model = pretrain_on_photos(tiny(photos), photos, quick, tmp_path / "a.pt", silent)
-    rows = recognise_photos(model, photos)
-    assert len(rows) == 18
-    assert np.mean([label == predicted for label, predicted, _ in rows]) > 0.8
-    assert {round(side) for _, _, side in rows} == {42}
-
-
-def test_a_killed_run_goes_on_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
-    photos = read_photos(data / "coco_small", "train")
-    lines: list[str] = []
-    short = PretrainSettings(epochs=2, batch=6, learning_rate=1e-3)
-    first = pretrain_on_photos(tiny(photos), photos, short, tmp_path / "a.pt", lines.append)
-    again = pretrain_on_photos(tiny(photos), photos, short, tmp_path / "a.pt", lines.append)
-    assert "resumed at step 2 of 2" in lines
-    for one, other in zip(first.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
-    rates = [learning_rate(step, 1000, 1.0, warm_up=100) for step in range(1001)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == 1.0 and rates.index(1.0) in (99, 100)
-    assert rates[1000] == pytest.approx(0)
-    assert all(a >= b for a, b in pairwise(rates[100:]))
+    assert tiles.boxes[0].tolist() == [8, 8, 56, 56], "both ends of a box are inside"
 
 
 def test_the_recipe_makes_a_bundle_that_answers(
@@ -199,18 +134,20 @@ def test_the_recipe_makes_a_bundle_that_answers(
     everything done."""
     words = [
         "--data", str(data), "--out", str(tmp_path / "run"),
-        "--tile-epochs", "1", "--photo-epochs", "1", "--language-steps", "2",
+        "--overview-steps", "1", "--language-steps", "2",
     ]  # fmt: skip
-    config = ResNetConfig(input_size=64, widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), token_grid=1)
+    config = ResNetConfig(64, (8, 8, 8), (1, 1, 1), (), token_grid=1, patch=4)
     cuts = CutConfig(widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), side=32, region_width=20)
-    named = Named(Namer(cuts, 3).eval(), NAMES, torch.ones(3))
-    monkeypatch.setattr(recipe, "ResNetConfig", lambda: config)
+    named = Named(Namer(cuts, 3, 4).eval(), NAMES, torch.ones(3))
+    monkeypatch.setattr(recipe, "WHOLE", config)
+    course = replace(OVERVIEW, workers=1, phases=(Phase(1.0, 64, (2,)),))
+    monkeypatch.setattr(recipe, "OVERVIEW", course)
     monkeypatch.setattr(recipe, "sighted", lambda *arguments: named)
     monkeypatch.setattr(recipe, "WORDS", replace(WORDS, batch=4, accumulate=1))
     recipe.main(words)
     engine = Engine.load(open_bundle(tmp_path / "run" / "starter"), device="cpu")
     answer = engine.ask(data / "coco_small/images/0.jpg", "what is this?", [(5, 5, 40, 40)])
     assert answer.tokens > 0
-    before = (tmp_path / "run" / "photos-2-done.pt").stat().st_mtime_ns
+    before = (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns
     recipe.main(words)
-    assert (tmp_path / "run" / "photos-2-done.pt").stat().st_mtime_ns == before
+    assert (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns == before

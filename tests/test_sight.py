@@ -14,22 +14,13 @@ from torch import nn
 from regionqa.export.cuts import CutConfig, grown, within
 from regionqa.export.vision import ResNetConfig, ResNetVision
 from regionqa.finetune.cutting import CutSource, CuttingSettings, cuts_of, opened, placed, shows
+from regionqa.finetune.hogwild import Course, Phase, rates, train
 from regionqa.finetune.kernels import KernelOptimizer, orthogonal
 from regionqa.finetune.namer import Namer
-from regionqa.finetune.pictures import Photo, PhotoSet
-from regionqa.finetune.pretrain import Recogniser, new_encoders
-from regionqa.finetune.seeing import report_sight, sighted
-from regionqa.finetune.sight import (
-    Phase,
-    SightSettings,
-    balanced,
-    begin,
-    freeze,
-    named_boxes,
-    rates,
-    scores,
-    train_sight,
-)
+from regionqa.finetune.overview import Overview, OverviewLesson, begin, in_cells, presence_scores
+from regionqa.finetune.pictures import Canvas, Photo, PhotoSet, read_tiles
+from regionqa.finetune.seeing import TILE_NAMES, overviewed, report_sight, sighted
+from regionqa.finetune.sight import SIGHT, SightLesson, balanced, named_boxes, scores
 
 CONFIG = CutConfig(
     widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), side=32, region_width=16, hidden_size=16
@@ -79,7 +70,7 @@ def tiles(tmp_path: Path) -> Path:
 
 
 def source_of(photos: PhotoSet, folder: Path, **changes: float) -> CutSource:
-    return CutSource(photos, folder, CONFIG, CuttingSettings(**changes))
+    return CutSource(photos, read_tiles(folder, ["train-0"]), CONFIG, CuttingSettings(**changes))
 
 
 def silent(_: str) -> None:
@@ -92,9 +83,15 @@ def silent(_: str) -> None:
 def test_tiles_of_the_same_name_join_the_boxes_of_photos(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, tiles=0.5)
     assert {label: len(rows) for label, rows in source.of_class.items()} == {1: 2, 2: 2}
-    boxes = [box.tolist() for _, box in source.tiles]
-    assert boxes == [[0, 0, 64, 64]] + [[10, 10, 50, 50]] * 3, "a tiny box is not what it shows"
     rng = np.random.default_rng(0)
+    whole = replace(source.settings, crop=1.0)
+    source.settings, settings = whole, source.settings
+    drawn = [source.tile(row, CAT, rng) for row in range(4)]
+    assert all(each.image.width > 50 for each in drawn)
+    sides = [each.box[2:] - each.box[:2] for each in drawn]
+    assert (sides[0] > 50).all(), "a tiny box is not what the tile shows"
+    assert all((side <= 40).all() for side in sides[1:])
+    source.settings = settings
     drawn = [source.draw(rng) for _ in range(200)]
     parts = [each for each in drawn if each.photo is None]
     assert {each.image.size for each in parts} - {(64, 64)}
@@ -107,7 +104,7 @@ def test_tiles_of_the_same_name_join_the_boxes_of_photos(photos: PhotoSet, tiles
 
 def test_a_batch_shows_each_thing_in_its_own_colour(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, colour=0.0, shift=0.0)
-    batch = source.batch(40, 32, np.random.default_rng(1))
+    batch = source.batch(40, 0, 32, np.random.default_rng(1))
     assert batch.close.shape == batch.wide.shape == (40, 4, 32, 32)
     for cuts in (batch.close, batch.wide):
         for cut, label in zip(cuts, batch.labels.tolist(), strict=True):
@@ -121,9 +118,20 @@ def test_a_batch_shows_each_thing_in_its_own_colour(photos: PhotoSet, tiles: Pat
     assert (shown[:, 1:] == 0).all(), "nothing is there twice"
 
 
+def test_tiles_of_any_name_are_shown_as_they_are(photos: PhotoSet, tiles: Path) -> None:
+    source = source_of(photos, tiles, colour=0.0)
+    batch = source.batch(2, 60, 24, np.random.default_rng(1))
+    assert batch.tiles.shape == (60, 4, 24, 24)
+    assert set(batch.tile_labels.tolist()) == {CAT, ORANGE, 5, 6}
+    cats = batch.tiles[batch.tile_labels == CAT][:, :3].mean((0, 2, 3))
+    assert torch.allclose(cats, torch.tensor(COLOURS[1]) / 127.5 - 1, atol=0.02)
+    marks = batch.tiles[:, 3].flatten(1)
+    assert (marks.max(1).values > 0.9).all(), "something is marked in every tile"
+
+
 def test_changes_are_random_but_the_same_for_both_cuts(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, tiles=0.0, shift=0.0)
-    batch = source.batch(300, 32, np.random.default_rng(2))
+    batch = source.batch(300, 0, 32, np.random.default_rng(2))
     orange = batch.labels == 2  # at the right border, so its wide cut goes on to the left only
     mark = batch.wide[orange, 3].mean(1)  # (N, side)
     flipped = mark[:, :16].mean(1) > mark[:, 16:].mean(1)
@@ -147,14 +155,15 @@ def test_a_window_shows_the_middles_in_it(photos: PhotoSet) -> None:
 def test_training_and_asking_see_the_same(photos: PhotoSet) -> None:
     """Cuts made by Pillow for training give what the encoder makes of the picture itself."""
     torch.manual_seed(0)
-    namer = Namer(replace(CONFIG, zooms=(1.0,), mirrored=False), 3).eval()
+    namer = Namer(replace(CONFIG, zooms=(1.0,), mirrored=False), 3, 4).eval()
     photo = photos.photos[0]
     image, boxes = opened(photo), torch.from_numpy(photo.boxes)
     cuts = [
         cuts_of([image] * 3, within(grown(boxes, grow, CONFIG.slim), *image.size), boxes, 32)
         for grow in (CONFIG.close, CONFIG.wide)
     ]
-    expected, _ = namer(*cuts, placed(boxes, image))
+    expected, _, named = namer(*cuts, placed(boxes, image), torch.zeros(0, 4, 32, 32))
+    assert named.shape == (0, 4)
     logits, labels = named_boxes(namer, photos)
     assert torch.allclose(logits[:3], expected, atol=5e-3)
     assert labels.tolist() == [0, 1, 2] * 3
@@ -183,47 +192,20 @@ def test_kernels_keep_their_length_and_turn_by_the_rate() -> None:
     assert 0.01 < change < 0.03
 
 
-def test_rates_rise_and_fall_and_kernels_wait_for_the_new_layers() -> None:
-    settings = SightSettings()
-    course = [rates(step / 1000, settings) for step in range(1001)]
-    assert course[0][0] == course[15][0] == 0 and course[15][1] > 0
+def test_rates_rise_and_fall() -> None:
+    course = [rates(step / 1000, SIGHT) for step in range(1001)]
+    assert 0 < course[0][0] < SIGHT.kernel_rate / 10
     assert course[-1] == (0, 0)
-    assert max(kernel for kernel, _ in course) <= settings.kernel_rate
-    later = [kernel for kernel, _ in course[100:]]
+    assert SIGHT.kernel_rate * 0.9 < max(kernel for kernel, _ in course) <= SIGHT.kernel_rate
+    later = [kernel for kernel, _ in course[20:]]
     assert all(one > other for one, other in pairwise(later))
-
-
-@torch.no_grad()
-def test_the_trunk_begins_as_the_vision_encoders() -> None:
-    torch.manual_seed(0)
-    vision = ResNetVision(ResNetConfig(64, CONFIG.widths, CONFIG.depths, (), 1, 16)).eval()
-    namer = Namer(CONFIG, 3).eval()
-    begin(namer, vision)
-    picture = torch.randn(2, 3, 64, 64)
-    for mark in (-torch.ones(2, 1, 64, 64), torch.randn(2, 1, 64, 64)):
-        means = namer.region.trunk(torch.cat([picture, mark], 1))
-        maps = [each.mean((2, 3)) for each in vision.maps(picture)[-2:]]
-        assert torch.allclose(means, torch.cat(maps, 1), atol=1e-5)
-
-
-def test_frozen_layers_do_not_learn() -> None:
-    namer = Namer(CONFIG, 3)
-    freeze(namer, 2)
-    trunk = namer.region.trunk
-    assert not any(
-        p.requires_grad for p in (*trunk.stem.parameters(), *trunk.stages[1].parameters())
-    )
-    assert not trunk.stem.training and trunk.stages[2].training
-    assert all(p.requires_grad for p in trunk.stages[2].parameters())
-    freeze(namer, 0)
-    assert all(p.requires_grad for p in namer.parameters()) and trunk.stem.training
 
 
 # -- that it learns --------------------------------------------------------------------------------
 
-QUICK = SightSettings(
-    steps=60, workers=1, batch=12, phases=(Phase(0.5, 24, 0), Phase(1.0, 32, 1)),
-    kernel_rate=0.03, learning_rate=5e-3, settle=0.0, average=0.8,
+QUICK = Course(
+    steps=60, workers=1, phases=(Phase(0.5, 24, (12, 4)), Phase(1.0, 32, (12, 0))),
+    kernel_rate=0.03, learning_rate=5e-3, average=0.8,
 )  # fmt: skip
 
 
@@ -231,39 +213,43 @@ def test_it_learns_to_name_and_goes_on_where_it_was(
     photos: PhotoSet, tiles: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    source = source_of(photos, tiles, colour=0.1)
+    lesson = SightLesson(source_of(photos, tiles, colour=0.1))
     checkpoint = tmp_path / "sight.pt"
-    trained = train_sight(Namer(CONFIG, 3), source, QUICK, checkpoint, silent)
+    trained = train(Namer(CONFIG, 3, TILE_NAMES), lesson, QUICK, checkpoint, silent)
     logits, labels = named_boxes(trained, photos)
     assert labels.tolist() == [0, 1, 2] * 3
     assert scores(logits, labels, NAMES).startswith("1.000 of 9 boxes, 1.000 of the 6")
     lines: list[str] = []
-    again = train_sight(Namer(CONFIG, 3), source, QUICK, checkpoint, lines.append)
+    again = train(Namer(CONFIG, 3, TILE_NAMES), lesson, QUICK, checkpoint, lines.append)
     assert lines == ["resumed at step 60"]
     assert torch.equal(named_boxes(again, photos)[0], logits)
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_the_stage_leaves_a_file_and_is_done_once(
+def test_the_stages_leave_a_file_each_and_are_done_once(
     photos: PhotoSet, tiles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
     tiles.rename(data / "tiny_imagenet")
-    config = ResNetConfig(64, CONFIG.widths, CONFIG.depths, token_grid=1, hidden_size=16)
-    seen = Recogniser(*new_encoders(config), 3)
-    quick = replace(QUICK, steps=4, workers=2, batch=4)
+    quick = replace(QUICK, steps=4, workers=2)
+    whole = Course(steps=2, workers=1, phases=(Phase(1.0, 64, (4,)),), kernel_rate=0.01)
+    config = ResNetConfig(64, CONFIG.widths[:3], CONFIG.depths[:3], (), 2, 16, patch=4)
     caplog.set_level("INFO", "regionqa.finetune")
-    named = sighted(data, tmp_path, photos, seen, CONFIG, quick)
+    named = sighted(data, tmp_path, photos, CONFIG, quick)
     assert named.names == NAMES and named.counts.min() > 1
-    assert "stage 3" in caplog.text
+    overview = overviewed(tmp_path, photos, named, config, whole)
+    assert "stage 1" in caplog.text and "stage 2" in caplog.text
     assert torch.load(tmp_path / "sight-steps.pt", weights_only=True)["step"] == 4
     caplog.clear()
-    again = sighted(data, tmp_path, photos, seen, CONFIG, quick)
+    for first, again in (
+        (named.namer, sighted(data, tmp_path, photos, CONFIG, quick).namer),
+        (overview, overviewed(tmp_path, photos, named, config, whole)),
+    ):
+        for one, other in zip(first.parameters(), again.parameters(), strict=True):
+            assert torch.equal(one, other)
     assert not caplog.records
-    for one, other in zip(named.namer.parameters(), again.namer.parameters(), strict=True):
-        assert torch.equal(one, other)
-    report_sight(again, photos, "all photos")
+    report_sight(named, photos, "all photos")
     assert "all photos: " in caplog.text and "of 9 boxes" in caplog.text
 
 
@@ -271,3 +257,53 @@ def test_balance_prefers_what_is_frequent() -> None:
     logits, counts = torch.tensor([[1.0, 1.1, 0.0]]), torch.tensor([90.0, 9.0, 1.0])
     assert balanced(logits, counts, 0.0).argmax() == 1
     assert balanced(logits, counts, 0.5).argmax() == 0
+
+
+# -- whole photos ----------------------------------------------------------------------------------
+
+WHOLE = ResNetConfig(64, CONFIG.widths[:3], CONFIG.depths[:3], (), 2, 16, patch=4)
+
+
+@torch.no_grad()
+def test_the_vision_encoder_begins_as_the_trunk_that_sees_no_mark() -> None:
+    torch.manual_seed(0)
+    trunk, vision = Namer(CONFIG, 3, 4).region.trunk.eval(), ResNetVision(WHOLE).eval()
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.normal_(module.weight)
+    begin(vision, trunk)
+    picture = torch.randn(2, 3, 64, 64)
+    expected = trunk.stem(torch.cat([picture, -torch.ones(2, 1, 64, 64)], 1))
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # borders are padded
+    assert torch.allclose(vision.stem(picture)[inside], expected[inside], atol=1e-5)
+    for own, other in zip(vision.stages, trunk.stages, strict=False):
+        assert torch.equal(own(expected), other(expected))
+        expected = own(expected)
+
+
+def test_cells_show_what_has_its_middle_in_them_or_fills_them() -> None:
+    boxes = np.array([[0.0, 0.0, 0.9, 0.4], [0.6, 0.6, 0.7, 0.7]], np.float32)
+    shown = in_cells(Canvas(np.zeros((8, 8, 3), np.uint8), boxes, np.array([0, 2])), 2, 3)
+    assert shown.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_it_learns_what_photos_show(tmp_path: Path) -> None:
+    """One colour a photo; the likeliest thing is there."""
+    photos = []
+    for number, colour in enumerate(COLOURS * 2):
+        path = tmp_path / f"{number}.png"
+        pixels = np.full((80, 80, 3), 128, np.uint8)
+        pixels[20:60, 20:60] = colour
+        Image.fromarray(pixels).save(path)
+        boxes = np.array([[20, 20, 60, 60]], np.float32)
+        photos.append(Photo(path, 80, 80, boxes, np.array([number % 3]), ()))
+    shown = PhotoSet(tuple(photos), NAMES)
+    torch.manual_seed(0)
+    course = Course(
+        steps=60, workers=1, phases=(Phase(1.0, 64, (8,)),), kernel_rate=0.03,
+        learning_rate=1e-2, average=0.8,
+    )  # fmt: skip
+    model = Overview(ResNetVision(WHOLE), 3)
+    trained = train(model, OverviewLesson(shown), course, tmp_path / "whole.pt", silent)
+    assert presence_scores(trained, shown) == "mean average precision 1.000 over 3 classes"
