@@ -136,11 +136,13 @@ def seen(
     region: RegionModule,
     settings: ViewSettings,
     out: Path,
+    *,
+    rough: bool = False,
 ) -> list[View]:
     """Views of photos through the encoders, kept in the output folder."""
     path = out / f"views-{name}.pt"
     if not path.exists():
-        save_views(encode_views(vision, region, photos, settings, log.info), path)
+        save_views(encode_views(vision, region, photos, settings, log.info, rough=rough), path)
     return load_views(path, photos.names)
 
 
@@ -166,7 +168,7 @@ def train_words(
     stop = tokenizer.token_id(STOP)
     hidden = vision.config.hidden_size
     language = new_language_model(tokenizer.size, hidden, CONTEXT, stop, settings.layers)
-    views = seen("train", fresh, vision, at_a_glance(region), VIEWS, out)
+    views = seen("train", fresh, vision, at_a_glance(region), VIEWS, out, rough=True)
     held = seen("held-out", held_out, vision, region, replace(VIEWS, random_views=0), out)
     done = out / "language-done.pt"
     modules = {"language": language, "projector": vision.projector, "region": region}
