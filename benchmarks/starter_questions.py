@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.finetune.pictures import Photo, PhotoSet, read_photos
+from regionqa.finetune.pictures import read_photos
 from regionqa.finetune.relations import comparing, matching, relating, siding
-from regionqa.finetune.scenes import Maker, Scene
+from regionqa.finetune.scenes import Maker, whole_scene
 from regionqa.finetune.single import checking, placing
 from regionqa.finetune.wholes import counting, presence
 from regionqa.finetune.wording import NUMBER_WORDS
@@ -34,19 +34,6 @@ KINDS: tuple[tuple[str, Maker, int], ...] = (
 """What is asked, and how often of each photo."""
 COLOURS = Path(__file__).with_name("colour_labels.jsonl")
 COUNTED = frozenset(f"{word}." for word in NUMBER_WORDS[1:6])
-
-
-def scene_of(photo: Photo, photos: PhotoSet) -> Scene:
-    """What is known of a photo; small boxes count, but are not asked about."""
-    large = (photo.boxes[:, 2:] - photo.boxes[:, :2]).min(axis=1) >= SMALLEST  # (N,)
-    return Scene(
-        boxes=photo.boxes / photo.scale,
-        labels=photo.labels,
-        captions=photo.captions,
-        names=photos.names,
-        complete=True,
-        box_weights=large.astype(np.float32) + 1e-6,
-    )
 
 
 def colour_questions() -> Iterator[dict[str, object]]:
@@ -65,7 +52,7 @@ def main(folder: Path, split: str, out: Path) -> None:
     for photo in photos.photos:
         if not len(photo.labels):
             continue
-        scene = scene_of(photo, photos)
+        scene = whole_scene(photo, photos.names, SMALLEST)
         asked = set()
         for kind, maker, times in KINDS:
             for _ in range(times):

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 WAVES = (1, 2, 4)
 """Half waves from one side of the picture to the other."""
+LOUD = 0.3
+"""Standard deviation of the last layer's weights at first: where a box is shall be as loud in its
+token as what is in it, or comparing boxes is found out late."""
 NUMBERS = 9
 """Edges, middle, sides, and the logarithm of the area."""
 
@@ -23,6 +26,7 @@ class PlaceEmbedding(nn.Module):
         super().__init__()
         self.inner = nn.Linear(NUMBERS * (1 + 2 * len(WAVES)), width)
         self.outer = nn.Linear(width, hidden_size)
+        nn.init.normal_(self.outer.weight, std=LOUD)
 
     def forward(self, boxes: Tensor) -> Tensor:
         """float32 in, float32 out."""

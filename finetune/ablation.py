@@ -33,7 +33,7 @@ from regionqa.export.vision import ResNetVision
 from regionqa.finetune.language import new_language_model
 from regionqa.finetune.pictures import Photo, PhotoSet, read_photos
 from regionqa.finetune.run import TRAINING, finetune
-from regionqa.finetune.scenes import Maker, Scene
+from regionqa.finetune.scenes import Maker, whole_scene
 from regionqa.finetune.settings import SETTINGS
 from regionqa.finetune.stages import FinetuneSettings, RegionPart, Stages, StageSettings
 from regionqa.finetune.wholes import captioning, counting, presence
@@ -90,7 +90,7 @@ def whole_records(photos: PhotoSet, each: int, seed: int = 0) -> Iterator[dict[s
     for photo in photos.photos:
         if not len(photo.labels):
             continue
-        scene = scene_of(photo, photos)
+        scene = whole_scene(photo, photos.names)
         for _ in range(each):
             sample = makers[int(rng.choice(len(makers), p=shares))](scene, rng)
             if sample is not None:
@@ -104,13 +104,6 @@ def box_records(photos: PhotoSet) -> Iterator[dict[str, Any]]:
             if (box[2:] - box[:2]).min() >= SMALLEST:
                 answer = f"{with_article(photos.names[label])}."
                 yield line(photo, [box.tolist()], NAMING_QUESTION, answer)
-
-
-def scene_of(photo: Photo, photos: PhotoSet) -> Scene:
-    """The whole photo as the makers of questions know it."""
-    weights = np.ones(len(photo.labels), np.float32)
-    boxes = photo.boxes / photo.scale
-    return Scene(boxes, photo.labels, photo.captions, photos.names, True, weights)
 
 
 def line(photo: Photo, regions: list[list[float]], question: str, answer: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from regionqa.finetune.pictures import PhotoSet
 from regionqa.finetune.processes import Processes
 from regionqa.finetune.questions import draw_sample
 from regionqa.finetune.samples import SampleMaker
-from regionqa.finetune.scenes import Scene
+from regionqa.finetune.scenes import whole_scene
 from regionqa.finetune.stages import Precision, RegionPart, StageSettings
 from regionqa.finetune.stopping import StopWatch
 from regionqa.finetune.train import StageResult, StageRun, train_stage
@@ -111,17 +111,9 @@ def tokenizer_texts(photos: PhotoSet, seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
     texts = [caption for photo in photos.photos for caption in photo.captions]
     for photo in photos.photos:
-        count = len(photo.labels)
-        if not count:
+        if not len(photo.labels):
             continue
-        scene = Scene(
-            photo.boxes / photo.scale,
-            photo.labels,
-            photo.captions,
-            photos.names,
-            complete=True,
-            box_weights=np.ones(count, np.float32),
-        )
+        scene = whole_scene(photo, photos.names)
         for _ in range(12):
             sample = draw_sample(scene, rng)
             texts += [sample.question, sample.answer]

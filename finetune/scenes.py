@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from regionqa.finetune.pictures import Photo
 from regionqa.finetune.wording import as_typed
 
 Floats = npt.NDArray[np.float32]
@@ -46,6 +47,20 @@ class Scene:
     def count(self, label: int) -> int:
         """Boxes of a class."""
         return int((self.labels == label).sum())
+
+
+def whole_scene(photo: Photo, names: Sequence[str], smallest: float = 0.0) -> Scene:
+    """All of a photo; boxes with a shorter side of fewer than `smallest` pixels count, but are not
+    asked about where there are others."""
+    sides = (photo.boxes[:, 2:] - photo.boxes[:, :2]).min(axis=1)  # (N,)
+    return Scene(
+        boxes=photo.boxes / photo.scale,
+        labels=photo.labels,
+        captions=photo.captions,
+        names=names,
+        complete=True,
+        box_weights=(sides >= smallest).astype(np.float32) + np.float32(1e-6),
+    )
 
 
 def pick_box(scene: Scene, rng: np.random.Generator) -> int:
