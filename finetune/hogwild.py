@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -62,8 +62,9 @@ class Course:
 class Lesson(Protocol):
     """What is learned, and from what; it goes to every worker."""
 
-    kinds: tuple[str, ...]
-    """What a step's examples are called in the log."""
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What a step's examples are called in the log."""
 
     def batch(self, phase: Phase, rng: np.random.Generator) -> Any:
         """Examples of one step."""
@@ -182,12 +183,11 @@ def train(model: Model, lesson: Lesson, course: Course, checkpoint: Path, log: L
 
     A killed run goes on from `checkpoint`, which is written every 100 steps.
     """
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     shared = Shared(model, course)
     shared.resume(checkpoint, log)
     run_workers((shared, lesson, course, checkpoint), course.workers, log)
-    trained: Model = shared.average.module
-    return trained.eval()
+    return cast(Model, shared.average.module).eval()
 
 
 def run_workers(arguments: tuple[Shared, Lesson, Course, Path], count: int, log: Log) -> None:

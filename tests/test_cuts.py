@@ -178,7 +178,7 @@ def test_a_place_tells_boxes_apart_that_look_alike() -> None:
 @torch.no_grad()
 def test_a_namer_comes_back_from_its_file_and_names_vectors(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    namer = Namer(SMALL, 3).eval()
+    namer = Namer(SMALL, 3, 5).eval()
     nn.init.normal_(namer.region.join.bias)
     state = {"namer": namer.state_dict(), "names": ["a", "b", "c"], "counts": torch.ones(3)}
     torch.save(state, tmp_path / "namer.pt")

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from regionqa.finetune.colours import COLOURS, colour_of
 from regionqa.finetune.doings import doing_of
-from regionqa.finetune.questions import MIXTURE, draw_sample
+from regionqa.finetune.questions import FIRST, MIXTURE, draw_sample
 from regionqa.finetune.relations import (
     comparing,
     locating,
@@ -18,6 +18,7 @@ from regionqa.finetune.relations import (
     neighbouring,
     overlapping,
     relating,
+    siding,
 )
 from regionqa.finetune.scenes import Maker, Sample, Scene
 from regionqa.finetune.single import (
@@ -154,6 +155,17 @@ def test_relations_follow_the_boxes(scene: Scene) -> None:
     assert 0.4 < shares["yes."] / shares.total() < 0.6
 
 
+def test_which_of_two_sides_is_said_whatever_their_order(scene: Scene) -> None:
+    found = answers(siding, scene)
+    assert found[(0, 1), "is <region1> left or right of <region2>?"] == "left."
+    assert found[(0, 1), "is <region1> right or left of <region2>?"] == "left."
+    assert found[(1, 0), "is the first left or right of the second?"] == "right."
+    assert found[(1, 2), "is <region1> above or below <region2>?"] == "above."
+    assert found[(1, 0), "is <region1> bigger or smaller than <region2>?"] == "smaller."
+    assert found[(0, 1), "is <region1> behind or in front of <region2>?"] == "in front."
+    assert not any("left" in question for (rows, question) in found if set(rows) == {1, 2})
+
+
 def test_the_one_that_is_asked_for_is_named_by_number(scene: Scene) -> None:
     found = answers(comparing, scene)
     assert found[(0, 1), "which is bigger?"] == "region 1."
@@ -223,7 +235,8 @@ def test_places_are_said_as_people_do() -> None:
 def test_the_mixture_is_whole(scene: Scene) -> None:
     rng = np.random.default_rng(0)
     makers = [maker for maker, share in MIXTURE if share > 0]
-    assert len(set(makers)) == len(MIXTURE) == 22
+    assert len(set(makers)) == len(MIXTURE) == 23
+    assert {maker for maker, _ in FIRST} < set(makers)
     for _ in range(300):
         sample = draw_sample(scene, rng)
         assert sample.answer.endswith(".")

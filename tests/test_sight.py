@@ -270,6 +270,7 @@ def test_the_vision_encoder_begins_as_the_trunk_that_sees_no_mark() -> None:
     trunk, vision = Namer(CONFIG, 3, 4).region.trunk.eval(), ResNetVision(WHOLE).eval()
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
             nn.init.normal_(module.running_mean)
             nn.init.normal_(module.weight)
     begin(vision, trunk)
