@@ -41,10 +41,6 @@ class CutConfig:
     """Sides of the close cut over those of the box."""
     wide: float = 3.0
     """Sides of the wide cut over those of the box."""
-    zooms: tuple[float, ...] = (1.0, 0.85)
-    """Both cuts are made in each of these sizes, and what the trunk sees is averaged."""
-    mirrored: bool = True
-    """Whether it is averaged over mirror images too."""
     slim: float = 0.4
     """A box's shorter side counts as at least this share of its longer one."""
     region_width: int = 384
@@ -146,17 +142,11 @@ class CutRegionEncoder(RegionModule):
         pictures = pixel_values[image_index]  # (N, 3, h, w)
         pixels = within(boxes * torch.tensor([width, height] * 2), width, height)  # (N, 4)
         cuts = []
-        for zoom in config.zooms:
-            for grow in (config.close, config.wide):
-                window = within(grown(pixels, grow * zoom, config.slim), width, height)
-                seen = cut(pictures, window, config.side)
-                cuts.append(torch.cat([seen, box_mask(window, pixels, config.side)], 1))
-        views = torch.cat(cuts)  # (zooms * 2 * N, 4, side, side)
-        if config.mirrored:
-            views = torch.cat([views, views.flip(3)])
-        times = len(config.zooms) * (2 if config.mirrored else 1)
-        seen = self.trunk(views).reshape(times, 2, count, config.trunk_width)
-        close, wide = seen.mean(0).unbind(0)  # (N, trunk_width) each
+        for grow in (config.close, config.wide):
+            window = within(grown(pixels, grow, config.slim), width, height)
+            seen = cut(pictures, window, config.side)
+            cuts.append(torch.cat([seen, box_mask(window, pixels, config.side)], 1))
+        close, wide = self.trunk(torch.cat(cuts)).reshape(2, count, config.trunk_width).unbind(0)
         places = place(boxes)
         colours = cut(pictures, pixels, config.colour_grid).flatten(1)  # (N, 3 grid ** 2)
         return torch.cat([self.found(close, wide, places), places, colours], 1)

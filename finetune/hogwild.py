@@ -8,11 +8,12 @@ batch. It does not know what is learned.
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from queue import Queue
-from threading import Thread
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -79,17 +80,39 @@ def rates(progress: float, course: Course) -> tuple[float, float]:
     return course.kernel_rate * share, course.learning_rate * share
 
 
-def prefetched(make: Callable[[], Any], depth: int = 3) -> Iterator[Any]:
-    """What `make` gives, made ahead by a thread."""
+@contextmanager
+def prefetched(make: Callable[[], Any], depth: int = 3) -> Iterator[Callable[[], Any]]:
+    """What gives the next of what `make` makes, made ahead by a thread that ends with the context.
+
+    A thread at work while its process ends can take the process down with it.
+    """
     queue: Queue[Any] = Queue(depth)
+    ended = Event()
 
     def work() -> None:
-        while True:
-            queue.put(make())
+        while not ended.is_set():
+            try:
+                made = make()
+            except BaseException as error:
+                made = error
+            while not ended.is_set():
+                with suppress(Full):
+                    queue.put(made, timeout=0.1)
+                    break
 
-    Thread(target=work, daemon=True).start()
-    while True:
-        yield queue.get()
+    def following() -> Any:
+        made = queue.get()
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield following
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Shared:
@@ -148,34 +171,34 @@ def work(
         last = round(phase.until * course.steps)
         if step >= last:
             continue
-        batches = prefetched(partial(lesson.batch, phase, rng))
-        while step < last:
-            if parent and not parent.is_alive():
-                return
-            loss, answered = lesson.loss(model, next(batches))
-            model.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            rate, optimizer.param_groups[0]["lr"] = rates(step / course.steps, course)
-            optimizer.param_groups[1]["lr"] = optimizer.param_groups[0]["lr"]
-            kernel_optimizer.step(rate)
-            optimizer.step()
-            step += 1
-            if not chief:
-                continue
-            shared.average.update_parameters(model)
-            seen, right = seen + torch.tensor(phase.counts), right + answered
-            if step % 100 == 0 or step == course.steps:
-                shares = " ".join(
-                    f"{kind} {share:.3f}"
-                    for kind, share in zip(lesson.kinds, (right / seen).tolist(), strict=True)
-                )
-                pace = (time.monotonic() - started) / (step - shared.first)
-                log(
-                    f"step {step}/{course.steps} side {phase.side} loss {loss.item():.3f} "
-                    f"{shares} {pace:.2f} s/step"
-                )
-                seen, right = torch.zeros(len(lesson.kinds)), torch.zeros(len(lesson.kinds))
-                shared.save(checkpoint, step)
+        with prefetched(partial(lesson.batch, phase, rng)) as following:
+            while step < last:
+                if parent and not parent.is_alive():
+                    return
+                loss, answered = lesson.loss(model, following())
+                model.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                rate, optimizer.param_groups[0]["lr"] = rates(step / course.steps, course)
+                optimizer.param_groups[1]["lr"] = optimizer.param_groups[0]["lr"]
+                kernel_optimizer.step(rate)
+                optimizer.step()
+                step += 1
+                if not chief:
+                    continue
+                shared.average.update_parameters(model)
+                seen, right = seen + torch.tensor(phase.counts), right + answered
+                if step % 100 == 0 or step == course.steps:
+                    shares = " ".join(
+                        f"{kind} {share:.3f}"
+                        for kind, share in zip(lesson.kinds, (right / seen).tolist(), strict=True)
+                    )
+                    pace = (time.monotonic() - started) / (step - shared.first)
+                    log(
+                        f"step {step}/{course.steps} side {phase.side} loss {loss.item():.3f} "
+                        f"{shares} {pace:.2f} s/step"
+                    )
+                    seen, right = torch.zeros(len(lesson.kinds)), torch.zeros(len(lesson.kinds))
+                    shared.save(checkpoint, step)
 
 
 def train(model: Model, lesson: Lesson, course: Course, checkpoint: Path, log: Log) -> Model:

@@ -17,7 +17,6 @@ from regionqa.export.cuts import (
     box_mask,
     cut,
     grown,
-    place,
     within,
 )
 from regionqa.export.graphs import TOLERANCE, RegionGraph, compare, export_region
@@ -111,25 +110,6 @@ def test_a_box_sees_its_own_pixels_and_surroundings_only(small: CutRegionEncoder
     assert torch.allclose(changed[:, colours], before[:, colours])
     changed = small.region_vectors([inside], box, index)
     assert not torch.allclose(changed[:, colours], before[:, colours], atol=1e-2)
-
-
-@torch.no_grad()
-def test_what_is_seen_is_averaged_over_zooms_and_mirror_images(small: CutRegionEncoder) -> None:
-    case = {name: torch.from_numpy(value) for name, value in a_case(80, 100, 1, 3).items()}
-    picture, boxes, index = case["pixel_values"], case["boxes"], case["image_index"]
-    mirror = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
-    seen: list[torch.Tensor] = []
-    for zoom in SMALL.zooms:
-        alone = CutRegionEncoder(replace(SMALL, zooms=(zoom,), mirrored=False)).eval()
-        alone.load_state_dict(small.state_dict())
-        alone.trunk.register_forward_hook(lambda _, __, output: seen.append(output))
-        alone.region_vectors([picture], boxes, index)
-        alone.region_vectors([picture.flip(3)], mirror, index)
-    assert not torch.allclose(seen[0], seen[1], atol=1e-3)
-    mean = torch.stack(seen).mean(0)
-    expected = small.found(mean[:3], mean[3:], place(boxes))
-    vectors = small.region_vectors([picture], boxes, index)
-    assert torch.allclose(vectors[:, : SMALL.region_width], expected, atol=1e-4)
 
 
 @torch.no_grad()

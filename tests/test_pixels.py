@@ -52,6 +52,7 @@ def bundles(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         torch.manual_seed(0)
         fixed = 384 if rule["fit"] == "squash" else None
         trunk = ResNetVision(ResNetConfig(levels=()))
+        lively(trunk)
         region = PixelRegionEncoder.from_vision(trunk, 192, roi_size=4, input_size=fixed)
         nn.init.normal_(region.bbox_fc.weight, std=3)  # so that an answer depends on the box
         card = {**table, "name": name}

@@ -155,7 +155,7 @@ def test_a_window_shows_the_middles_in_it(photos: PhotoSet) -> None:
 def test_training_and_asking_see_the_same(photos: PhotoSet) -> None:
     """Cuts made by Pillow for training give what the encoder makes of the picture itself."""
     torch.manual_seed(0)
-    namer = Namer(replace(CONFIG, zooms=(1.0,), mirrored=False), 3, 4).eval()
+    namer = Namer(CONFIG, 3, 4).eval()
     photo = photos.photos[0]
     image, boxes = opened(photo), torch.from_numpy(photo.boxes)
     cuts = [
