@@ -72,8 +72,9 @@ def check_close(many: Path, one: Path) -> None:
     for name in ("encoders.safetensors", "llm/model.safetensors"):
         left, right = load_file(many / name), load_file(one / name)
         assert left.keys() == right.keys()
-        for key in left:
-            assert torch.allclose(left[key].float(), right[key].float(), atol=1e-5), key
+        for key in left:  # stored in half: what differs by 1e-8 may be rounded to neighbours
+            two, single = left[key].float(), right[key].float()
+            assert torch.allclose(two, single, rtol=1e-3, atol=1e-5), key
 
 
 def test_two_processes_train_what_one_does(
