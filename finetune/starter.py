@@ -2,6 +2,8 @@
 
     python -m regionqa.finetune.starter --data DATA --out runs/starter
 
+With `--encoders starter`, the last stage alone, on the encoders that ship.
+
 DATA holds `tiny_imagenet/` and `coco_small/`. Every stage leaves a file in the output folder; a
 stage whose file is there is skipped, one that was killed goes on from its checkpoint. The last line
 names the folder of the finished bundle.
@@ -19,16 +21,17 @@ import torch
 from transformers import LlamaForCausalLM
 
 from regionqa.boxfiles import read_boxes
-from regionqa.bundles import open_bundle
+from regionqa.bundles import find_bundle, open_bundle
 from regionqa.cards import ModelCard, from_table
 from regionqa.engine import Engine
 from regionqa.evaluation.recognition import recognise
-from regionqa.export.bundle import write_bundle, write_card
+from regionqa.export.bundle import read_encoders, write_bundle, write_card
 from regionqa.export.cuts import PATCH, CutConfig, CutRegionEncoder
 from regionqa.export.graphs import halve
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.vision import ResNetConfig, ResNetVision
 from regionqa.finetune.calibrate import calibrate
+from regionqa.finetune.hogwild import Course
 from regionqa.finetune.language import (
     LANGUAGE,
     WORDS,
@@ -219,6 +222,26 @@ def finish(
     log.info("wrote %s, %.1f MB", bundle.root, bundle.size / 1e6)
 
 
+def encoders_of(model: str) -> tuple[ResNetVision, CutRegionEncoder]:
+    """The encoders of a bundle of the starter's kind, such as the one that ships."""
+    vision, region = read_encoders(find_bundle(model))
+    if not (isinstance(vision, ResNetVision) and isinstance(region, CutRegionEncoder)):
+        sys.exit(f"{model}: its encoders are of another kind than the starter's")
+    return vision, region
+
+
+def learned_encoders(
+    data: Path, out: Path, photos: PhotoSet, sight: Course, overview: Course
+) -> tuple[ResNetVision, CutRegionEncoder]:
+    """Stages one and two; photos: those to learn from."""
+    dev = read_photos(data / "coco_small", "dev")
+    named = sighted(data, out, photos, CUTS, sight)
+    report_sight(named, dev, "classifier over cuts, on dev")
+    whole = overviewed(out, photos, named, WHOLE, overview)
+    log.info("whole photos, on dev: %s", presence_scores(whole, dev))
+    return whole.vision, named.namer.region
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the stages that are not done yet."""
     parser = argparse.ArgumentParser(prog="python -m regionqa.finetune.starter")
@@ -226,25 +249,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and bundle")
     parser.add_argument("--sight-steps", type=int, default=SIGHT.steps)
     parser.add_argument("--overview-steps", type=int, default=OVERVIEW.steps)
+    parser.add_argument("--encoders", help="take those of this model; only words are learned then")
     parser.add_argument("--language-steps", type=int, default=WORDS.steps)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    photos = read_photos(options.data / "coco_small", "train")
-    dev = read_photos(options.data / "coco_small", "dev")
-    parts = split(photos, VIEWS)
-    sight = replace(SIGHT, steps=options.sight_steps)
-    named = sighted(options.data, options.out, parts[0], CUTS, sight)
-    report_sight(named, dev, "classifier over cuts, on dev")
-    overview = replace(OVERVIEW, steps=options.overview_steps)
-    whole = overviewed(options.out, parts[0], named, WHOLE, overview)
-    log.info("whole photos, on dev: %s", presence_scores(whole, dev))
+    parts = split(read_photos(options.data / "coco_small", "train"), VIEWS)
+    if options.encoders:
+        vision, trained = encoders_of(options.encoders)
+    else:
+        sight = replace(SIGHT, steps=options.sight_steps)
+        overview = replace(OVERVIEW, steps=options.overview_steps)
+        vision, trained = learned_encoders(options.data, options.out, parts[0], sight, overview)
     settings = replace(LANGUAGE, stage=replace(WORDS, steps=options.language_steps))
     torch.manual_seed(LANGUAGE.seed)
-    vision, region = (
-        whole.vision,
-        CutRegionEncoder.told_anew(named.namer.region, input_size=PICTURE, place_width=PLACE_WIDTH),
-    )
+    region = CutRegionEncoder.told_anew(trained, input_size=PICTURE, place_width=PLACE_WIDTH)
     language, tokenizer, held = train_words(vision, region, parts, settings, options.out)
     finish(options.out / "starter", options.data, vision, region, language, tokenizer, held)
 

@@ -1,6 +1,7 @@
 """The starter's recipe: questions that are true, boxes that stay on their things, resumed runs."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from regionqa.finetune.pictures import (
 from regionqa.regions import Box
 
 NAMES = ("cat", "orange", "person")
+Tiny = Callable[[str], Bundle]
 
 
 def make_red_square(folder: Path) -> Photo:
@@ -128,7 +130,7 @@ def test_the_data_is_read_as_it_is_written(data: Path) -> None:
 
 
 def test_the_recipe_makes_a_bundle_that_answers(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handful of steps of each stage but the one that sight has tests for; run again, it finds
     everything done."""
@@ -151,3 +153,12 @@ def test_the_recipe_makes_a_bundle_that_answers(
     before = (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns
     recipe.main(words)
     assert (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns == before
+    again = [*words[:3], str(tmp_path / "again"), "--language-steps", "1"]
+    recipe.main([*again, "--encoders", str(tmp_path / "run" / "starter")])
+    sizes = [
+        (tmp_path / run / "starter" / "vision.onnx").stat().st_size for run in ("run", "again")
+    ]
+    assert sizes[0] == sizes[1]
+    assert not (tmp_path / "again" / "overview-done.pt").exists()
+    with pytest.raises(SystemExit, match="its encoders are of another kind"):
+        recipe.main([*again, "--encoders", str(tiny("levels").root)])
