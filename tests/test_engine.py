@@ -207,10 +207,10 @@ def test_of_choices_the_likeliest_is_given(engine: Engine, cat: Path) -> None:
     """Among them what the model says of itself, which no other answer is likelier than."""
     picture = open_picture(cat)
     open_ended = request(picture, HEAD)
-    said = engine.ask(cat, "what is this?", [HEAD]).text
+    said = engine.ask(cat, "what is this?", [HEAD], unsure_below=0).text
     choices = ("no, it is not.", said, "four hundred.")
     asked = [replace(open_ended, choices=choices), open_ended]
-    chosen, free = engine.answer(asked)
+    chosen, free = engine.answer(asked, unsure_below=0)
     assert (chosen.text, chosen.tokens) == (said, 0)
     assert free.text == said
     assert chosen.confidence is not None

@@ -52,7 +52,10 @@ def bundles(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         torch.manual_seed(0)
         fixed = 384 if rule["fit"] == "squash" else None
         trunk = ResNetVision(ResNetConfig(levels=()))
-        lively(trunk)
+        lively(trunk.train())
+        with torch.no_grad():  # its norms learn what goes through it, or little of a picture would
+            for _ in range(30):
+                trunk.maps(torch.randn(4, 3, 64, 64))
         region = PixelRegionEncoder.from_vision(trunk, 192, roi_size=4, input_size=fixed)
         nn.init.normal_(region.bbox_fc.weight, std=3)  # so that an answer depends on the box
         card = {**table, "name": name}
