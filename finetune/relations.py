@@ -70,6 +70,8 @@ MEASURES = (
     ),
 )
 """Right, down, size, nearness: in this order of `measured`."""
+SHARES = (0.28, 0.28, 0.28, 0.16)
+"""How often each measure is asked about."""
 OPPOSITES = (("right", "left"), ("below", "above"), ("bigger", "smaller"), ("in front", "behind"))
 """More and less of each measure, as an answer."""
 JOINED = ("of ", "", "than ", "of ")
@@ -90,6 +92,19 @@ def pick_boxes(scene: Scene, count: int, rng: np.random.Generator) -> tuple[int,
     return tuple(int(row) for row in rng.choice(len(scene.labels), count, replace=False))
 
 
+def pick_pair(scene: Scene, rng: np.random.Generator) -> tuple[tuple[int, ...], int, float] | None:
+    """Two boxes, one of `MEASURES`, and by how much the first has more of it.
+
+    None where there are too few boxes, or it is too close to call.
+    """
+    rows = pick_boxes(scene, 2, rng)
+    if rows is None:
+        return None
+    kind = int(rng.choice(len(MEASURES), p=SHARES))
+    margin = measured(scene.boxes[rows[0]])[kind] - measured(scene.boxes[rows[1]])[kind]
+    return None if abs(margin) < CLOSE else (rows, kind, margin)
+
+
 def naming_several(scene: Scene, rng: np.random.Generator) -> Sample | None:
     """What two to four regions are, in their order."""
     rows = pick_boxes(scene, int(rng.integers(2, 5)), rng)
@@ -102,37 +117,31 @@ def naming_several(scene: Scene, rng: np.random.Generator) -> Sample | None:
 
 def relating(scene: Scene, rng: np.random.Generator) -> Sample | None:
     """Whether one region is left of, above, bigger than or in front of another."""
-    rows = pick_boxes(scene, 2, rng)
-    if rows is None:
+    pair = pick_pair(scene, rng)
+    if pair is None:
         return None
-    kind = int(rng.choice(len(MEASURES), p=(0.28, 0.28, 0.28, 0.16)))
-    margin = measured(scene.boxes[rows[0]])[kind] - measured(scene.boxes[rows[1]])[kind]
-    if abs(margin) < CLOSE:
-        return None
+    rows, kind, margin = pair
     more = bool(rng.random() < 0.5)
     words = pick(MEASURES[kind].more if more else MEASURES[kind].less, rng)
-    pair = pick(("<region1> {} <region2>",) * 5 + ("the first one {} the second",), rng)
+    order = pick(("<region1> {} <region2>",) * 5 + ("the first one {} the second",), rng)
     if rng.random() < 0.15:
-        pair, margin = "<region2> {} <region1>", -margin
-    question = f"is {pair.format(words)}?"
+        order, margin = "<region2> {} <region1>", -margin
+    question = f"is {order.format(words)}?"
     return Sample(rows, question, "yes." if (margin > 0) == more else "no.")
 
 
 def siding(scene: Scene, rng: np.random.Generator) -> Sample | None:
     """On which of two opposite sides of another region one is, or which of the two is bigger."""
-    rows = pick_boxes(scene, 2, rng)
-    if rows is None:
+    pair = pick_pair(scene, rng)
+    if pair is None:
         return None
-    kind = int(rng.choice(len(MEASURES), p=(0.28, 0.28, 0.28, 0.16)))
-    margin = measured(scene.boxes[rows[0]])[kind] - measured(scene.boxes[rows[1]])[kind]
-    if abs(margin) < CLOSE:
-        return None
-    pair = list(OPPOSITES[kind])
-    answer = pair[0] if margin > 0 else pair[1]
+    rows, kind, margin = pair
+    sides = list(OPPOSITES[kind])
+    answer = sides[0] if margin > 0 else sides[1]
     if rng.random() < 0.5:
-        pair.reverse()
+        sides.reverse()
     one, other = ("<region1>", "<region2>") if rng.random() < 0.8 else ("the first", "the second")
-    question = f"is {one} {' or '.join(pair)} {JOINED[kind]}{other}?"
+    question = f"is {one} {' or '.join(sides)} {JOINED[kind]}{other}?"
     return Sample(rows, question, f"{answer}.")
 
 
@@ -141,7 +150,7 @@ def comparing(scene: Scene, rng: np.random.Generator) -> Sample | None:
     rows = pick_boxes(scene, 2 if rng.random() < 0.7 else 3, rng)
     if rows is None:
         return None
-    kind = int(rng.choice(len(MEASURES), p=(0.28, 0.28, 0.28, 0.16)))
+    kind = int(rng.choice(len(MEASURES), p=SHARES))
     more = bool(rng.random() < 0.5)
     sign = 1 if more else -1
     values = [sign * measured(scene.boxes[row])[kind] for row in rows]
