@@ -23,7 +23,7 @@ from regionqa.finetune.batches import Batch
 from regionqa.finetune.model import RegionLanguageModel, add_lora, choose_what_trains
 from regionqa.finetune.samples import IGNORED
 from regionqa.finetune.stages import StageSettings
-from regionqa.finetune.train import make_optimizer
+from regionqa.finetune.train import make_optimizers
 
 IMAGE_TOKENS = 256
 SHAPES = {
@@ -94,7 +94,7 @@ def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]
         add_lora(model.language, settings)
     model.language.gradient_checkpointing_enable({"use_reentrant": False})
     named = dict(choose_what_trains(model, settings))
-    optimizer = make_optimizer(model, settings)
+    (optimizer,) = make_optimizers(model, settings)
     batch = synthetic(case, 32000, device)
     model.train()
     started = 0.0

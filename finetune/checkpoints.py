@@ -1,14 +1,14 @@
 """Checkpoints of a run: written beside their place and renamed, so that none is ever half there.
 
 One format serves one process and many, sharded or not: torch's distributed checkpoint. What a
-checkpoint holds is all that training has changed, the optimizer and where the run stood.
+checkpoint holds is all that training has changed, the optimizers and where the run stood.
 """
 
 import errno
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def save(
     number: int,
     progress: Progress,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> Path:
     """Write a checkpoint and drop all but the newest; every process must call it.
 
@@ -85,7 +85,7 @@ def save(
             partial.mkdir(parents=True)
         _barrier()
         with _one_process_is_fine():
-            save_states(_states(model, optimizer, progress), checkpoint_id=str(partial))
+            save_states(_states(model, optimizers, progress), checkpoint_id=str(partial))
         torch.save(_random_states(), partial / f"random-{_rank()}.pt")
         _barrier()
         if first:
@@ -109,15 +109,15 @@ def save(
 
 
 def load(
-    path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, progress: Progress, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
     """Put a checkpoint's state back, in place; every process must call it."""
-    states = _states(model, optimizer, progress)
+    states = _states(model, optimizers, progress)
     with _one_process_is_fine():
         load_states(states, checkpoint_id=str(path))
     options = StateDictOptions(strict=False)
     set_model_state_dict(model, states["model"], options=options)
-    set_optimizer_state_dict(model, optimizer, states["optimizer"])
+    set_optimizer_state_dict(model, optimizers, states["optimizer"])
     random = path / f"random-{_rank()}.pt"
     if random.is_file():
         for kind, state in torch.load(random, weights_only=True).items():
@@ -141,11 +141,11 @@ def _one_process_is_fine() -> Iterator[None]:
 
 
 def _states(
-    model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: Progress
 ) -> dict[str, Any]:
     return {
         "model": _trained(model, progress),
-        "optimizer": get_optimizer_state_dict(model, optimizer),
+        "optimizer": get_optimizer_state_dict(model, optimizers),
     }
 
 

@@ -57,6 +57,10 @@ class StageSettings:
     """How much of the region encoder trains."""
     region_rate: float = 1.0
     """The region encoder's learning rate, as a share of `learning_rate`."""
+    orthogonal_rate: float = 0.0
+    """Rate of orthogonal steps (Jordan et al. 2024, "Muon") for matrices in the language model's
+    layers, as a share of `learning_rate`; 0: they take AdamW's. A small model learns to compare by
+    them that hardly does by AdamW's."""
     projector: bool = False
     """Whether the projector of the image tokens trains."""
     language: bool = False
@@ -97,7 +101,7 @@ class StageSettings:
         for name in ("warm_up", "lora_dropout", "replay_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
-        for name in ("weight_decay", "box_noise", "region_rate", "lora_rank"):
+        for name in ("weight_decay", "box_noise", "region_rate", "orthogonal_rate", "lora_rank"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.box_noise >= 0.5:

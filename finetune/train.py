@@ -91,12 +91,13 @@ def train_stage(
     trained = tuple(sorted({*run.before.trained, *names}))
     bf16 = computes_in_bf16(settings.precision, processes.device)
     spread = processes.spread(model, decoder_layers(model.language), bf16=bf16)
-    optimizer = make_optimizer(model, settings)
+    optimizers = make_optimizers(model, settings)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     # not those of before, in whose place sharding has put its own
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for group in groups for p in group["params"]]
     first = 0
     if resumed:
-        checkpoints.load(*resumed, plain(spread), optimizer)
+        checkpoints.load(*resumed, plain(spread), optimizers)
         first = resumed[1].step
     journal.start_stage(run.name, first, steps)
     started = time.monotonic() - run.before.seconds
@@ -109,20 +110,21 @@ def train_stage(
 
     def save(step: int) -> Path:
         progress = Progress(run.name, step, trained, time.monotonic() - started)
-        return checkpoints.save(run.folder, run.number, progress, plain(spread), optimizer)
+        return checkpoints.save(run.folder, run.number, progress, plain(spread), optimizers)
 
     if first == 0:
         measure(0)
     for step in range(first, steps):
         model.language.train()  # or it neither drops out nor computes activations again
         rate = learning_rate(settings, step, steps)
-        for group in optimizer.param_groups:
+        for group in groups:
             group["lr"] = rate * group["share"]
         tally = forward_and_backward(run, spread, step, processes, bf16=bf16)
         norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
         check_finite(run, step, float(tally[0]), whole(norm))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         loss, accuracy = float(tally[0] / tally[1]), float(tally[4] / tally[3])
         elapsed = round(time.monotonic() - started, 1)
         done = step + 1
@@ -210,21 +212,40 @@ def evaluate(
     return float(tally[0] / tally[1]), float(tally[4] / tally[3])
 
 
-def make_optimizer(model: RegionLanguageModel, settings: StageSettings) -> torch.optim.AdamW:
-    """AdamW; matrices and kernels decay, biases and norms do not; region weights at their rate."""
+def make_optimizers(
+    model: RegionLanguageModel, settings: StageSettings
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and orthogonal steps for the language model's matrices where they are asked for.
+
+    Matrices and kernels decay, biases and norms do not. A group's "share" is of the stage's rate.
+    """
+    layers = decoder_layers(model.language) if settings.orthogonal_rate else nn.ModuleList()
+    turned = {id(p) for p in layers.parameters() if p.requires_grad and p.ndim == 2}
+    matrices: list[nn.Parameter] = []
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if id(parameter) in turned:
+            matrices.append(parameter)
+        elif parameter.requires_grad:
             share = settings.region_rate if name.startswith("region.") else 1.0
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((share, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "share": share, "weight_decay": decay}
-            for (share, decay), parameters in groups.items()
-        ],
-        lr=settings.learning_rate,
-    )
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups:
+        optimizers.append(
+            torch.optim.AdamW(
+                [
+                    {"params": parameters, "share": share, "weight_decay": decay}
+                    for (share, decay), parameters in groups.items()
+                ],
+                lr=settings.learning_rate,
+            )
+        )
+    if matrices:
+        group = {"params": matrices, "share": settings.orthogonal_rate}
+        rate, decay = settings.learning_rate, settings.weight_decay
+        optimizers.append(torch.optim.Muon([group], lr=rate, weight_decay=decay))
+    return optimizers
 
 
 def learning_rate(settings: StageSettings, step: int, steps: int) -> float:

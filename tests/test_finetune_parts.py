@@ -41,7 +41,7 @@ from regionqa.finetune.train import (
     StageRun,
     evaluate,
     learning_rate,
-    make_optimizer,
+    make_optimizers,
     own_batches,
 )
 from regionqa.images import open_picture
@@ -411,7 +411,7 @@ def test_what_is_measured_on_held_out_records_equals_a_computation_one_by_one(
         loss, accuracy = evaluate(run, model, processes, bf16=False)
         assert (loss, accuracy) == pytest.approx(by_hand(model, collator, records), abs=1e-5)
         assert accuracy == 0
-        optimizer = make_optimizer(taught(model), replace(STAGE, learning_rate=0.01))
+        (optimizer,) = make_optimizers(taught(model), replace(STAGE, learning_rate=0.01))
         for _ in range(60):
             tally = model(collator.batch(records))
             (tally.loss / tally.tokens).backward()
@@ -509,7 +509,7 @@ def test_weight_decay_spares_biases_and_norms_and_regions_have_a_rate_of_their_o
 ) -> None:
     model, _ = parts_of(tiny("levels"))
     stage = replace(STAGE, weight_decay=0.1, region_rate=0.5)
-    optimizer = make_optimizer(taught(model), stage)
+    (optimizer,) = make_optimizers(taught(model), stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     seen = {}
     for group in optimizer.param_groups:
@@ -522,6 +522,27 @@ def test_weight_decay_spares_biases_and_norms_and_regions_have_a_rate_of_their_o
     assert seen["region.roi_align.updims.weight"] == (0.5, 0.1)
     assert seen["region.mlvl_fuse.fuse_convs.0.gn.weight"] == (0.5, 0)
     assert seen["language.model.norm.weight"] == (1, 0)
+
+
+def test_orthogonal_steps_are_for_the_matrices_of_the_decoders_layers(tiny: Tiny) -> None:
+    model, _ = parts_of(tiny("levels"))
+    stage = replace(STAGE, language=True, learning_rate=0.01, orthogonal_rate=2.0)
+    trained = dict(choose_what_trains(model, stage))
+    adamw, muon = make_optimizers(model, stage)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    turned = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    rest = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
+    assert turned == {name for name in trained if ".layers." in name and trained[name].ndim == 2}
+    assert turned and rest == trained.keys() - turned
+    layer = "language.model.layers.0.self_attn.q_proj.weight"
+    before = trained[layer].detach().clone()
+    for parameter in trained.values():
+        parameter.grad = torch.randn_like(parameter)
+    for group in muon.param_groups:
+        group["lr"] = stage.learning_rate * group["share"]
+    muon.step()
+    change = torch.linalg.svdvals(trained[layer].detach() - before)
+    assert float(change.min()) / 0.02 > 0.6 and float(change.max()) / 0.02 < 1.3
 
 
 def test_lora_drops_out_in_training_only(tiny: Tiny, records: tuple[Record, ...]) -> None:

@@ -35,9 +35,9 @@ FILES = ("encoders.safetensors", "llm/model.safetensors", "llm/config.json")
 
 @pytest.fixture(scope="module")
 def words(tiny: Tiny, things: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A command of two stages with all that draws numbers: noise, dropout, LoRA."""
+    """A command of two stages with all that draws numbers, and all that keeps state."""
     settings = tmp_path_factory.mktemp("settings") / "settings.toml"
-    settings.write_text("[instruct]\nlora_rank = 4\nlora_dropout = 0.1\n")
+    settings.write_text("[instruct]\nlora_rank = 4\nlora_dropout = 0.1\northogonal_rate = 0.2\n")
     words = (
         "finetune", "--data", things, "--model", tiny("levels").root, "--settings", settings,
         "--steps", STEPS, "--batch", 4, "--learning-rate", 0.01, "--box-noise", 0.1,
