@@ -151,6 +151,12 @@ class CutRegionEncoder(RegionModule):
         colours = cut(pictures, pixels, config.colour_grid).flatten(1)  # (N, 3 grid ** 2)
         return torch.cat([self.found(close, wide, places), places, colours], 1)
 
+    def moved(self, vectors: Tensor, boxes: Tensor) -> Tensor:
+        """Vectors (N, vector_width) as if the same had been found in boxes (N, 4) in [0, 1]."""
+        start = self.config.region_width
+        before, after = vectors[:, :start], vectors[:, start + PLACES :]
+        return torch.cat([before, place(boxes).to(vectors.dtype), after], 1)
+
     def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Vectors (N, vector_width) -> region tokens (N, 1, hidden_size)."""
         tokens: Tensor = self.carry_linear(vectors)

@@ -6,7 +6,7 @@ that are drawn anew in every step. It does not know how the encoders were made.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from regionqa.finetune.journal import Journal
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.pictures import PhotoSet
 from regionqa.finetune.processes import Processes
-from regionqa.finetune.questions import draw_sample
+from regionqa.finetune.questions import WHERE, draw_sample
 from regionqa.finetune.samples import SampleMaker
 from regionqa.finetune.scenes import whole_scene
 from regionqa.finetune.stages import Precision, RegionPart, StageSettings
@@ -33,7 +33,8 @@ from regionqa.tokenizer import BundleTokenizer
 
 WORDS = StageSettings(
     learning_rate=2e-3,
-    steps=2000,
+    orthogonal_rate=10,
+    steps=2200,
     batch=32,
     accumulate=3,
     region=RegionPart.carrier,
@@ -44,6 +45,10 @@ WORDS = StageSettings(
     precision=Precision.fp32,
 )
 """How the language stage runs; a step is 96 questions, the short ones apart from the long."""
+PLACES_FIRST = replace(WORDS, steps=800, projector=False)
+"""How it runs before, on where boxes lie alone. Without a picture prompts are half as long, and
+comparing two boxes is learned in half of the steps that it takes behind sixteen image tokens."""
+STAGES = ("where", "words")
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,37 @@ class LanguageSettings:
     """What the language stage makes."""
 
     stage: StageSettings = WORDS
-    """How it trains."""
-    noise: float = 0.03
-    """Standard deviation added to the features, as a share of theirs."""
+    """How it trains on everything."""
+    where: StageSettings = PLACES_FIRST
+    """How it trains before, on where boxes lie."""
+    noise: float = 0.5
+    """Standard deviation added to the features, as a share of theirs: the encoders have learned
+    from these very photos, and know them better than others."""
     layers: int = 4
     """Layers of the decoder."""
     vocabulary: int = 1800
     """Ids of the tokenizer."""
     held_out: int = 400
     """Questions about held-out photos that the curves show."""
-    first: float = 0.4
-    """Share of the steps that ask from the mixture of the first ones."""
     seed: int = 2
     """Seed of every random choice of the stage."""
 
 
 LANGUAGE = LanguageSettings()
+
+
+@dataclass(frozen=True)
+class LanguageViews:
+    """What the language stage asks about."""
+
+    fresh: Sequence[View]
+    """To learn from."""
+    anywhere: Sequence[View]
+    """Whose boxes lie anywhere (anywhere.py)."""
+    held_out: Sequence[View]
+    """To measure on."""
+    exact: int
+    """So many numbers at the end of a region's vector are known exactly: its place and colours."""
 
 
 def new_language_model(
@@ -132,40 +152,89 @@ def train_language(
     vision: VisionModule,
     region: RegionModule,
     language: LlamaForCausalLM,
-    views: tuple[Sequence[View], Sequence[View]],
+    views: LanguageViews,
     settings: LanguageSettings,
     out: Path,
 ) -> StageResult:
     """Train projector, carrier and language model in place; a run that was stopped goes on.
 
-    views: to learn from, and held out. out: where log, curves and checkpoints go.
+    out: where log, curves and checkpoints go.
     """
-    stage, (fresh, held_out) = settings.stage, views
-    maker = SampleMaker(card, tokenizer)
-    held = held_out_questions(held_out, settings.held_out, settings.seed).step(0)
     model = RegionLanguageModel(vision, region, language)
+    folder = out / "checkpoints"
+    resumed = checkpoints.newest(folder)
     torch.manual_seed(settings.seed)
+    result = StageResult((), 0.0)
     processes = Processes("cpu")
-    run = StageRun(
-        name="words",
-        number=1,
-        settings=stage,
-        order=QuestionOrder(
-            fresh,
-            stage.batch * stage.accumulate,
-            settings.seed,
-            first=round(settings.first * (stage.steps or 0)),
-        ),
-        held_out=[drawn.record for drawn in held],
-        collator=Collator(maker, SeenViews([*fresh, *held_out], settings.noise), True),
-        evaluate_every=500,
-        save_every=250,
-        folder=out / "checkpoints",
-        before=StageResult((), 0.0),
-    )
     try:
         with StopWatch(None) as watch, Journal(out) as journal:
-            resumed = checkpoints.newest(run.folder)
-            return train_stage(run, model, processes, journal, watch, resumed)
+            for run in (
+                where_run(card, tokenizer, views, settings, folder),
+                words_run(card, tokenizer, views, settings, folder),
+            ):
+                if resumed and run.number < stage_number(resumed[1].stage):
+                    continue  # the checkpoint of a later stage holds what this one did
+                here = resumed if resumed and resumed[1].stage == run.name else None
+                if here:
+                    result = StageResult(here[1].trained, here[1].seconds)
+                going = replace(run, before=result)
+                result = train_stage(going, model, processes, journal, watch, here)
     finally:
         processes.close()
+    return result
+
+
+def stage_number(name: str) -> int:
+    """1 for the first stage."""
+    return STAGES.index(name) + 1
+
+
+def where_run(
+    card: ModelCard,
+    tokenizer: BundleTokenizer,
+    views: LanguageViews,
+    settings: LanguageSettings,
+    folder: Path,
+) -> StageRun:
+    """How boxes lie that lie anywhere, without a picture's tokens between question and box."""
+    stage = settings.where
+    blind = replace(card, vision=replace(card.vision, image_tokens=0))
+    seen = SeenViews(views.anywhere, settings.noise, exact=views.exact)
+    batch = stage.batch * stage.accumulate
+    return StageRun(
+        name=STAGES[0],
+        number=1,
+        settings=stage,
+        order=QuestionOrder(views.anywhere, batch, settings.seed, WHERE),
+        held_out=(),
+        collator=Collator(SampleMaker(blind, tokenizer), seen, True),
+        evaluate_every=500,
+        save_every=250,
+        folder=folder,
+        before=StageResult((), 0.0),
+    )
+
+
+def words_run(
+    card: ModelCard,
+    tokenizer: BundleTokenizer,
+    views: LanguageViews,
+    settings: LanguageSettings,
+    folder: Path,
+) -> StageRun:
+    """Everything that is asked."""
+    stage = settings.stage
+    held = held_out_questions(views.held_out, settings.held_out, settings.seed).step(0)
+    seen = SeenViews([*views.fresh, *views.held_out], settings.noise, exact=views.exact)
+    return StageRun(
+        name=STAGES[1],
+        number=2,
+        settings=stage,
+        order=QuestionOrder(views.fresh, stage.batch * stage.accumulate, settings.seed),
+        held_out=[drawn.record for drawn in held],
+        collator=Collator(SampleMaker(card, tokenizer), seen, True),
+        evaluate_every=500,
+        save_every=250,
+        folder=folder,
+        before=StageResult((), 0.0),
+    )

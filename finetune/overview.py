@@ -26,7 +26,7 @@ from regionqa.finetune.pictures import (
 )
 
 OVERVIEW = Course(
-    steps=400, phases=(Phase(1.0, 192, (24,)),), kernel_rate=0.012, learning_rate=2e-3, average=0.99
+    steps=900, phases=(Phase(1.0, 128, (32,)),), kernel_rate=0.012, learning_rate=2e-3, average=0.99
 )
 """Photos are few: about ten times each, changed every time."""
 

@@ -26,16 +26,19 @@ from regionqa.cards import ModelCard, from_table
 from regionqa.engine import Engine
 from regionqa.evaluation.recognition import recognise
 from regionqa.export.bundle import read_encoders, write_bundle, write_card
-from regionqa.export.cuts import PATCH, CutConfig, CutRegionEncoder
+from regionqa.export.cuts import PATCH, PLACES, CutConfig, CutRegionEncoder
 from regionqa.export.graphs import halve
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.vision import ResNetConfig, ResNetVision
+from regionqa.finetune.anywhere import views_anywhere
 from regionqa.finetune.calibrate import calibrate
 from regionqa.finetune.hogwild import Course
 from regionqa.finetune.language import (
     LANGUAGE,
+    PLACES_FIRST,
     WORDS,
     LanguageSettings,
+    LanguageViews,
     new_language_model,
     tokenizer_texts,
     train_language,
@@ -43,6 +46,7 @@ from regionqa.finetune.language import (
 )
 from regionqa.finetune.overview import OVERVIEW, presence_scores
 from regionqa.finetune.pictures import PhotoSet, read_photos
+from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
 from regionqa.finetune.saving import save_atomically
 from regionqa.finetune.seeing import overviewed, report_sight, sighted
 from regionqa.finetune.sight import SIGHT
@@ -55,12 +59,18 @@ CONTEXT = 256
 VIEWS = ViewSettings()
 CUTS = CutConfig()
 WHOLE = ResNetConfig(
-    input_size=192, widths=CUTS.widths[:3], depths=CUTS.depths[:3], levels=(), patch=PATCH
+    input_size=128, widths=CUTS.widths[:3], depths=CUTS.depths[:3], levels=(), patch=PATCH
 )
 PICTURE = 320
 """Side of the picture that regions are cut from, in pixels."""
 PLACE_WIDTH = 96
 """Hidden width of the embedding of a box's place."""
+REGION_LOUDNESS, PICTURE_LOUDNESS = 0.5, 0.6
+"""Root mean square of what regions and pictures say at first: as loud as where a box is."""
+COLOUR_LOUDNESS = 4.0
+"""What a new carrier's weights for colours are multiplied by, or names drown them."""
+SOME = 500
+"""Views that loudness is measured on."""
 RULES = PromptRules(
     template=f"{START}{{image}}{{question}}{ANSWER}",
     region="{number}{region}",
@@ -166,17 +176,43 @@ def train_words(
     language = new_language_model(tokenizer.size, hidden, CONTEXT, stop, settings.layers)
     views = seen("train", fresh, vision, region, VIEWS, out, rough=True)
     held = seen("held-out", held_out, vision, region, replace(VIEWS, random_views=0), out)
+    begin_with_probes(vision, region, language, tokenizer, views, settings.seed)
     done = out / "language-done.pt"
     modules = {"language": language, "projector": vision.projector, "region": region}
     if not done.exists():
         card = from_table(ModelCard, card_tables(vision, region) | {"revision": ""}, "starter")
-        train_language(
-            card, tokenizer, vision, region, language, (views, held), settings, out / "words"
+        asked = LanguageViews(
+            fresh=views,
+            anywhere=views_anywhere(views, region, settings.seed),
+            held_out=held,
+            exact=region.config.vector_width - region.config.region_width,
         )
+        train_language(card, tokenizer, vision, region, language, asked, settings, out / "words")
         save_atomically({name: module.state_dict() for name, module in modules.items()}, done)
     for name, state in torch.load(done, weights_only=True).items():
         modules[name].load_state_dict(state)
     return language.eval(), tokenizer_file, held
+
+
+def begin_with_probes(
+    vision: ResNetVision,
+    region: CutRegionEncoder,
+    language: LlamaForCausalLM,
+    tokenizer: BundleTokenizer,
+    views: Sequence[View],
+    seed: int,
+) -> None:
+    """Let regions and pictures say the names of things from the first step on."""
+    names, width = views[0].scene.names, region.config.region_width
+    embeddings = language.get_input_embeddings().weight
+    directions = name_directions(embeddings, tokenizer, names)
+    found = torch.cat([view.vectors[:, :width] for view in views[:SOME]]).float()  # (N, width)
+    probe = name_probe(views, width, seed)
+    begin_as(region.carry_linear, probe, directions, found, REGION_LOUDNESS)
+    with torch.no_grad():
+        region.carry_linear.weight[:, width + PLACES :] *= COLOUR_LOUDNESS
+    cells = torch.cat([view.image for view in views[:SOME]]).float()  # (N, C)
+    begin_as(vision.projector, picture_probe(views, seed), directions, cells, PICTURE_LOUDNESS)
 
 
 def measured(folder: Path, data: Path) -> dict[str, str]:
@@ -250,6 +286,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sight-steps", type=int, default=SIGHT.steps)
     parser.add_argument("--overview-steps", type=int, default=OVERVIEW.steps)
     parser.add_argument("--encoders", help="take those of this model; only words are learned then")
+    parser.add_argument("--where-steps", type=int, default=PLACES_FIRST.steps)
     parser.add_argument("--language-steps", type=int, default=WORDS.steps)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -261,7 +298,11 @@ def main(arguments: list[str] | None = None) -> None:
         sight = replace(SIGHT, steps=options.sight_steps)
         overview = replace(OVERVIEW, steps=options.overview_steps)
         vision, trained = learned_encoders(options.data, options.out, parts[0], sight, overview)
-    settings = replace(LANGUAGE, stage=replace(WORDS, steps=options.language_steps))
+    settings = replace(
+        LANGUAGE,
+        where=replace(PLACES_FIRST, steps=options.where_steps),
+        stage=replace(WORDS, steps=options.language_steps),
+    )
     torch.manual_seed(LANGUAGE.seed)
     region = CutRegionEncoder.told_anew(trained, input_size=PICTURE, place_width=PLACE_WIDTH)
     language, tokenizer, held = train_words(vision, region, parts, settings, options.out)

@@ -29,7 +29,7 @@ from regionqa.finetune.pictures import (
     photo_view,
     whole_photo,
 )
-from regionqa.finetune.questions import FIRST, MIXTURE, draw_sample
+from regionqa.finetune.questions import MIXTURE, Mixture, draw_sample
 from regionqa.finetune.records import Record, Turn
 from regionqa.finetune.saving import Log, save_atomically
 from regionqa.finetune.scenes import Sample, Scene
@@ -208,10 +208,13 @@ class SeenViews:
 
     takes_regions = True
 
-    def __init__(self, views: Sequence[View], noise: float = 0.0) -> None:
+    def __init__(self, views: Sequence[View], noise: float = 0.0, exact: int = 0) -> None:
         """noise: standard deviation of what is added to features, as a share of theirs, so that
-        single photos are not learned by heart."""
-        self._noise = noise
+        single photos are not learned by heart.
+
+        exact: to so many numbers at the end of a region vector, its place and colours, none is.
+        """
+        self._noise, self._exact = noise, exact
         self._views = {view.name: view for view in views}
         self._rows = {
             view.name: {box_of(view.scene, row): row for row in range(len(view.vectors))}
@@ -220,7 +223,7 @@ class SeenViews:
 
     def picture(self, path: Path) -> EncodedPicture:
         """What was seen of a view; it is 1 wide and high, as its boxes are fractions."""
-        return EncodedPicture(1, 1, self._noisy(self._views[path].image.float()), ())
+        return EncodedPicture(1, 1, self._noisy(self._views[path].image.float(), 0), ())
 
     def fitted(
         self, picture: EncodedPicture, boxes: Sequence[Box]
@@ -231,13 +234,14 @@ class SeenViews:
     def vectors(self, path: Path, picture: EncodedPicture, boxes: Sequence[Box]) -> list[Tensor]:
         """Region vectors (D,) of boxes of a view."""
         rows = [self._rows[path][box] for box in boxes]
-        return list(self._noisy(self._views[path].vectors[rows].float()))
+        return list(self._noisy(self._views[path].vectors[rows].float(), self._exact))
 
-    def _noisy(self, features: Tensor) -> Tensor:
-        """Features with noise."""
+    def _noisy(self, features: Tensor, exact: int) -> Tensor:
+        """Features with noise, but for the last columns."""
         if not self._noise or not len(features):
             return features
-        return features + self._noise * features.std() * torch.randn_like(features)
+        vague, known = features.tensor_split([features.shape[1] - exact], dim=1)
+        return torch.cat([vague + self._noise * vague.std() * torch.randn_like(vague), known], 1)
 
 
 @dataclass(frozen=True)
@@ -248,8 +252,8 @@ class QuestionOrder:
     effective_batch: int
     """Questions of one step."""
     seed: int
-    first: int = 0
-    """Steps that ask from the mixture of the first ones."""
+    mixture: Mixture = MIXTURE
+    """What is asked how often."""
 
     def steps(self, epochs: float) -> int:
         """Steps in which every view is asked about so many times on average."""
@@ -259,8 +263,7 @@ class QuestionOrder:
         """The questions of one step, each with the number of its view."""
         rng = np.random.default_rng([self.seed, step])
         rows = rng.integers(0, len(self.views), self.effective_batch).tolist()
-        mixture = FIRST if step < self.first else MIXTURE
-        return [(row, draw_sample(self.views[row].scene, rng, mixture)) for row in rows]
+        return [(row, draw_sample(self.views[row].scene, rng, self.mixture)) for row in rows]
 
     def step(self, step: int) -> list[Drawn]:
         """The questions of one step, short ones first, so that little of a batch is padding."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from regionqa.export.architectures import describe
 from regionqa.export.cuts import (
+    PLACES,
     CutConfig,
     CutRegionEncoder,
     box_mask,
@@ -110,6 +111,19 @@ def test_a_box_sees_its_own_pixels_and_surroundings_only(small: CutRegionEncoder
     assert torch.allclose(changed[:, colours], before[:, colours])
     changed = small.region_vectors([inside], box, index)
     assert not torch.allclose(changed[:, colours], before[:, colours], atol=1e-2)
+
+
+@torch.no_grad()
+def test_what_was_found_can_be_moved_to_another_box(small: CutRegionEncoder) -> None:
+    torch.manual_seed(2)
+    picture, index = torch.randn(1, 3, 60, 80), torch.zeros(1, dtype=torch.int64)
+    here, there = torch.tensor([[0.1, 0.1, 0.4, 0.5]]), torch.tensor([[0.5, 0.2, 0.9, 0.9]])
+    before, elsewhere = (small.region_vectors([picture], box, index) for box in (here, there))
+    moved = small.moved(before, there)
+    places = slice(SMALL.region_width, SMALL.region_width + PLACES)
+    assert torch.equal(moved[:, places], elsewhere[:, places])
+    assert torch.equal(moved[:, : places.start], before[:, : places.start])
+    assert torch.equal(moved[:, places.stop :], before[:, places.stop :])
 
 
 @torch.no_grad()

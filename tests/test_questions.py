@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from regionqa.finetune.colours import COLOURS, colour_of
 from regionqa.finetune.doings import doing_of
-from regionqa.finetune.questions import FIRST, MIXTURE, draw_sample
+from regionqa.finetune.questions import MIXTURE, WHERE, draw_sample
 from regionqa.finetune.relations import (
     comparing,
     locating,
@@ -236,7 +236,7 @@ def test_the_mixture_is_whole(scene: Scene) -> None:
     rng = np.random.default_rng(0)
     makers = [maker for maker, share in MIXTURE if share > 0]
     assert len(set(makers)) == len(MIXTURE) == 23
-    assert {maker for maker, _ in FIRST} < set(makers)
+    assert {maker for maker, _ in WHERE} < set(makers)
     for _ in range(300):
         sample = draw_sample(scene, rng)
         assert sample.answer.endswith(".")

@@ -8,16 +8,21 @@ import pytest
 import torch
 
 from regionqa.bundles import Bundle
+from regionqa.export.cuts import CutConfig, CutRegionEncoder
+from regionqa.finetune.anywhere import boxes_anywhere, views_anywhere
 from regionqa.finetune.batches import Collator
 from regionqa.finetune.calibrate import calibration_error, log_loss
 from regionqa.finetune.pictures import Photo, PhotoSet
+from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
+from regionqa.finetune.questions import WHERE
 from regionqa.finetune.samples import SampleMaker
-from regionqa.finetune.scenes import Sample, Scene
+from regionqa.finetune.scenes import Sample, Scene, draw
 from regionqa.finetune.views import (
     QuestionOrder,
     SeenViews,
     View,
     ViewSettings,
+    box_of,
     load_views,
     save_views,
     split,
@@ -90,6 +95,75 @@ def test_a_batch_holds_what_was_seen_and_learns_only_answers(
     noisy = Collator(maker, SeenViews(views, noise=0.1), frozen_region=True)
     other = noisy.batch([views[1].record(sample)])
     assert 0 < (other.features - batch.features).abs().mean() < 0.2
+
+
+def test_noise_spares_what_is_known_exactly(views: list[View]) -> None:
+    view, box = views[1], box_of(views[1].scene, 2)
+    seen = SeenViews(views, noise=0.5, exact=3)
+    (vector,) = seen.vectors(view.name, seen.picture(view.name), [box])
+    told = view.vectors[2].float()
+    assert torch.equal(vector[4:], told[4:])
+    assert (vector[:4] != told[:4]).all()
+
+
+def test_boxes_anywhere_are_boxes_and_hold_what_photos_hold() -> None:
+    torch.manual_seed(0)
+    config = CutConfig(widths=(8, 8, 8, 8), region_width=5, colour_grid=1, hidden_size=8)
+    region = CutRegionEncoder(config)
+    boxes = boxes_anywhere(500, np.random.default_rng(1))
+    assert boxes.min() >= 0 and boxes.max() <= 1
+    assert (boxes[:, 2:] - boxes[:, :2]).min() > 0.019
+    photo = Scene(boxes[:3], np.arange(3), (), NAMES, True, np.ones(3, np.float32))
+    vectors = torch.randn(3, config.vector_width).half()
+    made = views_anywhere(
+        [View(Path("a.0"), torch.randn(4, 6).half(), vectors, photo)], region, 0, 9
+    )
+    assert len({view.name for view in made}) == 9
+    for view in made:
+        assert 2 <= len(view.scene.boxes) == len(view.vectors) <= 4
+        assert view.image.shape == (0, 6)
+        found = [row.tolist() for row in vectors[:, :5]]
+        assert all(row.tolist() in found for row in view.vectors[:, :5])
+        assert torch.allclose(
+            view.vectors[:, 5:9].float(), torch.from_numpy(view.scene.boxes), atol=1e-3
+        )
+    sides = {draw(WHERE, view.scene, np.random.default_rng(2)).answer for view in made}
+    assert len(sides) > 1, "there is something to compare"
+
+
+def test_a_carrier_begins_as_what_a_linear_layer_reads(starter: Bundle) -> None:
+    torch.manual_seed(3)
+    names = ("cat", "dog", "pizza", "bus")
+    means = torch.randn(4, 6)
+    labels = np.arange(200) % 4
+    vectors = torch.cat([means[labels] + 0.1 * torch.randn(200, 6), torch.randn(200, 2)], 1)
+    scenes = [
+        Scene(np.zeros((4, 4), np.float32), labels[row : row + 4], (), names, True, np.ones(4))
+        for row in range(0, 200, 4)
+    ]
+    views = [
+        View(
+            Path(f"{row}.0"),
+            vectors[row : row + 4, :6].half(),
+            vectors[row : row + 4].half(),
+            scene,
+        )
+        for row, scene in zip(range(0, 200, 4), scenes, strict=True)
+    ]
+    probe = name_probe(views, 6, seed=0)
+    assert (probe(vectors[:, :6]).argmax(1).numpy() == labels).mean() > 0.95
+    tokenizer = BundleTokenizer(starter.file("llm/tokenizer.json"))
+    embeddings = torch.randn(tokenizer.size, 64)
+    directions = name_directions(embeddings, tokenizer, names)
+    carrier = torch.nn.Linear(8, 64)
+    untouched = carrier.weight[:, 6:].clone()
+    begin_as(carrier, probe, directions, vectors[:, :6], loudness=0.5)
+    said = vectors[:, :6] @ carrier.weight[:, :6].T + carrier.bias
+    assert said.pow(2).mean().sqrt().item() == pytest.approx(0.5, rel=1e-3)
+    assert said.mean(0).abs().max() < 1e-3
+    assert ((said @ directions.T).argmax(1).numpy() == labels).mean() > 0.9
+    assert torch.equal(carrier.weight[:, 6:], untouched)
+    assert picture_probe(views, seed=0).weight.shape == (4, 6)
 
 
 def test_questions_are_a_function_of_seed_and_step(views: list[View]) -> None:
