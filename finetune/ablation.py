@@ -210,8 +210,9 @@ def stages(budget: Budget, row: Row) -> Stages:
         weight_decay=0.01,
     )  # fmt: skip
     instruct = replace(
-        align, learning_rate=5e-4, steps=budget.steps - first, projector=True, language=True
-    )
+        align, learning_rate=5e-4, orthogonal_rate=10, steps=budget.steps - first, projector=True,
+        language=True,
+    )  # fmt: skip
     return Stages(align, instruct)
 
 
@@ -235,8 +236,8 @@ def train_base(out: Path, starter: Bundle, data: Path, budget: Budget) -> Bundle
     """The model that knows whole pictures only."""
     start = untrained(out / "untrained", starter)
     whole = StageSettings(
-        learning_rate=1.5e-3, steps=budget.base_steps, batch=budget.batch, warm_up=0.1,
-        weight_decay=0.1, projector=True, language=True,
+        learning_rate=1.5e-3, orthogonal_rate=10, steps=budget.base_steps, batch=budget.batch,
+        warm_up=0.1, weight_decay=0.1, projector=True, language=True,
     )  # fmt: skip
     settings = FinetuneSettings(
         model=str(start.root), data=(str(data),), stages=Stages(whole, whole), run=("instruct",),
