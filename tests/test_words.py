@@ -138,7 +138,14 @@ def test_a_carrier_begins_as_what_a_linear_layer_reads(starter: Bundle) -> None:
     labels = np.arange(200) % 4
     vectors = torch.cat([means[labels] + 0.1 * torch.randn(200, 6), torch.randn(200, 2)], 1)
     scenes = [
-        Scene(np.zeros((4, 4), np.float32), labels[row : row + 4], (), names, True, np.ones(4))
+        Scene(
+            np.zeros((4, 4), np.float32),
+            labels[row : row + 4],
+            (),
+            names,
+            True,
+            np.ones(4, np.float32),
+        )
         for row in range(0, 200, 4)
     ]
     views = [
