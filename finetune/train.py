@@ -92,9 +92,8 @@ def train_stage(
     bf16 = computes_in_bf16(settings.precision, processes.device)
     spread = processes.spread(model, decoder_layers(model.language), bf16=bf16)
     optimizers = make_optimizers(model, settings)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     # not those of before, in whose place sharding has put its own
-    parameters = [p for group in groups for p in group["params"]]
+    parameters = [p for optimizer in optimizers for p in parameters_of(optimizer)]
     first = 0
     if resumed:
         checkpoints.load(*resumed, plain(spread), optimizers)
@@ -117,8 +116,9 @@ def train_stage(
     for step in range(first, steps):
         model.language.train()  # or it neither drops out nor computes activations again
         rate = learning_rate(settings, step, steps)
-        for group in groups:
-            group["lr"] = rate * group["share"]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:  # a checkpoint brings its own groups
+                group["lr"] = rate * group["share"]
         tally = forward_and_backward(run, spread, step, processes, bf16=bf16)
         norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
         check_finite(run, step, float(tally[0]), whole(norm))
@@ -246,6 +246,11 @@ def make_optimizers(
         rate, decay = settings.learning_rate, settings.weight_decay
         optimizers.append(torch.optim.Muon([group], lr=rate, weight_decay=decay))
     return optimizers
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All that an optimizer changes."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def learning_rate(settings: StageSettings, step: int, steps: int) -> float:
