@@ -86,7 +86,7 @@ def card_tables(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
     """The starter's card, without what is found when the bundle is written."""
     return {
         "name": "starter",
-        "summary": "small model of PVIT's kind: 80 everyday things in photos; runs anywhere, offline",
+        "summary": "small PVIT-kind model: 80 everyday things in photos; runs anywhere, offline",
         "max_regions": 16,
         "picture": picture_table(vision.input_size),
         "vision": {
