@@ -42,7 +42,7 @@ def words(things: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object
     return [
         "finetune", "--data", things, "--settings", settings, "--steps", STEPS,
         "--learning-rate", 0.003, "--box-noise", 0.1, "--evaluate-every", 10, "--save-every", 7,
-        "--device", "cpu",
+        "--device", "cpu", "--seed", 1,
     ]  # fmt: skip
 
 
@@ -74,10 +74,7 @@ def check_close(many: Path, one: Path) -> None:
         assert left.keys() == right.keys()
         for key in left:  # stored in half: what differs by 1e-8 may be rounded to neighbours
             two, single = left[key].float(), right[key].float()
-            apart = ~torch.isclose(two, single, rtol=1e-3, atol=1e-5)
-            # AdamW makes a whole step of a gradient that is nothing but rounding
-            assert apart.float().mean() < 1e-3, key
-            assert torch.allclose(two, single, atol=1e-3), key
+            assert torch.allclose(two, single, rtol=1e-3, atol=1e-5), key
 
 
 def test_two_processes_train_what_one_does(
