@@ -22,7 +22,7 @@ from regionqa.finetune.journal import Journal
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.pictures import PhotoSet
 from regionqa.finetune.processes import Processes
-from regionqa.finetune.questions import WHERE, draw_sample
+from regionqa.finetune.questions import MIXTURE, WHERE, Mixture, draw_sample
 from regionqa.finetune.samples import SampleMaker
 from regionqa.finetune.scenes import whole_scene
 from regionqa.finetune.stages import Precision, RegionPart, StageSettings
@@ -168,11 +168,8 @@ def train_language(
     processes = Processes("cpu")
     try:
         with StopWatch(None) as watch, Journal(out) as journal:
-            for run in (
-                where_run(card, tokenizer, views, settings, folder),
-                words_run(card, tokenizer, views, settings, folder),
-            ):
-                if resumed and run.number < stage_number(resumed[1].stage):
+            for run in stage_runs(card, tokenizer, views, settings, folder):
+                if resumed and run.number <= STAGES.index(resumed[1].stage):
                     continue  # the checkpoint of a later stage holds what this one did
                 here = resumed if resumed and resumed[1].stage == run.name else None
                 if here:
@@ -184,57 +181,44 @@ def train_language(
     return result
 
 
-def stage_number(name: str) -> int:
-    """1 for the first stage."""
-    return STAGES.index(name) + 1
-
-
-def where_run(
+def stage_runs(
     card: ModelCard,
     tokenizer: BundleTokenizer,
     views: LanguageViews,
     settings: LanguageSettings,
     folder: Path,
-) -> StageRun:
-    """How boxes lie that lie anywhere, without a picture's tokens between question and box."""
-    stage = settings.where
+) -> tuple[StageRun, StageRun]:
+    """How boxes lie that lie anywhere, without a picture's tokens; then everything."""
     blind = replace(card, vision=replace(card.vision, image_tokens=0))
-    seen = SeenViews(views.anywhere, settings.noise, exact=views.exact)
-    batch = stage.batch * stage.accumulate
-    return StageRun(
+    held = held_out_questions(views.held_out, settings.held_out, settings.seed).step(0)
+
+    def collator(card: ModelCard, *seen: Sequence[View]) -> Collator:
+        every = [view for part in seen for view in part]
+        encoders = SeenViews(every, settings.noise, exact=views.exact)
+        return Collator(SampleMaker(card, tokenizer), encoders, True)
+
+    def order(stage: StageSettings, asked: Sequence[View], mixture: Mixture) -> QuestionOrder:
+        return QuestionOrder(asked, stage.batch * stage.accumulate, settings.seed, mixture)
+
+    where = StageRun(
         name=STAGES[0],
         number=1,
-        settings=stage,
-        order=QuestionOrder(views.anywhere, batch, settings.seed, WHERE),
+        settings=settings.where,
+        order=order(settings.where, views.anywhere, WHERE),
         held_out=(),
-        collator=Collator(SampleMaker(blind, tokenizer), seen, True),
+        collator=collator(blind, views.anywhere),
         evaluate_every=500,
         save_every=250,
         folder=folder,
         before=StageResult((), 0.0),
     )
-
-
-def words_run(
-    card: ModelCard,
-    tokenizer: BundleTokenizer,
-    views: LanguageViews,
-    settings: LanguageSettings,
-    folder: Path,
-) -> StageRun:
-    """Everything that is asked."""
-    stage = settings.stage
-    held = held_out_questions(views.held_out, settings.held_out, settings.seed).step(0)
-    seen = SeenViews([*views.fresh, *views.held_out], settings.noise, exact=views.exact)
-    return StageRun(
+    words = replace(
+        where,
         name=STAGES[1],
         number=2,
-        settings=stage,
-        order=QuestionOrder(views.fresh, stage.batch * stage.accumulate, settings.seed),
+        settings=settings.stage,
+        order=order(settings.stage, views.fresh, MIXTURE),
         held_out=[drawn.record for drawn in held],
-        collator=Collator(SampleMaker(card, tokenizer), seen, True),
-        evaluate_every=500,
-        save_every=250,
-        folder=folder,
-        before=StageResult((), 0.0),
+        collator=collator(card, views.fresh, views.held_out),
     )
+    return where, words

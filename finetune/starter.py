@@ -176,10 +176,10 @@ def train_words(
     language = new_language_model(tokenizer.size, hidden, CONTEXT, stop, settings.layers)
     views = seen("train", fresh, vision, region, VIEWS, out, rough=True)
     held = seen("held-out", held_out, vision, region, replace(VIEWS, random_views=0), out)
-    begin_with_probes(vision, region, language, tokenizer, views, settings.seed)
     done = out / "language-done.pt"
     modules = {"language": language, "projector": vision.projector, "region": region}
     if not done.exists():
+        begin_with_probes(vision, region, language, tokenizer, views, settings.seed)
         card = from_table(ModelCard, card_tables(vision, region) | {"revision": ""}, "starter")
         asked = LanguageViews(
             fresh=views,
