@@ -21,9 +21,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from regionqa.export.vision import ResNetConfig, ResNetVision
 from regionqa.finetune.batches import Batch
 from regionqa.finetune.model import RegionLanguageModel, add_lora, choose_what_trains
+from regionqa.finetune.optimizers import make_optimizers
 from regionqa.finetune.samples import IGNORED
 from regionqa.finetune.stages import StageSettings
-from regionqa.finetune.train import make_optimizers
 
 IMAGE_TOKENS = 256
 SHAPES = {

@@ -27,7 +27,7 @@ from regionqa.finetune.samples import SampleMaker
 from regionqa.finetune.scenes import whole_scene
 from regionqa.finetune.stages import Precision, RegionPart, StageSettings
 from regionqa.finetune.stopping import StopWatch
-from regionqa.finetune.train import StageResult, StageRun, train_stage
+from regionqa.finetune.train import StageResult, StageRun, train_stages
 from regionqa.finetune.views import QuestionOrder, SeenViews, View
 from regionqa.tokenizer import BundleTokenizer
 
@@ -164,21 +164,13 @@ def train_language(
     folder = out / "checkpoints"
     resumed = checkpoints.newest(folder)
     torch.manual_seed(settings.seed)
-    result = StageResult((), 0.0)
+    runs = stage_runs(card, tokenizer, views, settings, folder)
     processes = Processes("cpu")
     try:
         with StopWatch(None) as watch, Journal(out) as journal:
-            for run in stage_runs(card, tokenizer, views, settings, folder):
-                if resumed and run.number <= STAGES.index(resumed[1].stage):
-                    continue  # the checkpoint of a later stage holds what this one did
-                here = resumed if resumed and resumed[1].stage == run.name else None
-                if here:
-                    result = StageResult(here[1].trained, here[1].seconds)
-                going = replace(run, before=result)
-                result = train_stage(going, model, processes, journal, watch, here)
+            return train_stages(runs, model, processes, journal, watch, resumed)
     finally:
         processes.close()
-    return result
 
 
 def stage_runs(
@@ -210,7 +202,6 @@ def stage_runs(
         evaluate_every=500,
         save_every=250,
         folder=folder,
-        before=StageResult((), 0.0),
     )
     words = replace(
         where,

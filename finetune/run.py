@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
 from regionqa.cards import ModelCard
@@ -39,7 +39,7 @@ from regionqa.finetune.rundata import RunData, read_run_data, sample_maker
 from regionqa.finetune.settings import SETTINGS, keep_settings
 from regionqa.finetune.stages import FinetuneSettings, RegionPart, StageSettings, without_none
 from regionqa.finetune.stopping import StopWatch
-from regionqa.finetune.train import StageResult, StageRun, train_stage
+from regionqa.finetune.train import StageRun, train_stages
 
 TRAINING, CHECKPOINTS, REHEARSAL = "training", "checkpoints", "rehearsal.jsonl"
 REGION_ENCODER = "region encoder"
@@ -168,31 +168,19 @@ def run_stages(
     teacher = as_it_was(model, run.processes.device) if run.data.rehearsed else None
     if lora := lora_stage(run):  # at once, for weights must not change their names between stages
         add_lora(parts.language, lora)
-    names = [name for name, _ in run.stages]
-    result = StageResult((), 0.0)
-    for number, (name, settings) in enumerate(run.stages, start=1):
-        if settings.gradient_checkpointing:
-            save_memory(parts.language)
-        if resumed and names.index(resumed[1].stage) >= number:
-            continue  # the checkpoint of a later stage holds what this one did
-        here = resumed if resumed and resumed[1].stage == name else None
-        before = StageResult(here[1].trained, here[1].seconds) if here else result
-        stage = stage_run(run, encoders, teacher, name, number, before)
-        announce(run, stage, here)
-        result = train_stage(stage, model, run.processes, run.journal, watch, here)
+    stages = [
+        stage_run(run, encoders, teacher, name, number)
+        for number, (name, _) in enumerate(run.stages, start=1)
+    ]
+    result = train_stages(
+        stages, model, run.processes, run.journal, watch, resumed, partial(announce, run)
+    )
     return changed_weights(model, result.trained), result.trained
 
 
 def as_it_was(model: RegionLanguageModel, device: torch.device) -> RegionLanguageModel:
     """A copy of the model that stays as the base is now."""
     return deepcopy(model).to(device).eval().requires_grad_(False)
-
-
-def save_memory(language: PreTrainedModel) -> None:
-    """Let a language model compute its activations again instead of keeping them."""
-    # transformers 5 renamed it on the way
-    old = language.gradient_checkpointing_enable
-    getattr(language, "activation_checkpointing_enable", old)({"use_reentrant": False})
 
 
 def lora_stage(run: Run) -> StageSettings | None:
@@ -217,7 +205,6 @@ def stage_run(
     teacher: RegionLanguageModel | None,
     name: str,
     number: int,
-    before: StageResult,
 ) -> StageRun:
     """Everything the stage needs."""
     settings = dict(run.stages)[name]
@@ -240,15 +227,10 @@ def stage_run(
         save_every=run.settings.save_every,
         folder=run.checkpoints,
         teacher=teacher,
-        before=before,
     )
 
 
-def announce(
-    run: Run,
-    stage: StageRun,
-    resumed: tuple[Path, Progress] | None,
-) -> None:
+def announce(run: Run, stage: StageRun, stood: Progress | None) -> None:
     """Say what a stage will do before it does it."""
     settings, count = stage.settings, run.processes.count
     assert isinstance(stage.order, Order)
@@ -259,8 +241,8 @@ def announce(
         f"accumulated x {whose}"
         + (f", {stage.order.replayed} of them replayed" if stage.order.replayed else "")
     )
-    if resumed:
-        run.journal.say(f"{stage.name}: going on after step {resumed[1].step:,}")
+    if stood:
+        run.journal.say(f"{stage.name}: going on after step {stood.step:,}")
 
 
 def finish(run: Run, weights: Mapping[str, torch.Tensor], trained: tuple[str, ...]) -> Bundle:

@@ -1,4 +1,4 @@
-"""One stage of training, as one flat loop.
+"""The stages of a run one after the other, and one stage as one flat loop.
 
 What a step computes follows from the settings, the seed and the step's number, so a run that was
 stopped goes on exactly, and several processes compute what one would with their batches together.
@@ -6,13 +6,14 @@ stopped goes on exactly, and several processes compute what one would with their
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from regionqa.errors import TrainingError
 from regionqa.finetune import checkpoints
@@ -20,6 +21,7 @@ from regionqa.finetune.batches import Batch, Collator
 from regionqa.finetune.checkpoints import Progress
 from regionqa.finetune.journal import Entry, Journal
 from regionqa.finetune.model import RegionLanguageModel, choose_what_trains
+from regionqa.finetune.optimizers import learning_rate, make_optimizers, parameters_of
 from regionqa.finetune.order import Drawn
 from regionqa.finetune.processes import Processes, decoder_layers, plain, whole
 from regionqa.finetune.records import Record
@@ -52,11 +54,11 @@ class StageRun:
     save_every: int
     folder: Path
     """Where checkpoints go."""
-    before: "StageResult"
-    """What earlier stages, or the part of this one that is resumed, have left."""
     teacher: RegionLanguageModel | None = None
     """The base as it was, where replayed records are its own answers: then they are learned as it
     gives them, every word with its probability, and not as the one answer written down."""
+    before: "StageResult" = field(default_factory=lambda: StageResult((), 0.0))
+    """What earlier stages, or the part of this one that is resumed, have left."""
 
     @property
     def steps(self) -> int:
@@ -72,6 +74,42 @@ class StageResult:
     """Names of all weights changed so far."""
     seconds: float
     """Training time so far, earlier stages included."""
+
+
+def train_stages(
+    runs: Sequence[StageRun],
+    model: RegionLanguageModel,
+    processes: Processes,
+    journal: Journal,
+    watch: StopWatch,
+    resumed: tuple[Path, Progress] | None = None,
+    announce: Callable[[StageRun, Progress | None], None] = lambda run, here: None,
+) -> StageResult:
+    """Train every stage that is not done, in place. Raises as `train_stage` does.
+
+    resumed: the checkpoint to go on from, of any of the stages. announce: is called before a stage
+    starts, with where it stood if it is gone on with.
+    """
+    result, stage = StageResult((), 0.0), None
+    if resumed:
+        result = StageResult(resumed[1].trained, resumed[1].seconds)
+        stage = next(run.number for run in runs if run.name == resumed[1].stage)
+    for run in runs:
+        if run.settings.gradient_checkpointing:
+            save_memory(model.language)
+        if stage and run.number < stage:
+            continue  # the checkpoint of a later stage holds what this one did
+        here = resumed if run.number == stage else None
+        announce(run, here[1] if here else None)
+        result = train_stage(replace(run, before=result), model, processes, journal, watch, here)
+    return result
+
+
+def save_memory(language: PreTrainedModel) -> None:
+    """Let a language model compute its activations again instead of keeping them."""
+    # transformers 5 renamed it on the way
+    old = language.gradient_checkpointing_enable
+    getattr(language, "activation_checkpointing_enable", old)({"use_reentrant": False})
 
 
 def train_stage(
@@ -210,60 +248,6 @@ def evaluate(
         tally += result if part else 0 * result
     tally = processes.sum(tally)
     return float(tally[0] / tally[1]), float(tally[4] / tally[3])
-
-
-def make_optimizers(
-    model: RegionLanguageModel, settings: StageSettings
-) -> list[torch.optim.Optimizer]:
-    """AdamW, and orthogonal steps for the language model's matrices where they are asked for.
-
-    Matrices and kernels decay, biases and norms do not. A group's "share" is of the stage's rate.
-    """
-    layers = decoder_layers(model.language) if settings.orthogonal_rate else nn.ModuleList()
-    turned = {id(p) for p in layers.parameters() if p.requires_grad and p.ndim == 2}
-    matrices: list[nn.Parameter] = []
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in turned:
-            matrices.append(parameter)
-        elif parameter.requires_grad:
-            share = settings.region_rate if name.startswith("region.") else 1.0
-            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((share, decay), []).append(parameter)
-    optimizers: list[torch.optim.Optimizer] = []
-    if groups:
-        optimizers.append(
-            torch.optim.AdamW(
-                [
-                    {"params": parameters, "share": share, "weight_decay": decay}
-                    for (share, decay), parameters in groups.items()
-                ],
-                lr=settings.learning_rate,
-            )
-        )
-    if matrices:
-        group = {"params": matrices, "share": settings.orthogonal_rate}
-        rate, decay = settings.learning_rate, settings.weight_decay
-        optimizers.append(torch.optim.Muon([group], lr=rate, weight_decay=decay))
-    return optimizers
-
-
-def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All that an optimizer changes."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def learning_rate(settings: StageSettings, step: int, steps: int) -> float:
-    """Linear warm-up to the peak, then the schedule; step counts from 0."""
-    warm_up = settings.warm_up_steps
-    if warm_up is None:
-        warm_up = math.ceil(settings.warm_up * steps)
-    if step < warm_up:
-        return settings.learning_rate * (step + 1) / warm_up
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    share = (step - warm_up) / max(1, steps - warm_up)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def computes_in_bf16(precision: Precision, device: torch.device) -> bool:

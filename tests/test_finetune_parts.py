@@ -29,6 +29,7 @@ from regionqa.finetune.checkpoints import Progress
 from regionqa.finetune.datafiles import read_training_data
 from regionqa.finetune.journal import Entry, Journal, forget_after, read_log
 from regionqa.finetune.model import RegionLanguageModel, add_lora, choose_what_trains
+from regionqa.finetune.optimizers import learning_rate, make_optimizers
 from regionqa.finetune.order import Order, Stream, grouped_order
 from regionqa.finetune.processes import Processes
 from regionqa.finetune.records import Record, Turn
@@ -36,14 +37,7 @@ from regionqa.finetune.result import read_parts
 from regionqa.finetune.rundata import held_out_pictures, sample_maker
 from regionqa.finetune.samples import IGNORED, SampleMaker, shifted, single_turns
 from regionqa.finetune.stages import RegionPart, StageSettings
-from regionqa.finetune.train import (
-    StageResult,
-    StageRun,
-    evaluate,
-    learning_rate,
-    make_optimizers,
-    own_batches,
-)
+from regionqa.finetune.train import StageRun, evaluate, own_batches
 from regionqa.images import open_picture
 from regionqa.language import LanguageModel, SplicedPrompt
 from regionqa.regions import Box, Region
@@ -64,9 +58,7 @@ def a_stage_run(
     effective = stage.batch * stage.accumulate
     stream = Stream(records, stage.group, (seed, 1, 0))
     order = Order(stream, None, effective, 0.5, seed)
-    return StageRun(
-        "align", 1, stage, order, records, collator, 10, 10, Path("nowhere"), StageResult((), 0)
-    )
+    return StageRun("align", 1, stage, order, records, collator, 10, 10, Path("nowhere"))
 
 
 def plain_record(number: int, picture: int, *turns: tuple[str, str]) -> Record:
