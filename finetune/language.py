@@ -28,7 +28,7 @@ from regionqa.finetune.scenes import whole_scene
 from regionqa.finetune.stages import Precision, RegionPart, StageSettings
 from regionqa.finetune.stopping import StopWatch
 from regionqa.finetune.train import StageResult, StageRun, train_stages
-from regionqa.finetune.views import QuestionOrder, SeenViews, View
+from regionqa.finetune.views import Noise, QuestionOrder, SeenViews, View
 from regionqa.tokenizer import BundleTokenizer
 
 WORDS = StageSettings(
@@ -49,6 +49,11 @@ PLACES_FIRST = replace(WORDS, steps=800, projector=False)
 """How it runs before, on where boxes lie alone. Without a picture prompts are half as long, and
 comparing two boxes is learned in half of the steps that it takes behind sixteen image tokens."""
 STAGES = ("where", "words")
+NOISE = Noise(picture=0.5, region=2.0)
+"""A linear probe names 88 % of the boxes to learn from, which the encoder knows, 61 % of others.
+With this much noise it names 78 %, and what is learned of them holds for others too."""
+WHERE_NOISE = Noise(region=0.5)
+"""What is in boxes that lie anywhere says nothing; it should not hide where they lie."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,10 @@ class LanguageSettings:
     """How it trains on everything."""
     where: StageSettings = PLACES_FIRST
     """How it trains before, on where boxes lie."""
-    noise: float = 0.5
-    """Standard deviation added to the features, as a share of theirs: the encoders have learned
-    from these very photos, and know them better than others."""
+    noise: Noise = NOISE
+    """On what everything is learned from."""
+    where_noise: Noise = WHERE_NOISE
+    """On what is learned from before."""
     layers: int = 4
     """Layers of the decoder."""
     vocabulary: int = 1800
@@ -184,10 +190,8 @@ def stage_runs(
     blind = replace(card, vision=replace(card.vision, image_tokens=0))
     held = held_out_questions(views.held_out, settings.held_out, settings.seed).step(0)
 
-    def collator(card: ModelCard, *seen: Sequence[View]) -> Collator:
-        every = [view for part in seen for view in part]
-        encoders = SeenViews(every, settings.noise, exact=views.exact)
-        return Collator(SampleMaker(card, tokenizer), encoders, True)
+    anywhere = SeenViews(views.anywhere, settings.where_noise, views.exact)
+    photos = SeenViews(views.fresh, settings.noise, views.exact, clear=views.held_out)
 
     def order(stage: StageSettings, asked: Sequence[View], mixture: Mixture) -> QuestionOrder:
         return QuestionOrder(asked, stage.batch * stage.accumulate, settings.seed, mixture)
@@ -198,7 +202,7 @@ def stage_runs(
         settings=settings.where,
         order=order(settings.where, views.anywhere, WHERE),
         held_out=(),
-        collator=collator(blind, views.anywhere),
+        collator=Collator(SampleMaker(blind, tokenizer), anywhere, frozen_region=True),
         evaluate_every=500,
         save_every=250,
         folder=folder,
@@ -210,6 +214,6 @@ def stage_runs(
         settings=settings.stage,
         order=order(settings.stage, views.fresh, MIXTURE),
         held_out=[drawn.record for drawn in held],
-        collator=collator(card, views.fresh, views.held_out),
+        collator=Collator(SampleMaker(card, tokenizer), photos, frozen_region=True),
     )
     return where, words

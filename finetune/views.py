@@ -56,6 +56,19 @@ class ViewSettings:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """How much is added to what is learned from: standard deviations, as shares of the features'.
+
+    The encoders have learned from the same photos and know them better than others.
+    """
+
+    picture: float = 0.0
+    """Of the cells of pictures."""
+    region: float = 0.0
+    """Of region vectors."""
+
+
+@dataclass(frozen=True)
 class View:
     """What frozen encoders see of a view, and what is in it.
 
@@ -208,22 +221,31 @@ class SeenViews:
 
     takes_regions = True
 
-    def __init__(self, views: Sequence[View], noise: float = 0.0, exact: int = 0) -> None:
-        """noise: standard deviation of what is added to features, as a share of theirs, so that
-        single photos are not learned by heart.
+    def __init__(
+        self,
+        views: Sequence[View],
+        noise: Noise | None = None,
+        exact: int = 0,
+        clear: Sequence[View] = (),
+    ) -> None:
+        """noise: on the views, so that single photos are not learned by heart.
 
-        exact: to so many numbers at the end of a region vector, its place and colours, none is.
+        exact: to so many numbers at the end of a region vector, its place and colours, none is
+        added. clear: further views, without noise: what is measured on.
         """
-        self._noise, self._exact = noise, exact
-        self._views = {view.name: view for view in views}
+        self._noise, self._exact = noise or Noise(), exact
+        self._clear = {view.name for view in clear}
+        self._views = {view.name: view for view in (*views, *clear)}
         self._rows = {
-            view.name: {box_of(view.scene, row): row for row in range(len(view.vectors))}
-            for view in views
+            name: {box_of(view.scene, row): row for row in range(len(view.vectors))}
+            for name, view in self._views.items()
         }
 
     def picture(self, path: Path) -> EncodedPicture:
         """What was seen of a view; it is 1 wide and high, as its boxes are fractions."""
-        return EncodedPicture(1, 1, self._noisy(self._views[path].image.float(), 0), ())
+        cells = self._views[path].image.float()  # (T, C)
+        share = 0.0 if path in self._clear else self._noise.picture
+        return EncodedPicture(1, 1, with_noise(cells, share), ())
 
     def fitted(
         self, picture: EncodedPicture, boxes: Sequence[Box]
@@ -234,14 +256,17 @@ class SeenViews:
     def vectors(self, path: Path, picture: EncodedPicture, boxes: Sequence[Box]) -> list[Tensor]:
         """Region vectors (D,) of boxes of a view."""
         rows = [self._rows[path][box] for box in boxes]
-        return list(self._noisy(self._views[path].vectors[rows].float(), self._exact))
+        found = self._views[path].vectors[rows].float()  # (N, D)
+        vague, known = found.tensor_split([found.shape[1] - self._exact], dim=1)
+        share = 0.0 if path in self._clear else self._noise.region
+        return list(torch.cat([with_noise(vague, share), known], dim=1))
 
-    def _noisy(self, features: Tensor, exact: int) -> Tensor:
-        """Features with noise, but for the last columns."""
-        if not self._noise or not len(features):
-            return features
-        vague, known = features.tensor_split([features.shape[1] - exact], dim=1)
-        return torch.cat([vague + self._noise * vague.std() * torch.randn_like(vague), known], 1)
+
+def with_noise(features: Tensor, share: float) -> Tensor:
+    """Features with normal noise of so many times their standard deviation over all numbers."""
+    if not share or not features.numel():
+        return features
+    return features + share * features.std() * torch.randn_like(features)
 
 
 @dataclass(frozen=True)

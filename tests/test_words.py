@@ -18,6 +18,7 @@ from regionqa.finetune.questions import WHERE
 from regionqa.finetune.samples import SampleMaker
 from regionqa.finetune.scenes import Sample, Scene, draw
 from regionqa.finetune.views import (
+    Noise,
     QuestionOrder,
     SeenViews,
     View,
@@ -92,18 +93,25 @@ def test_a_batch_holds_what_was_seen_and_learns_only_answers(
     assert batch.region_slots[:, 2].tolist() == [0, 1]
     learned = batch.labels[batch.labels != -100].tolist()
     assert learned == [*tokenizer.encode("no."), tokenizer.token_id("</s>")]
-    noisy = Collator(maker, SeenViews(views, noise=0.1), frozen_region=True)
+    noisy = Collator(maker, SeenViews(views, Noise(picture=0.1)), frozen_region=True)
     other = noisy.batch([views[1].record(sample)])
     assert 0 < (other.features - batch.features).abs().mean() < 0.2
+    assert other.vectors is not None and torch.equal(other.vectors, batch.vectors)
+    clear = Collator(maker, SeenViews([], Noise(9, 9), clear=views), frozen_region=True)
+    assert torch.equal(clear.batch([views[1].record(sample)]).features, batch.features)
 
 
 def test_noise_spares_what_is_known_exactly(views: list[View]) -> None:
     view, box = views[1], box_of(views[1].scene, 2)
-    seen = SeenViews(views, noise=0.5, exact=3)
+    seen = SeenViews(views, Noise(region=0.5), exact=3)
     (vector,) = seen.vectors(view.name, seen.picture(view.name), [box])
     told = view.vectors[2].float()
     assert torch.equal(vector[4:], told[4:])
     assert (vector[:4] != told[:4]).all()
+    (clear,) = SeenViews([], Noise(region=0.5), 3, [view]).vectors(
+        view.name, seen.picture(view.name), [box]
+    )
+    assert torch.equal(clear, told), "what is measured on has none"
 
 
 def test_boxes_anywhere_are_boxes_and_hold_what_photos_hold() -> None:
