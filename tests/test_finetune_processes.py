@@ -34,16 +34,21 @@ def together(*words: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def words(things: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """All of the command but the model, the batch and the folder."""
-    settings = tmp_path_factory.mktemp("settings") / "settings.toml"
-    settings.write_text(SETTINGS)
+def words_with(text: str, things: Path, folder: Path) -> list[object]:
+    """All of the command but the model, the batch and the folder; text: of the settings."""
+    settings = folder / "settings.toml"
+    settings.write_text(text)
     return [
         "finetune", "--data", things, "--settings", settings, "--steps", STEPS,
         "--learning-rate", 0.003, "--box-noise", 0.1, "--evaluate-every", 10, "--save-every", 7,
         "--device", "cpu", "--seed", 1,
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(things: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """The command with gradients clipped."""
+    return words_with(SETTINGS, things, tmp_path_factory.mktemp("settings"))
 
 
 def alone(words: list[object], out: Path, tiny: Tiny, *more: object) -> Path:
@@ -121,3 +126,20 @@ def test_so_do_frozen_region_encoders_and_lora(
     ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
     assert ran.returncode == 0, ran.stderr
     check_close(tmp_path / "two", theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [(), ("--shard",)])
+def test_orthogonal_steps_are_much_the_same(
+    shard: tuple[str, ...], things: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    """They are computed in bf16, which makes much of what gradients differ by: not weight for
+    weight, then, but the losses are."""
+    words = words_with(f"{SETTINGS}orthogonal_rate = 3.0\n", things, tmp_path)
+    model = ("--model", tiny("levels").root)
+    theirs = log_of(alone(words, tmp_path / "one", tiny, *model))
+    ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
+    assert ran.returncode == 0, ran.stderr
+    for left, right in zip(log_of(tmp_path / "two"), theirs, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], abs=0.02)
+    assert theirs[-1]["loss"] < theirs[0]["loss"] - 1
