@@ -34,7 +34,7 @@ from regionqa.tokenizer import BundleTokenizer
 WORDS = StageSettings(
     learning_rate=2e-3,
     orthogonal_rate=10,
-    steps=2200,
+    steps=3000,
     batch=32,
     accumulate=3,
     region=RegionPart.carrier,
@@ -45,15 +45,20 @@ WORDS = StageSettings(
     precision=Precision.fp32,
 )
 """How the language stage runs; a step is 96 questions, the short ones apart from the long."""
-PLACES_FIRST = replace(WORDS, steps=800, projector=False)
+PLACES_FIRST = replace(WORDS, steps=1000, projector=False)
 """How it runs before, on where boxes lie alone. Without a picture prompts are half as long, and
 comparing two boxes is learned in half of the steps that it takes behind sixteen image tokens."""
-STAGES = ("where", "words")
-NOISE = Noise(picture=0.5, region=2.0)
-"""A linear probe names 88 % of the boxes to learn from, which the encoder knows, 61 % of others.
-With this much noise it names 78 %, and what is learned of them holds for others too."""
+STEADY = replace(WORDS, steps=800, learning_rate=7e-4, warm_up_steps=30)
+"""How it runs at the end, on boxes in front of pictures of other photos too (elsewhere.py)."""
+STAGES = ("where", "words", "steady")
+NOISE = Noise(picture=0.5, region=0.5)
+"""The encoders have learned from these very photos, and are surer of them than of any other. More
+noise on regions, while pictures belong to them, makes names be read off the pictures."""
 WHERE_NOISE = Noise(region=0.5)
 """What is in boxes that lie anywhere says nothing; it should not hide where they lie."""
+
+STEADY_NOISE = Noise(picture=0.5, region=1.0)
+"""As much as the probe of names has that regions begin with."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,14 @@ class LanguageSettings:
     """How it trains on everything."""
     where: StageSettings = PLACES_FIRST
     """How it trains before, on where boxes lie."""
+    steady: StageSettings = STEADY
+    """How it trains after, on boxes that do not belong to their pictures."""
     noise: Noise = NOISE
     """On what everything is learned from."""
     where_noise: Noise = WHERE_NOISE
     """On what is learned from before."""
+    steady_noise: Noise = STEADY_NOISE
+    """On what is learned from after."""
     layers: int = 4
     """Layers of the decoder."""
     vocabulary: int = 1800
@@ -89,6 +98,8 @@ class LanguageViews:
     """To learn from."""
     anywhere: Sequence[View]
     """Whose boxes lie anywhere (anywhere.py)."""
+    elsewhere: Sequence[View]
+    """Some of which have another photo's picture (elsewhere.py)."""
     held_out: Sequence[View]
     """To measure on."""
     exact: int
@@ -185,16 +196,20 @@ def stage_runs(
     views: LanguageViews,
     settings: LanguageSettings,
     folder: Path,
-) -> tuple[StageRun, StageRun]:
-    """How boxes lie that lie anywhere, without a picture's tokens; then everything."""
+) -> tuple[StageRun, StageRun, StageRun]:
+    """How boxes lie that lie anywhere, without a picture's tokens; then everything, twice."""
     blind = replace(card, vision=replace(card.vision, image_tokens=0))
     held = held_out_questions(views.held_out, settings.held_out, settings.seed).step(0)
 
     anywhere = SeenViews(views.anywhere, settings.where_noise, views.exact)
     photos = SeenViews(views.fresh, settings.noise, views.exact, clear=views.held_out)
 
-    def order(stage: StageSettings, asked: Sequence[View], mixture: Mixture) -> QuestionOrder:
-        return QuestionOrder(asked, stage.batch * stage.accumulate, settings.seed, mixture)
+    moved = SeenViews(views.elsewhere, settings.steady_noise, views.exact, clear=views.held_out)
+
+    def order(
+        stage: StageSettings, asked: Sequence[View], mixture: Mixture, seed: int = settings.seed
+    ) -> QuestionOrder:
+        return QuestionOrder(asked, stage.batch * stage.accumulate, seed, mixture)
 
     where = StageRun(
         name=STAGES[0],
@@ -216,4 +231,12 @@ def stage_runs(
         held_out=[drawn.record for drawn in held],
         collator=Collator(SampleMaker(card, tokenizer), photos, frozen_region=True),
     )
-    return where, words
+    steady = replace(
+        words,
+        name=STAGES[2],
+        number=3,
+        settings=settings.steady,
+        order=order(settings.steady, views.elsewhere, MIXTURE, settings.seed + 1),
+        collator=Collator(SampleMaker(card, tokenizer), moved, frozen_region=True),
+    )
+    return where, words, steady

@@ -37,8 +37,8 @@ Mixture = tuple[tuple[Maker, float], ...]
 MIXTURE: Mixture = (
     (naming, 0.2), (describing, 0.04), (placing, 0.03), (sizing, 0.01), (colouring, 0.1),
     (checking, 0.08), (choosing, 0.01), (grouping, 0.02), (doing, 0.03), (counting_alike, 0.015),
-    (presence, 0.1), (counting, 0.05), (finding, 0.015), (biggest, 0.015), (captioning, 0.04),
-    (naming_several, 0.03), (relating, 0.14), (siding, 0.04), (comparing, 0.08), (locating, 0.03),
+    (presence, 0.2), (counting, 0.05), (finding, 0.015), (biggest, 0.015), (captioning, 0.04),
+    (naming_several, 0.03), (relating, 0.16), (siding, 0.04), (comparing, 0.1), (locating, 0.03),
     (matching, 0.04), (overlapping, 0.01), (neighbouring, 0.015),
 )  # fmt: skip
 """What the starter should be able to answer."""

@@ -32,10 +32,12 @@ from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.vision import ResNetConfig, ResNetVision
 from regionqa.finetune.anywhere import views_anywhere
 from regionqa.finetune.calibrate import calibrate
+from regionqa.finetune.elsewhere import elsewhere
 from regionqa.finetune.hogwild import Course
 from regionqa.finetune.language import (
     LANGUAGE,
     PLACES_FIRST,
+    STEADY,
     WORDS,
     LanguageSettings,
     LanguageViews,
@@ -184,6 +186,7 @@ def train_words(
         asked = LanguageViews(
             fresh=views,
             anywhere=views_anywhere(views, region, settings.seed),
+            elsewhere=elsewhere(views, settings.seed),
             held_out=held,
             exact=region.config.vector_width - region.config.region_width,
         )
@@ -288,6 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--encoders", help="take those of this model; only words are learned then")
     parser.add_argument("--where-steps", type=int, default=PLACES_FIRST.steps)
     parser.add_argument("--language-steps", type=int, default=WORDS.steps)
+    parser.add_argument("--steady-steps", type=int, default=STEADY.steps)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -302,6 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
         LANGUAGE,
         where=replace(PLACES_FIRST, steps=options.where_steps),
         stage=replace(WORDS, steps=options.language_steps),
+        steady=replace(STEADY, steps=options.steady_steps),
     )
     torch.manual_seed(LANGUAGE.seed)
     region = CutRegionEncoder.told_anew(trained, input_size=PICTURE, place_width=PLACE_WIDTH)

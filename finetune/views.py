@@ -45,7 +45,7 @@ class ViewSettings:
 
     random_views: int = 1
     """Random crops of every photo, beside the photo and its mirror image."""
-    balance: float = 0.15
+    balance: float = 0.3
     """A box is asked about in proportion to (count of its class) ** -balance."""
     sharp: float = 32.0
     """Boxes with a shorter side of less than this many pixels are asked about less."""

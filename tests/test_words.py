@@ -12,6 +12,7 @@ from regionqa.export.cuts import CutConfig, CutRegionEncoder
 from regionqa.finetune.anywhere import boxes_anywhere, views_anywhere
 from regionqa.finetune.batches import Collator
 from regionqa.finetune.calibrate import calibration_error, log_loss
+from regionqa.finetune.elsewhere import elsewhere
 from regionqa.finetune.pictures import Photo, PhotoSet
 from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
 from regionqa.finetune.questions import WHERE
@@ -199,3 +200,13 @@ def test_calibration_is_measured() -> None:
     better = log_loss(sure, np.array([True, True, False, False]))
     assert better == pytest.approx(-(np.log(0.95) + np.log(0.85)) / 2)
     assert better < log_loss(sure, np.array([True, False, False, True]))
+
+
+def test_crops_get_pictures_of_other_photos(views: list[View]) -> None:
+    crop = replace(views[0], name=Path("0.2"), scene=replace(views[0].scene, complete=False))
+    crops = [replace(crop, name=Path(f"{number}.2")) for number in range(20)]
+    asked = elsewhere([*views, *crops], seed=0)
+    assert asked[:2] == views, "what is asked about whole pictures keeps them"
+    given = [any(torch.equal(view.image, other.image) for other in views) for view in asked]
+    assert all(given) and not all(torch.equal(view.image, crop.image) for view in asked[2:])
+    assert all(view.scene == crop.scene and view.vectors is crop.vectors for view in asked[2:])
