@@ -1,13 +1,14 @@
 """Whether a model's names are luck: photos it never saw, their boxes shifted and scaled at random.
 
-    python benchmarks/steadiness.py [MODEL [COUNT [SHARE]]]
+    python benchmarks/steadiness.py [MODEL [COUNT [SHARE]]] [--guess]
 
 Asks "what is this?" of the cat, cup, astronaut and motorcycle of scikit-image, COUNT times each
 (100), the box shifted and its sides scaled by up to SHARE of them (0.1), always the same boxes.
-Prints the share of right answers, and the wrong ones that are given most.
+Prints the share of right answers, and the wrong ones that are given most. --guess: "I am not sure."
+is no answer.
 """
 
-import sys
+import argparse
 from collections import Counter
 
 import numpy as np
@@ -37,18 +38,24 @@ def moved(box: Box, share: float, rng: np.random.Generator, width: int, height: 
 
 def main() -> None:
     """Ask, and print one line a photo."""
-    name, count, share = (*sys.argv[1:], *("starter", "100", "0.1")[len(sys.argv) - 1 :])
-    engine = regionqa.load(name, device="cpu")
+    parser = argparse.ArgumentParser(prog="python benchmarks/steadiness.py")
+    parser.add_argument("model", nargs="?", default="starter")
+    parser.add_argument("count", nargs="?", type=int, default=100)
+    parser.add_argument("share", nargs="?", type=float, default=0.1)
+    parser.add_argument("--guess", action="store_true", help="hold no answer back")
+    options = parser.parse_args()
+    engine = regionqa.load(options.model, device="cpu")
     names = ClassNames(sorted(set(TRUTHS.values())), common_synonyms())
     for photo, truth in TRUTHS.items():
         box = next(each.boxes[0] for each in QUESTIONS if each.photo == photo and each.boxes)
         picture = open_picture(photo_folder() / SOURCES[photo])
         rng = np.random.default_rng(0)
-        boxes = [
-            moved(box, float(share), rng, picture.width, picture.height) for _ in range(int(count))
-        ]
+        width, height = picture.width, picture.height
+        boxes = [moved(box, options.share, rng, width, height) for _ in range(options.count)]
         requests = [Request(picture.name, QUESTION, (Region(each),), picture) for each in boxes]
-        replies = [answer.text for answer in engine.answer(requests)]
+        unsure_below = 0.0 if options.guess else None
+        answers = engine.answer(requests, unsure_below=unsure_below)
+        replies = [answer.text for answer in answers]
         wrong = Counter(reply for reply in replies if names.named(reply) != truth)
         right = len(replies) - wrong.total()
         most = ", ".join(f"{reply} ({times})" for reply, times in wrong.most_common(3))
