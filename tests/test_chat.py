@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -353,9 +354,12 @@ def at_a_terminal(*words: object, **streams: object) -> Iterator[Terminal]:
 
 
 def take_terminal(device: int) -> None:
+    """Make it the terminal of this process, which hears Ctrl-C even if the tests do not: a shell
+    that starts them in the background has them ignore it, and so would all that they start."""
     import fcntl
     import termios
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(device, termios.TIOCSCTTY, 0)
 
 
