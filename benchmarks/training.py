@@ -24,6 +24,7 @@ from regionqa.finetune.model import RegionLanguageModel, add_lora, choose_what_t
 from regionqa.finetune.optimizers import make_optimizers
 from regionqa.finetune.samples import IGNORED
 from regionqa.finetune.stages import StageSettings
+from regionqa.finetune.train import save_memory
 
 IMAGE_TOKENS = 256
 SHAPES = {
@@ -92,7 +93,7 @@ def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]
     model = build(case, device)
     if case.lora:
         add_lora(model.language, settings)
-    model.language.gradient_checkpointing_enable({"use_reentrant": False})
+    save_memory(model.language)
     named = dict(choose_what_trains(model, settings))
     (optimizer,) = make_optimizers(model, settings)
     batch = synthetic(case, 32000, device)

@@ -56,7 +56,6 @@ NOISE = Noise(picture=0.5, region=0.5)
 noise on regions, while pictures belong to them, makes names be read off the pictures."""
 WHERE_NOISE = Noise(region=0.5)
 """What is in boxes that lie anywhere says nothing; it should not hide where they lie."""
-
 STEADY_NOISE = Noise(picture=0.5, region=1.0)
 """As much as the probe of names has that regions begin with."""
 
@@ -71,12 +70,6 @@ class LanguageSettings:
     """How it trains before, on where boxes lie."""
     steady: StageSettings = STEADY
     """How it trains after, on boxes that do not belong to their pictures."""
-    noise: Noise = NOISE
-    """On what everything is learned from."""
-    where_noise: Noise = WHERE_NOISE
-    """On what is learned from before."""
-    steady_noise: Noise = STEADY_NOISE
-    """On what is learned from after."""
     layers: int = 4
     """Layers of the decoder."""
     vocabulary: int = 1800
@@ -201,10 +194,9 @@ def stage_runs(
     blind = replace(card, vision=replace(card.vision, image_tokens=0))
     held = held_out_questions(views.held_out, settings.held_out, settings.seed).step(0)
 
-    anywhere = SeenViews(views.anywhere, settings.where_noise, views.exact)
-    photos = SeenViews(views.fresh, settings.noise, views.exact, clear=views.held_out)
-
-    moved = SeenViews(views.elsewhere, settings.steady_noise, views.exact, clear=views.held_out)
+    def collator(card: ModelCard, asked: Sequence[View], noise: Noise) -> Collator:
+        seen = SeenViews(asked, noise, views.exact, clear=views.held_out)
+        return Collator(SampleMaker(card, tokenizer), seen, frozen_region=True)
 
     def order(
         stage: StageSettings, asked: Sequence[View], mixture: Mixture, seed: int = settings.seed
@@ -217,7 +209,7 @@ def stage_runs(
         settings=settings.where,
         order=order(settings.where, views.anywhere, WHERE),
         held_out=(),
-        collator=Collator(SampleMaker(blind, tokenizer), anywhere, frozen_region=True),
+        collator=collator(blind, views.anywhere, WHERE_NOISE),
         evaluate_every=500,
         save_every=250,
         folder=folder,
@@ -229,7 +221,7 @@ def stage_runs(
         settings=settings.stage,
         order=order(settings.stage, views.fresh, MIXTURE),
         held_out=[drawn.record for drawn in held],
-        collator=Collator(SampleMaker(card, tokenizer), photos, frozen_region=True),
+        collator=collator(card, views.fresh, NOISE),
     )
     steady = replace(
         words,
@@ -237,6 +229,6 @@ def stage_runs(
         number=3,
         settings=settings.steady,
         order=order(settings.steady, views.elsewhere, MIXTURE, settings.seed + 1),
-        collator=Collator(SampleMaker(card, tokenizer), moved, frozen_region=True),
+        collator=collator(card, views.elsewhere, STEADY_NOISE),
     )
     return where, words, steady

@@ -7,7 +7,7 @@ stopped goes on exactly, and several processes compute what one would with their
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -57,8 +57,6 @@ class StageRun:
     teacher: RegionLanguageModel | None = None
     """The base as it was, where replayed records are its own answers: then they are learned as it
     gives them, every word with its probability, and not as the one answer written down."""
-    before: "StageResult" = field(default_factory=lambda: StageResult((), 0.0))
-    """What earlier stages, or the part of this one that is resumed, have left."""
 
     @property
     def steps(self) -> int:
@@ -101,7 +99,7 @@ def train_stages(
             continue  # the checkpoint of a later stage holds what this one did
         here = resumed if run.number == stage else None
         announce(run, here[1] if here else None)
-        result = train_stage(replace(run, before=result), model, processes, journal, watch, here)
+        result = train_stage(run, model, processes, journal, watch, result, here)
     return result
 
 
@@ -118,15 +116,17 @@ def train_stage(
     processes: Processes,
     journal: Journal,
     watch: StopWatch,
+    before: StageResult,
     resumed: tuple[Path, Progress] | None = None,
 ) -> StageResult:
     """Train in place. Raises StoppedError where told to stop, TrainingError where it cannot go on.
 
-    resumed: the checkpoint of this stage to go on from.
+    before: what earlier stages, or the part of this one that is resumed, have left. resumed: the
+    checkpoint of this stage to go on from.
     """
     settings, steps = run.settings, run.steps
     names = [name for name, _ in choose_what_trains(model, settings)]
-    trained = tuple(sorted({*run.before.trained, *names}))
+    trained = tuple(sorted({*before.trained, *names}))
     bf16 = computes_in_bf16(settings.precision, processes.device)
     spread = processes.spread(model, decoder_layers(model.language), bf16=bf16)
     optimizers = make_optimizers(model, settings)
@@ -137,7 +137,7 @@ def train_stage(
         checkpoints.load(*resumed, plain(spread), optimizers)
         first = resumed[1].step
     journal.start_stage(run.name, first, steps)
-    started = time.monotonic() - run.before.seconds
+    started = time.monotonic() - before.seconds
 
     def measure(step: int) -> None:
         if run.held_out:
