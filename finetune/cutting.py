@@ -12,8 +12,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from regionqa.export.cuts import PLACES, CutConfig, box_mask, grown, place, within
+from regionqa.finetune.mixing import mixed
 from regionqa.finetune.namer import AT_LEAST
 from regionqa.finetune.pictures import Floats, Ints, Photo, PhotoSet, Tiles
 
@@ -55,6 +57,10 @@ class CuttingSettings:
     """The part of a tile that is taken for the picture covers at least this share of it."""
     colour: float = 0.3
     """Contrast changes by up to this share, brightness and saturation by about it."""
+    mixed: float = 0.0
+    """Share of boxes that another one shines through (Zhang et al. 2018, "mixup")."""
+    shine: float = 0.4
+    """How much each of the two gives is drawn from Beta(shine, shine)."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,19 @@ class CutBatch:
     """(N, 4, S, S)."""
     places: Tensor
     """(N, PLACES); zeros where it is not told."""
-    labels: Tensor
-    """(N,) int64."""
+    names: Tensor
+    """(N, classes): how much of each class is in the box; one, but in mixtures."""
     shown: Tensor
     """(N, 3 classes): whether the wide cut shows at least 1, 2, 4 of a class."""
     tiles: Tensor
     """(M, 4, S, S): cuts of tiles of any name."""
     tile_labels: Tensor
     """(M,) int64."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64: the class that each box has most of."""
+        return self.names.argmax(1)
 
 
 @dataclass
@@ -173,9 +184,13 @@ class CutSource:
             if rng.random() >= settings.placeless:
                 places[index] = placed(boxes[index : index + 1], each.image)[0]
         labels = torch.tensor([each.label for each in drawn])
+        names = F.one_hot(labels, shown.shape[2]).float()
         seen_around = torch.from_numpy(shown).flatten(1)
+        close, wide, places, names, seen_around = mixed(
+            (cuts[0], cuts[1], places, names, seen_around), settings.mixed, settings.shine, rng
+        )
         others = self.tile_cuts(tiles, side, rng)
-        return CutBatch(cuts[0], cuts[1], places, labels, seen_around, *others)
+        return CutBatch(close, wide, places, names, seen_around, *others)
 
 
 def opened(photo: Photo) -> Image.Image:

@@ -14,13 +14,13 @@ import torch
 
 from regionqa.export.cuts import CutConfig
 from regionqa.export.vision import ResNetConfig, ResNetVision
-from regionqa.finetune.cutting import CutSource, CuttingSettings
+from regionqa.finetune.cutting import CutSource
 from regionqa.finetune.hogwild import Course, train
 from regionqa.finetune.namer import Named, Namer, read_namer
 from regionqa.finetune.overview import Overview, OverviewLesson, begin
 from regionqa.finetune.pictures import PhotoSet, Tiles, read_tiles
 from regionqa.finetune.saving import save_atomically
-from regionqa.finetune.sight import SightLesson, named_boxes, scores
+from regionqa.finetune.sight import CLEAR, MIXED, SightLesson, named_boxes, scores
 
 TILE_NAMES = 200
 log = logging.getLogger("regionqa.finetune")
@@ -32,15 +32,27 @@ def all_tiles(data: Path) -> Tiles:
     return read_tiles(folder, sorted(path.stem for path in folder.glob("train-*.npz")))
 
 
-def sighted(data: Path, out: Path, photos: PhotoSet, config: CutConfig, course: Course) -> Named:
+def sighted(
+    data: Path,
+    out: Path,
+    photos: PhotoSet,
+    config: CutConfig,
+    course: Course,
+    again: Course,
+) -> Named:
     """Stage one: the region encoder, which looks at cuts; photos: those to learn from."""
     done = out / "sight-done.pt"
     if not done.exists():
         log.info("stage 1 of 3: names of tiles, and of boxes close and with their surroundings")
         torch.manual_seed(course.seed)
-        namer = Namer(config, len(photos.names), TILE_NAMES)
-        source = CutSource(photos, all_tiles(data), config, CuttingSettings())
-        trained = train(namer, SightLesson(source), course, out / "sight-steps.pt", log.info)
+        trained = Namer(config, len(photos.names), TILE_NAMES)
+        source = CutSource(photos, all_tiles(data), config, CLEAR)
+        for each, settings, file in (
+            (course, CLEAR, "sight-steps.pt"),
+            (again, MIXED, "sight-again-steps.pt"),
+        ):
+            source.settings = settings
+            trained = train(trained, SightLesson(source), each, out / file, log.info)
         save_atomically(
             {
                 "namer": trained.state_dict(),

@@ -51,7 +51,7 @@ from regionqa.finetune.pictures import PhotoSet, read_photos
 from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
 from regionqa.finetune.saving import save_atomically
 from regionqa.finetune.seeing import overviewed, report_sight, sighted
-from regionqa.finetune.sight import SIGHT
+from regionqa.finetune.sight import SIGHT, SIGHT_AGAIN
 from regionqa.finetune.views import View, ViewSettings, encode_views, load_views, save_views, split
 from regionqa.prompts import PromptRules
 from regionqa.tokenizer import BundleTokenizer
@@ -270,11 +270,11 @@ def encoders_of(model: str) -> tuple[ResNetVision, CutRegionEncoder]:
 
 
 def learned_encoders(
-    data: Path, out: Path, photos: PhotoSet, sight: Course, overview: Course
+    data: Path, out: Path, photos: PhotoSet, sight: tuple[Course, Course], overview: Course
 ) -> tuple[ResNetVision, CutRegionEncoder]:
     """Stages one and two; photos: those to learn from."""
     dev = read_photos(data / "coco_small", "dev")
-    named = sighted(data, out, photos, CUTS, sight)
+    named = sighted(data, out, photos, CUTS, *sight)
     report_sight(named, dev, "classifier over cuts, on dev")
     whole = overviewed(out, photos, named, WHOLE, overview)
     log.info("whole photos, on dev: %s", presence_scores(whole, dev))
@@ -287,6 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the two data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and bundle")
     parser.add_argument("--sight-steps", type=int, default=SIGHT.steps)
+    parser.add_argument("--sight-again-steps", type=int, default=SIGHT_AGAIN.steps)
     parser.add_argument("--overview-steps", type=int, default=OVERVIEW.steps)
     parser.add_argument("--encoders", help="take those of this model; only words are learned then")
     parser.add_argument("--where-steps", type=int, default=PLACES_FIRST.steps)
@@ -299,7 +300,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.encoders:
         vision, trained = encoders_of(options.encoders)
     else:
-        sight = replace(SIGHT, steps=options.sight_steps)
+        sight = (
+            replace(SIGHT, steps=options.sight_steps),
+            replace(SIGHT_AGAIN, steps=options.sight_again_steps),
+        )
         overview = replace(OVERVIEW, steps=options.overview_steps)
         vision, trained = learned_encoders(options.data, options.out, parts[0], sight, overview)
     settings = replace(

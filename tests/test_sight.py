@@ -144,6 +144,20 @@ def test_changes_are_random_but_the_same_for_both_cuts(photos: PhotoSet, tiles: 
     assert close[:, :3].std(0).min() > 0.05
 
 
+def test_half_of_the_boxes_shine_through_another(photos: PhotoSet, tiles: Path) -> None:
+    source = source_of(photos, tiles, tiles=0.0, shift=0.0, colour=0.0, mixed=0.5)
+    batch = source.batch(200, 0, 24, np.random.default_rng(3))
+    share = batch.names.max(1).values
+    assert torch.allclose(batch.names.sum(1), torch.ones(200))
+    assert (share >= 0.5).all(), "a box is mostly its own"
+    assert 40 < (share < 1).sum() < 120, "of a half, one in three meets its own class"
+    expected = batch.names @ (torch.tensor(COLOURS) / 127.5 - 1)  # (N, 3)
+    middles = batch.close[:, :3, 12, 12]
+    assert (middles - expected).abs().max() < 0.3, "colours are mixed as names are"
+    shown = batch.shown.reshape(200, 3, 3)[:, 0]
+    assert (shown >= batch.names - 1e-6).all()
+
+
 def test_a_window_shows_the_middles_in_it(photos: PhotoSet) -> None:
     shown = shows(photos.photos[0], torch.tensor([0, 0, 92, 60]), 3)
     assert shown.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
@@ -236,14 +250,14 @@ def test_the_stages_leave_a_file_each_and_are_done_once(
     whole = Course(steps=2, workers=1, phases=(Phase(1.0, 64, (4,)),), kernel_rate=0.01)
     config = ResNetConfig(64, CONFIG.widths[:3], CONFIG.depths[:3], (), 2, 16, patch=4)
     caplog.set_level("INFO", "regionqa.finetune")
-    named = sighted(data, tmp_path, photos, CONFIG, quick)
+    named = sighted(data, tmp_path, photos, CONFIG, quick, quick)
     assert named.names == NAMES and named.counts.min() > 1
     overview = overviewed(tmp_path, photos, named, config, whole)
     assert "stage 1" in caplog.text and "stage 2" in caplog.text
     assert torch.load(tmp_path / "sight-steps.pt", weights_only=True)["step"] == 4
     caplog.clear()
     for first, again in (
-        (named.namer, sighted(data, tmp_path, photos, CONFIG, quick).namer),
+        (named.namer, sighted(data, tmp_path, photos, CONFIG, quick, quick).namer),
         (overview, overviewed(tmp_path, photos, named, config, whole)),
     ):
         for one, other in zip(first.parameters(), again.parameters(), strict=True):
