@@ -240,6 +240,17 @@ def test_it_learns_to_name_and_goes_on_where_it_was(
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_the_second_course_can_be_left_out(photos: PhotoSet, tiles: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    tiles.rename(data / "tiny_imagenet")
+    quick = replace(QUICK, steps=2)
+    named = sighted(data, tmp_path, photos, CONFIG, quick, replace(quick, steps=0))
+    first = torch.load(tmp_path / "sight-steps.pt", weights_only=True)["average"]
+    for name, value in named.namer.state_dict().items():
+        assert torch.equal(value, first[f"module.{name}"]), name
+
+
 def test_the_stages_leave_a_file_each_and_are_done_once(
     photos: PhotoSet, tiles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -252,6 +263,7 @@ def test_the_stages_leave_a_file_each_and_are_done_once(
     caplog.set_level("INFO", "regionqa.finetune")
     named = sighted(data, tmp_path, photos, CONFIG, quick, quick)
     assert named.names == NAMES and named.counts.min() > 1
+    assert torch.load(tmp_path / "sight-again-steps.pt", weights_only=True)["step"] == 4
     overview = overviewed(tmp_path, photos, named, config, whole)
     assert "stage 1" in caplog.text and "stage 2" in caplog.text
     assert torch.load(tmp_path / "sight-steps.pt", weights_only=True)["step"] == 4
