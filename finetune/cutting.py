@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionqa.export.cuts import PLACES, CutConfig, box_mask, grown, place, within
-from regionqa.finetune.mixing import mixed
 from regionqa.finetune.namer import AT_LEAST
 from regionqa.finetune.pictures import Floats, Ints, Photo, PhotoSet, Tiles
 
@@ -57,10 +56,6 @@ class CuttingSettings:
     """The part of a tile that is taken for the picture covers at least this share of it."""
     colour: float = 0.3
     """Contrast changes by up to this share, brightness and saturation by about it."""
-    mixed: float = 0.0
-    """Share of boxes that another one shines through (Zhang et al. 2018, "mixup")."""
-    shine: float = 0.4
-    """How much each of the two gives is drawn from Beta(shine, shine)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class CutBatch:
     places: Tensor
     """(N, PLACES); zeros where it is not told."""
     names: Tensor
-    """(N, classes): how much of each class is in the box; one, but in mixtures."""
+    """(N, classes): how much of each class is in the box; all of one, but in mixtures."""
     shown: Tensor
     """(N, 3 classes): whether the wide cut shows at least 1, 2, 4 of a class."""
     tiles: Tensor
@@ -186,11 +181,8 @@ class CutSource:
         labels = torch.tensor([each.label for each in drawn])
         names = F.one_hot(labels, shown.shape[2]).float()
         seen_around = torch.from_numpy(shown).flatten(1)
-        close, wide, places, names, seen_around = mixed(
-            (cuts[0], cuts[1], places, names, seen_around), settings.mixed, settings.shine, rng
-        )
         others = self.tile_cuts(tiles, side, rng)
-        return CutBatch(close, wide, places, names, seen_around, *others)
+        return CutBatch(cuts[0], cuts[1], places, names, seen_around, *others)
 
 
 def opened(photo: Photo) -> Image.Image:

@@ -14,13 +14,13 @@ import torch
 
 from regionqa.export.cuts import CutConfig
 from regionqa.export.vision import ResNetConfig, ResNetVision
-from regionqa.finetune.cutting import CutSource
+from regionqa.finetune.cutting import CutSource, CuttingSettings
 from regionqa.finetune.hogwild import Course, train
 from regionqa.finetune.namer import Named, Namer, read_namer
 from regionqa.finetune.overview import Overview, OverviewLesson, begin
 from regionqa.finetune.pictures import PhotoSet, Tiles, read_tiles
 from regionqa.finetune.saving import save_atomically
-from regionqa.finetune.sight import CLEAR, MIXED, SightLesson, named_boxes, scores
+from regionqa.finetune.sight import MIXED, SightLesson, named_boxes, scores
 
 TILE_NAMES = 200
 log = logging.getLogger("regionqa.finetune")
@@ -46,13 +46,13 @@ def sighted(
         log.info("stage 1 of 3: names of tiles, and of boxes close and with their surroundings")
         torch.manual_seed(course.seed)
         trained = Namer(config, len(photos.names), TILE_NAMES)
-        source = CutSource(photos, all_tiles(data), config, CLEAR)
-        for each, settings, file in (
-            (course, CLEAR, "sight-steps.pt"),
+        source = CutSource(photos, all_tiles(data), config, CuttingSettings())
+        for each, mixed, file in (
+            (course, 0.0, "sight-steps.pt"),
             (again, MIXED, "sight-again-steps.pt"),
         ):
-            source.settings = settings
-            trained = train(trained, SightLesson(source), each, out / file, log.info)
+            lesson = SightLesson(source, mixed=mixed)
+            trained = train(trained, lesson, each, out / file, log.info)
         save_atomically(
             {
                 "namer": trained.state_dict(),

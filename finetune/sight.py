@@ -4,7 +4,7 @@ From nothing: tiles first, small, then larger, then mostly boxes; then again til
 of these shining through each other. It does not know about language, bundles or ONNX.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionqa.finetune.cutting import CutBatch, CutSource, CuttingSettings, opened, shorter_sides
+from regionqa.finetune.cutting import CutBatch, CutSource, opened, shorter_sides
 from regionqa.finetune.hogwild import Course, Phase
+from regionqa.finetune.mixing import mixed
 from regionqa.finetune.namer import Namer
 from regionqa.finetune.pictures import PhotoSet, normalise
 
@@ -36,8 +37,8 @@ SIGHT_AGAIN = Course(
 )
 """Once more from a higher rate (Loshchilov and Hutter 2017), on mixtures: by the end of the first
 course boxes are known by heart, and tiles far from all learned."""
-CLEAR, MIXED = CuttingSettings(), CuttingSettings(mixed=0.5)
-"""What the two courses are shown."""
+MIXED = 0.5
+"""Share of the second course's boxes that another one shines through."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,21 @@ class SightLesson:
     """Weight of saying what the wide cut shows."""
     dropout: float = 0.2
     """Share of what is found that the classifier does not see."""
+    mixed: float = 0.0
+    """Share of boxes that another one shines through."""
+    shine: float = 0.4
+    """How much each of the two gives is drawn from Beta(shine, shine)."""
     kinds: tuple[str, ...] = ("boxes", "tiles")
 
     def batch(self, phase: Phase, rng: np.random.Generator) -> CutBatch:
         """The cuts of one step."""
         boxes, tiles = phase.counts
-        return self.source.batch(boxes, tiles, phase.side, rng)
+        batch = self.source.batch(boxes, tiles, phase.side, rng)
+        if not self.mixed:
+            return batch
+        told = (batch.close, batch.wide, batch.places, batch.names, batch.shown)
+        close, wide, places, names, shown = mixed(told, self.mixed, self.shine, rng)
+        return replace(batch, close=close, wide=wide, places=places, names=names, shown=shown)
 
     def loss(self, model: Namer, batch: CutBatch) -> tuple[Tensor, Tensor]:
         """The mean loss of boxes and tiles, and how many of each are named rightly (2,)."""

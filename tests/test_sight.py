@@ -145,8 +145,9 @@ def test_changes_are_random_but_the_same_for_both_cuts(photos: PhotoSet, tiles: 
 
 
 def test_half_of_the_boxes_shine_through_another(photos: PhotoSet, tiles: Path) -> None:
-    source = source_of(photos, tiles, tiles=0.0, shift=0.0, colour=0.0, mixed=0.5)
-    batch = source.batch(200, 0, 24, np.random.default_rng(3))
+    source = source_of(photos, tiles, tiles=0.0, shift=0.0, colour=0.0)
+    lesson = SightLesson(source, mixed=0.5)
+    batch = lesson.batch(Phase(1.0, 24, (200, 0)), np.random.default_rng(3))
     share = batch.names.max(1).values
     assert torch.allclose(batch.names.sum(1), torch.ones(200))
     assert (share >= 0.5).all(), "a box is mostly its own"
