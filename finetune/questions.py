@@ -37,11 +37,23 @@ Mixture = tuple[tuple[Maker, float], ...]
 MIXTURE: Mixture = (
     (naming, 0.2), (describing, 0.04), (placing, 0.03), (sizing, 0.01), (colouring, 0.1),
     (checking, 0.08), (choosing, 0.01), (grouping, 0.02), (doing, 0.03), (counting_alike, 0.015),
-    (presence, 0.2), (counting, 0.05), (finding, 0.015), (biggest, 0.015), (captioning, 0.04),
+    (presence, 0.27), (counting, 0.065), (finding, 0.015), (biggest, 0.015), (captioning, 0.05),
     (naming_several, 0.03), (relating, 0.16), (siding, 0.04), (comparing, 0.1), (locating, 0.03),
     (matching, 0.04), (overlapping, 0.01), (neighbouring, 0.015),
 )  # fmt: skip
 """What the starter should be able to answer."""
+MORE_NAMES: Mixture = (
+    *[(maker, share) for maker, share in MIXTURE if maker not in (naming, presence, counting)],
+    (naming, 0.25), (presence, 0.35), (counting, 0.08),
+)  # fmt: skip
+"""The same with more questions that the last runs should leave answered best."""
+REGIONS: Mixture = (
+    (naming, 0.4), (describing, 0.06), (placing, 0.03), (sizing, 0.01), (colouring, 0.12),
+    (checking, 0.12), (choosing, 0.01), (grouping, 0.02), (doing, 0.02), (naming_several, 0.05),
+    (relating, 0.08), (siding, 0.03), (comparing, 0.08), (locating, 0.02), (matching, 0.05),
+    (overlapping, 0.01),
+)  # fmt: skip
+"""Nothing about whole pictures, which are known by heart: names are told from boxes."""
 WHERE: Mixture = (
     (siding, 0.22), (relating, 0.42), (comparing, 0.2), (locating, 0.08), (placing, 0.08),
 )  # fmt: skip

@@ -32,20 +32,10 @@ from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.vision import ResNetConfig, ResNetVision
 from regionqa.finetune.anywhere import views_anywhere
 from regionqa.finetune.calibrate import calibrate
-from regionqa.finetune.elsewhere import elsewhere
+from regionqa.finetune.elsewhere import crops_elsewhere, wholes_elsewhere
 from regionqa.finetune.hogwild import Course
-from regionqa.finetune.language import (
-    LANGUAGE,
-    PLACES_FIRST,
-    STEADY,
-    WORDS,
-    LanguageSettings,
-    LanguageViews,
-    new_language_model,
-    tokenizer_texts,
-    train_language,
-    train_tokenizer,
-)
+from regionqa.finetune.language import new_language_model, tokenizer_texts, train_tokenizer
+from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.overview import OVERVIEW, presence_scores
 from regionqa.finetune.pictures import PhotoSet, read_photos
 from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
@@ -53,6 +43,16 @@ from regionqa.finetune.saving import save_atomically
 from regionqa.finetune.seeing import overviewed, report_sight, sighted
 from regionqa.finetune.sight import SIGHT, SIGHT_AGAIN
 from regionqa.finetune.views import View, ViewSettings, encode_views, load_views, save_views, split
+from regionqa.finetune.words import (
+    LAST,
+    PLACES_FIRST,
+    WORDS,
+    WORDS_SETTINGS,
+    WordsPlan,
+    WordsSettings,
+    WordsViews,
+    train_words,
+)
 from regionqa.prompts import PromptRules
 from regionqa.tokenizer import BundleTokenizer
 
@@ -154,11 +154,11 @@ def seen(
     return load_views(path, photos.names)
 
 
-def train_words(
+def worded(
     vision: ResNetVision,
     region: CutRegionEncoder,
     photos: tuple[PhotoSet, PhotoSet],
-    settings: LanguageSettings,
+    settings: WordsSettings,
     out: Path,
 ) -> tuple[LlamaForCausalLM, Path, list[View]]:
     """Stage three: tokenizer, carrier and language model; also views to calibrate on.
@@ -183,14 +183,16 @@ def train_words(
     if not done.exists():
         begin_with_probes(vision, region, language, tokenizer, views, settings.seed)
         card = from_table(ModelCard, card_tables(vision, region) | {"revision": ""}, "starter")
-        asked = LanguageViews(
-            fresh=views,
+        moved = crops_elsewhere(views, settings.seed)
+        asked = WordsViews(
+            fresh=moved,
             anywhere=views_anywhere(views, region, settings.seed),
-            elsewhere=elsewhere(views, settings.seed),
+            elsewhere=[*moved, *wholes_elsewhere(views, settings.seed)],
             held_out=held,
             exact=region.config.vector_width - region.config.region_width,
         )
-        train_language(card, tokenizer, vision, region, language, asked, settings, out / "words")
+        plan = WordsPlan(card, tokenizer, asked, settings)
+        train_words(plan, RegionLanguageModel(vision, region, language), out / "words")
         save_atomically({name: module.state_dict() for name, module in modules.items()}, done)
     for name, state in torch.load(done, weights_only=True).items():
         modules[name].load_state_dict(state)
@@ -292,7 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--encoders", help="take those of this model; only words are learned then")
     parser.add_argument("--where-steps", type=int, default=PLACES_FIRST.steps)
     parser.add_argument("--language-steps", type=int, default=WORDS.steps)
-    parser.add_argument("--steady-steps", type=int, default=STEADY.steps)
+    parser.add_argument("--last-steps", type=int, default=LAST.steps)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -307,14 +309,14 @@ def main(arguments: list[str] | None = None) -> None:
         overview = replace(OVERVIEW, steps=options.overview_steps)
         vision, trained = learned_encoders(options.data, options.out, parts[0], sight, overview)
     settings = replace(
-        LANGUAGE,
+        WORDS_SETTINGS,
         where=replace(PLACES_FIRST, steps=options.where_steps),
         stage=replace(WORDS, steps=options.language_steps),
-        steady=replace(STEADY, steps=options.steady_steps),
+        last=replace(LAST, steps=options.last_steps),
     )
-    torch.manual_seed(LANGUAGE.seed)
+    torch.manual_seed(WORDS_SETTINGS.seed)
     region = CutRegionEncoder.told_anew(trained, input_size=PICTURE, place_width=PLACE_WIDTH)
-    language, tokenizer, held = train_words(vision, region, parts, settings, options.out)
+    language, tokenizer, held = worded(vision, region, parts, settings, options.out)
     finish(options.out / "starter", options.data, vision, region, language, tokenizer, held)
 
 

@@ -43,7 +43,7 @@ SIDED = frozenset({"left", "right"})
 class ViewSettings:
     """Which views there are, and how often each of their boxes is asked about."""
 
-    random_views: int = 1
+    random_views: int = 2
     """Random crops of every photo, beside the photo and its mirror image."""
     balance: float = 0.3
     """A box is asked about in proportion to (count of its class) ** -balance."""

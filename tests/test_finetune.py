@@ -18,7 +18,6 @@ from regionqa.export.cuts import CutConfig
 from regionqa.export.vision import ResNetConfig
 from regionqa.finetune import starter as recipe
 from regionqa.finetune.hogwild import Phase
-from regionqa.finetune.language import PLACES_FIRST, STEADY, WORDS
 from regionqa.finetune.namer import Named, Namer
 from regionqa.finetune.overview import OVERVIEW
 from regionqa.finetune.pictures import (
@@ -29,6 +28,7 @@ from regionqa.finetune.pictures import (
     read_tiles,
     whole_photo,
 )
+from regionqa.finetune.words import LAST, PLACES_FIRST, WORDS, WORDS_SETTINGS
 from regionqa.regions import Box
 
 NAMES = ("cat", "orange", "person")
@@ -137,7 +137,7 @@ def test_the_recipe_makes_a_bundle_that_answers(
     words = [
         "--data", str(data), "--out", str(tmp_path / "run"),
         "--overview-steps", "1", "--where-steps", "2", "--language-steps", "2",
-        "--steady-steps", "1",
+        "--last-steps", "1",
     ]  # fmt: skip
     config = ResNetConfig(64, (8, 8, 8), (1, 1, 1), (), token_grid=1, patch=4)
     cuts = CutConfig(widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), side=32, region_width=20)
@@ -146,8 +146,10 @@ def test_the_recipe_makes_a_bundle_that_answers(
     course = replace(OVERVIEW, workers=1, phases=(Phase(1.0, 64, (2,)),))
     monkeypatch.setattr(recipe, "OVERVIEW", course)
     monkeypatch.setattr(recipe, "sighted", lambda *arguments: named)
-    for name, stage in (("PLACES_FIRST", PLACES_FIRST), ("WORDS", WORDS), ("STEADY", STEADY)):
+    for name, stage in (("PLACES_FIRST", PLACES_FIRST), ("WORDS", WORDS), ("LAST", LAST)):
         monkeypatch.setattr(recipe, name, replace(stage, batch=4, accumulate=1))
+    few = replace(WORDS_SETTINGS, ingredients=WORDS_SETTINGS.ingredients[-2:])
+    monkeypatch.setattr(recipe, "WORDS_SETTINGS", few)
     recipe.main(words)
     engine = Engine.load(open_bundle(tmp_path / "run" / "starter"), device="cpu")
     answer = engine.ask(data / "coco_small/images/0.jpg", "what is this?", [(5, 5, 40, 40)])
@@ -155,8 +157,8 @@ def test_the_recipe_makes_a_bundle_that_answers(
     before = (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns
     recipe.main(words)
     assert (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns == before
-    few = ("--where-steps", "1", "--language-steps", "1", "--steady-steps", "1")
-    again = [*words[:3], str(tmp_path / "again"), *few]
+    once = ("--where-steps", "1", "--language-steps", "1", "--last-steps", "1")
+    again = [*words[:3], str(tmp_path / "again"), *once]
     recipe.main([*again, "--encoders", str(tmp_path / "run" / "starter")])
     sizes = [
         (tmp_path / run / "starter" / "vision.onnx").stat().st_size for run in ("run", "again")

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from regionqa.finetune.colours import COLOURS, colour_of
 from regionqa.finetune.doings import doing_of
-from regionqa.finetune.questions import MIXTURE, WHERE, draw_sample
+from regionqa.finetune.questions import MIXTURE, MORE_NAMES, REGIONS, WHERE, draw_sample
 from regionqa.finetune.relations import (
     comparing,
     locating,
@@ -236,7 +236,10 @@ def test_the_mixture_is_whole(scene: Scene) -> None:
     rng = np.random.default_rng(0)
     makers = [maker for maker, share in MIXTURE if share > 0]
     assert len(set(makers)) == len(MIXTURE) == 23
-    assert {maker for maker, _ in WHERE} < set(makers)
+    for other in (WHERE, REGIONS):
+        assert {maker for maker, _ in other} < set(makers)
+    assert sorted(map(str, dict(MORE_NAMES))) == sorted(map(str, makers))
+    assert all(draw_sample(scene, rng, REGIONS).regions for _ in range(300)), "no whole pictures"
     for _ in range(300):
         sample = draw_sample(scene, rng)
         assert sample.answer.endswith(".")

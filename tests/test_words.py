@@ -9,15 +9,17 @@ import torch
 
 from regionqa.bundles import Bundle
 from regionqa.export.cuts import CutConfig, CutRegionEncoder
+from regionqa.finetune import words
 from regionqa.finetune.anywhere import boxes_anywhere, views_anywhere
 from regionqa.finetune.batches import Collator
 from regionqa.finetune.calibrate import calibration_error, log_loss
-from regionqa.finetune.elsewhere import elsewhere
+from regionqa.finetune.elsewhere import crops_elsewhere, wholes_elsewhere
 from regionqa.finetune.pictures import Photo, PhotoSet
 from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
-from regionqa.finetune.questions import WHERE
+from regionqa.finetune.questions import REGIONS, WHERE
 from regionqa.finetune.samples import SampleMaker
 from regionqa.finetune.scenes import Sample, Scene, draw
+from regionqa.finetune.soup import soup
 from regionqa.finetune.views import (
     Noise,
     QuestionOrder,
@@ -29,6 +31,7 @@ from regionqa.finetune.views import (
     save_views,
     split,
 )
+from regionqa.finetune.words import WORDS_SETTINGS, Ingredient
 from regionqa.tokenizer import BundleTokenizer
 
 NAMES = ("cat", "orange", "person")
@@ -205,8 +208,60 @@ def test_calibration_is_measured() -> None:
 def test_crops_get_pictures_of_other_photos(views: list[View]) -> None:
     crop = replace(views[0], name=Path("0.2"), scene=replace(views[0].scene, complete=False))
     crops = [replace(crop, name=Path(f"{number}.2")) for number in range(20)]
-    asked = elsewhere([*views, *crops], seed=0)
+    asked = crops_elsewhere([*views, *crops], seed=0)
     assert asked[:2] == views, "what is asked about whole pictures keeps them"
     given = [any(torch.equal(view.image, other.image) for other in views) for view in asked]
     assert all(given) and not all(torch.equal(view.image, crop.image) for view in asked[2:])
     assert all(view.scene == crop.scene and view.vectors is crop.vectors for view in asked[2:])
+
+
+def test_whole_photos_get_pictures_of_others_for_questions_about_boxes(views: list[View]) -> None:
+    crop = replace(views[0], name=Path("0.2"), scene=replace(views[0].scene, complete=False))
+    moved = [view for seed in range(20) for view in wholes_elsewhere([*views, crop], seed)]
+    assert len(moved) == 40, "crops have theirs already"
+    assert {view.name for view in moved}.isdisjoint(view.name for view in views)
+    assert not any(view.scene.complete or view.scene.captions for view in moved)
+    for view, own in zip(moved, views * 20, strict=True):
+        assert view.vectors is own.vectors
+        assert np.array_equal(view.scene.boxes, own.scene.boxes)
+    given = {next(n for n, o in enumerate(views) if torch.equal(v.image, o.image)) for v in moved}
+    assert given == {0, 1}
+
+
+def test_a_soup_is_the_weighted_mean() -> None:
+    states = [
+        {"weight": torch.full((2,), value), "count": torch.tensor(number)}
+        for number, value in enumerate((1.0, 4.0))
+    ]
+    mean = soup(states, (1, 2))
+    assert mean["weight"].tolist() == [3.0, 3.0] and mean["weight"].dtype == torch.float32
+    assert mean["count"] == 0, "what is counted has no mean"
+    half = {"weight": torch.randn(50).half()}
+    assert torch.equal(soup([half] * 3, (0.3, 0.3, 0.1))["weight"], half["weight"])
+
+
+def test_ingredients_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run adds what its folder's number says to a model that is one number."""
+    told, frozen = (torch.nn.Parameter(torch.tensor(value)) for value in (0.0, 7.0))
+    model = torch.nn.Module()
+    model.register_parameter("told", told)
+    model.register_parameter("frozen", frozen)
+
+    def train(runs: object, model: torch.nn.Module, out: Path) -> tuple[str, ...]:
+        with torch.no_grad():
+            told.add_(float(out.name.removeprefix("ingredient-") or 10))
+        return ("told",)
+
+    class Plan:
+        settings = replace(
+            WORDS_SETTINGS, ingredients=(Ingredient(REGIONS, 1), Ingredient(REGIONS, 3))
+        )
+
+        def where(self, out: Path, number: int = 0) -> None: ...
+
+        words = last = where
+
+    monkeypatch.setattr(words, "train", train)
+    words.train_words(Plan(), model, Path())  # type: ignore[arg-type]
+    assert told.item() == pytest.approx(10 + (1 * 1 + 3 * 2) / 4)
+    assert frozen.item() == 7

@@ -1,0 +1,217 @@
+"""The language stage of the starter: training on what frozen encoders saw.
+
+What trains is the projector of the image tokens, what carries region vectors into the language
+model, and the language model itself, in the loop of `regionqa finetune` (train.py), over questions
+that are drawn anew in every step: where boxes lie, then everything, then several last runs, of
+whose weights the mean is kept. It does not know how the encoders were made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from regionqa.cards import ModelCard
+from regionqa.finetune import checkpoints
+from regionqa.finetune.batches import Collator
+from regionqa.finetune.journal import Journal
+from regionqa.finetune.model import RegionLanguageModel
+from regionqa.finetune.processes import Processes
+from regionqa.finetune.questions import MIXTURE, MORE_NAMES, REGIONS, WHERE, Mixture
+from regionqa.finetune.samples import SampleMaker
+from regionqa.finetune.soup import soup
+from regionqa.finetune.stages import Precision, RegionPart, StageSettings
+from regionqa.finetune.stopping import StopWatch
+from regionqa.finetune.train import StageRun, train_stages
+from regionqa.finetune.views import Noise, QuestionOrder, SeenViews, View
+from regionqa.tokenizer import BundleTokenizer
+
+WORDS = StageSettings(
+    learning_rate=2e-3,
+    orthogonal_rate=10,
+    steps=3600,
+    batch=32,
+    accumulate=3,
+    region=RegionPart.carrier,
+    projector=True,
+    language=True,
+    warm_up_steps=100,
+    weight_decay=0.1,
+    precision=Precision.fp32,
+)
+"""How the language stage runs; a step is 96 questions, the short ones apart from the long."""
+PLACES_FIRST = replace(WORDS, steps=1000, projector=False)
+"""How it runs before, on where boxes lie alone. Without a picture prompts are half as long, and
+comparing two boxes is learned in half of the steps that it takes behind sixteen image tokens."""
+LAST = replace(WORDS, steps=600, learning_rate=7e-4, warm_up_steps=30)
+"""How each ingredient of the soup goes on from there."""
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints."""
+NOISE = Noise(picture=0.5, region=1.0)
+"""The encoders have learned from these very photos, and are surer of them than of any other."""
+WHERE_NOISE = Noise(region=0.5)
+"""What is in boxes that lie anywhere says nothing; it should not hide where they lie."""
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One of the last runs, of whose weights the mean is kept (soup.py)."""
+
+    mixture: Mixture
+    share: float
+    """What its weights count, up to a common factor."""
+
+
+INGREDIENTS = (*[Ingredient(MORE_NAMES, 0.15)] * 5, Ingredient(REGIONS, 0.25))
+"""Asked about regions alone it forgets what whole pictures show and names boxes best; in the mean
+both are kept. Runs of the same questions differ by their seed."""
+
+
+@dataclass(frozen=True)
+class WordsSettings:
+    """What the language stage makes."""
+
+    stage: StageSettings = WORDS
+    """How it trains on everything."""
+    where: StageSettings = PLACES_FIRST
+    """How it trains before, on where boxes lie."""
+    last: StageSettings = LAST
+    """How it trains after, each ingredient from the same weights."""
+    ingredients: tuple[Ingredient, ...] = INGREDIENTS
+    """What the last runs are asked."""
+    layers: int = 4
+    """Layers of the decoder."""
+    vocabulary: int = 1800
+    """Ids of the tokenizer."""
+    held_out: int = 400
+    """Questions about held-out photos that the curves show."""
+    seed: int = 2
+    """Seed of every random choice of the stage."""
+
+
+WORDS_SETTINGS = WordsSettings()
+
+
+@dataclass(frozen=True)
+class WordsViews:
+    """What the language stage asks about."""
+
+    fresh: Sequence[View]
+    """To learn from, crops with other photos' pictures (elsewhere.py)."""
+    anywhere: Sequence[View]
+    """Whose boxes lie anywhere (anywhere.py)."""
+    elsewhere: Sequence[View]
+    """For the last runs: whole photos with other photos' pictures as well."""
+    held_out: Sequence[View]
+    """To measure on."""
+    exact: int
+    """So many numbers at the end of a region's vector are known exactly: its place and colours."""
+
+
+@dataclass(frozen=True)
+class WordsPlan:
+    """Every run of the language stage, made from the same things."""
+
+    card: ModelCard
+    tokenizer: BundleTokenizer
+    views: WordsViews
+    settings: WordsSettings
+
+    def where(self, out: Path) -> StageRun:
+        """How boxes lie that lie anywhere, without a picture's tokens."""
+        blind = replace(self.card, vision=replace(self.card.vision, image_tokens=0))
+        views, settings = self.views.anywhere, self.settings.where
+        return StageRun(
+            name="where",
+            number=1,
+            settings=settings,
+            order=self.order(settings, views, WHERE, 0),
+            held_out=(),
+            collator=self.collator(blind, views, WHERE_NOISE),
+            evaluate_every=500,
+            save_every=250,
+            folder=out / CHECKPOINTS,
+        )
+
+    def words(self, out: Path) -> StageRun:
+        """Everything; `out` as of `where`, which comes before."""
+        views, settings = self.views.fresh, self.settings.stage
+        held = held_out_questions(self.views.held_out, self.settings.held_out, self.settings.seed)
+        return replace(
+            self.where(out),
+            name="words",
+            number=2,
+            settings=settings,
+            order=self.order(settings, views, MIXTURE, 0),
+            held_out=[drawn.record for drawn in held.step(0)],
+            collator=self.collator(self.card, views, NOISE),
+        )
+
+    def last(self, out: Path, number: int) -> StageRun:
+        """What makes an ingredient of the soup, counted from 1, out of what `words` left."""
+        views, settings = self.views.elsewhere, self.settings.last
+        mixture = self.settings.ingredients[number - 1].mixture
+        return replace(
+            self.words(out),
+            name=f"ingredient {number}",
+            number=1,
+            settings=settings,
+            order=self.order(settings, views, mixture, number),
+            collator=self.collator(self.card, views, NOISE),
+        )
+
+    def order(
+        self, stage: StageSettings, views: Sequence[View], mixture: Mixture, number: int
+    ) -> QuestionOrder:
+        """What a run asks; other runs' numbers draw other questions."""
+        effective_batch = stage.batch * stage.accumulate
+        return QuestionOrder(views, effective_batch, self.settings.seed + number, mixture)
+
+    def collator(self, card: ModelCard, views: Sequence[View], noise: Noise) -> Collator:
+        """What makes batches; held-out questions get no noise."""
+        seen = SeenViews(views, noise, self.views.exact, clear=self.views.held_out)
+        return Collator(SampleMaker(card, self.tokenizer), seen, frozen_region=True)
+
+
+def held_out_questions(views: Sequence[View], count: int, seed: int) -> QuestionOrder:
+    """Questions about whole photos that nothing is learned from; a step holds `count` of them."""
+    whole = [view for view in views if view.scene.complete and view.name.suffix == ".0"]
+    return QuestionOrder(whole, count, seed)
+
+
+def train_words(plan: WordsPlan, model: RegionLanguageModel, out: Path) -> None:
+    """Train projector, carrier and language model in place; runs that were stopped go on.
+
+    out: where logs, curves and checkpoints go, those of every ingredient into its own folder.
+    """
+    ingredients = plan.settings.ingredients
+    torch.manual_seed(plan.settings.seed)
+    trained = train((plan.where(out), plan.words(out)), model, out)
+    begun = weights(model, trained)
+    ends = []
+    for number in range(1, len(ingredients) + 1):
+        model.load_state_dict(begun, strict=False)
+        folder = out / f"ingredient-{number}"
+        train((plan.last(folder, number),), model, folder)
+        ends.append(weights(model, trained))
+    shares = [ingredient.share for ingredient in ingredients]
+    model.load_state_dict(soup(ends, shares), strict=False)
+
+
+def train(runs: Sequence[StageRun], model: RegionLanguageModel, out: Path) -> tuple[str, ...]:
+    """Train, or go on with, runs that follow each other; the names of what was trained."""
+    processes = Processes("cpu")
+    resumed = checkpoints.newest(out / CHECKPOINTS)
+    try:
+        with StopWatch(None) as watch, Journal(out) as journal:
+            return train_stages(runs, model, processes, journal, watch, resumed).trained
+    finally:
+        processes.close()
+
+
+def weights(model: RegionLanguageModel, names: Sequence[str]) -> dict[str, Tensor]:
+    """A copy of the weights of these names."""
+    chosen = set(names)
+    return {n: p.detach().clone() for n, p in model.named_parameters() if n in chosen}
