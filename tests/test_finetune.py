@@ -157,6 +157,13 @@ def test_the_recipe_makes_a_bundle_that_answers(
     before = (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns
     recipe.main(words)
     assert (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns == before
+    done = tmp_path / "run" / "language-done.pt"
+    trained = torch.load(done, weights_only=True)
+    done.unlink()
+    recipe.main(words)
+    for name, state in torch.load(done, weights_only=True).items():
+        for weight, value in state.items():
+            assert torch.equal(value, trained[name][weight]), "every run was found at its end"
     once = ("--where-steps", "1", "--language-steps", "1", "--last-steps", "1")
     again = [*words[:3], str(tmp_path / "again"), *once]
     recipe.main([*again, "--encoders", str(tmp_path / "run" / "starter")])

@@ -32,6 +32,8 @@ Tiny = Callable[[str], Bundle]
 CPU = ("--device", "cpu")
 SHORT = ("--steps", 2, "--batch", 2, *CPU)
 """Long enough to train, too short to learn."""
+STEPS = 80
+"""Of each stage, and it has learned, whatever the seed; after 50 it sometimes has not."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def trained(
     def train(row: str) -> Trained:
         out = tmp_path_factory.mktemp(row) / "mine"
         words = [
-            "finetune", "--data", things, "--model", tiny(row).root, "--out", out, "--steps", 50,
+            "finetune", "--data", things, "--model", tiny(row).root, "--out", out, "--steps", STEPS,
             "--batch", 8, "--learning-rate", 0.01, "--evaluate-every", 25,
             "--held-out-share", 0.25, *CPU,
         ]  # fmt: skip
@@ -117,9 +119,9 @@ def test_what_is_said_while_it_trains(trained: Callable[[str], Trained], things:
     lines = trained("levels").err.splitlines()
     assert lines[0] == f"{things}: 48 records of 24 pictures"
     said = "effective batch 8 = 8 x 1 accumulated x 1 process"
-    assert lines[1] == f"align: 36 records, 50 steps; {said}"
-    assert f"instruct: 36 records, 50 steps; {said}" in lines
-    assert any(line.startswith("instruct 50/50: held-out loss") for line in lines)
+    assert lines[1] == f"align: 36 records, {STEPS} steps; {said}"
+    assert f"instruct: 36 records, {STEPS} steps; {said}" in lines
+    assert any(line.startswith(f"instruct {STEPS}/{STEPS}: held-out loss") for line in lines)
     assert lines[-1].endswith("% of 12 held-out answers word for word")
 
 
@@ -144,7 +146,7 @@ def test_the_card_says_where_the_model_comes_from(
     align, instruct = told["stages"]
     assert (align["name"], instruct["name"]) == ("align", "instruct")
     for stage in (align, instruct):
-        assert stage["steps"] == 50
+        assert stage["steps"] == STEPS
         assert (stage["settings"]["learning_rate"], stage["settings"]["batch"]) == (0.01, 8)
     last = {entry["stage"]: entry for entry in log_of(ran.root) if not entry.get("held_out")}
     assert instruct["training_loss"] == round(last["instruct"]["loss"], 4)
@@ -171,9 +173,9 @@ def test_what_the_training_folder_holds(trained: Callable[[str], Trained]) -> No
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
     entries = log_of(ran.root)
     steps = [entry["step"] for entry in entries if not entry.get("held_out")]
-    assert steps == [*range(1, 51)] * 2
+    assert steps == [*range(1, STEPS + 1)] * 2
     held_out = [entry["step"] for entry in entries if entry.get("held_out")]
-    assert held_out == [0, 25, 50] * 2
+    assert held_out == [0, 25, 50, 75, STEPS] * 2
     assert sorted(path.name for path in ran.root.parent.iterdir()) == ["mine"]
 
 
@@ -193,7 +195,7 @@ def test_tensorboard_reads_the_curves(trained: Callable[[str], Trained]) -> None
                 assert [point.step for point in points] == [entry["step"] for entry in own]
                 expected = [entry[figure] for entry in own]
                 assert [point.value for point in points] == pytest.approx(expected, rel=1e-6)
-        assert len(board.Scalars(f"{stage}/learning rate")) == 50
+        assert len(board.Scalars(f"{stage}/learning rate")) == STEPS
 
 
 def test_a_model_trains_further_from_a_result(
