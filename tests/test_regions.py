@@ -30,9 +30,10 @@ conventions = st.tuples(st.sampled_from(BoxFormat), st.sampled_from(BoxUnits))
 
 @st.composite
 def boxes(draw: st.DrawFn, low: float = -10_000, high: float = 10_000) -> Box:
-    """Boxes of at least one pixel each way, not necessarily inside a picture."""
+    """Boxes of more than one pixel each way, not necessarily inside a picture."""
     x0, y0 = draw(st.floats(low, high)), draw(st.floats(low, high))
-    return Box(x0, y0, x0 + draw(st.floats(1, high - low)), y0 + draw(st.floats(1, high - low)))
+    sides = st.floats(1.01, high - low)  # 1 could be taken for fractions
+    return Box(x0, y0, x0 + draw(sides), y0 + draw(sides))
 
 
 def written(box: Box, form: BoxFormat, units: BoxUnits, width: int, height: int) -> WrittenBox:
