@@ -1,6 +1,6 @@
 """A soup of fine-tuned models: the mean of their weights (Wortsman et al. 2022, "model soups").
 
-Runs that go on from the same weights end where the mean of them is a model too, and one that is
+Runs that go on from the same weights end where the mean of them is a model too, often one that is
 right more often than most of them. It does not know what the weights are of.
 """
 
@@ -17,18 +17,9 @@ def soup(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
 
     shares: up to a common factor. Computed in float64, given back in each weight's own dtype.
     """
-    total = sum(shares)
-    return {
-        name: sum_of([state[name] for state in states], [share / total for share in shares])
-        if value.is_floating_point()
-        else value
-        for name, value in states[0].items()
-    }
-
-
-def sum_of(values: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """Each value times its factor, added up."""
-    added = torch.zeros_like(values[0], dtype=torch.float64)
-    for value, factor in zip(values, factors, strict=True):
-        added.add_(value.double(), alpha=factor)
-    return added.to(values[0].dtype)
+    parts = torch.tensor(shares, dtype=torch.float64) / sum(shares)
+    mean = dict(states[0])
+    for name in [name for name, value in mean.items() if value.is_floating_point()]:
+        values = torch.stack([state[name] for state in states])
+        mean[name] = torch.tensordot(parts, values.double(), 1).to(values.dtype)
+    return mean

@@ -8,6 +8,7 @@ whose weights the mean is kept. It does not know how the encoders were made.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from regionqa.finetune.journal import Journal
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.processes import Processes
 from regionqa.finetune.questions import MIXTURE, MORE_NAMES, REGIONS, WHERE, Mixture
+from regionqa.finetune.records import Record
+from regionqa.finetune.run import CHECKPOINTS
 from regionqa.finetune.samples import SampleMaker
 from regionqa.finetune.soup import soup
 from regionqa.finetune.stages import Precision, RegionPart, StageSettings
@@ -47,8 +50,6 @@ PLACES_FIRST = replace(WORDS, steps=1000, projector=False)
 comparing two boxes is learned in half of the steps that it takes behind sixteen image tokens."""
 LAST = replace(WORDS, steps=600, learning_rate=7e-4, warm_up_steps=30)
 """How each ingredient of the soup goes on from there."""
-CHECKPOINTS = "checkpoints"
-"""Folder of a run's checkpoints."""
 NOISE = Noise(picture=0.5, region=1.0)
 """The encoders have learned from these very photos, and are surer of them than of any other."""
 WHERE_NOISE = Noise(region=0.5)
@@ -65,8 +66,8 @@ class Ingredient:
 
 
 INGREDIENTS = (*[Ingredient(MORE_NAMES, 0.15)] * 5, Ingredient(REGIONS, 0.25))
-"""Asked about regions alone it forgets what whole pictures show and names boxes best; in the mean
-both are kept. Runs of the same questions differ by their seed."""
+"""Asked about regions alone it forgets what whole pictures show, and was the surest of a cat; in
+the mean both are kept. Runs of the same questions differ by their seed."""
 
 
 @dataclass(frozen=True)
@@ -122,44 +123,44 @@ class WordsPlan:
     def where(self, out: Path) -> StageRun:
         """How boxes lie that lie anywhere, without a picture's tokens."""
         blind = replace(self.card, vision=replace(self.card.vision, image_tokens=0))
-        views, settings = self.views.anywhere, self.settings.where
-        return StageRun(
-            name="where",
-            number=1,
-            settings=settings,
-            order=self.order(settings, views, WHERE, 0),
-            held_out=(),
-            collator=self.collator(blind, views, WHERE_NOISE),
-            evaluate_every=500,
-            save_every=250,
-            folder=out / CHECKPOINTS,
-        )
+        order = self.order(self.settings.where, self.views.anywhere, WHERE, 0)
+        return self.run("where", out, self.settings.where, order, blind, WHERE_NOISE)
 
     def words(self, out: Path) -> StageRun:
         """Everything; `out` as of `where`, which comes before."""
-        views, settings = self.views.fresh, self.settings.stage
-        held = held_out_questions(self.views.held_out, self.settings.held_out, self.settings.seed)
-        return replace(
-            self.where(out),
-            name="words",
-            number=2,
-            settings=settings,
-            order=self.order(settings, views, MIXTURE, 0),
-            held_out=[drawn.record for drawn in held.step(0)],
-            collator=self.collator(self.card, views, NOISE),
-        )
+        order = self.order(self.settings.stage, self.views.fresh, MIXTURE, 0)
+        run = self.run("words", out, self.settings.stage, order, self.card, NOISE)
+        return replace(run, number=2, held_out=self.held_out)
 
     def last(self, out: Path, number: int) -> StageRun:
         """What makes an ingredient of the soup, counted from 1, out of what `words` left."""
-        views, settings = self.views.elsewhere, self.settings.last
         mixture = self.settings.ingredients[number - 1].mixture
-        return replace(
-            self.words(out),
-            name=f"ingredient {number}",
+        order = self.order(self.settings.last, self.views.elsewhere, mixture, number)
+        name = f"ingredient {number}"
+        run = self.run(name, out, self.settings.last, order, self.card, NOISE)
+        return replace(run, held_out=self.held_out)
+
+    def run(
+        self,
+        name: str,
+        out: Path,
+        stage: StageSettings,
+        order: QuestionOrder,
+        card: ModelCard,
+        noise: Noise,
+    ) -> StageRun:
+        """A first stage in a folder, without held-out questions."""
+        seen = SeenViews(order.views, noise, self.views.exact, clear=self.views.held_out)
+        return StageRun(
+            name=name,
             number=1,
-            settings=settings,
-            order=self.order(settings, views, mixture, number),
-            collator=self.collator(self.card, views, NOISE),
+            settings=stage,
+            order=order,
+            held_out=(),
+            collator=Collator(SampleMaker(card, self.tokenizer), seen, frozen_region=True),
+            evaluate_every=500,
+            save_every=250,
+            folder=out / CHECKPOINTS,
         )
 
     def order(
@@ -169,10 +170,12 @@ class WordsPlan:
         effective_batch = stage.batch * stage.accumulate
         return QuestionOrder(views, effective_batch, self.settings.seed + number, mixture)
 
-    def collator(self, card: ModelCard, views: Sequence[View], noise: Noise) -> Collator:
-        """What makes batches; held-out questions get no noise."""
-        seen = SeenViews(views, noise, self.views.exact, clear=self.views.held_out)
-        return Collator(SampleMaker(card, self.tokenizer), seen, frozen_region=True)
+    @cached_property
+    def held_out(self) -> list[Record]:
+        """The same questions for every run; they get no noise."""
+        settings = self.settings
+        order = held_out_questions(self.views.held_out, settings.held_out, settings.seed)
+        return [drawn.record for drawn in order.step(0)]
 
 
 def held_out_questions(views: Sequence[View], count: int, seed: int) -> QuestionOrder:
