@@ -6,7 +6,8 @@
 Kinds: relations (left, above, bigger, in front), on which of two sides, which of several, presence
 (half of the answers are yes), counts of one to five, places, sameness, checks of a name. They are
 drawn by the rules of training (finetune/questions.py), always the same ones; the photos should be
-none of training's. Of dev, colours too: 100 boxes that a person looked at, with every colour that a
+none of training's: `dev`, or `held-out`, those of train that the recipe holds out. Of dev, colours
+too: 100 boxes that a person looked at, with every colour that a
 person may say of them (colour_labels.jsonl).
 """
 
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.finetune.pictures import read_photos
+from regionqa.finetune.pictures import PhotoSet, read_photos
 from regionqa.finetune.relations import comparing, matching, relating, siding
 from regionqa.finetune.scenes import Maker, whole_scene
 from regionqa.finetune.single import checking, placing
+from regionqa.finetune.views import ViewSettings, split
 from regionqa.finetune.wholes import counting, presence
 from regionqa.finetune.wording import NUMBER_WORDS
 
@@ -32,6 +34,7 @@ KINDS: tuple[tuple[str, Maker, int], ...] = (
     ("same", matching, 2), ("check", checking, 2),
 )  # fmt: skip
 """What is asked, and how often of each photo."""
+HELD_OUT = "held-out"
 COLOURS = Path(__file__).with_name("colour_labels.jsonl")
 COUNTED = frozenset(f"{word}." for word in NUMBER_WORDS[1:6])
 
@@ -44,10 +47,17 @@ def colour_questions() -> Iterator[dict[str, object]]:
         yield label | {"question": "what colour is this?", "answers": answers, "kind": "colour"}
 
 
-def main(folder: Path, split: str, out: Path) -> None:
+def photos_of(folder: Path, name: str) -> PhotoSet:
+    """The photos of a split; those held out are a part of train."""
+    if name != HELD_OUT:
+        return read_photos(folder, name)
+    return split(read_photos(folder, "train"), ViewSettings())[1]
+
+
+def main(folder: Path, name: str, out: Path) -> None:
     """Write the questions; a line of each kind says how many there are."""
     rng = np.random.default_rng(0)
-    photos = read_photos(folder, split)
+    photos = photos_of(folder, name)
     lines, counts = [], dict.fromkeys((kind for kind, _, _ in KINDS), 0)
     for photo in photos.photos:
         if not len(photo.labels):
@@ -73,7 +83,7 @@ def main(folder: Path, split: str, out: Path) -> None:
                     "kind": kind,
                 }
                 lines.append(json.dumps(record) + "\n")
-    if split == "dev":
+    if name == "dev":
         colours = [json.dumps(record) + "\n" for record in colour_questions()]
         lines, counts["colour"] = lines + colours, len(colours)
     out.write_text("".join(lines), encoding="utf-8")

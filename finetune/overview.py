@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from regionqa.export.cuts import CutTrunk
 from regionqa.export.vision import ResNetVision
 from regionqa.finetune.hogwild import Course, Phase
+from regionqa.finetune.mixing import MIXED, mixed
 from regionqa.finetune.namer import AT_LEAST
 from regionqa.finetune.pictures import (
     Canvas,
@@ -26,9 +27,13 @@ from regionqa.finetune.pictures import (
 )
 
 OVERVIEW = Course(
-    steps=900, phases=(Phase(1.0, 128, (32,)),), kernel_rate=0.012, learning_rate=2e-3, average=0.99
+    steps=1200,
+    phases=(Phase(1.0, 128, (32,)),),
+    kernel_rate=0.012,
+    learning_rate=2e-3,
+    average=0.99,
 )
-"""Photos are few: about ten times each, changed every time."""
+"""Photos are few: about 33 views of each, changed every time."""
 
 
 class Overview(nn.Module):
@@ -80,10 +85,26 @@ def in_cells(canvas: Canvas, grid: int, classes: int) -> Floats:
 
 
 @dataclass(frozen=True)
+class OverviewBatch:
+    """B views to learn from."""
+
+    pixel_values: Tensor
+    """(B, 3, S, S)."""
+    cells: Tensor
+    """(B, cells, classes): how much of each class is in each cell; a part only in mixtures."""
+    shown: Tensor
+    """(B, 3 classes): whether the view shows at least 1, 2, 4 of a class."""
+
+
+@dataclass(frozen=True)
 class OverviewLesson:
     """Random views of photos."""
 
     photos: PhotoSet
+    grid: int
+    """Cells along a side of what the vision encoder gives."""
+    mixed: float = MIXED
+    """Share of views that another one shines through."""
     kinds: tuple[str, ...] = ("photos",)
 
     def view(self, side: int, rng: np.random.Generator) -> Canvas:
@@ -94,24 +115,30 @@ class OverviewLesson:
             if len(view.labels):
                 return view
 
-    def batch(self, phase: Phase, rng: np.random.Generator) -> list[Canvas]:
+    def batch(self, phase: Phase, rng: np.random.Generator) -> OverviewBatch:
         """The views of one step."""
-        return [self.view(phase.side, rng) for _ in range(phase.counts[0])]
-
-    def loss(self, model: Overview, batch: list[Canvas]) -> tuple[Tensor, Tensor]:
-        """The loss, and of how many views the likeliest thing is there (1,)."""
-        classes, grid = len(self.photos.names), model.vision.config.token_grid
-        pixel_values = batch_of(batch)[0]
-        with torch.autocast("cpu", torch.bfloat16):
-            cells, whole = model(pixel_values)
-        counts = np.stack([np.bincount(view.labels, minlength=classes) for view in batch])
+        views = [self.view(phase.side, rng) for _ in range(phase.counts[0])]
+        classes = len(self.photos.names)
+        counts = np.stack([np.bincount(view.labels, minlength=classes) for view in views])
         shown = np.concatenate([counts >= number for number in AT_LEAST], axis=1)  # (B, 3 classes)
-        where = torch.from_numpy(np.stack([in_cells(view, grid, classes) for view in batch]))
-        loss = F.binary_cross_entropy_with_logits(cells.float(), where)
-        there = torch.from_numpy(shown).float()
-        loss = loss + F.binary_cross_entropy_with_logits(whole.float(), there)
+        cells = np.stack([in_cells(view, self.grid, classes) for view in views])
+        told = (
+            batch_of(views)[0],
+            torch.from_numpy(cells),
+            torch.from_numpy(shown.astype(np.float32)),
+        )
+        return OverviewBatch(*mixed(told, self.mixed, rng))
+
+    def loss(self, model: Overview, batch: OverviewBatch) -> tuple[Tensor, Tensor]:
+        """The loss, and in how many views the likeliest thing is (for the most part) there (1,)."""
+        with torch.autocast("cpu", torch.bfloat16):
+            cells, whole = model(batch.pixel_values)
+        loss = F.binary_cross_entropy_with_logits(cells.float(), batch.cells)
+        loss = loss + F.binary_cross_entropy_with_logits(whole.float(), batch.shown)
+        classes = len(self.photos.names)
         likeliest = whole[:, :classes].argmax(1, keepdim=True)
-        return classes * loss, there.gather(1, likeliest).sum(0)
+        there = batch.shown.gather(1, likeliest) > 0.5
+        return classes * loss, there.float().sum(0)
 
 
 @torch.no_grad()

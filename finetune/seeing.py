@@ -16,11 +16,12 @@ from regionqa.export.cuts import CutConfig
 from regionqa.export.vision import ResNetConfig, ResNetVision
 from regionqa.finetune.cutting import CutSource, CuttingSettings
 from regionqa.finetune.hogwild import Course, train
+from regionqa.finetune.mixing import MIXED
 from regionqa.finetune.namer import Named, Namer, read_namer
 from regionqa.finetune.overview import Overview, OverviewLesson, begin
 from regionqa.finetune.pictures import PhotoSet, Tiles, read_tiles
 from regionqa.finetune.saving import save_atomically
-from regionqa.finetune.sight import MIXED, SightLesson, named_boxes, scores
+from regionqa.finetune.sight import SightLesson, named_boxes, scores
 
 TILE_NAMES = 200
 log = logging.getLogger("regionqa.finetune")
@@ -80,7 +81,7 @@ def overviewed(
     if not done.exists():
         log.info("stage 2 of 3: what whole photos show, and where")
         begin(model.vision, named.namer.region.trunk)
-        lesson = OverviewLesson(photos)
+        lesson = OverviewLesson(photos, config.token_grid)
         model = train(model, lesson, course, out / "overview-steps.pt", log.info)
         save_atomically(model.state_dict(), done)
     model.load_state_dict(torch.load(done, weights_only=True))

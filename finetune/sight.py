@@ -37,8 +37,6 @@ SIGHT_AGAIN = Course(
 )
 """Once more from a higher rate (Loshchilov and Hutter 2017), on mixtures: by the end of the first
 course boxes are known by heart, and tiles far from all learned."""
-MIXED = 0.5
-"""Share of the second course's boxes that another one shines through."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,6 @@ class SightLesson:
     """Share of what is found that the classifier does not see."""
     mixed: float = 0.0
     """Share of boxes that another one shines through."""
-    shine: float = 0.4
-    """How much each of the two gives is drawn from Beta(shine, shine)."""
     kinds: tuple[str, ...] = ("boxes", "tiles")
 
     def batch(self, phase: Phase, rng: np.random.Generator) -> CutBatch:
@@ -65,7 +61,7 @@ class SightLesson:
         if not self.mixed:
             return batch
         told = (batch.close, batch.wide, batch.places, batch.names, batch.shown)
-        close, wide, places, names, shown = mixed(told, self.mixed, self.shine, rng)
+        close, wide, places, names, shown = mixed(told, self.mixed, rng)
         return replace(batch, close=close, wide=wide, places=places, names=names, shown=shown)
 
     def loss(self, model: Namer, batch: CutBatch) -> tuple[Tensor, Tensor]:

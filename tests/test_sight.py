@@ -316,6 +316,21 @@ def test_cells_show_what_has_its_middle_in_them_or_fills_them() -> None:
     assert shown.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
+def test_half_of_the_views_shine_through_another(photos: PhotoSet) -> None:
+    plain, batch = (
+        OverviewLesson(photos, 2, share).batch(Phase(1.0, 24, (200,)), np.random.default_rng(3))
+        for share in (0.0, 0.5)
+    )
+    assert batch.pixel_values.shape == (200, 3, 24, 24)
+    assert batch.cells.shape == (200, 4, 3) and batch.shown.shape == (200, 9)
+    changed = (batch.pixel_values != plain.pixel_values).flatten(1).any(1)
+    assert 70 < changed.sum() < 130
+    for own, before in ((batch.cells, plain.cells), (batch.shown, plain.shown)):
+        assert torch.equal(own[~changed], before[~changed])
+        assert ((own > 0.5) >= (before > 0.5)).all(), "a view is mostly its own"
+        assert (own[changed] % 1 > 0).any(), "what is told is mixed as pixels are"
+
+
 def test_it_learns_what_photos_show(tmp_path: Path) -> None:
     """One colour a photo; the likeliest thing is there."""
     photos = []
@@ -333,5 +348,6 @@ def test_it_learns_what_photos_show(tmp_path: Path) -> None:
         learning_rate=1e-2, average=0.8,
     )  # fmt: skip
     model = Overview(ResNetVision(WHOLE), 3)
-    trained = train(model, OverviewLesson(shown), course, tmp_path / "whole.pt", silent)
+    lesson = OverviewLesson(shown, WHOLE.token_grid, mixed=0.0)
+    trained = train(model, lesson, course, tmp_path / "whole.pt", silent)
     assert presence_scores(trained, shown) == "mean average precision 1.000 over 3 classes"
