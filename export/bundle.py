@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from regionqa.bundles import CARD, Bundle, file_spec, open_bundle
 from regionqa.errors import BundleError
 from regionqa.export.architectures import build, describe
-from regionqa.export.graphs import ParityReport, export_region, export_vision
+from regionqa.export.graphs import ParityReport, export_region, export_vision, level_names
 from regionqa.export.parts import RegionModule, VisionModule
 
 WEIGHTS = "encoders.safetensors"
@@ -45,7 +45,8 @@ def write_bundle(
 ) -> tuple[Bundle, list[ParityReport]]:
     """Write a bundle and open it.
 
-    card: the card's tables without `files`, `revision` and `architecture`, which are found here.
+    card: the card's tables without `files`, `revision`, `architecture` and the vision encoder's
+    `levels`, which are found here.
     language: a model, whose weights are stored as they are, or a folder to copy.
     tokenizer: a tokenizer.json. unchanged: graphs that were compared before, to be copied.
     What `folder` holds beside a bundle stays there. Raises ExportError where a graph differs from
@@ -133,7 +134,10 @@ def move_bundle(partial: Path, folder: Path) -> None:
 def write_card(
     root: Path, card: Mapping[str, Any], vision: VisionModule, region: RegionModule | None
 ) -> None:
-    """The card with the files found in `root`; its revision is a digest of theirs."""
+    """The card with the files found in `root`; its revision is a digest of theirs.
+
+    The names of the vision encoder's maps come from the encoder too.
+    """
     own = (root / name for name in (WEIGHTS, VISION_GRAPH, REGION_GRAPH))
     paths = sorted(path for path in (*own, *(root / "llm").rglob("*")) if path.is_file())
     files = [file_spec(root, path) for path in paths]
@@ -141,6 +145,7 @@ def write_card(
     modules = {"vision": vision, "region": region}
     table = {
         **card,
+        "vision": {**card["vision"], "levels": level_names(len(vision.level_shapes))},
         "revision": digest[:12],
         "architecture": {name: describe(module) for name, module in modules.items() if module},
         "files": [asdict(spec) for spec in files],

@@ -30,7 +30,7 @@ from regionqa.export.checkpoints import (
     runtime_of,
 )
 from regionqa.export.cuts import CutRegionEncoder
-from regionqa.export.graphs import ParityReport, level_names
+from regionqa.export.graphs import ParityReport
 from regionqa.export.parts import RegionModule
 from regionqa.export.processors import picture_table
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
@@ -230,11 +230,7 @@ def assemble(
         "summary": f"{origin}; {state}",
         "untrained": list(parts.untrained),
         "picture": dict(parts.picture),
-        "vision": {
-            "graph": "vision.onnx",
-            "image_tokens": image_tokens,
-            "levels": level_names(len(parts.vision.levels)),
-        },
+        "vision": {"graph": "vision.onnx", "image_tokens": image_tokens},
         **({"region": dict(parts.region_table)} if parts.region else {}),
         "language": {
             "folder": "llm",

@@ -46,7 +46,7 @@ from regionqa.export.delta import (
     read_parts,
     stream,
 )
-from regionqa.export.graphs import ParityReport, export_region, export_vision, level_names
+from regionqa.export.graphs import ParityReport, export_region, export_vision
 from regionqa.export.parts import RegionModule
 from regionqa.export.published import multilevel_sizes, regionclip_sizes
 from regionqa.export.regionfile import read_regionclip
@@ -304,10 +304,7 @@ def card_table(
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     table = {key: value for key, value in table.items() if key not in (*FOUND, "sources")}
     table["picture"]["size"] = vision.side
-    table["vision"] |= {
-        "image_tokens": vision.image_tokens,
-        "levels": level_names(len(vision.levels)),
-    }
+    table["vision"]["image_tokens"] = vision.image_tokens
     table["language"]["runtime"] = runtime
     table["provenance"] |= origins
     return table

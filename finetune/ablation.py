@@ -26,7 +26,7 @@ from regionqa.engine import Engine
 from regionqa.evaluation.recognition import Recognition, recognise
 from regionqa.export.bundle import given_tables, read_encoders, write_bundle
 from regionqa.export.cuts import CutRegionEncoder
-from regionqa.export.graphs import halve, level_names
+from regionqa.export.graphs import halve
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.vision import ResNetVision
@@ -150,11 +150,8 @@ def variant(folder: Path, base: Bundle, starter: Bundle, kind: str) -> Bundle:
     if region is not None:
         halve(region)
     folder_of_words = base.file(base.card.language.folder)
-    card = variant_card(base, starter, kind)
-    card["vision"]["levels"] = level_names(len(vision.level_shapes))
-    return write_bundle(
-        folder, card, vision, region, folder_of_words, folder_of_words / "tokenizer.json"
-    )[0]
+    card, tokenizer = variant_card(base, starter, kind), folder_of_words / "tokenizer.json"
+    return write_bundle(folder, card, vision, region, folder_of_words, tokenizer)[0]
 
 
 def with_levels(vision: VisionModule) -> ResNetVision:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM
@@ -42,6 +41,7 @@ from regionqa.finetune.probes import begin_as, name_directions, name_probe, pict
 from regionqa.finetune.saving import save_atomically
 from regionqa.finetune.seeing import overviewed, report_sight, sighted
 from regionqa.finetune.sight import SIGHT, SIGHT_AGAIN
+from regionqa.finetune.startercard import ANSWER, CONTEXT, PICTURE, START, STOP, card_tables
 from regionqa.finetune.views import View, ViewSettings, encode_views, load_views, save_views, split
 from regionqa.finetune.words import (
     LAST,
@@ -53,18 +53,13 @@ from regionqa.finetune.words import (
     WordsViews,
     train_words,
 )
-from regionqa.prompts import PromptRules
 from regionqa.tokenizer import BundleTokenizer
 
-START, STOP, ANSWER = "<s>", "</s>", "<answer>"
-CONTEXT = 256
 VIEWS = ViewSettings()
 CUTS = CutConfig()
 WHOLE = ResNetConfig(
     input_size=128, widths=CUTS.widths[:3], depths=CUTS.depths[:3], levels=(), patch=PATCH
 )
-PICTURE = 320
-"""Side of the picture that regions are cut from, in pixels."""
 PLACE_WIDTH = 96
 """Hidden width of the embedding of a box's place."""
 REGION_LOUDNESS, PICTURE_LOUDNESS = 0.5, 0.6
@@ -73,68 +68,7 @@ COLOUR_LOUDNESS = 4.0
 """What a new carrier's weights for colours are multiplied by, or names drown them."""
 SOME = 500
 """Views that loudness is measured on."""
-RULES = PromptRules(
-    template=f"{START}{{image}}{{question}}{ANSWER}",
-    region="{number}{region}",
-    picture_question="describe this picture.",
-    region_question="describe <region1>.",
-    introduction="{regions}",
-    separator="",
-)
 log = logging.getLogger("regionqa.finetune")
-
-
-def card_tables(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
-    """The starter's card, without what is found when the bundle is written."""
-    return {
-        "name": "starter",
-        "summary": "small PVIT-kind model: 80 everyday things in photos; runs anywhere, offline",
-        "max_regions": 16,
-        "picture": picture_table(vision.input_size),
-        "vision": {
-            "graph": "vision.onnx",
-            "image_tokens": vision.image_tokens,
-        },
-        "region": {
-            "graph": "region.onnx",
-            "tokens": region.tokens,
-            "picture": picture_table(PICTURE),
-        },
-        "language": {
-            "folder": "llm",
-            "runtime": "native",
-            "context": CONTEXT,
-            "max_new_tokens": 48,
-            "stop": [STOP],
-        },
-        "prompt": {
-            "template": RULES.template,
-            "region": RULES.region,
-            "picture_question": RULES.picture_question,
-            "region_question": RULES.region_question,
-            "introduction": RULES.introduction,
-            "separator": RULES.separator,
-        },
-        "provenance": {
-            "data": "Tiny-ImageNet-200 (100,000 pictures of 64 px) for pretraining; 2,478 COCO "
-            "2017 photos of at most 320 px with their boxes and captions",
-            "licence": "weights: for research, not for commercial use, as Tiny-ImageNet's "
-            "(ImageNet's) terms ask of what was trained on it; COCO annotations CC BY 4.0, COCO "
-            "photos under their own Flickr licences",
-            "recipe": "python -m regionqa.finetune.starter",
-        },
-    }
-
-
-def picture_table(size: int) -> dict[str, Any]:
-    """How a picture is fitted to a square of this side; training fits photos the same way."""
-    return {
-        "size": size,
-        "fit": "squash",
-        "resample": "bicubic",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-    }
 
 
 def seen(

@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig
 
 from regionqa.bundles import Bundle
 from regionqa.export.bundle import write_bundle
-from regionqa.export.graphs import halve, level_names
+from regionqa.export.graphs import halve
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.tower import TowerConfig, TowerVision, tower_table
 
@@ -161,6 +161,6 @@ def shaped_card(shape: Shape) -> dict[str, Any]:
     card = tiny_card("levels")
     card["name"] = "shaped"
     card["picture"]["size"] = shape.side
-    card["vision"] |= {"image_tokens": shape.patches**2, "levels": level_names(4)}
+    card["vision"]["image_tokens"] = shape.patches**2
     card["language"] |= {"context": 2048, "max_new_tokens": 8}
     return card

@@ -103,7 +103,7 @@ def small_card(starter: Bundle) -> dict[str, object]:
             "size": 64, "fit": "squash", "resample": "bilinear",
             "mean": [0.5] * 3, "std": [0.5] * 3,
         },
-        "vision": {"graph": "vision.onnx", "image_tokens": 1, "levels": level_names(3)},
+        "vision": {"graph": "vision.onnx", "image_tokens": 1},
         "region": {"graph": "region.onnx", "tokens": 1},
         "language": {
             "folder": "llm", "runtime": "native", "context": 64,

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from regionqa.bundles import Bundle
 from regionqa.export import bundle as bundle_module
 from regionqa.export.bundle import write_bundle
-from regionqa.export.graphs import ParityReport, level_names
+from regionqa.export.graphs import ParityReport
 from regionqa.export.parts import RegionModule, VisionModule
 from regionqa.export.pixels import PixelRegionConfig, PixelRegionEncoder
 from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
@@ -113,11 +113,7 @@ def tiny_card(row: str) -> dict[str, Any]:
         "max_regions": 4,
         "untrained": ["region encoder" if row in region else "language model"],
         "picture": picture,
-        "vision": {
-            "graph": "vision.onnx",
-            "image_tokens": 4,
-            "levels": level_names(2) if row == "levels" else [],
-        },
+        "vision": {"graph": "vision.onnx", "image_tokens": 4},
         **({"region": region[row]} if row in region else {}),
         "language": {
             "folder": "llm", "runtime": "native", "context": 96,
