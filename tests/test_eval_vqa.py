@@ -78,9 +78,31 @@ def test_every_kind_of_question_has_its_figures(regionqa: "Command", folder: Pat
     }  # fmt: skip
     assert figures(document, "kind, balanced")["presence"] == 75
     assert figures(document, "kind, within one") == {"count": 100}
+    assert figures(document, "kind, within one, balanced") == {"count": 100}
     assert {"answer": "yes.", "reply": "no, there is none.", "count": 1} in document["listings"][
         "wrong"
     ]
+
+
+def test_saying_one_of_everything_is_not_counting(
+    regionqa: "Command", tmp_path: Path, starter: Bundle
+) -> None:
+    """Where three things are there once and one four times, "one" is right of one number in two."""
+    grey(tmp_path, "a.jpg")
+    asked = ["how many cups?", "how many cats?", "how many dogs?", "how many men?"]
+    due = ["one", "one", "one", "four"]
+    lines(tmp_path / "q.jsonl", [
+        {"image": "a.jpg", "question": question, "answer": answer, "kind": "count"}
+        for question, answer in zip(asked, due, strict=True)
+    ])  # fmt: skip
+    answered(tmp_path / "kept.jsonl", starter, [("a.jpg", [], each, "one.") for each in asked])
+    out = tmp_path / "out.json"
+    words = ("eval", "vqa", tmp_path / "q.jsonl", "--answers", tmp_path / "kept.jsonl")
+    assert regionqa(*words, "--json", out).status == 0
+    document = json.loads(out.read_text())
+    told = figures(document)
+    assert (told["count_within_one"], told["count_within_one_balanced"]) == (75, 50)
+    assert figures(document, "kind, within one, balanced") == {"count": 50}
 
 
 def test_choices_are_judged_by_words_and_by_likelihood(

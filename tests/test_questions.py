@@ -30,7 +30,14 @@ from regionqa.finetune.single import (
     grouping,
     naming,
 )
-from regionqa.finetune.wholes import biggest, captioning, counting, finding, presence
+from regionqa.finetune.wholes import (
+    biggest,
+    captioning,
+    counting,
+    counting_evenly,
+    finding,
+    presence,
+)
 from regionqa.finetune.wording import SYNONYMS, as_typed, listed, place_of, with_article
 from regionqa.prompts import REFERENCE
 
@@ -208,9 +215,24 @@ def test_presence_and_counts_are_true(scene: Scene) -> None:
     assert {s.answer for s in drawn(counting_alike, scene)} == {"one."}
 
 
+def test_numbers_are_asked_about_evenly(scene: Scene) -> None:
+    """From a cat, two dogs and nine birds in a photo one does not learn to say "nine"."""
+    labels = np.repeat([0, 1, 2], [1, 2, 9])
+    boxes = np.tile(scene.boxes[:1], (12, 1))
+    crowd = replace(scene, boxes=boxes, labels=labels, box_weights=np.ones(12, np.float32))
+    said = {
+        maker: Counter(sample.answer for sample in drawn(maker, crowd, 3000))
+        for maker in (counting, counting_evenly)
+    }
+    many, ones, pairs = (said[counting_evenly][number] for number in ("nine.", "one.", "two."))
+    assert said[counting]["nine."] > 3 * said[counting]["two."]
+    assert 0.2 < ones / many < 0.3 and 0.7 < pairs / many < 0.9
+
+
 def test_what_needs_the_whole_photo_is_not_asked_of_a_part(scene: Scene) -> None:
     part = replace(scene, complete=False)
-    for maker in (counting, presence, finding, biggest, captioning, counting_alike, neighbouring):
+    makers = (counting, counting_evenly, presence, finding, biggest, captioning, counting_alike)
+    for maker in (*makers, neighbouring):
         assert drawn(maker, scene)
         assert not drawn(maker, part), maker
 

@@ -161,6 +161,10 @@ def _truths(asked: Sequence[Asked]) -> list[str]:
     return ["yes" if yes_or_no(each.question.answers[0]) else "no" for each in asked]
 
 
+def _numbers(asked: Sequence[Asked]) -> list[str]:
+    return [str(number_in(each.question.answers[0])) for each in asked]
+
+
 def _yes_no_figures(asked: Sequence[Asked], right: Bools, kinds: Sequence[Due]) -> list[Figure]:
     mask = _of(kinds, Due.yes_no)
     if not mask.any():
@@ -205,7 +209,9 @@ def _count_figures(asked: Sequence[Asked], right: Bools, kinds: Sequence[Due]) -
     return [
         Figure("count", "counts, exact", mean_of(right, mask), count),
         Figure("count_within_one", "counts, within one", mean_of(away <= 1, mask), count),
-    ]
+        Figure("count_within_one_balanced", "counts, within one, balanced",
+               mean_over_groups(away <= 1, _numbers(asked), mask), count),
+    ]  # fmt: skip
 
 
 def _away(asked: Sequence[Asked], mask: Bools) -> Floats:
@@ -222,11 +228,11 @@ def _away(asked: Sequence[Asked], mask: Bools) -> Floats:
 def _by_kind(
     asked: Sequence[Asked], right: Bools, kinds: Sequence[Due]
 ) -> dict[str, tuple[Figure, ...]]:
-    """Accuracy by kind of question; of yes or no balanced as well, of counts within one."""
+    """Accuracy by kind of question; balanced too of yes or no; of counts within one, both ways."""
     names = np.array([each.question.kind or str(kind) for each, kind in zip(asked, kinds,
                       strict=True)], dtype=object)  # fmt: skip
-    away, truths = _away(asked, _of(kinds, Due.number)), _truths(asked)
-    plain, balanced, within = [], [], []
+    away, truths, numbers = _away(asked, _of(kinds, Due.number)), _truths(asked), _numbers(asked)
+    plain, balanced, within, within_each = [], [], [], []
     for name in sorted(set(names)):
         mask = np.array(names == name, bool)
         count = int(mask.sum())
@@ -234,8 +240,15 @@ def _by_kind(
         if all(kinds[row] is Due.yes_no for row in np.flatnonzero(mask).tolist()):
             balanced.append(Figure(name, name, mean_over_groups(right, truths, mask), count))
         if all(kinds[row] is Due.number for row in np.flatnonzero(mask).tolist()):
-            within.append(Figure(name, name, mean_of(away <= 1, mask), count))
-    groups = {"kind": plain, "kind, balanced": balanced, "kind, within one": within}
+            near = away <= 1
+            within.append(Figure(name, name, mean_of(near, mask), count))
+            within_each.append(Figure(name, name, mean_over_groups(near, numbers, mask), count))
+    groups = {
+        "kind": plain,
+        "kind, balanced": balanced,
+        "kind, within one": within,
+        "kind, within one, balanced": within_each,
+    }
     return {name: tuple(figures) for name, figures in groups.items() if figures}
 
 
