@@ -102,6 +102,8 @@ def test_saying_one_of_everything_is_not_counting(
     document = json.loads(out.read_text())
     told = figures(document)
     assert (told["count_within_one"], told["count_within_one_balanced"]) == (75, 50)
+    assert told["count_within_one_always"] == 75
+    assert "counts, always 1, within one" in out.read_text()
     assert figures(document, "kind, within one, balanced") == {"count": 50}
 
 

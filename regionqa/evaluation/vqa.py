@@ -206,12 +206,25 @@ def _count_figures(asked: Sequence[Asked], right: Bools, kinds: Sequence[Due]) -
         return []
     count = int(mask.sum())
     away = _away(asked, mask)
+    always, near = _likeliest_number(asked, mask)
     return [
         Figure("count", "counts, exact", mean_of(right, mask), count),
         Figure("count_within_one", "counts, within one", mean_of(away <= 1, mask), count),
         Figure("count_within_one_balanced", "counts, within one, balanced",
                mean_over_groups(away <= 1, _numbers(asked), mask), count),
+        Figure("count_within_one_always", f"counts, always {always}, within one",
+               mean_of(near, mask), count),
     ]  # fmt: skip
+
+
+def _likeliest_number(asked: Sequence[Asked], mask: Bools) -> tuple[int, Bools]:
+    """The number that is within one of most of those due, and of which (N,)."""
+    due = np.full(len(asked), np.inf)
+    for row in np.flatnonzero(mask).tolist():
+        due[row] = number_in(asked[row].question.answers[0])
+    near = {number: np.abs(due - number) <= 1 for number in sorted(set(due[mask].astype(int)))}
+    best = max(near, key=lambda number: int(near[number].sum()))
+    return int(best), near[best]
 
 
 def _away(asked: Sequence[Asked], mask: Bools) -> Floats:
