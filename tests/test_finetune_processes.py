@@ -23,8 +23,10 @@ clip = 0.5
 """Gradients are longer than that, so that clipping counts."""
 STEPS = 20
 APART = 0.02
-"""How far weights may end from those of one process, as a share of how far training moved them:
-sums have another order, and AdamW takes as long a step by a gradient of rounding alone as by any."""
+"""How far weights may end from those of one process, as a share of how far training moved them.
+
+Sums have another order, and AdamW takes as long a step by a gradient of rounding alone as by any.
+"""
 
 
 def together(*words: object) -> subprocess.CompletedProcess[str]:
