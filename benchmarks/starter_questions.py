@@ -7,8 +7,8 @@ Kinds: relations (left, above, bigger, in front), on which of two sides, which o
 (half of the answers are yes), counts of one to five, places, sameness, checks of a name. They are
 drawn by the rules of training (finetune/questions.py), always the same ones; the photos should be
 none of training's: `dev`, or `held-out`, those of train that the recipe holds out. Of dev, colours
-too: 100 boxes that a person looked at, with every colour that a
-person may say of them (colour_labels.jsonl).
+too: 100 boxes that a person looked at, with every colour that a person may say of them
+(colour_labels.jsonl).
 """
 
 import json

@@ -71,10 +71,10 @@ def counting(scene: Scene, rng: np.random.Generator) -> Sample | None:
 
 
 def counting_evenly(scene: Scene, rng: np.random.Generator) -> Sample | None:
-    """The same of things drawn alike, of one or two at a time less often than they are shown.
+    """The same of things drawn alike, of those there once or twice less often than they are.
 
     Of what boxes show, half is there once or more than ten times: a model that is not sure learns
-    to say nothing else. Here two to five are the answer about as often as either.
+    to say nothing else. Here half of the answers are two to five.
     """
     if not scene.complete:
         return None

@@ -161,10 +161,6 @@ def _truths(asked: Sequence[Asked]) -> list[str]:
     return ["yes" if yes_or_no(each.question.answers[0]) else "no" for each in asked]
 
 
-def _numbers(asked: Sequence[Asked]) -> list[str]:
-    return [str(number_in(each.question.answers[0])) for each in asked]
-
-
 def _yes_no_figures(asked: Sequence[Asked], right: Bools, kinds: Sequence[Due]) -> list[Figure]:
     mask = _of(kinds, Due.yes_no)
     if not mask.any():
@@ -206,25 +202,24 @@ def _count_figures(asked: Sequence[Asked], right: Bools, kinds: Sequence[Due]) -
         return []
     count = int(mask.sum())
     away = _away(asked, mask)
-    always, near = _likeliest_number(asked, mask)
+    numbers = _numbers(asked, mask)
+    always = max(sorted(set(numbers[mask])), key=lambda one: (np.abs(numbers - one) <= 1).sum())
     return [
         Figure("count", "counts, exact", mean_of(right, mask), count),
         Figure("count_within_one", "counts, within one", mean_of(away <= 1, mask), count),
         Figure("count_within_one_balanced", "counts, within one, balanced",
-               mean_over_groups(away <= 1, _numbers(asked), mask), count),
-        Figure("count_within_one_always", f"counts, always {always}, within one",
-               mean_of(near, mask), count),
+               mean_over_groups(away <= 1, list(map(str, numbers)), mask), count),
+        Figure("count_within_one_always", f"counts, always {always:.0f}, within one",
+               mean_of(np.abs(numbers - always) <= 1, mask), count),
     ]  # fmt: skip
 
 
-def _likeliest_number(asked: Sequence[Asked], mask: Bools) -> tuple[int, Bools]:
-    """The number that is within one of most of those due, and of which (N,)."""
-    due = np.full(len(asked), np.inf)
+def _numbers(asked: Sequence[Asked], mask: Bools) -> Floats:
+    """The first number due of each question for one; infinity elsewhere."""
+    numbers = np.full(len(asked), np.inf)
     for row in np.flatnonzero(mask).tolist():
-        due[row] = number_in(asked[row].question.answers[0])
-    near = {number: np.abs(due - number) <= 1 for number in sorted(set(due[mask].astype(int)))}
-    best = max(near, key=lambda number: int(near[number].sum()))
-    return int(best), near[best]
+        numbers[row] = number_in(asked[row].question.answers[0])
+    return numbers
 
 
 def _away(asked: Sequence[Asked], mask: Bools) -> Floats:
@@ -244,7 +239,8 @@ def _by_kind(
     """Accuracy by kind of question; balanced too of yes or no; of counts within one, both ways."""
     names = np.array([each.question.kind or str(kind) for each, kind in zip(asked, kinds,
                       strict=True)], dtype=object)  # fmt: skip
-    away, truths, numbers = _away(asked, _of(kinds, Due.number)), _truths(asked), _numbers(asked)
+    counted, truths = _of(kinds, Due.number), _truths(asked)
+    near, numbers = _away(asked, counted) <= 1, list(map(str, _numbers(asked, counted)))
     plain, balanced, within, within_each = [], [], [], []
     for name in sorted(set(names)):
         mask = np.array(names == name, bool)
@@ -253,7 +249,6 @@ def _by_kind(
         if all(kinds[row] is Due.yes_no for row in np.flatnonzero(mask).tolist()):
             balanced.append(Figure(name, name, mean_over_groups(right, truths, mask), count))
         if all(kinds[row] is Due.number for row in np.flatnonzero(mask).tolist()):
-            near = away <= 1
             within.append(Figure(name, name, mean_of(near, mask), count))
             within_each.append(Figure(name, name, mean_over_groups(near, numbers, mask), count))
     groups = {
