@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tinymodel import copy_graphs, log_of
 
@@ -22,11 +23,6 @@ clip = 0.5
 """
 """Gradients are longer than that, so that clipping counts."""
 STEPS = 20
-APART = 0.02
-"""How far weights may end from those of one process, as a share of how far training moved them.
-
-Sums have another order, and AdamW takes as long a step by a gradient of rounding alone as by any.
-"""
 
 
 def together(*words: object) -> subprocess.CompletedProcess[str]:
@@ -45,7 +41,7 @@ def words_with(text: str, things: Path, folder: Path) -> list[object]:
     return [
         "finetune", "--data", things, "--settings", settings, "--steps", STEPS,
         "--learning-rate", 0.003, "--box-noise", 0.1, "--evaluate-every", 10, "--save-every", 7,
-        "--device", "cpu", "--seed", 1,
+        "--device", "cpu", "--seed", 2,
     ]  # fmt: skip
 
 
@@ -70,21 +66,20 @@ def one(words: list[object], tiny: Tiny, tmp_path_factory: pytest.TempPathFactor
     return alone(words, out, tiny, "--model", tiny("levels").root)
 
 
-def check_close(many: Path, one: Path, base: Path) -> None:
-    """Losses at every step, and weights at the end; base: what both began from."""
+def check_close(many: Path, one: Path) -> None:
+    """Losses at every step, and weights at the end."""
     ours, theirs = log_of(many), log_of(one)
     assert len(ours) == len(theirs)
     for left, right in zip(ours, theirs, strict=True):
-        assert left["loss"] == pytest.approx(right["loss"], rel=1e-5)  # sums of another order
+        assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
         assert {**left, "loss": 0} == {**right, "loss": 0}
     assert ours[-1]["loss"] < ours[0]["loss"] - 1
     for name in ("encoders.safetensors", "llm/model.safetensors"):
-        left, right, begun = (load_file(root / name) for root in (many, one, base))
-        assert left.keys() == right.keys() == begun.keys()
+        left, right = load_file(many / name), load_file(one / name)
+        assert left.keys() == right.keys()
         for key in left:  # stored in half: what differs by 1e-8 may be rounded to neighbours
             two, single = left[key].float(), right[key].float()
-            moved, rounded = (single - begun[key].float()).norm(), 5e-4 * single.norm()
-            assert (two - single).norm() <= APART * moved + rounded, key
+            assert torch.allclose(two, single, rtol=1e-3, atol=1e-5), key
 
 
 def test_two_processes_train_what_one_does(
@@ -97,7 +92,7 @@ def test_two_processes_train_what_one_does(
     assert ran.stdout == f"{out}\n", "one process writes, and says so"
     said = "instruct: 44 records, 20 steps; effective batch 8 = 2 x 2 accumulated x 2 processes"
     assert ran.stderr.splitlines().count(said) == 1
-    check_close(out, one, tiny("levels").root)
+    check_close(out, one)
     assert open_bundle(out).broken_files() == []
 
 
@@ -116,7 +111,7 @@ def test_shared_weights_train_the_same_and_go_on_after_a_stop(
     assert resumed.returncode == 0, resumed.stderr
     assert "align: going on after step " in resumed.stderr
     assert resumed.stdout == f"{out}\n"
-    check_close(out, one, tiny("levels").root)
+    check_close(out, one)
 
 
 @pytest.mark.slow
@@ -130,7 +125,7 @@ def test_so_do_frozen_region_encoders_and_lora(
     theirs = alone(words, tmp_path / "one", tiny, *model)
     ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
     assert ran.returncode == 0, ran.stderr
-    check_close(tmp_path / "two", theirs, tiny("pixels").root)
+    check_close(tmp_path / "two", theirs)
 
 
 @pytest.mark.slow
