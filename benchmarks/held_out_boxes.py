@@ -11,13 +11,12 @@ import json
 import sys
 from pathlib import Path
 
-from regionqa.finetune.pictures import read_photos
-from regionqa.finetune.views import ViewSettings, split
+from regionqa.finetune.pictures import read_photos, split
 
 
 def main(folder: Path, out: Path) -> None:
     """Write the part of the instances that belongs to photos held out, and say how much it is."""
-    _, held_out = split(read_photos(folder, "train"), ViewSettings())
+    _, held_out = split(read_photos(folder, "train"))
     names = {photo.path.name for photo in held_out.photos}
     instances = json.loads((folder / "instances_train.json").read_text(encoding="utf-8"))
     instances["images"] = [each for each in instances["images"] if each["file_name"] in names]

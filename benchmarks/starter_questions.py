@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.finetune.pictures import PhotoSet, read_photos
+from regionqa.finetune.pictures import PhotoSet, read_photos, split
 from regionqa.finetune.relations import comparing, matching, relating, siding
 from regionqa.finetune.scenes import Maker, whole_scene
 from regionqa.finetune.single import checking, placing
-from regionqa.finetune.views import ViewSettings, split
 from regionqa.finetune.wholes import counting, presence
 from regionqa.finetune.wording import NUMBER_WORDS
 
@@ -51,7 +50,7 @@ def photos_of(folder: Path, name: str) -> PhotoSet:
     """The photos of a split; those held out are a part of train."""
     if name != HELD_OUT:
         return read_photos(folder, name)
-    return split(read_photos(folder, "train"), ViewSettings())[1]
+    return split(read_photos(folder, "train"))[1]
 
 
 def main(folder: Path, name: str, out: Path) -> None:

@@ -21,6 +21,8 @@ from torch import Tensor
 UInt8 = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+HELD_OUT = 1 / 16
+"""Share of the training photos that nothing is learned from, to calibrate on."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,17 @@ def read_photos(folder: Path, split: str) -> PhotoSet:
             )
         )
     return PhotoSet(tuple(photos), tuple(category["name"] for category in categories))
+
+
+def split(photos: PhotoSet) -> tuple[PhotoSet, PhotoSet]:
+    """Photos to learn from, and those held out; always the same ones."""
+    order = np.random.default_rng(0).permutation(len(photos.photos))
+    count = max(1, round(len(order) * HELD_OUT))
+    held = set(order[:count].tolist())
+    parts: tuple[list[Photo], list[Photo]] = ([], [])
+    for number, photo in enumerate(photos.photos):
+        parts[number in held].append(photo)
+    return PhotoSet(tuple(parts[0]), photos.names), PhotoSet(tuple(parts[1]), photos.names)
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,13 @@ from regionqa.finetune.hogwild import Course
 from regionqa.finetune.language import new_language_model, tokenizer_texts, train_tokenizer
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.overview import OVERVIEW, presence_scores
-from regionqa.finetune.pictures import PhotoSet, read_photos
+from regionqa.finetune.pictures import PhotoSet, read_photos, split
 from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
 from regionqa.finetune.saving import save_atomically
 from regionqa.finetune.seeing import overviewed, report_sight, sighted
 from regionqa.finetune.sight import SIGHT, SIGHT_AGAIN
 from regionqa.finetune.startercard import ANSWER, CONTEXT, PICTURE, START, STOP, card_tables
-from regionqa.finetune.views import View, ViewSettings, encode_views, load_views, save_views, split
+from regionqa.finetune.views import View, ViewSettings, encode_views, load_views, save_views
 from regionqa.finetune.words import (
     LAST,
     PLACES_FIRST,
@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    parts = split(read_photos(options.data / "coco_small", "train"), VIEWS)
+    parts = split(read_photos(options.data / "coco_small", "train"))
     if options.encoders:
         vision, trained = encoders_of(options.encoders)
     else:

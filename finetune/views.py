@@ -49,8 +49,6 @@ class ViewSettings:
     """A box is asked about in proportion to (count of its class) ** -balance."""
     sharp: float = 32.0
     """Boxes with a shorter side of less than this many pixels are asked about less."""
-    held_out: float = 1 / 16
-    """Share of the photos that nothing is learned from, to calibrate on."""
     seed: int = 2
     """Seed of every random choice."""
 
@@ -90,17 +88,6 @@ def box_of(scene: Scene, row: int) -> Box:
     """A box of a scene, in fractions."""
     x0, y0, x1, y1 = scene.boxes[row].tolist()
     return Box(x0, y0, x1, y1)
-
-
-def split(photos: PhotoSet, settings: ViewSettings) -> tuple[PhotoSet, PhotoSet]:
-    """Photos to learn from, and those held out; the same ones whatever else the settings say."""
-    order = np.random.default_rng(0).permutation(len(photos.photos))
-    count = max(1, round(len(order) * settings.held_out))
-    held = set(order[:count].tolist())
-    parts: tuple[list[Photo], list[Photo]] = ([], [])
-    for number, photo in enumerate(photos.photos):
-        parts[number in held].append(photo)
-    return PhotoSet(tuple(parts[0]), photos.names), PhotoSet(tuple(parts[1]), photos.names)
 
 
 def canvases_of(

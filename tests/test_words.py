@@ -14,7 +14,7 @@ from regionqa.finetune.anywhere import boxes_anywhere, views_anywhere
 from regionqa.finetune.batches import Collator
 from regionqa.finetune.calibrate import calibration_error, log_loss
 from regionqa.finetune.elsewhere import crops_elsewhere, wholes_elsewhere
-from regionqa.finetune.pictures import Photo, PhotoSet
+from regionqa.finetune.pictures import Photo, PhotoSet, split
 from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
 from regionqa.finetune.questions import REGIONS, WHERE
 from regionqa.finetune.samples import SampleMaker
@@ -25,11 +25,9 @@ from regionqa.finetune.views import (
     QuestionOrder,
     SeenViews,
     View,
-    ViewSettings,
     box_of,
     load_views,
     save_views,
-    split,
 )
 from regionqa.finetune.words import WORDS_SETTINGS, Ingredient
 from regionqa.tokenizer import BundleTokenizer
@@ -62,11 +60,11 @@ def test_photos_to_calibrate_on_are_none_to_learn_from() -> None:
         ),
         NAMES,
     )
-    fresh, held_out = split(photos, ViewSettings())
+    fresh, held_out = split(photos)
     assert len(held_out.photos) == 4
     names = [photo.path for photo in (*fresh.photos, *held_out.photos)]
     assert sorted(names) == sorted(photo.path for photo in photos.photos)
-    again = split(photos, replace(ViewSettings(), seed=9))[1]
+    again = split(photos)[1]
     assert [p.path for p in again.photos] == [p.path for p in held_out.photos]
 
 
