@@ -107,11 +107,10 @@ def photos(tmp_path: Path, skimage_photos: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
     """Tiny untrained models by row of PVIT's table 1: `tiny("levels")`; see tinymodel.py."""
     root = tmp_path_factory.mktemp("tiny")
-    tokenizer = starter.root / "llm" / "tokenizer.json"
-    return cache(lambda row: tiny_bundle(row, root, tokenizer))
+    return cache(lambda row: tiny_bundle(row, root))
 
 
 @pytest.fixture(scope="session")

@@ -529,7 +529,9 @@ def test_orthogonal_steps_are_for_the_matrices_of_the_decoders_layers(tiny: Tiny
     layer = "language.model.layers.0.self_attn.q_proj.weight"
     before = trained[layer].detach().clone()
     for parameter in trained.values():
-        parameter.grad = torch.randn_like(parameter)
+        parameter.grad = torch.ones_like(parameter)
+    u, _, v = torch.linalg.svd(before)
+    trained[layer].grad = u @ torch.diag(torch.linspace(0.1, 1, len(u))) @ v  # tenfold apart
     for group in muon.param_groups:
         group["lr"] = stage.learning_rate * group["share"]
     muon.step()

@@ -36,14 +36,13 @@ halves = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
 
 @pytest.fixture(scope="module")
-def made(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Bundles by shape, each written once."""
-    tokenizer = starter.root / "llm" / "tokenizer.json"
     written: dict[Shape, Bundle] = {}
 
     def make(shape: Shape) -> Bundle:
         if shape not in written:
-            written[shape] = shaped_bundle(shape, tmp_path_factory.mktemp("shaped"), tokenizer)
+            written[shape] = shaped_bundle(shape, tmp_path_factory.mktemp("shaped"))
         return written[shape]
 
     return make
