@@ -44,7 +44,6 @@ from regionqa.finetune.sight import SIGHT, SIGHT_AGAIN
 from regionqa.finetune.startercard import ANSWER, CONTEXT, PICTURE, START, STOP, card_tables
 from regionqa.finetune.views import View, ViewSettings, encode_views, load_views, save_views
 from regionqa.finetune.words import (
-    LAST,
     PLACES_FIRST,
     WORDS,
     WORDS_SETTINGS,
@@ -228,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--encoders", help="take those of this model; only words are learned then")
     parser.add_argument("--where-steps", type=int, default=PLACES_FIRST.steps)
     parser.add_argument("--language-steps", type=int, default=WORDS.steps)
-    parser.add_argument("--last-steps", type=int, default=LAST.steps)
+    parser.add_argument("--last-steps", type=int, help="of each run of the last rounds")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -246,7 +245,10 @@ def main(arguments: list[str] | None = None) -> None:
         WORDS_SETTINGS,
         where=replace(PLACES_FIRST, steps=options.where_steps),
         stage=replace(WORDS, steps=options.language_steps),
-        last=replace(LAST, steps=options.last_steps),
+        rounds=tuple(
+            replace(each, stage=replace(each.stage, steps=options.last_steps or each.stage.steps))
+            for each in WORDS_SETTINGS.rounds
+        ),
     )
     torch.manual_seed(WORDS_SETTINGS.seed)
     region = CutRegionEncoder.told_anew(trained, input_size=PICTURE, place_width=PLACE_WIDTH)

@@ -2,13 +2,14 @@
 
 What trains is the projector of the image tokens, what carries region vectors into the language
 model, and the language model itself, in the loop of `regionqa finetune` (train.py), over questions
-that are drawn anew in every step: where boxes lie, then everything, then several last runs, of
-whose weights the mean is kept. It does not know how the encoders were made.
+that are drawn anew in every step: where boxes lie, then everything, then two rounds of several runs
+whose mean is kept. It does not know how the encoders were made.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from regionqa.finetune.batches import Collator
 from regionqa.finetune.journal import Journal
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.processes import Processes
-from regionqa.finetune.questions import MIXTURE, MORE_NAMES, REGIONS, WHERE, Mixture
+from regionqa.finetune.questions import EVEN_NUMBERS, MIXTURE, MORE_NAMES, REGIONS, WHERE, Mixture
 from regionqa.finetune.records import Record
 from regionqa.finetune.run import CHECKPOINTS
 from regionqa.finetune.samples import SampleMaker
@@ -49,7 +50,9 @@ PLACES_FIRST = replace(WORDS, steps=1000, projector=False)
 """How it runs before, on where boxes lie alone. Without a picture prompts are half as long, and
 comparing two boxes is learned in half of the steps that it takes behind sixteen image tokens."""
 LAST = replace(WORDS, steps=600, learning_rate=7e-4, warm_up_steps=30)
-"""How each ingredient of the soup goes on from there."""
+"""How each run of the first round goes on from there."""
+LAST_AGAIN = replace(WORDS, steps=300, learning_rate=5e-4, warm_up_steps=20)
+"""And each of the second."""
 NOISE = Noise(picture=0.5, region=1.0)
 """The encoders have learned from these very photos, and are surer of them than of any other."""
 WHERE_NOISE = Noise(region=0.5)
@@ -58,16 +61,33 @@ WHERE_NOISE = Noise(region=0.5)
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One of the last runs, of whose weights the mean is kept (soup.py)."""
+    """A run of a round."""
 
     mixture: Mixture
-    share: float
-    """What its weights count, up to a common factor."""
+    share: float = 1
+    """What its weights count in the mean, up to a common factor."""
 
 
-INGREDIENTS = (*[Ingredient(MORE_NAMES, 0.15)] * 5, Ingredient(REGIONS, 0.25))
+@dataclass(frozen=True)
+class Round:
+    """Runs that go on from the same weights; the mean of theirs is kept (soup.py).
+
+    Those of the same questions differ by their seed, which is worth several points of one thing or
+    another; the mean is near the best of them at everything.
+    """
+
+    stage: StageSettings
+    ingredients: tuple[Ingredient, ...]
+
+
+ROUNDS = (
+    Round(LAST, (*[Ingredient(MORE_NAMES, 0.15)] * 5, Ingredient(REGIONS, 0.25))),
+    Round(LAST_AGAIN, (Ingredient(EVEN_NUMBERS),) * 4),
+)
 """Asked about regions alone it forgets what whole pictures show, and was the surest of a cat; in
-the mean both are kept. Runs of the same questions differ by their seed."""
+the mean both are kept. Numbers come last: asked so from the first step on, cats were lost."""
+NUMBERS_APART = 10
+"""Runs of the first round are numbered from 1, of the second from 11."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +98,8 @@ class WordsSettings:
     """How it trains on everything."""
     where: StageSettings = PLACES_FIRST
     """How it trains before, on where boxes lie."""
-    last: StageSettings = LAST
-    """How it trains after, each ingredient from the same weights."""
-    ingredients: tuple[Ingredient, ...] = INGREDIENTS
-    """What the last runs are asked."""
+    rounds: tuple[Round, ...] = ROUNDS
+    """How it trains after, each from the mean that the one before it left."""
     layers: int = 4
     """Layers of the decoder."""
     vocabulary: int = 1800
@@ -132,12 +150,10 @@ class WordsPlan:
         run = self.run("words", out, self.settings.stage, order, self.card, NOISE)
         return replace(run, number=2, held_out=self.held_out)
 
-    def last(self, out: Path, number: int) -> StageRun:
-        """What makes an ingredient of the soup, counted from 1, out of what `words` left."""
-        mixture = self.settings.ingredients[number - 1].mixture
-        order = self.order(self.settings.last, self.views.elsewhere, mixture, number)
-        name = f"ingredient {number}"
-        run = self.run(name, out, self.settings.last, order, self.card, NOISE)
+    def last(self, out: Path, stage: StageSettings, mixture: Mixture, number: int) -> StageRun:
+        """A run of a round; its number tells it from those of all rounds."""
+        order = self.order(stage, self.views.elsewhere, mixture, number)
+        run = self.run(f"ingredient {number}", out, stage, order, self.card, NOISE)
         return replace(run, held_out=self.held_out)
 
     def run(
@@ -189,18 +205,17 @@ def train_words(plan: WordsPlan, model: RegionLanguageModel, out: Path) -> None:
 
     out: where logs, curves and checkpoints go, those of every ingredient into its own folder.
     """
-    ingredients = plan.settings.ingredients
     torch.manual_seed(plan.settings.seed)
     trained = train((plan.where(out), plan.words(out)), model, out)
-    begun = weights(model, trained)
-    ends = []
-    for number in range(1, len(ingredients) + 1):
-        model.load_state_dict(begun, strict=False)
-        folder = out / f"ingredient-{number}"
-        train((plan.last(folder, number),), model, folder)
-        ends.append(weights(model, trained))
-    shares = [ingredient.share for ingredient in ingredients]
-    model.load_state_dict(soup(ends, shares), strict=False)
+    for first, each in zip(count(1, NUMBERS_APART), plan.settings.rounds, strict=False):
+        begun, ends = weights(model, trained), []
+        for number, ingredient in enumerate(each.ingredients, first):
+            model.load_state_dict(begun, strict=False)
+            folder = out / f"ingredient-{number}"
+            train((plan.last(folder, each.stage, ingredient.mixture, number),), model, folder)
+            ends.append(weights(model, trained))
+        shares = [ingredient.share for ingredient in each.ingredients]
+        model.load_state_dict(soup(ends, shares), strict=False)
 
 
 def train(runs: Sequence[StageRun], model: RegionLanguageModel, out: Path) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from regionqa.finetune.pictures import (
     read_tiles,
     whole_photo,
 )
-from regionqa.finetune.words import LAST, PLACES_FIRST, WORDS, WORDS_SETTINGS
+from regionqa.finetune.words import PLACES_FIRST, WORDS, WORDS_SETTINGS, Round
 from regionqa.regions import Box
 
 NAMES = ("cat", "orange", "person")
@@ -146,9 +146,13 @@ def test_the_recipe_makes_a_bundle_that_answers(
     course = replace(OVERVIEW, workers=1, phases=(Phase(1.0, 64, (2,)),))
     monkeypatch.setattr(recipe, "OVERVIEW", course)
     monkeypatch.setattr(recipe, "sighted", lambda *arguments: named)
-    for name, stage in (("PLACES_FIRST", PLACES_FIRST), ("WORDS", WORDS), ("LAST", LAST)):
+    for name, stage in (("PLACES_FIRST", PLACES_FIRST), ("WORDS", WORDS)):
         monkeypatch.setattr(recipe, name, replace(stage, batch=4, accumulate=1))
-    few = replace(WORDS_SETTINGS, ingredients=WORDS_SETTINGS.ingredients[-2:])
+    rounds = [
+        Round(replace(each.stage, batch=4, accumulate=1), each.ingredients[-2:])
+        for each in WORDS_SETTINGS.rounds
+    ]
+    few = replace(WORDS_SETTINGS, rounds=tuple(rounds))
     monkeypatch.setattr(recipe, "WORDS_SETTINGS", few)
     recipe.main(words)
     engine = Engine.load(open_bundle(tmp_path / "run" / "starter"), device="cpu")

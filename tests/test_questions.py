@@ -9,7 +9,14 @@ from PIL import Image, ImageDraw
 
 from regionqa.finetune.colours import COLOURS, colour_of
 from regionqa.finetune.doings import doing_of
-from regionqa.finetune.questions import MIXTURE, MORE_NAMES, REGIONS, WHERE, draw_sample
+from regionqa.finetune.questions import (
+    EVEN_NUMBERS,
+    MIXTURE,
+    MORE_NAMES,
+    REGIONS,
+    WHERE,
+    draw_sample,
+)
 from regionqa.finetune.relations import (
     comparing,
     locating,
@@ -260,7 +267,8 @@ def test_the_mixture_is_whole(scene: Scene) -> None:
     assert len(set(makers)) == len(MIXTURE) == 23
     for other in (WHERE, REGIONS):
         assert {maker for maker, _ in other} < set(makers)
-    assert sorted(map(str, dict(MORE_NAMES))) == sorted(map(str, makers))
+    assert set(dict(MORE_NAMES)) == set(makers)
+    assert set(dict(EVEN_NUMBERS)) == set(makers) - {counting} | {counting_evenly}
     assert all(draw_sample(scene, rng, REGIONS).regions for _ in range(300)), "no whole pictures"
     for _ in range(300):
         sample = draw_sample(scene, rng)

@@ -16,7 +16,7 @@ from regionqa.finetune.calibrate import calibration_error, log_loss
 from regionqa.finetune.elsewhere import crops_elsewhere, wholes_elsewhere
 from regionqa.finetune.pictures import Photo, PhotoSet, split
 from regionqa.finetune.probes import begin_as, name_directions, name_probe, picture_probe
-from regionqa.finetune.questions import REGIONS, WHERE
+from regionqa.finetune.questions import WHERE
 from regionqa.finetune.samples import SampleMaker
 from regionqa.finetune.scenes import Sample, Scene, draw
 from regionqa.finetune.soup import soup
@@ -29,7 +29,7 @@ from regionqa.finetune.views import (
     load_views,
     save_views,
 )
-from regionqa.finetune.words import WORDS_SETTINGS, Ingredient
+from regionqa.finetune.words import WORDS, WORDS_SETTINGS, Ingredient, Round
 from regionqa.tokenizer import BundleTokenizer
 
 NAMES = ("cat", "orange", "person")
@@ -238,7 +238,7 @@ def test_a_soup_is_the_weighted_mean() -> None:
     assert torch.equal(soup([half] * 3, (0.3, 0.3, 0.1))["weight"], half["weight"])
 
 
-def test_ingredients_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_start_from_the_mean_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run adds what its folder's number says to a model that is one number."""
     told, frozen = (torch.nn.Parameter(torch.tensor(value)) for value in (0.0, 7.0))
     model = torch.nn.Module()
@@ -251,15 +251,20 @@ def test_ingredients_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch
         return ("told",)
 
     class Plan:
-        settings = replace(
-            WORDS_SETTINGS, ingredients=(Ingredient(REGIONS, 1), Ingredient(REGIONS, 3))
+        rounds = (
+            Round(WORDS, (Ingredient(WHERE, 1), Ingredient(WHERE, 3))),
+            Round(WORDS, (Ingredient(WHERE),) * 2),
         )
+        settings = replace(WORDS_SETTINGS, rounds=rounds)
 
-        def where(self, out: Path, number: int = 0) -> None: ...
+        def where(self, out: Path) -> None: ...
 
-        words = last = where
+        def last(self, out: Path, stage: object, mixture: object, number: int) -> None:
+            assert out.name == f"ingredient-{number}"
+
+        words = where
 
     monkeypatch.setattr(words, "train", train)
     words.train_words(Plan(), model, Path())  # type: ignore[arg-type]
-    assert told.item() == pytest.approx(10 + (1 * 1 + 3 * 2) / 4)
+    assert told.item() == pytest.approx(10 + (1 * 1 + 3 * 2) / 4 + (11 + 12) / 2)
     assert frozen.item() == 7
