@@ -84,8 +84,8 @@ ROUNDS = (
     Round(LAST, (*[Ingredient(MORE_NAMES, 0.15)] * 5, Ingredient(REGIONS, 0.25))),
     Round(LAST_AGAIN, (Ingredient(EVEN_NUMBERS),) * 4),
 )
-"""Asked about regions alone it forgets what whole pictures show, and was the surest of a cat; in
-the mean both are kept. Numbers come last: asked so from the first step on, cats were lost."""
+"""A run that is asked about regions alone forgets what whole pictures show, and was the surest of a
+cat; in the mean both are kept. Numbers come last: evenly from the first step on, cats were lost."""
 NUMBERS_APART = 10
 """Runs of the first round are numbered from 1, of the second from 11."""
 
