@@ -62,10 +62,10 @@ class PhotoSet:
     names: tuple[str, ...]
 
 
-def read_photos(folder: Path, split: str) -> PhotoSet:
-    """The photos of `instances_<split>.json`, with those captions `captions_<split>.json` has."""
-    instances = json.loads((folder / f"instances_{split}.json").read_text())
-    captions = json.loads((folder / f"captions_{split}.json").read_text())
+def read_photos(folder: Path, part: str) -> PhotoSet:
+    """The photos of `instances_<part>.json`, with those captions `captions_<part>.json` has."""
+    instances = json.loads((folder / f"instances_{part}.json").read_text())
+    captions = json.loads((folder / f"captions_{part}.json").read_text())
     categories = sorted(instances["categories"], key=lambda category: category["id"])
     index_of = {category["id"]: index for index, category in enumerate(categories)}
     by_image: dict[int, list[dict[str, Any]]] = {}

@@ -241,14 +241,16 @@ def main(arguments: list[str] | None = None) -> None:
         )
         overview = replace(OVERVIEW, steps=options.overview_steps)
         vision, trained = learned_encoders(options.data, options.out, parts[0], sight, overview)
+    rounds = WORDS_SETTINGS.rounds
+    if options.last_steps is not None:
+        rounds = tuple(
+            replace(each, stage=replace(each.stage, steps=options.last_steps)) for each in rounds
+        )
     settings = replace(
         WORDS_SETTINGS,
         where=replace(PLACES_FIRST, steps=options.where_steps),
         stage=replace(WORDS, steps=options.language_steps),
-        rounds=tuple(
-            replace(each, stage=replace(each.stage, steps=options.last_steps or each.stage.steps))
-            for each in WORDS_SETTINGS.rounds
-        ),
+        rounds=rounds,
     )
     torch.manual_seed(WORDS_SETTINGS.seed)
     region = CutRegionEncoder.told_anew(trained, input_size=PICTURE, place_width=PLACE_WIDTH)

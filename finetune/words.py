@@ -87,7 +87,8 @@ ROUNDS = (
 """A run that is asked about regions alone forgets what whole pictures show, and was the surest of a
 cat; in the mean both are kept. Numbers come last: evenly from the first step on, cats were lost."""
 NUMBERS_APART = 10
-"""Runs of the first round are numbered from 1, of the second from 11."""
+"""Runs of the first round are numbered from 1, of the second from 11; a round has at most so many.
+Their seeds follow, so that a run more in one round leaves those of the next as they are."""
 
 
 @dataclass(frozen=True)

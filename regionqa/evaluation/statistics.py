@@ -61,7 +61,9 @@ def mean_of(values: Sequence[float] | Bools | Floats, chosen: Bools | None = Non
 
 
 def mean_over_groups(
-    values: Sequence[float] | Bools | Floats, groups: Sequence[str], chosen: Bools | None = None
+    values: Sequence[float] | Bools | Floats,
+    groups: Sequence[str] | Floats,
+    chosen: Bools | None = None,
 ) -> Measure:
     """The mean over groups (N,) of the weighted means of their items; empty groups do not count."""
     column = np.asarray(values, np.float64)

@@ -208,7 +208,7 @@ def _count_figures(asked: Sequence[Asked], right: Bools, kinds: Sequence[Due]) -
         Figure("count", "counts, exact", mean_of(right, mask), count),
         Figure("count_within_one", "counts, within one", mean_of(away <= 1, mask), count),
         Figure("count_within_one_balanced", "counts, within one, balanced",
-               mean_over_groups(away <= 1, list(map(str, numbers)), mask), count),
+               mean_over_groups(away <= 1, numbers, mask), count),
         Figure("count_within_one_always", f"counts, always {always:.0f}, within one",
                mean_of(np.abs(numbers - always) <= 1, mask), count),
     ]  # fmt: skip
@@ -240,7 +240,7 @@ def _by_kind(
     names = np.array([each.question.kind or str(kind) for each, kind in zip(asked, kinds,
                       strict=True)], dtype=object)  # fmt: skip
     counted, truths = _of(kinds, Due.number), _truths(asked)
-    near, numbers = _away(asked, counted) <= 1, list(map(str, _numbers(asked, counted)))
+    near, numbers = _away(asked, counted) <= 1, _numbers(asked, counted)
     plain, balanced, within, within_each = [], [], [], []
     for name in sorted(set(names)):
         mask = np.array(names == name, bool)
