@@ -1,10 +1,10 @@
 """How long one answer about one region of one photo takes, in CPU time on one thread after loading.
 
-    python benchmarks/answering.py [MODEL] [PICTURE]
+    python benchmarks/answering.py [MODEL] [IMAGE]
 
 The process is bound to one CPU before anything is imported, so that no library starts a second
 thread. Every question is asked of a newly opened photo: nothing is remembered from one to the next.
-Without a picture, scikit-image's cat is asked about. Medians of twenty.
+Without an image, scikit-image's cat is asked about. Medians of twenty.
 """
 
 import os
@@ -24,7 +24,7 @@ def cat() -> str:
     """scikit-image's photo of a cat."""
     found = find_spec("skimage")
     if not found or not found.origin:
-        sys.exit("name a picture, or install scikit-image for its photo of a cat")
+        sys.exit("name an image, or install scikit-image for its photo of a cat")
     return str(Path(found.origin).parent / "data" / "chelsea.png")
 
 
@@ -38,7 +38,7 @@ def cpu_milliseconds(work: Callable[[], object]) -> float:
     return statistics.median(taken[3:])
 
 
-def main(model: str, picture: str) -> None:
+def main(model: str, image: str) -> None:
     """Measure and print."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -49,10 +49,10 @@ def main(model: str, picture: str) -> None:
     torch.set_num_threads(1)
     engine = regionqa.load(model, device="cpu")
     for question in QUESTIONS:
-        answer = engine.ask(picture, question, [BOX], box_units="fraction", unsure_below=0)
+        answer = engine.ask(image, question, [BOX], box_units="fraction", unsure_below=0)
 
         def ask(question: str = question) -> object:
-            return engine.ask(picture, question, [BOX], box_units="fraction")
+            return engine.ask(image, question, [BOX], box_units="fraction")
 
         print(f"{question}\t{answer.text}\t{answer.tokens} tokens\t{cpu_milliseconds(ask):.0f} ms")
 

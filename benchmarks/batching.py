@@ -1,9 +1,9 @@
-"""What it gains to encode a picture once, and to decode questions together: questions per second.
+"""What it gains to encode an image once, and to decode questions together: questions per second.
 
     python benchmarks/batching.py [MODEL [DEVICE]]
 
 Asks 32 questions about boxes of scikit-image's cat, in three ways that take turns in one run:
-the picture encoded for every question, the picture encoded once, and questions in batches of 16
+the image encoded for every question, the image encoded once, and questions in batches of 16
 besides. All three must give the same answers. Prints medians of three rounds and their ratios,
 after a round that does not count.
 """
@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import regionqa
-from regionqa.demo import photo_folder
 from regionqa.engine import Engine
-from regionqa.images import open_picture
+from regionqa.images.reading import open_image
+from regionqa.pipeline.demo import photo_folder
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
 
@@ -27,25 +27,25 @@ COLUMNS, ROWS = 4, 4
 
 
 def requests() -> list[Request]:
-    """Every wording of every cell of a grid over the picture."""
-    picture = open_picture(photo_folder() / "chelsea.png")
-    across, down = picture.width / COLUMNS, picture.height / ROWS
+    """Every wording of every cell of a grid over the image."""
+    image = open_image(photo_folder() / "chelsea.png")
+    across, down = image.width / COLUMNS, image.height / ROWS
     cells = [
         Region(Box(column * across, row * down, (column + 1) * across, (row + 1) * down))
         for column in range(COLUMNS)
         for row in range(ROWS)
     ]
-    return [Request(picture.name, words, (cell,), picture) for cell in cells for words in WORDINGS]
+    return [Request(image.name, words, (cell,), image) for cell in cells for words in WORDINGS]
 
 
 def encoded_each_time(engine: Engine, asked: list[Request]) -> list[str]:
-    """One question after the other, each about a picture that was newly opened."""
-    fresh = [replace(request, picture=open_picture(request.image)) for request in asked]
+    """One question after the other, each about an image that was newly opened."""
+    fresh = [replace(request, source=open_image(request.image)) for request in asked]
     return [answer.text for request in fresh for answer in engine.answer([request])]
 
 
 def encoded_once(engine: Engine, asked: list[Request]) -> list[str]:
-    """One question after the other, all about the same picture."""
+    """One question after the other, all about the same image."""
     return [answer.text for request in asked for answer in engine.answer([request])]
 
 
@@ -55,8 +55,8 @@ def batched(engine: Engine, asked: list[Request]) -> list[str]:
 
 
 WAYS: dict[str, Callable[[Engine, list[Request]], list[str]]] = {
-    "picture encoded per question": encoded_each_time,
-    "picture encoded once": encoded_once,
+    "image encoded per question": encoded_each_time,
+    "image encoded once": encoded_once,
     "encoded once, batches of 16": batched,
 }
 
@@ -74,7 +74,7 @@ def main(model: str = "starter", device: str = "auto") -> None:
             times[name].append(time.perf_counter() - started)
     first = next(iter(answers.values()))
     same = all(given == first for given in answers.values())
-    print(f"{len(asked)} questions about one picture, {model} on {engine.device}; "
+    print(f"{len(asked)} questions about one image, {model} on {engine.device}; "
           f"answers {'equal' if same else 'DIFFER'}")  # fmt: skip
     rates = {name: len(asked) / statistics.median(taken[1:]) for name, taken in times.items()}
     above = next(iter(rates.values()))

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from regionqa.export.checkpoints import quiet_transformers
-from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.sources.checkpoints import quiet_transformers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ADDED = 6

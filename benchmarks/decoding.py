@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regionqa import decoder as decoder_module
-from regionqa.bundles import Bundle, find_bundle
-from regionqa.decoder import Cache, LlamaDecoder
-from regionqa.devices import Device, placement
+from regionqa.bundles.store import Bundle, find_bundle
+from regionqa.language import decoders as decoder_module
+from regionqa.language.decoders import Cache, LlamaDecoder
+from regionqa.runtime.devices import Device, placement
 
 PREFIX, WORDS, ROUNDS = 300, 32_000, 3
 

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from regionqa.finetune.pictures import read_photos, split
+from recipes.starter.vision.photos import read_photos, split
 
 
 def main(folder: Path, out: Path) -> None:

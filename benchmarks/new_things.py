@@ -2,10 +2,10 @@
 
     python benchmarks/new_things.py DATA OUT [CASE ...] [--names goldfish "school bus"]
 
-DATA holds `tiny_imagenet/` and `coco_small/`. 150 pictures of each thing, 64 px as they are, are
+DATA holds `tiny_imagenet/` and `coco_small/`. 150 images of each thing, 64 px as they are, are
 pasted on grey and trained on with their boxes; 50 more of each are held out. Prints for every case
 how many held-out answers are right, how many boxes of old classes in the dev photos, and minutes.
-Cases: none (no rehearsal), own (boxes anywhere in the new pictures), file (boxes of COCO photos,
+Cases: none (no rehearsal), own (boxes anywhere in the new images), file (boxes of COCO photos,
 with the starter's own answers), replay (the same with COCO's labels), lora (as file, but LoRA).
 """
 
@@ -20,15 +20,15 @@ import numpy as np
 from PIL import Image
 
 import regionqa
-from regionqa.boxfiles import read_boxes
+from regionqa.boxes.files import read_boxes
 from regionqa.cli import main as command
-from regionqa.evaluation.recognition import Recognition, recognise
-from regionqa.finetune.wording import with_article
+from regionqa.data.english import with_article
+from regionqa.evaluation.tasks.recognition import Recognition, recognise
 
 CANVAS = (160, 120)
 TILE = 64
 TRAINED, HELD_OUT = 150, 50
-"""Pictures of each thing."""
+"""Images of each thing."""
 
 
 def cases(coco: Path) -> dict[str, list[str]]:
@@ -44,7 +44,7 @@ def cases(coco: Path) -> dict[str, list[str]]:
 
 
 def tiles(folder: Path, part: str, label: int) -> Iterator[Image.Image]:
-    """Pictures of one class of one part of Tiny-ImageNet."""
+    """Images of one class of one part of Tiny-ImageNet."""
     with np.load(folder / f"{part}.npz") as archive:
         data, offsets = archive["data"].tobytes(), archive["offsets"]
         for index in np.flatnonzero(archive["label"] == label):
@@ -53,7 +53,7 @@ def tiles(folder: Path, part: str, label: int) -> Iterator[Image.Image]:
 
 
 def write_records(folder: Path, out: Path, names: list[str]) -> tuple[Path, Path]:
-    """Training and held-out records, with their pictures, below `out`."""
+    """Training and held-out records, with their images, below `out`."""
     classes = json.loads((folder / "classes.json").read_text())
     rng = np.random.default_rng(0)
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,10 @@ def write_records(folder: Path, out: Path, names: list[str]) -> tuple[Path, Path
     for name in names:
         label = next(i for i, each in enumerate(classes) if name in each["name"].split(", "))
         for path, part, count in zip(paths, ("train-0", "val"), (TRAINED, HELD_OUT), strict=True):
-            pictures = list(tiles(folder, part, label))
+            images = list(tiles(folder, part, label))
             if path == paths[0]:
-                pictures += tiles(folder, "train-1", label)
-            for number, tile in enumerate(pictures[:count]):
+                images += tiles(folder, "train-1", label)
+            for number, tile in enumerate(images[:count]):
                 image = f"images/{part}-{label}-{number}.png"
                 x, y = (int(rng.integers(0, side - TILE)) for side in CANVAS)
                 canvas = Image.new("RGB", CANVAS, tuple(int(v) for v in rng.integers(60, 200, 3)))

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.finetune.pictures import PhotoSet, read_photos, split
-from regionqa.finetune.relations import comparing, matching, relating, siding
-from regionqa.finetune.scenes import Maker, whole_scene
-from regionqa.finetune.single import checking, placing
-from regionqa.finetune.wholes import counting, presence
-from regionqa.finetune.wording import NUMBER_WORDS
+from recipes.starter.questions.one_region import checking, placing
+from recipes.starter.questions.phrases import NUMBER_WORDS
+from recipes.starter.questions.scenes import Maker, whole_scene
+from recipes.starter.questions.several_regions import comparing, matching, relating, siding
+from recipes.starter.questions.whole_image import counting, presence
+from recipes.starter.vision.photos import PhotoSet, read_photos, split
 
 SMALLEST = 16
 """Shorter side, in pixels, of boxes that are asked about."""

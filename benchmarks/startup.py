@@ -1,11 +1,11 @@
 """How fast `regionqa --help` answers, and how much memory one answer takes.
 
-    python benchmarks/startup.py [PICTURE]
+    python benchmarks/startup.py [IMAGE]
 
 Times are wall times in new processes, as medians of five that take turns, after one of each that
 does not count; `import typer` is the yardstick, because no command line built on it can be faster.
 Memory is the largest resident set (`getrusage`), of an answer and of importing what it runs on.
-Without a picture, scikit-image's cat is asked about.
+Without an image, scikit-image's cat is asked about.
 """
 
 import os
@@ -47,7 +47,7 @@ def peak(command: list[str]) -> tuple[float, float]:
     return taken, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
 
 
-def main(picture: str) -> None:
+def main(image: str) -> None:
     """Measure and print."""
     commands = {
         YARDSTICK: [sys.executable, "-c", "import typer"],
@@ -59,7 +59,7 @@ def main(picture: str) -> None:
     medians = {name: statistics.median(taken[name] for taken in rounds[1:]) for name in commands}
     for name, median in medians.items():
         print(f"{name:28} {median:6.3f} s  {median / medians[YARDSTICK]:5.2f} x {YARDSTICK}")
-    ask = regionqa("ask", picture, "--box", "10,10,100,100", "what is this?", "--device", "cpu")
+    ask = regionqa("ask", image, "--box", "10,10,100,100", "what is this?", "--device", "cpu")
     # in this order, because the largest of all counts
     for name, command in (
         ("importing the libraries", [sys.executable, "-c", LIBRARIES]),
@@ -73,6 +73,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         skimage = find_spec("skimage")
         if skimage is None or skimage.origin is None:
-            sys.exit("name a picture, or: pip install scikit-image")
+            sys.exit("name an image, or: pip install scikit-image")
         sys.argv.append(str(Path(skimage.origin).parent / "data" / "chelsea.png"))
     main(sys.argv[1])

@@ -14,9 +14,9 @@ from collections import Counter
 import numpy as np
 
 import regionqa
-from regionqa.demo import QUESTIONS, SOURCES, photo_folder
-from regionqa.evaluation.classes import ClassNames, common_synonyms
-from regionqa.images import open_picture
+from regionqa.evaluation.metrics.classes import ClassNames, common_synonyms
+from regionqa.images.reading import open_image
+from regionqa.pipeline.demo import QUESTIONS, SOURCES, photo_folder
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
 
@@ -48,11 +48,11 @@ def main() -> None:
     names = ClassNames(sorted(set(TRUTHS.values())), common_synonyms())
     for photo, truth in TRUTHS.items():
         box = next(each.boxes[0] for each in QUESTIONS if each.photo == photo and each.boxes)
-        picture = open_picture(photo_folder() / SOURCES[photo])
+        image = open_image(photo_folder() / SOURCES[photo])
         rng = np.random.default_rng(0)
-        width, height = picture.width, picture.height
+        width, height = image.width, image.height
         boxes = [moved(box, options.share, rng, width, height) for _ in range(options.count)]
-        requests = [Request(picture.name, QUESTION, (Region(each),), picture) for each in boxes]
+        requests = [Request(image.name, QUESTION, (Region(each),), image) for each in boxes]
         unsure_below = 0.0 if options.guess else None
         answers = engine.answer(requests, unsure_below=unsure_below)
         replies = [answer.text for answer in answers]

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from regionqa.export.vision import ResNetConfig, ResNetVision
-from regionqa.finetune.batches import Batch
+from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
+from regionqa.finetune.collate import Batch
+from regionqa.finetune.config import StageSettings
+from regionqa.finetune.dataset import IGNORE_INDEX
 from regionqa.finetune.model import RegionLanguageModel, add_lora, choose_what_trains
 from regionqa.finetune.optimizers import make_optimizers
-from regionqa.finetune.samples import IGNORED
-from regionqa.finetune.stages import StageSettings
-from regionqa.finetune.train import save_memory
+from regionqa.finetune.trainer import save_memory
 
 IMAGE_TOKENS = 256
 SHAPES = {
@@ -50,7 +50,7 @@ def synthetic(case: Case, vocabulary: int, device: torch.device) -> Batch:
     """A batch of full length with an image each; the last half is learned."""
     ids = torch.randint(0, vocabulary, (case.batch, case.length))
     labels = ids.clone()
-    labels[:, : case.length // 2] = IGNORED
+    labels[:, : case.length // 2] = IGNORE_INDEX
     rows = torch.arange(case.batch)
     return Batch(
         input_ids=ids,

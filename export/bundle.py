@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regionqa.bundles import CARD, Bundle, file_spec, open_bundle
+from regionqa.bundles.store import CARD, Bundle, file_spec, open_bundle
 from regionqa.errors import BundleError
-from regionqa.export.architectures import build, describe
-from regionqa.export.graphs import ParityReport, export_region, export_vision, level_names
-from regionqa.export.parts import RegionModule, VisionModule
+from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.modules.registry import architecture_table, build
+from regionqa.export.onnx.export import export_region, export_vision
+from regionqa.export.onnx.interface import level_names
+from regionqa.export.onnx.verify import ParityReport
 
 WEIGHTS = "encoders.safetensors"
 VISION_GRAPH, REGION_GRAPH = "vision.onnx", "region.onnx"
@@ -147,7 +149,9 @@ def write_card(
         **card,
         "vision": {**card["vision"], "levels": level_names(len(vision.level_shapes))},
         "revision": digest[:12],
-        "architecture": {name: describe(module) for name, module in modules.items() if module},
+        "architecture": {
+            name: architecture_table(module) for name, module in modules.items() if module
+        },
         "files": [asdict(spec) for spec in files],
     }
     (root / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")

@@ -17,10 +17,29 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from regionqa.bundles import Bundle, find_bundle
+from regionqa.bundles.model_config import TextSizes, VisionSizes, text_sizes, vision_sizes
+from regionqa.bundles.prompt_rules import RegionInput
+from regionqa.bundles.store import Bundle, find_bundle
 from regionqa.errors import BundleError
 from regionqa.export.bundle import read_encoders, write_bundle
-from regionqa.export.checkpoints import (
+from regionqa.export.modules.base import RegionModule
+from regionqa.export.modules.crops import CropRegionEncoder
+from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.modules.tower import (
+    TOWERS,
+    ProjectorKind,
+    TowerConfig,
+    TowerVision,
+    tower_table,
+)
+from regionqa.export.onnx.verify import ParityReport
+from regionqa.export.sources.chat_templates import (
+    PromptFormat,
+    prompt_table,
+    read_conversation,
+    read_tokenizer,
+)
+from regionqa.export.sources.checkpoints import (
     end_ids,
     language_shapes,
     quiet_transformers,
@@ -29,21 +48,8 @@ from regionqa.export.checkpoints import (
     read_tower,
     runtime_of,
 )
-from regionqa.export.cuts import CutRegionEncoder
-from regionqa.export.graphs import ParityReport
-from regionqa.export.parts import RegionModule
-from regionqa.export.processors import picture_table
-from regionqa.export.region import MultiLevelConfig, MultiLevelRegionEncoder
-from regionqa.export.templates import (
-    Conversation,
-    prompt_table,
-    read_conversation,
-    read_tokenizer,
-)
-from regionqa.export.tower import TOWERS, ProjectorKind, TowerConfig, TowerVision, tower_table
-from regionqa.placement import Fit
-from regionqa.prompts import RegionInput
-from regionqa.sizes import TextSizes, VisionSizes, text_sizes, vision_sizes
+from regionqa.export.sources.image_processors import image_table
+from regionqa.images.preprocessing import Fit
 
 SHORTEST, LONGEST = 512, 853
 """Sides in pixels of what a region encoder with pixels of its own looks at; PVIT's are 800 and
@@ -63,11 +69,11 @@ class RegionSource(StrEnum):
     levels = "levels"
     """Hidden states of the vision tower (GPT4RoI)."""
     pixels = "pixels"
-    """The picture, at a higher resolution (PVIT)."""
+    """The image, at a higher resolution (PVIT)."""
 
 
 @dataclass(frozen=True)
-class Parts:
+class BundleParts:
     """All that becomes one bundle."""
 
     vision: TowerVision
@@ -76,9 +82,9 @@ class Parts:
     """The card's [region], where there is an encoder."""
     language: PreTrainedModel | Path
     sizes: TextSizes
-    conversation: Conversation
-    picture: Mapping[str, Any]
-    """The card's [picture]."""
+    conversation: PromptFormat
+    image: Mapping[str, Any]
+    """The card's [image]."""
     region_input: RegionInput
     untrained: tuple[str, ...] = ()
     """Names of the parts whose weights are new."""
@@ -87,7 +93,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Made:
+class InitResult:
     """A bundle put together from published parts, and what there is to say of it."""
 
     bundle: Bundle
@@ -111,12 +117,12 @@ def init_bundle(
     fit: Fit = Fit.squash,
     projector: ProjectorKind = ProjectorKind.mlp2x_gelu,
     origins: tuple[str, str] | None = None,
-) -> Made:
+) -> InitResult:
     """Write an untrained bundle from a vision tower's folder and a causal language model's.
 
-    The projector and the region encoder are new. fit: pictures are squashed unless said otherwise,
+    The projector and the region encoder are new. fit: images are squashed unless said otherwise,
     whatever the tower's own processor does: cropping cuts off regions that may be asked about, and
-    the new parts learn with the pictures they will be asked with. origins: what the card calls the
+    the new parts learn with the images they will be asked with. origins: what the card calls the
     two. Raises BundleError where a folder does not hold what it should.
     """
     with quiet_transformers(), new_weights():
@@ -124,7 +130,7 @@ def init_bundle(
         text = read_text_config(language)
         tower, sizes = vision_sizes(config), text_sizes(text)
         tokenizer = read_tokenizer(language)
-        picture, notes = picture_table(vision, tower.side, fit)
+        image, notes = image_table(vision, tower.side, fit)
         source = region_source if region_input is RegionInput.features else None
         levels = level_indices(tower.layers) if source is RegionSource.levels else ()
         region, region_table = new_region_encoder(source, tower, len(levels), sizes.hidden_size)
@@ -138,14 +144,14 @@ def init_bundle(
             )
         )
         encoder.load_tower(weights)
-        parts = Parts(
+        parts = BundleParts(
             vision=encoder,
             region=region,
             region_table=region_table,
             language=read_language(language),
             sizes=sizes,
             conversation=read_conversation(language, tokenizer, end_ids(language, text), None),
-            picture=picture,
+            image=image,
             region_input=region_input,
             untrained=("projector", *(["region encoder"] if region else [])),
             notes=tuple(notes),
@@ -170,11 +176,11 @@ def new_region_encoder(
     if source is RegionSource.pixels:
         starter = find_bundle("starter")
         _, trained = read_encoders(starter)
-        assert isinstance(trained, CutRegionEncoder)
-        own = starter.card.picture
-        return CutRegionEncoder.told_anew(trained, hidden_size=hidden_size, input_size=None), {
+        assert isinstance(trained, CropRegionEncoder)
+        own = starter.card.image
+        return CropRegionEncoder.told_anew(trained, hidden_size=hidden_size, input_size=None), {
             **table,
-            "picture": {
+            "image": {
                 "size": SHORTEST,
                 "longest": LONGEST,
                 "fit": "shortest",
@@ -212,14 +218,14 @@ def level_indices(layers: int) -> tuple[int, ...]:
 
 
 def assemble(
-    parts: Parts, out: Path, name: str, origin: str, provenance: Mapping[str, Any]
-) -> Made:
+    parts: BundleParts, out: Path, name: str, origin: str, provenance: Mapping[str, Any]
+) -> InitResult:
     """Write the parts as a bundle and count them."""
     context, image_tokens = parts.sizes.context, parts.vision.image_tokens
     longest = min(LONGEST_ANSWER, context // 4)
     if image_tokens + ROOM + longest > context:
         raise BundleError(
-            f"a picture takes {image_tokens} tokens, and the language model reads no more than "
+            f"an image takes {image_tokens} tokens, and the language model reads no more than "
             f"{context}; with an answer of {longest} there is no room for a question"
         )
     check_vocabulary(parts)
@@ -229,7 +235,7 @@ def assemble(
         "name": name,
         "summary": f"{origin}; {state}",
         "untrained": list(parts.untrained),
-        "picture": dict(parts.picture),
+        "image": dict(parts.image),
         "vision": {"graph": "vision.onnx", "image_tokens": image_tokens},
         **({"region": dict(parts.region_table)} if parts.region else {}),
         "language": {
@@ -264,10 +270,10 @@ def assemble(
         if module is not None
     }
     counts["language model"] = sum(prod(shape) for shape in shapes.values())
-    return Made(bundle, tuple(reports), counts, parts.untrained, parts.notes)
+    return InitResult(bundle, tuple(reports), counts, parts.untrained, parts.notes)
 
 
-def check_vocabulary(parts: Parts) -> None:
+def check_vocabulary(parts: BundleParts) -> None:
     """BundleError where the tokenizer has an id for which there is no embedding."""
     words = Tokenizer.from_str(parts.conversation.tokenizer).get_vocab(with_added_tokens=True)
     last = max(words.values(), default=0)

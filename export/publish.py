@@ -7,11 +7,7 @@ The bundle's own folder is never written to. It does not know how the bundle was
 import shutil
 from pathlib import Path
 
-from regionqa.bundles import CARD, Bundle
-from regionqa.errors import BundleError, OutputError, PublishError
-from regionqa.export.bundle import WEIGHTS, read_encoders
-from regionqa.export.graphs import ParityReport, compare_region, compare_vision
-from regionqa.hubproblems import (
+from regionqa.bundles.hub_errors import (
     LOG_IN,
     hub_problem,
     is_broken_connection,
@@ -19,6 +15,10 @@ from regionqa.hubproblems import (
     quiet_client,
     root_cause,
 )
+from regionqa.bundles.store import CARD, Bundle
+from regionqa.errors import BundleError, OutputError, PublishError
+from regionqa.export.bundle import WEIGHTS, read_encoders
+from regionqa.export.onnx.verify import ParityReport, compare_region, compare_vision
 
 README = "README.md"
 TAGS = ("regionqa", "region", "visual-question-answering", "onnx")
@@ -30,7 +30,7 @@ LICENCES = (
 """Names the Hub knows; any other licence is `other` there, and stands in the text."""
 
 
-def check(bundle: Bundle) -> list[ParityReport]:
+def check_bundle(bundle: Bundle) -> list[ParityReport]:
     """Compare files with the card and graphs with torch; the reports, none without torch weights.
 
     Raises BundleError where a file is not what the card says, ExportError where a graph differs.
@@ -99,7 +99,7 @@ def publish(bundle: Bundle, repo: str, *, private: bool = False) -> str:
                 message = f"{bundle.card.name}, revision {bundle.card.revision}"
                 api.create_commit(repo, additions, commit_message=message)
     except Exception as error:
-        told = describe(error, repo)
+        told = describe_publish_error(error, repo)
         if told is None:
             raise
         raise PublishError(told) from error
@@ -116,7 +116,7 @@ def published(bundle: Bundle) -> list[str]:
     return [CARD, *(spec.path for spec in bundle.card.files)]
 
 
-def describe(error: Exception, repo: str) -> str | None:
+def describe_publish_error(error: Exception, repo: str) -> str | None:
     """The line for what the client raised; None where it is a mistake of ours."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -153,22 +153,22 @@ def model_page(bundle: Bundle, name: str) -> str:
         tags=list(TAGS),
     )
     measured = [
-        one_line(value) for key, value in card.provenance.items() if key.startswith("measured")
+        table_cell(value) for key, value in card.provenance.items() if key.startswith("measured")
     ]
     facts = {
         "revision": card.revision,
         **{key: value for key, value in card.provenance.items() if not key.startswith("measured")},
     }
-    rows = [f"| {one_line(key)} | {one_line(value)} |" for key, value in facts.items()]
+    rows = [f"| {table_cell(key)} | {table_cell(value)} |" for key, value in facts.items()]
     question = card.prompt.region_question.replace("<region1>", "this")
     return "\n".join(
         [
             "---", data.to_yaml(), "---", "",
-            f"# {one_line(card.name)}", "", one_line(card.summary), "",
-            "A model for regionqa, which answers questions about regions of pictures.", "",
+            f"# {table_cell(card.name)}", "", table_cell(card.summary), "",
+            "A model for regionqa, which answers questions about regions of images.", "",
             "## Use it", "",
             "```", "pip install regionqa",
-            f'regionqa ask picture.jpg --box 10,20,200,300 "{question}" --model {name}', "```", "",
+            f'regionqa ask image.jpg --box 10,20,200,300 "{question}" --model {name}', "```", "",
             "## Where it comes from", "",
             "| | |", "|---|---|", *rows, "",
             "## Measured", "",
@@ -177,6 +177,6 @@ def model_page(bundle: Bundle, name: str) -> str:
     )  # fmt: skip
 
 
-def one_line(value: object) -> str:
+def table_cell(value: object) -> str:
     """A value of the card as text that can stand in a table."""
     return " ".join(str(value).split()).replace("|", "\\|")

@@ -5,27 +5,15 @@ which probabilities tell best which answers are right is kept, and the threshold
 model had better say that it is not sure. It does not know about files of boxes or commands.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from regionqa.bundles import Bundle
-from regionqa.cards import ConfidenceCard
-from regionqa.devices import Device
-from regionqa.export.parts import RegionModule, VisionModule
-from regionqa.finetune.saving import Log
-from regionqa.finetune.scenes import Sample
-from regionqa.finetune.views import QuestionOrder, View
-from regionqa.finetune.wording import with_article
-from regionqa.language import LanguageModel, SplicedPrompt
-from regionqa.promptids import tokenize
-from regionqa.prompts import render
-from regionqa.requests import NAMING_QUESTION
-from regionqa.tokenizer import BundleTokenizer
+from regionqa.bundles.card import ConfidenceCard
+from regionqa.bundles.store import Bundle
+from regionqa.language.generation import LanguageModel, SplicedPrompt
+from regionqa.runtime.devices import Device
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -34,15 +22,13 @@ LONGEST = 8
 """Answers of more tokens are descriptions."""
 COVERAGE = 0.8
 """Share of the answers to "what is this?" that are given rather than held back."""
-QUESTIONS = 800
-"""How many are asked of the mixture; boxes of every view are to be named besides."""
-SMALLEST = 0.1
-"""Shorter side, as a share of the picture's, of boxes that are to be named."""
+
+
 AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Asked:
+class CalibrationQuestions:
     """Questions as the language model reads them, and what is right."""
 
     prompts: list[SplicedPrompt]
@@ -51,67 +37,9 @@ class Asked:
     """So many of the first ask for names."""
 
 
-def calibrate(
-    bundle: Bundle, vision: VisionModule, region: RegionModule, views: Sequence[View], log: Log
-) -> dict[str, Any]:
-    """The [confidence] table of a bundle; vision and region are its encoders."""
-    asked = questions(bundle, vision, region, views)
-    best = (np.inf, 1.0, 0.0)
-    for temperature in TEMPERATURES:
-        sure, right, short = answered(bundle, temperature, asked)
-        if not short.any():
-            continue  # it has hardly learned anything, not even to stop
-        loss = log_loss(sure[short], right[short])
-        error = calibration_error(sure[short], right[short])
-        named = sure[: asked.naming]
-        threshold = float(np.quantile(named, 1 - COVERAGE))
-        kept = named >= threshold
-        share, among = right[: asked.naming].mean(), right[: asked.naming][kept].mean()
-        log(
-            f"temperature {temperature}: log loss {loss:.4f}, calibration error {error:.3f}; "
-            f"names right {share:.3f}, of those above {threshold:.3f}: {among:.3f}"
-        )
-        best = min(best, (loss, temperature, threshold))
-    _, temperature, threshold = best
-    return {"temperature": temperature, "threshold": round(threshold, 3), "longest": LONGEST}
-
-
-@torch.no_grad()
-def questions(
-    bundle: Bundle, vision: VisionModule, region: RegionModule, views: Sequence[View]
-) -> Asked:
-    """Every large box of whole views to be named, then a draw of all kinds of questions."""
-    tokenizer = BundleTokenizer(bundle.file(f"{bundle.card.language.folder}/tokenizer.json"))
-    whole = [view for view in views if view.name.suffix == ".0"]
-    pairs = []
-    for number, view in enumerate(whole):
-        sides = (view.scene.boxes[:, 2:] - view.scene.boxes[:, :2]).min(axis=1)  # (N,)
-        for row in np.flatnonzero(sides >= SMALLEST).tolist():
-            answer = f"{with_article(view.scene.name(row))}."
-            pairs.append((number, Sample((row,), NAMING_QUESTION, answer)))
-    naming = len(pairs)
-    pairs += QuestionOrder(whole, QUESTIONS, seed=0).samples(0)
-    prompts = []
-    for number, sample in pairs:
-        view = whole[number]
-        boxes = view.scene.boxes[list(sample.regions)]  # (R, 4)
-        fractions = [tuple(box) for box in boxes.tolist()]
-        pieces = render(bundle.card.prompt, sample.question, fractions, tokenizer.special_tokens)
-        carried = region.carry(
-            view.vectors[list(sample.regions)].float(), torch.from_numpy(boxes).reshape(-1, 4)
-        )
-        prompts.append(
-            SplicedPrompt(
-                tokenize(pieces, tokenizer, vision.image_tokens, region.tokens),
-                number,
-                vision.projector(view.image.float()).numpy(),
-                carried.numpy(),
-            )
-        )
-    return Asked(prompts, [sample.answer for _, sample in pairs], naming)
-
-
-def answered(bundle: Bundle, temperature: float, asked: Asked) -> tuple[Floats, Bools, Bools]:
+def answered(
+    bundle: Bundle, temperature: float, asked: CalibrationQuestions
+) -> tuple[Floats, Bools, Bools]:
     """How sure the model is of each answer, whether it is right, whether it is short."""
     rule = ConfidenceCard(threshold=0.0, temperature=temperature)
     model = LanguageModel(Bundle(replace(bundle.card, confidence=rule), bundle.root), Device.cpu)

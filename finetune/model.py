@@ -15,19 +15,20 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from regionqa.errors import UsageError
-from regionqa.export.parts import RegionModule, VisionModule
-from regionqa.finetune.batches import Batch
-from regionqa.finetune.stages import RegionPart, StageSettings
+from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.finetune.collate import Batch
+from regionqa.finetune.config import RegionPart, StageSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
 
 HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Config keys of models that do more after their last layer than multiply by `lm_head`."""
 
 
 @dataclass(frozen=True)
-class Tally:
+class BatchMetrics:
     """What one or more batches came to; sums, so that they can be added up over processes.
 
     Each is a scalar tensor: summed loss, tokens learned, tokens right, answers, answers right.
@@ -58,7 +59,7 @@ class RegionLanguageModel(nn.Module):
         extras = any(getattr(language.config, key, None) for key in HEAD_EXTRAS)
         self._plain_head = language.get_output_embeddings() is not None and not extras
 
-    def forward(self, batch: Batch, teacher: Tensor | None = None) -> Tally:
+    def forward(self, batch: Batch, teacher: Tensor | None = None) -> BatchMetrics:
         """The loss of a batch's answers, summed over their tokens.
 
         teacher: logits (A, V) that answers of `batch.taught` are to follow, whatever they say.
@@ -77,7 +78,7 @@ class RegionLanguageModel(nn.Module):
         if self.region is not None and not len(batch.region_slots):
             # processes that share a model must all give every trained weight a gradient
             loss = loss + 0 * sum(p.sum() for p in self.region.parameters() if p.requires_grad)
-        return Tally(
+        return BatchMetrics(
             loss=loss,
             tokens=learned.sum(),
             right=right.sum(),

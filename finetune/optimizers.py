@@ -8,9 +8,9 @@ import math
 import torch
 from torch import nn
 
+from regionqa.finetune.config import StageSettings
+from regionqa.finetune.distributed import decoder_layers
 from regionqa.finetune.model import RegionLanguageModel
-from regionqa.finetune.processes import decoder_layers
-from regionqa.finetune.stages import StageSettings
 
 
 def make_optimizers(

@@ -1,7 +1,7 @@
 """What the base model says today, kept as records to be mixed into training.
 
 A model that is shown two new things and nothing else soon sees them everywhere. So before it
-trains, the base is asked about boxes anywhere in the pictures, and its own answers are replayed
+trains, the base is asked about boxes anywhere in the images, and its own answers are replayed
 (pseudo-rehearsal, Robins 1995), each word with the probability that the base gives it (learning
 without forgetting, arXiv 1606.09282). No older data is needed.
 """
@@ -14,27 +14,27 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.bundles import Bundle
+from regionqa.bundles.store import Bundle
+from regionqa.data.convert import write_training_data
+from regionqa.data.files import read_training_data
+from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
 from regionqa.errors import UsageError
-from regionqa.finetune.convert import write_training_data
-from regionqa.finetune.datafiles import read_training_data
-from regionqa.finetune.processes import Processes
-from regionqa.finetune.records import Record, Turn
-from regionqa.finetune.rundata import RunData, Say, sample_maker
-from regionqa.finetune.stages import FinetuneSettings
-from regionqa.images import open_picture
-from regionqa.inputs import SUFFIXES
-from regionqa.prompts import REFERENCE
+from regionqa.finetune.config import FinetuneSettings
+from regionqa.finetune.dataset import RunData, Say, sample_maker
+from regionqa.finetune.distributed import ProcessGroup
+from regionqa.images.reading import open_image
+from regionqa.language.prompts import REFERENCE
+from regionqa.pipeline.inputs import SUFFIXES
 from regionqa.regions import Box, Region
 from regionqa.requests import NAMING_QUESTION, Request
 
 Place = tuple[Path, Box]
-"""A picture and a box in it."""
+"""An image and a box in it."""
 MOST = 1500
-"""Questions that a base is asked, however many pictures there are."""
+"""Questions that a base is asked, however many images there are."""
 SMALLEST = 0.1
-"""Shortest side of a box, as a share of the picture's."""
+"""Shortest side of a box, as a share of the image's."""
 
 
 def with_rehearsal(
@@ -42,7 +42,7 @@ def with_rehearsal(
     base: Bundle,
     data: RunData,
     path: Path,
-    processes: Processes,
+    processes: ProcessGroup,
     say: Say,
 ) -> RunData:
     """The data with the base's own answers to replay, where nothing else is and it has any."""
@@ -66,12 +66,12 @@ def with_rehearsal(
 def places_to_rehearse(
     settings: FinetuneSettings, data: RunData, rng: np.random.Generator
 ) -> list[Place]:
-    """Pictures and boxes the base is asked about: of a file of boxes, or anywhere in pictures."""
+    """Images and boxes the base is asked about: of a file of boxes, or anywhere in images."""
     on = Path(settings.rehearse_on) if settings.rehearse_on else None
     if on and not on.is_dir():
         return places_of(read_training_data(on).or_stop(skip_bad=True).records, rng)
-    pictures = pictures_in(on) if on else sorted({r.image for r in (*data.align, *data.instruct)})
-    return places_anywhere(pictures, settings.rehearse, rng)
+    images = images_in(on) if on else sorted({r.image for r in (*data.align, *data.instruct)})
+    return places_anywhere(images, settings.rehearse, rng)
 
 
 def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place]:
@@ -87,29 +87,29 @@ def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place
     return [(records[i].image, r.box) for i in sorted(chosen) for r in records[i].regions][:MOST]
 
 
-def places_anywhere(pictures: Sequence[Path], each: int, rng: np.random.Generator) -> list[Place]:
-    """`each` random boxes of every picture, or of as many pictures as give MOST."""
-    if len(pictures) * each > MOST:
-        pictures = sorted(pictures[int(i)] for i in rng.permutation(len(pictures))[: MOST // each])
+def places_anywhere(images: Sequence[Path], each: int, rng: np.random.Generator) -> list[Place]:
+    """`each` random boxes of every image, or of as many images as give MOST."""
+    if len(images) * each > MOST:
+        images = sorted(images[int(i)] for i in rng.permutation(len(images))[: MOST // each])
     places = []
-    for path in pictures:
-        picture = open_picture(path)
-        places += [(path, random_box(picture.width, picture.height, rng)) for _ in range(each)]
+    for path in images:
+        image = open_image(path)
+        places += [(path, random_box(image.width, image.height, rng)) for _ in range(each)]
     return places
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """A box anywhere in a picture; small sides are as likely as large ones on a log scale."""
+    """A box anywhere in an image; small sides are as likely as large ones on a log scale."""
     w, h = np.exp(rng.uniform(np.log(SMALLEST), 0, 2)) * (width, height)
     x, y = rng.uniform(0, 1, 2) * (width - w, height - h)
     return Box(float(x), float(y), float(x + w), float(y + h))
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """All pictures in a folder and below; UsageError where there is none."""
+def images_in(folder: Path) -> list[Path]:
+    """All images in a folder and below; UsageError where there is none."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise UsageError(f"{folder}: holds no pictures to rehearse on; name another folder")
+        raise UsageError(f"{folder}: holds no images to rehearse on; name another folder")
     return found
 
 
@@ -134,10 +134,10 @@ def _requests(
     places: Sequence[Place], questions: Sequence[str], rng: np.random.Generator
 ) -> Iterator[Request]:
     for path, group in groupby(places, key=lambda place: place[0]):
-        picture = open_picture(path)
+        image = open_image(path)
         for _, box in group:
             question = questions[int(rng.integers(len(questions)))]
-            yield Request(str(path), question, (Region(box),), picture)
+            yield Request(str(path), question, (Region(box),), image)
 
 
 def questions_to_rehearse(records: Sequence[Record], most: int = 8) -> list[str]:

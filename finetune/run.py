@@ -14,32 +14,31 @@ from typing import Any
 
 import torch
 
-from regionqa.bundles import CARD, Bundle, find_bundle, open_bundle
-from regionqa.cards import ModelCard
+from regionqa.bundles.card import ModelCard
+from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
 from regionqa.errors import TrainingError, UsageError
-from regionqa.finetune import checkpoints
-from regionqa.finetune.batches import Collator, FrozenEncoders
-from regionqa.finetune.checkpoints import Progress
-from regionqa.finetune.journal import Entry, Journal, forget_after, read_log
-from regionqa.finetune.model import RegionLanguageModel, add_lora
-from regionqa.finetune.order import Order, Stream
-from regionqa.finetune.processes import Processes
-from regionqa.finetune.rehearsal import with_rehearsal
-from regionqa.finetune.result import (
-    Parts,
-    assemble,
+from regionqa.finetune import checkpoint as checkpoints
+from regionqa.finetune.checkpoint import TrainingProgress
+from regionqa.finetune.collate import Collator, FrozenEncoders
+from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings, without_none
+from regionqa.finetune.dataset import RunData, read_run_data, sample_maker
+from regionqa.finetune.distributed import ProcessGroup
+from regionqa.finetune.finish import (
+    BundleModules,
     changed_weights,
     describe_run,
-    measured,
+    measure_held_out,
+    merge_weights,
     note_in_card,
-    read_parts,
+    read_modules,
     write_result,
 )
-from regionqa.finetune.rundata import RunData, read_run_data, sample_maker
+from regionqa.finetune.model import RegionLanguageModel, add_lora
+from regionqa.finetune.rehearsal import with_rehearsal
+from regionqa.finetune.sampler import RecordStream, StepSampler
 from regionqa.finetune.settings import SETTINGS, keep_settings
-from regionqa.finetune.stages import FinetuneSettings, RegionPart, StageSettings, without_none
-from regionqa.finetune.stopping import StopWatch
-from regionqa.finetune.train import StageRun, train_stages
+from regionqa.finetune.tracking import LogEntry, TrainingLog, forget_after, read_log
+from regionqa.finetune.trainer import StageRun, StopSignal, train_stages
 
 TRAINING, CHECKPOINTS, REHEARSAL = "training", "checkpoints", "rehearsal.jsonl"
 REGION_ENCODER = "region encoder"
@@ -47,15 +46,15 @@ REGION_ENCODER = "region encoder"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What stays the same from the first step to the result."""
 
     settings: FinetuneSettings
     base: Bundle
     data: RunData
     out: Path
-    processes: Processes
-    journal: Journal
+    processes: ProcessGroup
+    journal: TrainingLog
 
     @property
     def checkpoints(self) -> Path:
@@ -76,7 +75,7 @@ def resolved(settings: StageSettings, card: ModelCard) -> StageSettings:
     """The stage with `region = "auto"` decided for a base."""
     if settings.region is not RegionPart.auto:
         return settings
-    reads_levels = card.region is not None and card.region.picture is None
+    reads_levels = card.region is not None and card.region.image is None
     whole = reads_levels and REGION_ENCODER in card.untrained
     return replace(settings, region=RegionPart.all if whole else RegionPart.carrier)
 
@@ -101,7 +100,7 @@ def finetune(
     check_place(out, resume=resume)
     if (out / CARD).is_file() and not (out / TRAINING / CHECKPOINTS).exists():
         return open_bundle(out)  # checkpoints go last: with them it may be half described
-    processes = Processes(device, shard=shard)
+    processes = ProcessGroup(device, shard=shard)
     training = out / TRAINING
     talks = processes.is_first and not quiet
 
@@ -127,10 +126,10 @@ def finetune(
             stage, step = (resumed[1].stage, resumed[1].step) if resumed else (settings.run[0], -1)
             forget_after(training, settings.run[: settings.run.index(stage)], stage, step)
         with (
-            StopWatch(max_minutes) as watch,
-            Journal(training, writes=processes.is_first, quiet=quiet) as journal,
+            StopSignal(max_minutes) as watch,
+            TrainingLog(training, writes=processes.is_first, quiet=quiet) as journal,
         ):
-            run = Run(settings, base, data, out, processes, journal)
+            run = TrainingRun(settings, base, data, out, processes, journal)
             weights, trained = run_stages(run, watch, resumed)
         return finish(run, weights, trained) if processes.is_first else None
     except (MemoryError, RuntimeError) as error:
@@ -156,13 +155,13 @@ def check_place(out: Path, *, resume: bool) -> None:
 
 
 def run_stages(
-    run: Run, watch: StopWatch, resumed: tuple[Path, Progress] | None
+    run: TrainingRun, watch: StopSignal, resumed: tuple[Path, TrainingProgress] | None
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """Train what is not trained yet; the changed weights, and their names."""
     if len(run.stages) < len(run.settings.run):
         run.journal.say("align is left out: this model is told of regions in words, if at all")
     torch.manual_seed(run.settings.seed)
-    parts = read_parts(run.base)
+    parts = read_modules(run.base)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
     encoders = frozen_encoders(run, parts)
     teacher = as_it_was(model, run.processes.device) if run.data.rehearsed else None
@@ -183,12 +182,12 @@ def as_it_was(model: RegionLanguageModel, device: torch.device) -> RegionLanguag
     return deepcopy(model).to(device).eval().requires_grad_(False)
 
 
-def lora_stage(run: Run) -> StageSettings | None:
+def lora_stage(run: TrainingRun) -> StageSettings | None:
     """The first stage that trains LoRA in place of the language model."""
     return next((each for _, each in run.stages if each.language and each.lora_rank), None)
 
 
-def frozen_encoders(run: Run, parts: Parts) -> FrozenEncoders:
+def frozen_encoders(run: TrainingRun, parts: BundleModules) -> FrozenEncoders:
     """The encoders that stand outside of what trains; UsageError where sharding forbids it."""
     region, device = parts.region, run.processes.device
     frozen = {settings.region is RegionPart.carrier for _, settings in run.stages}
@@ -200,7 +199,7 @@ def frozen_encoders(run: Run, parts: Parts) -> FrozenEncoders:
 
 
 def stage_run(
-    run: Run,
+    run: TrainingRun,
     encoders: FrozenEncoders,
     teacher: RegionLanguageModel | None,
     name: str,
@@ -214,9 +213,9 @@ def stage_run(
         name=name,
         number=number,
         settings=settings,
-        order=Order(
-            Stream(run.data.records(name), settings.group, (seed, number, 0)),
-            Stream(replay, settings.group, (seed, number, 1)) if replay else None,
+        order=StepSampler(
+            RecordStream(run.data.records(name), settings.group, (seed, number, 0)),
+            RecordStream(replay, settings.group, (seed, number, 1)) if replay else None,
             settings.batch * settings.accumulate * run.processes.count,
             settings.replay_share,
             seed,
@@ -230,10 +229,10 @@ def stage_run(
     )
 
 
-def announce(run: Run, stage: StageRun, stood: Progress | None) -> None:
+def announce(run: TrainingRun, stage: StageRun, stood: TrainingProgress | None) -> None:
     """Say what a stage will do before it does it."""
     settings, count = stage.settings, run.processes.count
-    assert isinstance(stage.order, Order)
+    assert isinstance(stage.order, StepSampler)
     whose = "1 process" if count == 1 else f"{count} processes"
     run.journal.say(
         f"{stage.name}: {len(stage.order.fresh.records):,} records, {stage.steps:,} steps; "
@@ -245,19 +244,21 @@ def announce(run: Run, stage: StageRun, stood: Progress | None) -> None:
         run.journal.say(f"{stage.name}: going on after step {stood.step:,}")
 
 
-def finish(run: Run, weights: Mapping[str, torch.Tensor], trained: tuple[str, ...]) -> Bundle:
+def finish(
+    run: TrainingRun, weights: Mapping[str, torch.Tensor], trained: tuple[str, ...]
+) -> Bundle:
     """Write the bundle, measure it, describe it, and drop the checkpoints."""
     say = run.journal.say
     lora = lora_stage(run)
     adapter = run.out / "adapter" if run.settings.keep_adapter and lora else None
-    parts = assemble(run.base, weights, lora, adapter)
+    parts = merge_weights(run.base, weights, lora, adapter)
     entries = read_log(run.out / TRAINING)
     stages = [describe_stage(name, settings, entries) for name, settings in run.stages]
     provenance = describe_run(run.base, run.settings, run.data.files, stages)
     bundle, reports = write_result(run.out, run.base, parts, trained, provenance)
     for report in reports:
         say(f"{report.graph} differs from torch by {report.difference:.1e}")
-    facts = measured(bundle, run.data.held_out)
+    facts = measure_held_out(bundle, run.data.held_out)
     if facts:
         bundle = note_in_card(bundle, parts, facts)
         say(str(facts["measured"]))
@@ -265,7 +266,7 @@ def finish(run: Run, weights: Mapping[str, torch.Tensor], trained: tuple[str, ..
     return bundle
 
 
-def describe_stage(name: str, settings: StageSettings, entries: list[Entry]) -> dict[str, Any]:
+def describe_stage(name: str, settings: StageSettings, entries: list[LogEntry]) -> dict[str, Any]:
     """A stage for the card: its settings, and the figures it ended with."""
     own = [entry for entry in entries if entry.stage == name]
     figures: dict[str, Any] = {}

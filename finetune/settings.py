@@ -8,14 +8,14 @@ from typing import Any
 
 import tomli_w
 
-from regionqa.bundles import Bundle
-from regionqa.cards import from_table
+from regionqa.bundles.card import from_table
+from regionqa.bundles.store import Bundle
 from regionqa.errors import BundleError, TrainingError, UsageError
-from regionqa.finetune.stages import (
+from regionqa.finetune.config import (
     PRESETS,
-    Changes,
     FinetuneSettings,
-    changed,
+    StageOverrides,
+    override_stages,
     read_settings_file,
     without_none,
 )
@@ -81,9 +81,9 @@ def chosen_settings(
     stages = PRESETS[preset or "default"]
     if file is not None:
         table, changes = read_settings_file(file)
-        stages = changed(stages, changes, str(file))
+        stages = override_stages(stages, changes, str(file))
     table |= given
-    stages = changed(stages, Changes(stage_given, stage_given), "options")
+    stages = override_stages(stages, StageOverrides(stage_given, stage_given), "options")
     for name in ("data", "align_data", "replay"):
         table[name] = [str(Path(entry).absolute()) for entry in table.get(name) or ()]
     for name in ("images", "held_out", "rehearse_on"):

@@ -1,4 +1,4 @@
-"""Answers questions about regions of pictures.
+"""Answers questions about regions of images.
 
     import regionqa
 
@@ -39,7 +39,7 @@ def load(
     Raises BundleError when there is no such model, or its folder is not sound; DownloadError when
     it cannot be fetched.
     """
-    from regionqa.bundles import find_bundle
+    from regionqa.bundles.store import find_bundle
     from regionqa.engine import Engine
 
     bundle = find_bundle(model)

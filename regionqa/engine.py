@@ -1,4 +1,4 @@
-"""The whole path, picture and question in, answer out. The file to read first.
+"""The whole path, image and question in, answer out. The file to read first.
 
 It does not know about files of boxes, output formats or training, nor any model by name: what
 differs between models stands in the card.
@@ -6,8 +6,8 @@ differs between models stands in the card.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -15,32 +15,58 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regionqa.bundles import Bundle
-from regionqa.cards import ConfidenceCard
-from regionqa.devices import Device, choose_device
-from regionqa.encoders import EncodedPicture, Floats, RegionEncoder, VisionEncoder
+from regionqa.bundles.card import ConfidenceCard
+from regionqa.bundles.store import Bundle
 from regionqa.errors import (
     BundleError,
     DeviceError,
+    ImageError,
     ItemError,
-    PictureError,
     QuestionError,
     UsageError,
 )
-from regionqa.images import Picture, open_picture, picture_of
-from regionqa.manner import Manner, OnText, Sampling, Teller
-from regionqa.precision import SINGLE, Precision, choose_precision
-from regionqa.promptids import Prompt, answer_ids, tokenize
-from regionqa.prompts import render_dialogue
+from regionqa.images.reading import InputImage, image_from_memory, open_image
+from regionqa.language.prompts import read_answer, render_dialogue
+from regionqa.language.sampling import Sampling
+from regionqa.language.streaming import AnswerStream
+from regionqa.language.tokenization import Prompt, answer_ids, tokenize
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
 from regionqa.requests import Answer, Request, windows
-from regionqa.wording import read_answer
+from regionqa.runtime.devices import Device, choose_device
+from regionqa.runtime.encoders import EncodedImage, Floats, RegionEncoder, VisionEncoder
+from regionqa.runtime.precision import SINGLE, Precision, choose_precision
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
-    from regionqa.language import LanguageModel, SplicedPrompt
+    from regionqa.language.generation import LanguageModel, SplicedPrompt
+
+
+OnText = Callable[[Request, str], None]
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How all answers of one call are made."""
+
+    max_new_tokens: int
+    """Longest answer."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How tokens are chosen."""
+    unsure_below: float = 0.0
+    """Answers less probable than this are held back."""
+    described: int | None = None
+    """Answers of more tokens than this are never held back; None: any may be."""
+    on_text: OnText | None = None
+    """Told each part of an answer as soon as nothing can take it back."""
+
+    def holds_back(self, tokens: int) -> bool:
+        """Whether an answer that is so long by now may yet be held back."""
+        return self.unsure_below > 0 and not (
+            self.described is not None and tokens > self.described
+        )
+
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +101,7 @@ class Engine:
         self._region = region
         self._language = language
         self._batch_size = batch_size
-        self._last: tuple[Picture, EncodedPicture] | None = None
+        self._last: tuple[InputImage, EncodedImage] | None = None
 
     @classmethod
     def load(
@@ -92,7 +118,7 @@ class Engine:
         "auto" takes CUDA where it works, and says in the log why it does not where it seemed to.
         dtype and quantize: see `choose_precision`.
         """
-        from regionqa.language import LanguageModel
+        from regionqa.language.generation import LanguageModel
 
         if bundle.card.untrained:
             parts = " and ".join(bundle.card.untrained)
@@ -127,16 +153,16 @@ class Engine:
         seed: int = 0,
     ) -> Answer:
         """Ask one question; raises the ItemError that `answer` would have put into the Answer."""
-        picture = open_picture(image) if isinstance(image, (str, Path)) else picture_of(image)
+        source = open_image(image) if isinstance(image, (str, Path)) else image_from_memory(image)
         written = [
             WrittenBox(
                 four_numbers(list(box), str(box)), BoxFormat(box_format), BoxUnits(box_units)
             )
             for box in boxes
         ]
-        regions = tuple(box.resolve(picture.width, picture.height) for box in written)
-        clipped, _ = clip_all(regions, picture.width, picture.height)
-        request = Request(picture.name, question, clipped, picture)
+        regions = tuple(box.resolve(source.width, source.height) for box in written)
+        clipped, _ = clip_all(regions, source.width, source.height)
+        request = Request(source.name, question, clipped, source)
         answer = next(
             self.answer(
                 [request],
@@ -162,7 +188,7 @@ class Engine:
     ) -> Iterator[Answer]:
         """Answer requests as they come, one Answer each, in order, in bounded memory.
 
-        A picture is encoded once for all requests about it that follow each other, its regions go
+        An image is encoded once for all requests about it that follow each other, its regions go
         through the region encoder in one call, and questions are decoded in batches. What cannot
         be answered becomes an Answer with its error.
 
@@ -177,7 +203,7 @@ class Engine:
         if unsure_below is not None and not 0 <= unsure_below <= 1:
             raise UsageError(f"unsure below {unsure_below}: a probability from 0 to 1 is due")
         heat = card.language.temperature if temperature is None else temperature
-        manner = Manner(
+        manner = AnswerSettings(
             max_new_tokens or card.language.max_new_tokens,
             Sampling(heat, card.language.top_k, seed),
             sure.threshold if unsure_below is None else unsure_below,
@@ -187,15 +213,15 @@ class Engine:
         for window in windows(requests, self._batch_size):
             yield from self._answer_window(window, manner)
 
-    def _answer_window(self, window: Sequence[Request], manner: Manner) -> Iterator[Answer]:
+    def _answer_window(self, window: Sequence[Request], manner: AnswerSettings) -> Iterator[Answer]:
         started = time.perf_counter()
         results: list[tuple[Request, Prompt | ItemError]] = [
             (request, self._prompt(request, manner.max_new_tokens)) for request in window
         ]
         ready: list[SplicedPrompt] = []
         problems: list[ItemError | None] = []
-        for _, group in groupby(results, key=lambda result: id(result[0].picture)):
-            spliced = self._splice(list(group), picture=len(problems))
+        for _, group in groupby(results, key=lambda result: id(result[0].source)):
+            spliced = self._splice(list(group), image=len(problems))
             ready += [item for item in spliced if not isinstance(item, ItemError)]
             problems += [item if isinstance(item, ItemError) else None for item in spliced]
         asked = [r for r, problem in zip(window, problems, strict=True) if problem is None]
@@ -206,7 +232,7 @@ class Engine:
             yield replace(answer, seconds=seconds)
 
     def _replies(
-        self, asked: Sequence[Request], prompts: "Sequence[SplicedPrompt]", manner: Manner
+        self, asked: Sequence[Request], prompts: "Sequence[SplicedPrompt]", manner: AnswerSettings
     ) -> list[Answer]:
         """The answers to requests and their prompts, those without choices decoded together."""
         pairs = list(zip(asked, prompts, strict=True))
@@ -221,12 +247,12 @@ class Engine:
         return [self._choose(*pair) if pair[0].choices else next(generated) for pair in pairs]
 
     def _generate(
-        self, batch: "Sequence[tuple[Request, SplicedPrompt]]", manner: Manner
+        self, batch: "Sequence[tuple[Request, SplicedPrompt]]", manner: AnswerSettings
     ) -> list[Answer]:
         """The answers to requests that are decoded together, told as they come where asked for."""
         card, on_text = self.bundle.card, manner.on_text
         tellers = [
-            Teller(card.prompt, card.language.stop, partial(on_text, request))
+            AnswerStream(card.prompt, card.language.stop, partial(on_text, request))
             for request, _ in batch
             if on_text
         ]
@@ -262,14 +288,14 @@ class Engine:
     def _prompt(self, request: Request, max_new_tokens: int) -> Prompt | ItemError:
         """The request as ids with slots, or why it cannot be asked."""
         card = self.bundle.card
-        if request.error or request.picture is None:
-            return request.error or PictureError(f"{request.image}: no picture")
+        if request.error or request.source is None:
+            return request.error or ImageError(f"{request.image}: no image")
         if len(request.regions) > card.max_regions:
             return QuestionError(
                 f"{request.image}: {len(request.regions)} regions in one question, the model "
                 f"{card.name} takes {card.max_regions}; ask about fewer, or about each (--each)"
             )
-        width, height = request.picture.width, request.picture.height
+        width, height = request.source.width, request.source.height
         fractions = [
             (box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height)
             for box in (region.box for region in request.regions)
@@ -293,19 +319,19 @@ class Engine:
         return prompt
 
     def _splice(
-        self, group: Sequence[tuple[Request, Prompt | ItemError]], picture: int
+        self, group: Sequence[tuple[Request, Prompt | ItemError]], image: int
     ) -> "list[SplicedPrompt | ItemError]":
-        """Encode the one picture of a group of requests and all its regions, and hand them out."""
-        from regionqa.language import SplicedPrompt
+        """Encode the one image of a group of requests and all its regions, and hand them out."""
+        from regionqa.language.generation import SplicedPrompt
 
         asked = [(request, prompt) for request, prompt in group if isinstance(prompt, Prompt)]
         if not asked:
             return [prompt for _, prompt in group if isinstance(prompt, ItemError)]
         try:
-            encoded = self._encode(asked[0][0].picture)
+            encoded = self._encode(asked[0][0].source)
             regions = [region for request, _ in asked for region in request.regions]
-            tokens = self._encode_regions(asked[0][0].picture, encoded, regions)  # (N, K, H)
-        except PictureError as error:
+            tokens = self._encode_regions(asked[0][0].source, encoded, regions)  # (N, K, H)
+        except ImageError as error:
             return [prompt if isinstance(prompt, ItemError) else error for _, prompt in group]
         spliced: list[SplicedPrompt | ItemError] = []
         start = 0
@@ -314,30 +340,30 @@ class Engine:
                 spliced.append(prompt)
                 continue
             end = start + len(request.regions)
-            spliced.append(SplicedPrompt(prompt, picture, encoded.image_tokens, tokens[start:end]))
+            spliced.append(SplicedPrompt(prompt, image, encoded.image_tokens, tokens[start:end]))
             start = end
         return spliced
 
-    def _encode(self, picture: Picture | None) -> EncodedPicture:
-        """The picture through the vision encoder, unless it is the one encoded last."""
-        assert picture is not None
-        if self._last is None or self._last[0] is not picture:
-            pixels = self.bundle.card.picture.pixel_values(picture.load())  # (3, S, S)
-            self._last = (picture, self._vision.encode(pixels[np.newaxis])[0])
+    def _encode(self, image: InputImage | None) -> EncodedImage:
+        """The image through the vision encoder, unless it is the one encoded last."""
+        assert image is not None
+        if self._last is None or self._last[0] is not image:
+            pixels = self.bundle.card.image.pixel_values(image.load())  # (3, S, S)
+            self._last = (image, self._vision.encode(pixels[np.newaxis])[0])
         return self._last[1]
 
     def _encode_regions(
-        self, picture: Picture | None, encoded: EncodedPicture, regions: Sequence[Region]
+        self, image: InputImage | None, encoded: EncodedImage, regions: Sequence[Region]
     ) -> Floats:
-        """Region tokens (N, K, H) of all regions of one picture, in one call."""
+        """Region tokens (N, K, H) of all regions of one image, in one call."""
         card = self.bundle.card
         if self._region is None or not card.prompt.takes_features or not regions:
             return np.zeros((len(regions), 0, self._language.hidden_size), np.float32)
-        assert picture is not None
-        own_pixels = card.region.picture if card.region else None
-        placement = (own_pixels or card.picture).placement(picture.width, picture.height)
+        assert image is not None
+        own_pixels = card.region.image if card.region else None
+        placement = (own_pixels or card.image).placement(image.width, image.height)
         boxes = np.array([placement.to_model(region.box) for region in regions], np.float32)
         sources: Sequence[Floats] = encoded.levels
         if own_pixels:
-            sources = [own_pixels.pixel_values(picture.load())[np.newaxis]]  # (1, 3, h, w)
+            sources = [own_pixels.pixel_values(image.load())[np.newaxis]]  # (1, 3, h, w)
         return self._region.encode(sources, boxes)  # boxes (N, 4)

@@ -1,6 +1,6 @@
 """Every error a user can meet, as one line that says what, where and what to do next.
 
-It knows nothing of the rest. Errors that belong to one item (a picture, a box, a question) are
+It knows nothing of the rest. Errors that belong to one item (an image, a box, a question) are
 `ItemError`s: a run reports them and goes on. All others end the run.
 """
 
@@ -57,12 +57,12 @@ class ItemError(RegionQAError, ValueError):
     """One item cannot be answered; the others can."""
 
 
-class PictureError(ItemError):
-    """A picture is missing, broken or too large."""
+class ImageError(ItemError):
+    """An image is missing, broken or too large."""
 
 
 class BoxError(ItemError):
-    """A box is malformed or lies outside its picture."""
+    """A box is malformed or lies outside its image."""
 
 
 class QuestionError(ItemError):

@@ -1,8 +1,8 @@
 """Boxes and regions: parsing, conventions, checking, clipping.
 
-In memory there is one convention: float xyxy in pixels of the picture as displayed, half-open.
+In memory there is one convention: float xyxy in pixels of the image as displayed, half-open.
 Other conventions exist as `WrittenBox`, a box as somebody wrote it, which becomes a `Region` once
-its picture's size is known. This module does not know about pictures or models.
+its image's size is known. This module does not know about images or models.
 """
 
 import math
@@ -24,7 +24,7 @@ class BoxFormat(StrEnum):
 
 
 class BoxUnits(StrEnum):
-    """What one unit of a written box is: a pixel, or a part of the picture's width and height."""
+    """What one unit of a written box is: a pixel, or a part of the image's width and height."""
 
     pixel = "pixel"
     fraction = "fraction"
@@ -33,7 +33,7 @@ class BoxUnits(StrEnum):
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in pixels of the picture as displayed: left, top, right, bottom; half-open.
+    """A rectangle in pixels of the image as displayed: left, top, right, bottom; half-open.
 
     Raises BoxError for a NaN, an infinity, reversed corners or no area.
     """
@@ -74,16 +74,16 @@ class Box:
         return self.y1 - self.y0
 
     def inside(self, width: int, height: int) -> bool:
-        """Whether all of the box lies in a picture of this size."""
+        """Whether all of the box lies in an image of this size."""
         return self.x0 >= 0 and self.y0 >= 0 and self.x1 <= width and self.y1 <= height
 
     def clipped(self, width: int, height: int) -> "Box":
-        """The part of the box inside a picture of this size; BoxError where there is none."""
+        """The part of the box inside an image of this size; BoxError where there is none."""
         x0, y0 = max(self.x0, 0.0), max(self.y0, 0.0)
         x1, y1 = min(self.x1, float(width)), min(self.y1, float(height))
         if x1 <= x0 or y1 <= y0:
             raise BoxError(
-                f"box {self}: lies outside the picture, which is {width} x {height} pixels; "
+                f"box {self}: lies outside the image, which is {width} x {height} pixels; "
                 "check --box-format and --box-units"
             )
         return Box(x0, y0, x1, y1)
@@ -99,7 +99,7 @@ class Region:
 
 @dataclass(frozen=True)
 class WrittenBox:
-    """A box as it was written, before its picture's size is known.
+    """A box as it was written, before its image's size is known.
 
     values: the four numbers. label: the name its file gave it, if any.
     """
@@ -115,7 +115,7 @@ class WrittenBox:
         return cls(region.box.xyxy, label=region.label)
 
     def resolve(self, width: int, height: int) -> Region:
-        """The region in pixels of a picture of this size, not yet clipped to it."""
+        """The region in pixels of an image of this size, not yet clipped to it."""
         x, y, third, fourth = self.values
         text = ",".join(f"{value:g}" for value in self.values)
         if not all(math.isfinite(value) for value in self.values):
@@ -142,7 +142,7 @@ class WrittenBox:
         fractional = all(0 <= value <= 1 for value in corners)
         if fractional and any(value != int(value) for value in corners) and min(width, height) > 1:
             raise BoxError(
-                f"box {text}: is smaller than one pixel; if these are fractions of the picture, "
+                f"box {text}: is smaller than one pixel; if these are fractions of the image, "
                 "say --box-units fraction"
             )
 
@@ -178,7 +178,7 @@ def four_numbers(values: object, text: str) -> tuple[float, float, float, float]
 def clip_all(
     regions: tuple[Region, ...], width: int, height: int
 ) -> tuple[tuple[Region, ...], list[str]]:
-    """Regions clipped to the picture, and one warning for each that reached outside it."""
+    """Regions clipped to the image, and one warning for each that reached outside it."""
     clipped, warnings = [], []
     for region in regions:
         box = region.box

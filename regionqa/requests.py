@@ -1,23 +1,23 @@
 """What is asked and what comes back: `Request` and `Answer`, the two ends of `Engine.answer`.
 
-Plain values; nothing here opens a picture or runs a model.
+Plain values; nothing here opens an image or runs a model.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from regionqa.errors import ItemError
-from regionqa.images import Picture
+from regionqa.images.reading import InputImage
 from regionqa.regions import Region
 
 NAMING_QUESTION = "what is this?"
 """What is asked of a box whose only known truth is its class, in training as in evaluation."""
 LONGEST_WINDOW = 256
-"""Requests held at a time, however many ask about one picture; this bounds the memory."""
+"""Requests held at a time, however many ask about one image; this bounds the memory."""
 
 
 @dataclass(frozen=True)
-class Exchange:
+class HistoryTurn:
     """An earlier question of a conversation, with its answer."""
 
     question: str
@@ -28,23 +28,23 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Request:
-    """One question about one picture and any number of its regions (none: the whole picture).
+    """One question about one image and any number of its regions (none: the whole image).
 
-    A request that cannot be asked (its picture is missing, its box is malformed) carries the
+    A request that cannot be asked (its image is missing, its box is malformed) carries the
     reason in `error`; the engine passes it on in its place, so that answers keep their order.
     """
 
     image: str
-    """The picture's name as the user gave it."""
+    """The image's name as the user gave it."""
     question: str
     """The question; `<region1>` names the first of `regions`, and so on."""
     regions: tuple[Region, ...] = ()
-    """Inside the picture, in pixels of the picture as displayed."""
-    picture: Picture | None = None
-    """The opened picture; None only where there is an error."""
+    """Inside the image, in pixels of the image as displayed."""
+    source: InputImage | None = None
+    """The opened image; None only where there is an error."""
     error: ItemError | None = None
     """Why this request cannot be asked."""
-    history: tuple[Exchange, ...] = ()
+    history: tuple[HistoryTurn, ...] = ()
     """What was asked before, oldest first; `regions` are those of the whole conversation."""
     choices: tuple[str, ...] = ()
     """The only answers there are: the likeliest is given, and nothing is generated. None: any."""
@@ -71,14 +71,14 @@ class Answer:
 def windows(requests: Iterable[Request], batch_size: int) -> Iterator[list[Request]]:
     """Consecutive requests that are answered together.
 
-    A window ends with a picture, once it holds a batch; the first ends with the first picture, so
+    A window ends with an image, once it holds a batch; the first ends with the first image, so
     that its answer need not wait. With a batch size of 1 every request is answered at once.
     """
     window: list[Request] = []
     enough = 1
     for request in requests:
-        new_picture = bool(window) and request.picture is not window[-1].picture
-        if len(window) >= LONGEST_WINDOW or (new_picture and len(window) >= enough):
+        new_image = bool(window) and request.source is not window[-1].source
+        if len(window) >= LONGEST_WINDOW or (new_image and len(window) >= enough):
             yield window
             window, enough = [], batch_size
         window.append(request)

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from goldenweights import COMMITTED, GoldenSet
-from hubserver import Hub
 from PIL import Image
-from tinymodel import copy_graphs, tiny_bundle, two_things
 
-from regionqa.bundles import Bundle, find_bundle
+from helpers.golden_weights import COMMITTED, GoldenSet
+from helpers.hub_server import Hub
+from helpers.tiny_models import copy_graphs, tiny_bundle, two_things
+from regionqa.bundles.store import Bundle, find_bundle
 from regionqa.cli import main
 from regionqa.engine import Engine
 

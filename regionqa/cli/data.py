@@ -22,7 +22,7 @@ DataFile = Annotated[
 ]
 Images = Annotated[
     Path | None,
-    typer.Option(help="The folder that names of pictures start from; the file's own if not said."),
+    typer.Option(help="The folder that names of images start from; the file's own if not said."),
 ]
 
 
@@ -32,7 +32,7 @@ def check(
     images: Images = None,
     show: Annotated[int, typer.Option(min=0, help="Problems that are listed; 0: all.")] = 20,
     draw: Annotated[
-        int, typer.Option(min=0, help="Draw this many pictures with their regions and turns.")
+        int, typer.Option(min=0, help="Draw this many images with their regions and turns.")
     ] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="With --draw: the folder.")
@@ -43,21 +43,22 @@ def check(
 
     regionqa data check mine.jsonl --draw 10 --out drawn
     """
+    from regionqa.data.check import summarise
+    from regionqa.data.files import read_training_data
+    from regionqa.data.records import counted
     from regionqa.errors import UsageError
-    from regionqa.finetune.datacheck import draw_examples, examine
-    from regionqa.finetune.datafiles import read_training_data
-    from regionqa.finetune.records import counted
+    from regionqa.pipeline.draw_records import draw_examples
 
     if bool(draw) != (out is not None):
         raise UsageError("--draw and --out go together: --draw 10 --out FOLDER")
     data = read_training_data(file, images)
-    for line in examine(data).lines(show):
+    for line in summarise(data).lines(show):
         print(line)
     data.or_stop(skip_bad=True)
     broken: list[str] = []
     if out is not None:
         written = draw_examples(data, draw, out, broken.append)
-        print(f"\n{counted(len(written), 'picture')} drawn in {out}")
+        print(f"\n{counted(len(written), 'image')} drawn in {out}")
     for message in broken:
         print(f"regionqa: {message}", file=sys.stderr)
     return SOME_FAILED if data.problems or broken else 0
@@ -77,10 +78,10 @@ def convert(
 
     regionqa data convert instances.json --images photos --out mine.jsonl
     """
+    from regionqa.data.convert import write_training_data
+    from regionqa.data.files import read_training_data
+    from regionqa.data.records import counted
     from regionqa.errors import UsageError
-    from regionqa.finetune.convert import write_training_data
-    from regionqa.finetune.datafiles import read_training_data
-    from regionqa.finetune.records import counted
 
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {out}: is the file to be read; name another")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli import asking, chatting, data, evaluating, hub, looking, making, training
+from regionqa.cli import ask, chat, data, download, eval, export, finetune, init, models
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -22,24 +22,24 @@ PIPE_CLOSED = 141
 
 app = typer.Typer(
     name="regionqa",
-    help="Answers questions about regions of pictures, on your own machine.",
+    help="Answers questions about regions of images, on your own machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help set by rich takes twice as long, and loses what is in brackets
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(asking.ask)
-app.command()(asking.caption)
-app.command()(chatting.chat)
-app.add_typer(looking.models_app, name="models")
-app.command()(training.finetune)
+app.command()(ask.ask)
+app.command()(ask.caption)
+app.command()(chat.chat)
+app.add_typer(models.models_app, name="models")
+app.command()(finetune.finetune)
 app.add_typer(data.data_app, name="data")
-app.add_typer(evaluating.eval_app, name="eval")
-app.command()(hub.download)
-app.command()(hub.export)
-app.command()(making.init)
-app.command()(looking.doctor)
-app.command()(looking.demo)
+app.add_typer(eval.eval_app, name="eval")
+app.command()(download.download)
+app.command()(export.export)
+app.command()(init.init)
+app.command()(models.doctor)
+app.command()(models.demo)
 
 
 def show_version(asked: bool) -> None:
@@ -56,7 +56,7 @@ def options(
         typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Answers questions about regions of pictures, on your own machine."""
+    """Answers questions about regions of images, on your own machine."""
 
 
 def replace_closed_streams() -> None:

@@ -1,11 +1,13 @@
 """Options that several commands share, each written once."""
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from regionqa.errors import UsageError
 from regionqa.regions import BoxFormat, BoxUnits
 
 
@@ -56,7 +58,7 @@ BoxesFile = Annotated[
     Path | None,
     typer.Option(
         "--boxes",
-        help="Boxes of many pictures: COCO, Pascal VOC, YOLO, LabelMe, Label Studio, CSV or plain "
+        help="Boxes of many images: COCO, Pascal VOC, YOLO, LabelMe, Label Studio, CSV or plain "
         "JSON; a file, or a folder of files.",
     ),
 ]
@@ -76,7 +78,7 @@ RetryErrors = Annotated[
 ]
 Draw = Annotated[
     Path | None,
-    typer.Option(help="Draw boxes and answers: a .png, .jpg or .webp; a folder for many pictures."),
+    typer.Option(help="Draw boxes and answers: a .png, .jpg or .webp; a folder for many images."),
 ]
 Device = Annotated[DeviceChoice, typer.Option(help="Where to run; cuda never falls back.")]
 Dtype = Annotated[
@@ -117,3 +119,19 @@ Seed = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No warnings, no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]
+
+
+EXPORT = ("onnxscript", "tomli_w")
+FINETUNE = (*EXPORT, "accelerate", "peft", "tensorboard", "matplotlib")
+PLOT = ("matplotlib",)
+EVAL = (*PLOT, "sentence_transformers")
+"""Packages of the extras in pyproject.toml, by the names they are imported as."""
+
+
+def require(command: str, extra: str, packages: tuple[str, ...]) -> None:
+    """UsageError, naming the extra, where a command's packages are not installed."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise UsageError(
+            f"{command} needs {missing[0]}, which is not installed: pip install 'regionqa[{extra}]'"
+        )

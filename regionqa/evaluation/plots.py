@@ -1,4 +1,4 @@
-"""Results as a picture: a panel of bars with intervals for every group of figures.
+"""Results as an image: a panel of bars with intervals for every group of figures.
 
 Groups named by sizes become a line, as they are in order. Needs matplotlib, of the extra `eval`.
 It does not know what figures mean.
@@ -9,7 +9,7 @@ from typing import Any
 
 from regionqa.errors import OutputError
 from regionqa.evaluation.report import rows_of
-from regionqa.evaluation.results import Compared, Measured, Told
+from regionqa.evaluation.results import Comparison, EvalResult, FigureEstimate
 
 ORDERED = ("size",)
 """Groups that a line connects."""
@@ -18,14 +18,14 @@ MOST = 80
 COLOURS = ("#2f6f9f", "#d08b2c")
 
 
-def draw(result: Measured | Compared, path: Path) -> None:
-    """Write the picture, in the format of the path's suffix; OutputError where that fails."""
+def plot_figures(result: EvalResult | Comparison, path: Path) -> None:
+    """Write the image, in the format of the path's suffix; OutputError where that fails."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    models = [result] if isinstance(result, Measured) else [result.first, result.second]
+    models = [result] if isinstance(result, EvalResult) else [result.first, result.second]
     names = [name for name in models[0].groups if all(name in model.groups for model in models)]
-    panels: list[tuple[str, list[tuple[Told, ...]]]] = [
+    panels: list[tuple[str, list[tuple[FigureEstimate, ...]]]] = [
         ("all", [model.figures for model in models]),
         *((f"by {name}", [model.groups[name] for model in models]) for name in names),
     ]
@@ -52,7 +52,7 @@ def draw(result: Measured | Compared, path: Path) -> None:
         raise OutputError(f"{path}: cannot be written: {reason}; name a .png or .svg") from error
 
 
-def _bars(axis: Any, groups: list[tuple[Told, ...]], labels: list[str]) -> None:
+def _bars(axis: Any, groups: list[tuple[FigureEstimate, ...]], labels: list[str]) -> None:
     """Bars side by side, the first figure on top; shares only where there are any."""
     shares = [told for told in groups[0] if told.figure.percent]
     keys = [told.figure.key for told in shares or groups[0]][:MOST]
@@ -76,7 +76,7 @@ def _bars(axis: Any, groups: list[tuple[Told, ...]], labels: list[str]) -> None:
         axis.set_xlabel("%", fontsize=8)
 
 
-def _line(axis: Any, groups: list[tuple[Told, ...]], labels: list[str]) -> None:
+def _line(axis: Any, groups: list[tuple[FigureEstimate, ...]], labels: list[str]) -> None:
     """A line with its interval as a band."""
     for index, group in enumerate(groups):
         rows = rows_of(group)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regionqa.errors import OutputError
-from regionqa.evaluation.results import Compared, Measured, Told
-from regionqa.evaluation.statistics import Difference, Estimate, Figure
+from regionqa.evaluation.metrics.statistics import Difference, Estimate, Figure
+from regionqa.evaluation.results import Comparison, EvalResult, FigureEstimate
 
 SHOWN = 12
 """Rows of a long group that are printed; JSON holds all."""
 UNPRINTED = ("confidence", "coverage")
-"""Listings that JSON holds alone, as a picture tells them better."""
+"""Listings that JSON holds alone, as an image tells them better."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def tables(result: Measured) -> list[Table]:
+def tables(result: EvalResult) -> list[Table]:
     """What is printed of one model's evaluation."""
     where = f"on {result.device}" if result.device else ""
     about = f"{result.judged.task}: {result.model} {result.revision} {where}"
@@ -45,7 +45,7 @@ def tables(result: Measured) -> list[Table]:
     return found
 
 
-def comparison_tables(result: Compared) -> list[Table]:
+def comparison_tables(result: Comparison) -> list[Table]:
     """What is printed of two models side by side."""
     first, second = result.first, result.second
     header = ("", first.model, second.model, "difference", "95 % interval", "p", "of")
@@ -84,7 +84,7 @@ def is_number_column(table: Table, column: int) -> bool:
     return column > 0 and all(cell[:1] in "-+<0123456789" for cell in cells)
 
 
-def document(result: Measured) -> dict[str, object]:
+def document(result: EvalResult) -> dict[str, object]:
     """Everything that was found, as JSON holds it; shares are in percent."""
     judged = result.judged
     return {
@@ -94,7 +94,7 @@ def document(result: Measured) -> dict[str, object]:
         "device": result.device,
         "settings": dict(result.settings),
         "items": len(judged.items),
-        "pictures": len(set(judged.pictures)),
+        "images": len(set(judged.images)),
         "failed": result.failed,
         "figures": list(map(_figure, result.figures)),
         "groups": {name: list(map(_figure, group)) for name, group in result.groups.items()},
@@ -102,7 +102,7 @@ def document(result: Measured) -> dict[str, object]:
     }
 
 
-def comparison_document(result: Compared) -> dict[str, object]:
+def comparison_document(result: Comparison) -> dict[str, object]:
     """Both models' documents, and their differences (the second less the first)."""
     pairs = zip(_shared(result)[0], result.differences, strict=True)
     groups = {
@@ -135,17 +135,17 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 _HEADER = ("", "value", "95 % interval", "of")
 
 
-def _row(told: Told) -> tuple[str, ...]:
+def _row(told: FigureEstimate) -> tuple[str, ...]:
     figure, estimate = told.figure, told.estimate
     return figure.name, _value(estimate.value, figure), _interval(estimate, figure), _n(figure)
 
 
-def _pairs(result: Compared) -> tuple[tuple[str, ...], ...]:
+def _pairs(result: Comparison) -> tuple[tuple[str, ...], ...]:
     rows = zip(*_shared(result), result.differences, strict=True)
     return tuple(_pair(*row) for row in rows)
 
 
-def _shared(result: Compared) -> tuple[list[Told], list[Told]]:
+def _shared(result: Comparison) -> tuple[list[FigureEstimate], list[FigureEstimate]]:
     """The figures that both models have, in the order of each."""
     keys = [{told.figure.key for told in each.figures} for each in (result.first, result.second)]
     both = keys[0] & keys[1]
@@ -156,7 +156,7 @@ def _shared(result: Compared) -> tuple[list[Told], list[Told]]:
     return first, second
 
 
-def _pair(first: Told, second: Told, difference: Difference) -> tuple[str, ...]:
+def _pair(first: FigureEstimate, second: FigureEstimate, difference: Difference) -> tuple[str, ...]:
     figure = first.figure
     return (
         figure.name,
@@ -196,7 +196,7 @@ def _n(figure: Figure) -> str:
     return f"{figure.count:,}"
 
 
-def _figure(told: Told) -> dict[str, object]:
+def _figure(told: FigureEstimate) -> dict[str, object]:
     figure = told.figure
     ends = told.estimate
     return {
@@ -211,7 +211,7 @@ def _figure(told: Told) -> dict[str, object]:
 
 
 def _difference(figure: Figure, difference: Difference) -> dict[str, object]:
-    return _figure(Told(figure, difference.estimate)) | {"p": _number(difference.p)}
+    return _figure(FigureEstimate(figure, difference.estimate)) | {"p": _number(difference.p)}
 
 
 def _plain(row: Mapping[str, object]) -> dict[str, object]:
@@ -229,8 +229,8 @@ def _cell(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())[:60]
 
 
-def rows_of(group: Sequence[Told]) -> list[tuple[str, float, float, float]]:
-    """Name, value and interval of figures, for a picture; shares in percent."""
+def rows_of(group: Sequence[FigureEstimate]) -> list[tuple[str, float, float, float]]:
+    """Name, value and interval of figures, for an image; shares in percent."""
     rows = []
     for told in group:
         ends = (told.estimate.value, told.estimate.low, told.estimate.high)

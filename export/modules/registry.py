@@ -1,0 +1,65 @@
+"""Every torch definition by the name a card gives it, and the way there and back.
+
+A card's [architecture] tables hold a `kind` and the fields of that kind's config. The runtime reads
+none of it; training and export do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from regionqa.bundles.card import ModelCard, from_table
+from regionqa.errors import BundleError
+from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.modules.crops import CropConfig, CropRegionEncoder
+from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.modules.pixels import PixelRegionConfig, PixelRegionEncoder
+from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
+from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
+from regionqa.export.modules.tower import TowerConfig, TowerVision
+
+VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
+    "resnet": (ResNetConfig, ResNetVision),
+    "tower": (TowerConfig, TowerVision),
+}
+REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
+    "cuts": (CropConfig, CropRegionEncoder),
+    "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),
+    "pixels": (PixelRegionConfig, PixelRegionEncoder),
+    "regionclip": (RegionClipConfig, RegionClipEncoder),
+}
+
+
+def build(card: ModelCard) -> tuple[VisionModule, RegionModule | None]:
+    """Untrained encoders as a card describes them; BundleError where it does not."""
+    where = f"card of {card.name}: architecture"
+    vision = _build(VISION, card.architecture.get("vision"), f"{where}.vision")
+    region = None
+    if card.region:
+        region = _build(REGION, card.architecture.get("region"), f"{where}.region")
+    return vision, region
+
+
+def architecture_table(module: VisionModule | RegionModule) -> dict[str, Any]:
+    """The [architecture] table of a module; `build` makes the module from it.
+
+    Fields that are None are left out, as TOML has no word for that; None is their default.
+    """
+    for kind, (_, definition) in (*VISION.items(), *REGION.items()):
+        if type(module) is definition:
+            settings = asdict(module.config).items()
+            return {"kind": kind, **{name: value for name, value in settings if value is not None}}
+    raise BundleError(f"{type(module).__name__} is no architecture a card can name")
+
+
+def _build(kinds: Mapping[str, tuple[type, type[nn.Module]]], table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise BundleError(f"{where}: is missing, so the model can be asked but not trained")
+    settings = dict(table)
+    kind = settings.pop("kind", None)
+    if kind not in kinds:
+        raise BundleError(f"{where}: kind is {kind!r}; known are {', '.join(kinds)}")
+    config, definition = kinds[kind]
+    return definition(from_table(config, settings, where))

@@ -1,0 +1,117 @@
+"""Torch -> ONNX, with the comparison that makes an export count.
+
+A graph is compared with its torch definition on random inputs of several sizes, none among them,
+before anyone may use it. It does not know how files are written, nor about cards or bundles.
+"""
+
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.onnx.files import save_model
+from regionqa.export.onnx.interface import RegionGraph, level_names, source_names
+from regionqa.export.onnx.verify import (
+    ParityReport,
+    compare_region,
+    compare_vision,
+    region_case,
+)
+
+OPSET = 20
+
+
+def export_vision(vision: VisionModule, path: Path) -> ParityReport:
+    """Write `pixel_values` -> `image_tokens`, `level0`..., and compare it."""
+    write_vision(vision, path)
+    return compare_vision(vision, path)
+
+
+def write_vision(vision: VisionModule, path: Path) -> None:
+    """Write the graph, with a dynamic number of images; uncompared."""
+    size = vision.input_size
+    names = ["image_tokens", *level_names(len(vision.level_shapes))]
+    batch = torch.export.Dim("batch")
+    pixel_values = torch.randn(2, 3, size, size)
+    write_graph(vision, (pixel_values,), ["pixel_values"], names, ({0: batch},), path)
+
+
+def export_region(region: RegionModule, path: Path) -> ParityReport:
+    """Write sources, `boxes`, `image_index` -> `region_tokens`, and compare it."""
+    write_region(region, path)
+    return compare_region(region, path)
+
+
+def write_region(region: RegionModule, path: Path) -> None:
+    """Write the graph, with a dynamic number of boxes, none too; uncompared.
+
+    The sources are `level0`..., or `pixel_values` of an encoder that looks at pixels of its own.
+    """
+    batch, regions = torch.export.Dim("batch"), torch.export.Dim("regions")
+    example = region_case(region, images=2, regions=3, seed=0)
+    free = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    shapes = tuple(
+        {0: batch, **{axis: side for axis, side in free.items() if shape[axis - 1] is None}}
+        for shape in region.source_shapes
+    )
+    names = [*source_names(region), "boxes", "image_index"]
+    arguments = tuple(torch.from_numpy(example[name]) for name in names)
+    dynamic = ((*shapes, {0: regions}, {0: regions}),)
+    write_graph(RegionGraph(region), arguments, names, ["region_tokens"], dynamic, path)
+
+
+def write_graph(
+    module: nn.Module,
+    arguments: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    dynamic_shapes: tuple[object, ...],
+    path: Path,
+) -> None:
+    """Export in evaluation mode; weights are stored in half precision where that loses nothing."""
+    with warnings.catch_warnings():
+        # inputs share a dimension on purpose: ONNX Runtime then checks that they agree
+        warnings.filterwarnings("ignore", message=".*shares the same shape constraints")
+        program = torch.onnx.export(
+            module.eval(),
+            arguments,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamic_shapes=dynamic_shapes,
+            dynamo=True,
+            optimize=False,  # it would fold BatchNorm into weights that float16 cannot hold
+            verbose=False,
+        )
+    assert program is not None
+    initializers = program.model.graph.initializers
+    weights = {}  # torch's own memory, not copied
+    for name in list(initializers):
+        value = initializers.pop(name).const_value
+        assert value is not None
+        weights[name] = value.numpy()
+    model = program.model_proto
+    strip_traces(model)
+    save_model(model, weights, path)
+
+
+def strip_traces(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes on the source (paths and stack traces of whoever exported)."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+
+
+def round_to_float16(module: nn.Module) -> None:
+    """Round all floating weights to what float16 holds, in place; they stay float32."""
+    for value in module.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(value.half().float())

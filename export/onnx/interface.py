@@ -1,0 +1,29 @@
+"""Inputs and outputs of the two graphs: their names, and how a region encoder takes them."""
+
+from torch import Tensor, nn
+
+from regionqa.export.modules.base import RegionModule
+
+
+class RegionGraph(nn.Module):
+    """A region encoder with its levels as separate inputs, as an ONNX graph needs them."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Levels, then boxes (N, 4) and image_index (N,) -> region tokens (N, K, H)."""
+        *levels, boxes, image_index = inputs
+        tokens: Tensor = self.encoder(levels, boxes, image_index)
+        return tokens
+
+
+def source_names(region: RegionModule) -> list[str]:
+    """Names of a region graph's first inputs."""
+    return ["pixel_values"] if region.reads_pixels else level_names(len(region.source_shapes))
+
+
+def level_names(count: int) -> list[str]:
+    """Names of the feature maps in both graphs."""
+    return [f"level{index}" for index in range(count)]

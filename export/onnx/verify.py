@@ -1,0 +1,149 @@
+"""Torch -> ONNX, with the comparison that makes an export count.
+
+A graph is compared with its torch definition on random inputs of several sizes, none among them,
+before anyone may use it. It does not know how files are written, nor about cards or bundles.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from regionqa.errors import ExportError
+from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.onnx.interface import RegionGraph, level_names, source_names
+from regionqa.export.onnx.process import run_graph, set_aside
+
+TOLERANCE = 1e-4
+"""Largest difference between torch and ONNX that is let through, for values of order one."""
+
+ROUNDINGS = 4
+"""Of torch's own distances from double precision, how many a graph may be away from torch."""
+CASES, FEW_CASES = ((1, 0), (1, 1), (3, 7), (2, 40)), ((1, 0), (2, 7))
+"""Images and regions that a region graph is compared on; few where one image takes minutes."""
+LARGE = 100_000_000
+"""Weights from which on an encoder is so slow (GPT4RoI's has 299 M)."""
+
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far one graph's outputs are from torch's on random inputs."""
+
+    graph: str
+    difference: float
+    """Largest |ONNX - torch| over all outputs and cases, as a share of the output's largest
+    value where that exceeds one."""
+    cases: tuple[str, ...]
+    """Sizes that were compared, such as "3 images"."""
+    rounding: float = 0.0
+    """How far torch itself is from double precision, by the same measure; found only where the
+    difference exceeds the tolerance: deep networks may amplify what is rounded."""
+
+    def check(self, tolerance: float = TOLERANCE) -> None:
+        """ExportError where the difference exceeds the tolerance (or is not a number).
+
+        Two ways to round may differ by more, but hardly by more than torch and the exact value.
+        """
+        if not self.difference <= max(tolerance, ROUNDINGS * self.rounding):
+            raise ExportError(
+                f"{self.graph}: differs from torch by {self.difference:.1e}, "
+                f"{tolerance:.0e} is allowed; nothing was written"
+            )
+
+
+def compare_vision(vision: VisionModule, path: Path) -> ParityReport:
+    """How far a vision graph is from its torch definition."""
+    size = vision.input_size
+    names = ["image_tokens", *level_names(len(vision.level_shapes))]
+    cases = {
+        f"{count} images": {"pixel_values": rng_normal((count, 3, size, size), count)}
+        for count in (1, 3)
+    }
+    return compare(vision, path, names, cases)
+
+
+def compare_region(region: RegionModule, path: Path) -> ParityReport:
+    """How far a region graph is from its torch definition."""
+    weights = sum(weight.numel() for weight in region.parameters())
+    cases = {
+        f"{images} images with {count} regions": region_case(region, images, count, seed=count)
+        for images, count in (FEW_CASES if weights > LARGE else CASES)
+    }
+    return compare(RegionGraph(region), path, ["region_tokens"], cases)
+
+
+def region_case(
+    region: RegionModule, images: int, regions: int, seed: int
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Random sources and boxes; boxes of every size, some reaching outside the image."""
+    rng = np.random.default_rng(seed)
+    varied = [int(side) for side in rng.integers(96, 320, 2)]  # for sides that may vary
+    case: dict[str, npt.NDArray[np.generic]] = {}
+    for name, (channels, *fixed) in zip(source_names(region), region.source_shapes, strict=True):
+        shape = [side or other for side, other in zip(fixed, varied, strict=True)]
+        case[name] = rng.standard_normal((images, channels, *shape), np.float32)
+    corners = rng.uniform(-0.1, 0.9, (regions, 2))
+    sides = rng.uniform(0.001, 1.0, (regions, 2))
+    case["boxes"] = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+    case["image_index"] = rng.integers(0, images, regions)
+    return case
+
+
+def rng_normal(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float32]:
+    """Standard normal numbers, the same at every call."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@torch.inference_mode()
+def compare(
+    module: nn.Module, path: Path, outputs: list[str], cases: Mapping[str, Arrays]
+) -> ParityReport:
+    """Run torch and ONNX Runtime on the same inputs, given in the order of torch's arguments."""
+    wanted = []
+    for case in cases.values():
+        found = module.eval()(*(torch.from_numpy(np.asarray(value)) for value in case.values()))
+        wanted.append(found if isinstance(found, tuple) else (found,))
+    with set_aside(module, path):
+        actual = run_graph(path, outputs, list(cases.values()))
+    worst = largest(wanted, actual)
+    rounding = 0.0
+    if TOLERANCE < worst < float("inf"):
+        exact = copy.deepcopy(module).double()
+        precise = []
+        for case in cases.values():
+            given = (torch.from_numpy(np.asarray(value)) for value in case.values())
+            found = exact(*(v.double() if v.is_floating_point() else v for v in given))
+            precise.append(found if isinstance(found, tuple) else (found,))
+        rounding = largest(wanted, [[v.float().numpy() for v in found] for found in precise])
+    return ParityReport(path.name, worst, tuple(cases), rounding)
+
+
+def largest(
+    wanted: Sequence[Sequence[Tensor]], given: Sequence[Sequence[npt.NDArray[np.float32]]]
+) -> float:
+    """The largest `relative_difference` of all cases' outputs."""
+    return max(
+        relative_difference(want.numpy(), got)
+        for expected, values in zip(wanted, given, strict=True)
+        for want, got in zip(expected, values, strict=True)
+    )
+
+
+def relative_difference(want: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> float:
+    """Largest difference, as a share of the largest wanted value where that exceeds one.
+
+    Infinite where shapes differ or a value is not finite.
+    """
+    if want.shape != got.shape or not (np.isfinite(want).all() and np.isfinite(got).all()):
+        return float("inf")
+    if not want.size:
+        return 0.0
+    return float(np.abs(want - got).max() / max(1.0, float(np.abs(want).max())))

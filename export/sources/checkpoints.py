@@ -1,0 +1,145 @@
+"""Published checkpoints in transformers' format, read from their folders.
+
+Every way in which that fails is one BundleError. It does not know what becomes of them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from regionqa.bundles.card import LanguageRuntime
+from regionqa.errors import BundleError
+from regionqa.export.bundle import language_files
+from regionqa.export.modules.tower import tower_table
+from regionqa.language.decoders import LlamaDecoder
+
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+"""What transformers raises for a folder that it cannot load."""
+
+
+def read_tower(folder: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Config and weights of a vision tower, or of the one in a CLIP or SigLIP of two towers."""
+    config = read_config(folder)
+    config = getattr(config, "vision_config", None) or config
+    tower_table(config)  # refuses what is no tower
+    model = load_model(AutoModel, folder, config=config, dtype=torch.float32)
+    return config, model.state_dict()
+
+
+def read_text_config(folder: Path) -> Any:
+    """The config of a causal language model; BundleError where the folder holds none."""
+    config = read_config(folder)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BundleError(
+            f"{folder}: a model of type {config.model_type!r} is no causal language model"
+        )
+    return config
+
+
+def read_language(folder: Path) -> PreTrainedModel | Path:
+    """A causal language model to be copied; loaded, numbers as stored, where it has only .bin."""
+    if any(path.suffix == ".safetensors" for path in language_files(folder)):
+        return folder
+    model: PreTrainedModel = load_model(AutoModelForCausalLM, folder, dtype="auto")
+    return model
+
+
+def read_config(folder: Path) -> Any:
+    """The transformers config in a folder; BundleError where there is none that is known."""
+    if not (folder / "config.json").is_file():
+        raise BundleError(f"{folder}: is no checkpoint in transformers' format: no config.json")
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{folder}: transformers does not know its config: {reason}") from error
+
+
+def load_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model in evaluation mode; BundleError where a weight is missing or nothing can be read."""
+    try:
+        model, report = kind.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, **options
+        )
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
+    if report["missing_keys"]:  # transformers would make them up
+        raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")
+    return model.eval()
+
+
+def end_ids(folder: Path, config: Any) -> list[int]:
+    """Ids of the tokens that end an answer, as the checkpoint says."""
+    found = getattr(config, "eos_token_id", None)
+    file = folder / "generation_config.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") or found
+    return as_list(found)
+
+
+def as_list(ids: int | list[int] | None) -> list[int]:
+    """What a config writes as one id, several or none."""
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
+
+def language_shapes(
+    language: PreTrainedModel | Path,
+) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """The shape of every weight of a language model, and its config."""
+    if isinstance(language, PreTrainedModel):
+        weights = dict(language.named_parameters())  # a tied weight is named once
+        return {name: tuple(weight.shape) for name, weight in weights.items()}, (
+            language.config.to_dict()
+        )
+    shapes = {}
+    for file in language_files(language):
+        if file.suffix != ".safetensors":
+            continue
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    return shapes, json.loads((language / "config.json").read_text(encoding="utf-8"))
+
+
+def runtime_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> LanguageRuntime:
+    """The native decoder where it takes the config and every weight, else transformers."""
+    weights = {
+        name.removeprefix("model."): torch.empty(shape, device="meta")
+        for name, shape in shapes.items()
+        if not name.endswith("rotary_emb.inv_freq")
+    }
+    try:
+        LlamaDecoder(dict(config), weights)
+    except (ValueError, KeyError, TypeError):
+        return LanguageRuntime.transformers
+    return LanguageRuntime.native
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' bars and tables: what matters in them becomes an error here."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

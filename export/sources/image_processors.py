@@ -1,0 +1,83 @@
+"""A checkpoint's image processor -> the card's [image] table.
+
+What cannot be done exactly is refused, or done nearly and said in a note. It does not know about
+weights.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor
+
+from regionqa.errors import BundleError
+from regionqa.images.preprocessing import Fit, Resample
+
+PIXEL = 1 / 255
+FILES = ("preprocessor_config.json", "processor_config.json")
+RESAMPLE: Mapping[int, Resample] = {2: Resample.bilinear, 3: Resample.bicubic}
+"""By Pillow's numbers, which the files use."""
+
+
+def image_table(
+    folder: Path, side: int, fit: Fit | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """The [image] table for a tower that reads squares of `side` pixels, and notes for people.
+
+    fit: how an image becomes the square; None is the processor's own way, which must then give
+    squares of `side`. BundleError where it does not, or does what we cannot.
+    """
+    processor = read_processor(folder)
+    if not processor.do_rescale or abs(processor.rescale_factor - PIXEL) > PIXEL / 1000:
+        raise BundleError(f"{folder}: its image processor does not divide pixels by 255")
+    notes = []
+    if fit is None:
+        fit, found = own_fit(folder, processor)
+        if found != side:
+            raise BundleError(
+                f"{folder}: its image processor gives {found} pixels, its vision tower reads {side}"
+            )
+        if fit is Fit.pad:
+            notes.append("images are padded at the right and below; its own way is all around")
+    resample = RESAMPLE.get(int(processor.resample))
+    if resample is None:
+        notes.append("images are resized bicubically; its own way is another")
+    plain = not processor.do_normalize
+    table = {
+        "size": side,
+        "fit": str(fit),
+        "resample": str(resample or Resample.bicubic),
+        "mean": [0.0] * 3 if plain else [float(value) for value in processor.image_mean],
+        "std": [1.0] * 3 if plain else [float(value) for value in processor.image_std],
+    }
+    return table, notes
+
+
+def read_processor(folder: Path) -> Any:
+    """The image processor in a folder; BundleError where there is none."""
+    if not any((folder / name).is_file() for name in FILES):
+        raise BundleError(f"{folder}: does not say how images are prepared; {FILES[0]} is missing")
+    try:
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # many kinds
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{folder}: its image processor cannot be read: {reason}") from error
+
+
+def own_fit(folder: Path, processor: Any) -> tuple[Fit, int]:
+    """How the processor makes a square of an image, and the square's side."""
+    size, crop = processor.size or {}, getattr(processor, "crop_size", None) or {}
+    sides = {int(size[name]) for name in ("height", "width") if size.get(name)}
+    short = int(size.get("shortest_edge") or 0)
+    cropped = {int(crop[name]) for name in ("height", "width") if crop.get(name)}
+    cuts = getattr(processor, "do_center_crop", False)
+    if processor.do_resize and getattr(processor, "do_pad", False) and short:
+        return Fit.pad, short
+    if processor.do_resize and len(sides) == 1 and (not cuts or cropped == sides):
+        return Fit.squash, sides.pop()
+    if processor.do_resize and cuts and short and cropped == {short}:
+        return Fit.crop, short
+    raise BundleError(
+        f"{folder}: its image processor (size {dict(size)}, crop {dict(crop) if cuts else None}) "
+        "makes squares in a way that is not known; say --fit squash, pad or crop"
+    )

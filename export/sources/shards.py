@@ -1,0 +1,189 @@
+"""Weights in shards, read and written one tensor at a time.
+
+A checkpoint of 13 GB passes through a machine with 4: shards are mapped, not loaded, and let go of
+again, and a file of safetensors is written tensor after tensor behind its header. Every way in
+which a checkpoint is unsound is one BundleError. It does not know what the tensors are.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from regionqa.errors import BundleError
+
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+"""Weights in one file, by preference; in several, each with `.index.json` beside them."""
+DTYPES: Mapping[torch.dtype, str] = {
+    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
+    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8",
+}  # fmt: skip
+"""What safetensors calls a type."""
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """What is known of a tensor before it is read."""
+
+    shape: Shape
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+class Shards:
+    """The weights of a checkpoint's folder. Tensors are views of the files until `release`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find the files and read what they hold; no weights yet. Raises BundleError."""
+        self.folder = folder
+        self.files, listed = find_shards(folder)
+        self.entries: dict[str, TensorEntry] = {}
+        """Shape and type of every tensor, in the files' order."""
+        self._places: dict[str, Path] = {}
+        self._open: dict[Path, Any] = {}
+        for path in self.files:
+            self._read_entries(path)
+            self.release()
+        for name, path in listed.items():
+            if self._places.get(name) != path:
+                raise BundleError(
+                    f"{path}: holds no {name}, which its index lists; get the checkpoint again"
+                )
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor as the file has it."""
+        path = self._places[name]
+        held = self._opened(path)
+        found: Tensor = held[name] if isinstance(held, dict) else held.get_tensor(name)
+        return found
+
+    def release(self) -> None:
+        """Let go of the files, and with them of the memory that their pages take."""
+        self._open.clear()
+
+    def _read_entries(self, path: Path) -> None:
+        held = self._opened(path)
+        if isinstance(held, dict):
+            found = {name: TensorEntry(tuple(t.shape), t.dtype) for name, t in held.items()}
+        else:
+            types = {name: dtype for dtype, name in DTYPES.items()}
+            found = {}
+            for name in held.keys():  # noqa: SIM118 (not a dict)
+                piece = held.get_slice(name)
+                if piece.get_dtype() not in types:
+                    raise BundleError(f"{path}: {name} is of type {piece.get_dtype()}, not a float")
+                found[name] = TensorEntry(tuple(piece.get_shape()), types[piece.get_dtype()])
+        self.entries |= found
+        self._places |= dict.fromkeys(found, path)
+
+    def _opened(self, path: Path) -> Any:
+        """The mapped file: a dictionary of tensors, or a safetensors file."""
+        if path not in self._open:
+            self._open[path] = open_file(path)
+        return self._open[path]
+
+
+def find_shards(folder: Path) -> tuple[list[Path], dict[str, Path]]:
+    """The weights files of a folder, and the file of every tensor where an index lists them."""
+    for single in SINGLE:
+        index = folder / f"{single}.index.json"
+        if not index.is_file():
+            if (folder / single).is_file():
+                return [folder / single], {}
+            continue
+        try:
+            listed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{index}: cannot be read as an index: {error}") from error
+        for name in sorted(set(listed.values())):
+            if not (folder / name).is_file():
+                raise BundleError(
+                    f"{folder}: the shard {name} is missing, which {index.name} lists; get the "
+                    "checkpoint again"
+                )
+        files = [folder / name for name in dict.fromkeys(listed.values())]
+        return files, {name: folder / file for name, file in listed.items()}
+    raise BundleError(
+        f"{folder}: has no weights in transformers' format: neither {' nor '.join(SINGLE)}, "
+        "nor an index of several"
+    )
+
+
+def open_file(path: Path) -> Any:
+    """A weights file, mapped: a dictionary of tensors (.bin) or a safetensors file."""
+    try:
+        if path.suffix == ".safetensors":
+            return safe_open(path, framework="pt")
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError,
+            struct.error) as error:  # fmt: skip
+        why = " ".join(str(error).split())[:160]
+        if "mmap can only be used" in why:
+            why = "it is in torch's form of before 1.6, which cannot be read piece by piece"
+        raise BundleError(f"{path}: cannot be read, is it cut short? ({why})") from error
+    if not isinstance(held, dict) or not all(isinstance(t, Tensor) for t in held.values()):
+        raise BundleError(f"{path}: holds something else than names and tensors")
+    return held
+
+
+def write_safetensors(
+    path: Path, entries: Mapping[str, TensorEntry], tensors: Iterable[tuple[str, Tensor]]
+) -> str:
+    """Write a file one tensor at a time, in the order of `entries`; its sha256.
+
+    The file appears whole or not at all. tensors: each as its entry says. Raises OSError.
+    """
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, entry in entries.items():
+        offsets = [end, end + entry.size]
+        table[name] = {"dtype": DTYPES[entry.dtype], "shape": entry.shape, "data_offsets": offsets}
+        end += entry.size
+    head = json.dumps(table, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    part = path.with_name(f"{path.name}.part")
+    digest = hashlib.sha256()
+    with part.open("wb") as file:
+        for chunk in (struct.pack("<Q", len(head)), head):
+            digest.update(chunk)
+            file.write(chunk)
+        for (name, entry), (given, tensor) in zip(entries.items(), tensors, strict=True):
+            if (given, tuple(tensor.shape), tensor.dtype) != (name, entry.shape, entry.dtype):
+                raise ValueError(f"{given} {tuple(tensor.shape)} is given where {name} is due")
+            data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            digest.update(data)
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return digest.hexdigest()
+
+
+def join(paths: Iterable[Path], out: Path) -> None:
+    """Several safetensors files as one, which holds all their tensors; the files are removed."""
+    held = {path: open_file(path) for path in paths}
+    places = {name: file for file in held.values() for name in file.keys()}  # noqa: SIM118
+    types = {name: dtype for dtype, name in DTYPES.items()}
+    entries = {
+        name: TensorEntry(
+            tuple(file.get_slice(name).get_shape()), types[file.get_slice(name).get_dtype()]
+        )
+        for name, file in places.items()
+    }
+    write_safetensors(out, entries, ((name, places[name].get_tensor(name)) for name in entries))
+    for path in held:
+        path.unlink()

@@ -1,0 +1,185 @@
+"""Checkpoints of a run: written beside their place and renamed, so that none is ever half there.
+
+One format serves one process and many, sharded or not: torch's distributed checkpoint. What a
+checkpoint holds is all that training has changed, the optimizers and where the run stood.
+"""
+
+import errno
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_states
+from torch.distributed.checkpoint.state_dict_saver import save as save_states
+
+from regionqa.errors import TrainingError
+
+PROGRESS = "progress.json"
+KEPT = 2
+"""Checkpoints that are kept; an older one is the way back when the newest turns out unreadable."""
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Where a run stood."""
+
+    stage: str
+    """The stage that was running."""
+    step: int
+    """Steps of that stage that are done."""
+    trained: tuple[str, ...]
+    """Names of all weights that training has changed so far."""
+    seconds: float
+    """Training time so far, over all its parts."""
+
+
+def newest(folder: Path) -> tuple[Path, TrainingProgress] | None:
+    """The newest whole checkpoint of a run; None where there is none yet."""
+    for path in sorted(folder.glob("*-*"), key=_age, reverse=True):
+        if path.suffix != ".partial" and (path / PROGRESS).is_file():
+            table = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+            return path, TrainingProgress(**{**table, "trained": tuple(table["trained"])})
+    return None
+
+
+def _age(path: Path) -> tuple[int, int]:
+    """Stage and step of a checkpoint's name, such as `2-000400`."""
+    stage, _, step = path.stem.partition("-")
+    return (int(stage), int(step)) if stage.isdigit() and step.isdigit() else (-1, -1)
+
+
+def save_checkpoint(
+    folder: Path,
+    number: int,
+    progress: TrainingProgress,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> Path:
+    """Write a checkpoint and drop all but the newest; every process must call it.
+
+    number: of the stage, from 1. TrainingError where the disk is full: the older ones stay.
+    """
+    target = folder / f"{number}-{progress.step:06d}"
+    partial = target.with_name(f"{target.name}.partial")
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    problem: OSError | None = None
+    try:
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        _barrier()
+        with _one_process_is_fine():
+            save_states(_states(model, optimizers, progress), checkpoint_id=str(partial))
+        torch.save(_random_states(), partial / f"random-{_rank()}.pt")
+        _barrier()
+        if first:
+            (partial / PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            _drop_old(folder)
+    except OSError as error:
+        problem = error
+    except (RuntimeError, CheckpointException) as error:
+        problem = _what_the_disk_said(error)
+    if problem:
+        shutil.rmtree(partial, ignore_errors=True)
+        last = newest(folder)
+        kept = f"the checkpoint {last[0]} is kept" if last else "there is no checkpoint yet"
+        raise TrainingError(
+            f"{target}: cannot be written: {problem.strerror or problem}; {kept}; "
+            "make room and go on with --resume"
+        ) from problem
+    return target
+
+
+def load_checkpoint(
+    path: Path,
+    progress: TrainingProgress,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> None:
+    """Put a checkpoint's state back, in place; every process must call it."""
+    states = _states(model, optimizers, progress)
+    with _one_process_is_fine():
+        load_states(states, checkpoint_id=str(path))
+    options = StateDictOptions(strict=False)
+    set_model_state_dict(model, states["model"], options=options)
+    set_optimizer_state_dict(model, optimizers, states["optimizer"])
+    random = path / f"random-{_rank()}.pt"
+    if random.is_file():
+        for kind, state in torch.load(random, weights_only=True).items():
+            (torch.cuda if kind == "cuda" else torch).set_rng_state(state)
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    """What dropout draws from, on the CPU and on this process's GPU."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+@contextmanager
+def _one_process_is_fine() -> Iterator[None]:
+    """Torch warns that it saves for one process where that is just what is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _states(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: TrainingProgress
+) -> dict[str, Any]:
+    return {
+        "model": _trained(model, progress),
+        "optimizer": get_optimizer_state_dict(model, optimizers),
+    }
+
+
+def _trained(model: nn.Module, progress: TrainingProgress) -> dict[str, Any]:
+    """References to the weights that training has changed."""
+    weights: Mapping[str, Any] = get_model_state_dict(model)
+    return {name: weights[name] for name in progress.trained}
+
+
+def _what_the_disk_said(error: BaseException) -> OSError:
+    """The OSError that torch wrapped, or torch's own last words where it lost that."""
+    inner: BaseException | None = error
+    if isinstance(error, CheckpointException):
+        inner = next(iter(error.failures.values()))[0]
+    while inner and not isinstance(inner, OSError):
+        inner = inner.__cause__ or inner.__context__
+    if isinstance(inner, OSError):
+        return inner
+    return OSError(errno.EIO, " ".join(str(error).split())[-200:])
+
+
+def _drop_old(folder: Path) -> None:
+    whole = [path for path in folder.glob("*-*") if path.suffix != ".partial"]
+    for path in sorted(whole, key=_age)[:-KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()

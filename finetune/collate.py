@@ -1,0 +1,284 @@
+"""Samples -> one padded batch of tensors, with what the frozen encoders see of their images.
+
+An image is read and encoded once for all questions about it in a batch, and remembered as long as
+there is room.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regionqa.bundles.card import ModelCard
+from regionqa.data.records import Record
+from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.finetune.dataset import IGNORE_INDEX, Sample, SampleBuilder, jitter_box
+from regionqa.images.reading import open_image
+from regionqa.regions import Box
+
+LARGEST_CACHE = 2 << 30
+"""Bytes of encoded images that are kept, so that later epochs need not encode them again."""
+MOST_VECTORS = 200_000
+"""Region vectors of a frozen encoder that are kept."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Q questions about B images with N boxes, padded on the right to L ids.
+
+    input_ids, labels, mask: (Q, L). features: (B, T, C) of the frozen vision encoder. Image tokens
+    of image image_rows[q] stand in question q from image_starts[q] on, both (Q,).
+    sources: what the region encoder reads, one list per group of images that stack; boxes (N, 4)
+    in [0, 1] of the fitted image; places (N, 2): group and row of each box's image.
+    vectors: (N, D) where the region encoder is frozen. region_slots: (M, 3): question, position and
+    box of every region slot. taught: (Q,) bool, whose answers are learned as a teacher gives them.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    mask: Tensor
+    features: Tensor
+    image_rows: Tensor
+    image_starts: Tensor
+    sources: list[list[Tensor]]
+    boxes: Tensor
+    places: Tensor
+    vectors: Tensor | None
+    region_slots: Tensor
+    taught: Tensor
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many positions are learned."""
+        return int(self.learned.sum())
+
+    @property
+    def learned(self) -> Tensor:
+        """Which are, (Q, L - 1) bool; the first of a row has nothing before it and is left out."""
+        return self.labels[:, 1:] != IGNORE_INDEX
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = value.to(device, non_blocking=True)
+        values["sources"] = [[t.to(device) for t in group] for group in self.sources]
+        return Batch(**values)
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """What frozen encoders see of one image.
+
+    features: (T, C). sources: what the region encoder reads: one map (C, h, w) per level, or its
+    own pixels (3, h, w).
+    """
+
+    width: int
+    height: int
+    features: Tensor
+    sources: tuple[Tensor, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes."""
+        return sum(t.numel() * t.element_size() for t in (self.features, *self.sources))
+
+
+class FrozenEncoders:
+    """The vision encoder, and the region encoder where it is frozen too; remembers what it saw."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        vision: VisionModule,
+        region: RegionModule | None,
+        device: torch.device,
+        largest_cache: int = LARGEST_CACHE,
+    ) -> None:
+        self._card = card
+        self._vision = vision
+        self._region = region
+        self._device = device
+        self._room = largest_cache
+        self._seen: dict[Path, FrozenFeatures] = {}
+        self._vectors: dict[tuple[Path, Box], Tensor] = {}
+
+    @property
+    def takes_regions(self) -> bool:
+        """Whether prompts have region slots."""
+        return self._region is not None and self._card.prompt.takes_features
+
+    @torch.no_grad()
+    def image(self, path: Path) -> FrozenFeatures:
+        """The image as the frozen encoders see it."""
+        if path in self._seen:
+            return self._seen[path]
+        source = open_image(path)
+        image = source.load()
+        pixels = torch.from_numpy(self._card.image.pixel_values(image)[np.newaxis])
+        features, levels = self._vision.features(pixels.to(self._device))
+        sources: tuple[Tensor, ...] = ()
+        if self.takes_regions:
+            own = self._card.region.image if self._card.region else None
+            if own is None:
+                sources = tuple(level[0] for level in levels)
+            else:
+                sources = (torch.from_numpy(own.pixel_values(image)).to(self._device),)
+        encoded = FrozenFeatures(source.width, source.height, features[0], sources)
+        if encoded.size <= self._room:
+            self._seen[path] = encoded
+            self._room -= encoded.size
+        return encoded
+
+    def fitted(
+        self, image: FrozenFeatures, boxes: Sequence[Box]
+    ) -> list[tuple[float, float, float, float]]:
+        """Boxes in [0, 1] of the image as the region encoder's source is fitted."""
+        rule = (self._card.region and self._card.region.image) or self._card.image
+        placement = rule.placement(image.width, image.height)
+        return [placement.to_model(box) for box in boxes]
+
+    @torch.no_grad()
+    def vectors(self, path: Path, image: FrozenFeatures, boxes: Sequence[Box]) -> list[Tensor]:
+        """Region vectors (D,) of boxes of one image, from the frozen region encoder."""
+        assert self._region is not None
+        known = {box: self._vectors.get((path, box)) for box in boxes}
+        new = [box for box, vector in known.items() if vector is None]
+        if new:
+            sources = [source.unsqueeze(0) for source in image.sources]
+            fitted = torch.tensor(self.fitted(image, new), device=self._device)  # (N, 4)
+            index = torch.zeros(len(new), dtype=torch.long, device=self._device)
+            vectors = self._region.region_vectors(sources, fitted, index)  # (N, D)
+            known |= {box: vector.clone() for box, vector in zip(new, vectors, strict=True)}
+        if len(self._vectors) < MOST_VECTORS:  # shifted boxes never come back
+            self._vectors |= {(path, box): v for box, v in known.items() if v is not None}
+        return [vector for box in boxes if (vector := known[box]) is not None]
+
+
+class Encoders(Protocol):
+    """What a batch needs of frozen encoders; see `FrozenEncoders`."""
+
+    @property
+    def takes_regions(self) -> bool:
+        """Whether prompts have region slots."""
+
+    def image(self, path: Path) -> FrozenFeatures:
+        """The image as the encoders see it."""
+
+    def fitted(
+        self, image: FrozenFeatures, boxes: Sequence[Box]
+    ) -> list[tuple[float, float, float, float]]:
+        """Boxes in [0, 1] of the fitted image."""
+
+    def vectors(self, path: Path, image: FrozenFeatures, boxes: Sequence[Box]) -> list[Tensor]:
+        """Region vectors (D,) of boxes of one image."""
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Records -> `Batch`."""
+
+    maker: SampleBuilder
+    encoders: Encoders
+    frozen_region: bool
+    """Whether region vectors come from the frozen encoder and only the carrier trains."""
+
+    def batch(
+        self, records: Sequence[Record], noise: float = 0.0, seeds: Sequence[Sequence[int]] = ()
+    ) -> Batch:
+        """A batch of records; seeds: what the noise of each is drawn from."""
+        paths = list(dict.fromkeys(record.image for record in records))
+        encoded = {path: self.encoders.image(path) for path in paths}
+        samples = [
+            self._sample(record, encoded[record.image], noise, seeds[row] if noise else ())
+            for row, record in enumerate(records)
+        ]
+        length = max(len(sample.input_ids) for sample in samples)
+        lengths = torch.tensor([len(sample.input_ids) for sample in samples])
+        return Batch(
+            input_ids=_padded([sample.input_ids for sample in samples], length, 0),
+            labels=_padded([sample.labels for sample in samples], length, IGNORE_INDEX),
+            mask=(torch.arange(length) < lengths.unsqueeze(1)).long(),
+            features=torch.stack([image.features for image in encoded.values()]),
+            image_rows=torch.tensor([paths.index(sample.record.image) for sample in samples]),
+            image_starts=torch.tensor([sample.image_start for sample in samples]),
+            taught=torch.zeros(len(samples), dtype=torch.bool),
+            **self._regions(samples, encoded),
+        )
+
+    def _sample(
+        self, record: Record, image: FrozenFeatures, noise: float, seed: Sequence[int]
+    ) -> Sample:
+        size = (image.width, image.height)
+        boxes = [region.box for region in record.regions]
+        if noise:
+            rng = np.random.default_rng(list(seed))
+            boxes = [jitter_box(box, noise, *size, rng) for box in boxes]
+        return self.maker.sample(record, size, boxes)
+
+    def _regions(
+        self, samples: Sequence[Sample], encoded: Mapping[Path, FrozenFeatures]
+    ) -> dict[str, Any]:
+        """The fields of `Batch` that tell of regions."""
+        groups, sources = _stacked([image.sources for image in encoded.values()])
+        place_of = dict(zip(encoded, groups, strict=True))
+        slots: list[tuple[int, int, int]] = []
+        boxes: list[tuple[float, float, float, float]] = []
+        places: list[tuple[int, int]] = []
+        vectors: list[Tensor] = []
+        known = self._vectors(samples, encoded) if self.frozen_region else {}
+        for row, sample in enumerate(samples if self.encoders.takes_regions else ()):
+            path = sample.record.image
+            slots += [(row, at, len(boxes) + index) for at, index in sample.region_starts]
+            boxes += self.encoders.fitted(encoded[path], sample.boxes)
+            places += [place_of[path]] * len(sample.boxes)
+            if self.frozen_region:
+                vectors += [known[path, box] for box in sample.boxes]
+        return {
+            "sources": [] if self.frozen_region else sources,
+            "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            "places": torch.tensor(places, dtype=torch.long).reshape(-1, 2),
+            "vectors": torch.stack(vectors) if vectors else None,
+            "region_slots": torch.tensor(slots, dtype=torch.long).reshape(-1, 3),
+        }
+
+    def _vectors(
+        self, samples: Sequence[Sample], encoded: Mapping[Path, FrozenFeatures]
+    ) -> dict[tuple[Path, Box], Tensor]:
+        """Vectors (D,) of all boxes, every image through the frozen region encoder once."""
+        known: dict[tuple[Path, Box], Tensor] = {}
+        for path, image in encoded.items() if self.encoders.takes_regions else ():
+            own = (sample.boxes for sample in samples if sample.record.image == path)
+            boxes = list(dict.fromkeys(box for boxes in own for box in boxes))
+            if boxes:
+                vectors = self.encoders.vectors(path, image, boxes)
+                known |= {(path, box): v for box, v in zip(boxes, vectors, strict=True)}
+        return known
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+    """Rows of ids as (Q, length), padded on the right."""
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
+
+
+def _stacked(
+    images: Sequence[tuple[Tensor, ...]],
+) -> tuple[list[tuple[int, int]], list[list[Tensor]]]:
+    """Sources of images, stacked where their shapes agree; (group, row) of every image."""
+    members: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
+    places = []
+    for sources in images:
+        shape = tuple(source.shape for source in sources)
+        group = members.setdefault(shape, [])
+        places.append((list(members).index(shape), len(group)))
+        group.append(sources)
+    stacks = [
+        [torch.stack(parts) for parts in zip(*group, strict=True)] for group in members.values()
+    ]
+    return places, stacks

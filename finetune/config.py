@@ -1,0 +1,275 @@
+"""What a stage of training is, as data: what trains, on what, how long and how fast.
+
+Presets hold the papers' settings. A settings file (TOML) and flags change single fields. Nothing
+here trains.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from regionqa.bundles.card import from_table
+from regionqa.errors import BundleError, UsageError
+
+
+class RegionPart(StrEnum):
+    """How much of the region encoder a stage trains."""
+
+    auto = "auto"
+    """`all` where the base's region encoder is untrained and reads the vision encoder's maps, else
+    `carrier`: a trained encoder that changes forgets what it knew."""
+    all = "all"
+    """All of it (GPT4RoI)."""
+    carrier = "carrier"
+    """What carries region vectors into the language model; the encoder stays frozen (PVIT)."""
+
+
+class TrainingPrecision(StrEnum):
+    """What matrix products are computed in; weights that train stay float32."""
+
+    auto = "auto"
+    """bf16 on a GPU that has it, else fp32."""
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage. An epoch is one pass over the records of `--data`."""
+
+    learning_rate: float
+    """Peak of AdamW's learning rate."""
+    epochs: float = 1.0
+    """Passes over the data; `steps` goes before it."""
+    steps: int | None = None
+    """Optimizer steps; None: as many as the epochs ask for."""
+    batch: int = 16
+    """Questions in one forward pass of one process."""
+    accumulate: int = 1
+    """Forward passes per optimizer step; batch x accumulate x processes is the effective batch."""
+    group: int = 4
+    """Questions about one image that may follow each other: it is encoded once for all of them in
+    a forward pass."""
+    region: RegionPart = RegionPart.auto
+    """How much of the region encoder trains."""
+    region_rate: float = 1.0
+    """The region encoder's learning rate, as a share of `learning_rate`."""
+    orthogonal_rate: float = 0.0
+    """Rate of orthogonal steps (Jordan et al. 2024, "Muon") for matrices in the language model's
+    layers, as a share of `learning_rate`; 0: they take AdamW's. A small model learns to compare by
+    them that hardly does by AdamW's."""
+    projector: bool = False
+    """Whether the projector of the image tokens trains."""
+    language: bool = False
+    """Whether the language model trains."""
+    lora_rank: int = 0
+    """Rank of LoRA on all linear layers of the language model; 0: all its weights train."""
+    lora_alpha: int = 32
+    """LoRA's scale is alpha / rank."""
+    lora_dropout: float = 0.0
+    """Share of LoRA's inputs that are dropped."""
+    warm_up: float = 0.03
+    """Share of the steps in which the rate rises to its peak."""
+    warm_up_steps: int | None = None
+    """The same as a number of steps, which goes before the share."""
+    schedule: str = "cosine"
+    """`cosine` falls to zero at the end, `constant` stays at the peak."""
+    weight_decay: float = 0.0
+    """AdamW's decay, on matrices and kernels only."""
+    clip: float = 1.0
+    """Longest gradient that is let through."""
+    box_noise: float = 0.0
+    """Largest shift of a box's edge, as a share of the box's width or height, drawn anew each time
+    (PVIT); boxes written as text shift with it."""
+    replay_share: float = 0.75
+    """Share of each step that is drawn from `--replay`, where that is given."""
+    precision: TrainingPrecision = TrainingPrecision.auto
+    """What matrix products are computed in."""
+    gradient_checkpointing: bool = False
+    """Compute the language model's activations again instead of keeping them: slower, smaller."""
+
+    def __post_init__(self) -> None:
+        positive = ("learning_rate", "epochs", "batch", "accumulate", "group", "clip", "lora_alpha")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"steps is {self.steps}; it must be 1 or more")
+        for name in ("warm_up", "lora_dropout", "replay_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
+        for name in ("weight_decay", "box_noise", "region_rate", "orthogonal_rate", "lora_rank"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.box_noise >= 0.5:
+            raise UsageError(f"box_noise is {self.box_noise}; below 0.5, or edges may meet")
+        if self.schedule not in ("cosine", "constant"):
+            raise UsageError(f"schedule is {self.schedule!r}; known are cosine and constant")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The two stages of both papers: first what carries regions, then the language model too."""
+
+    align: StageSettings
+    """Stage one: only what carries regions into the language model trains."""
+    instruct: StageSettings
+    """Stage two: that, the projector and the language model train."""
+
+
+DEFAULT = Stages(
+    align=StageSettings(learning_rate=3e-4, epochs=1.0, warm_up=0.1),
+    instruct=StageSettings(
+        learning_rate=2e-4, epochs=3.0, projector=True, language=True, warm_up=0.1
+    ),
+)
+PVIT = Stages(
+    align=StageSettings(
+        learning_rate=2e-3,
+        epochs=1.0,
+        batch=8,
+        accumulate=2,
+        region=RegionPart.carrier,
+        box_noise=0.02,
+        gradient_checkpointing=True,
+    ),
+    instruct=StageSettings(
+        learning_rate=2e-5,
+        epochs=3.0,
+        batch=8,
+        region=RegionPart.carrier,
+        projector=True,
+        language=True,
+        box_noise=0.02,
+        gradient_checkpointing=True,
+    ),
+)
+"""arXiv 2308.13437, its two training scripts; meant for 8 GPUs (effective batches 128 and 64)."""
+GPT4ROI = Stages(
+    align=StageSettings(
+        learning_rate=2e-5,
+        epochs=2.0,
+        batch=1,
+        region=RegionPart.all,
+        warm_up=0.003,
+        weight_decay=0.01,
+        gradient_checkpointing=True,
+    ),
+    instruct=StageSettings(
+        learning_rate=2e-5,
+        epochs=2.0,
+        batch=2,
+        region=RegionPart.all,
+        warm_up_steps=3000,
+        projector=True,
+        language=True,
+        gradient_checkpointing=True,
+    ),
+)
+"""arXiv 2307.03601, its two training scripts; meant for 4 and 8 GPUs (batches 4 and 16)."""
+PRESETS: Mapping[str, Stages] = {"default": DEFAULT, "pvit": PVIT, "gpt4roi": GPT4ROI}
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """All that decides what a run computes; saved with the result, and compared on --resume."""
+
+    model: str
+    """The bundle that training starts from."""
+    data: tuple[str, ...]
+    """Files of training records."""
+    stages: Stages
+    """How each stage trains."""
+    run: tuple[str, ...] = ("align", "instruct")
+    """Which stages run, in this order."""
+    images: str | None = None
+    """Folder that image names are relative to; None: each file's own."""
+    align_data: tuple[str, ...] = ()
+    """Other files for stage one; none: the same as for stage two."""
+    replay: tuple[str, ...] = ()
+    """Files of older records, mixed in so that what they taught is kept."""
+    rehearse: int = 4
+    """Where no `replay` is named: random boxes of each image that a trained base is asked about
+    first, to replay its own answers. 0: none."""
+    rehearse_on: str | None = None
+    """Folder of other images to rehearse on, or file of records whose boxes are rehearsed; the
+    answers are the base's own."""
+    held_out: str | None = None
+    """File of records to measure on; None: a share of the images of `data`."""
+    held_out_share: float = 0.1
+    """Share of the images that are kept for measuring, where no file is named."""
+    skip_bad: bool = False
+    """Leave bad records out instead of stopping."""
+    evaluate_every: int = 100
+    """Steps between measurements on held-out records."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    keep_adapter: bool = False
+    """Keep LoRA's own weights beside the merged model."""
+    seed: int = 0
+    """Seed of order, noise and new weights."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise UsageError("no training data; name a file with --data")
+        if not self.run or not set(self.run) <= {"align", "instruct"}:
+            raise UsageError(f"stages {self.run}: known are align and instruct")
+        if not 0 <= self.held_out_share < 1:
+            raise UsageError(f"held-out share {self.held_out_share}: from 0 to below 1")
+        if self.rehearse < 0:
+            raise UsageError(f"rehearse is {self.rehearse}; it must be 0 or more")
+        if self.evaluate_every < 1 or self.save_every < 1:
+            raise UsageError("steps between measurements and checkpoints must be 1 or more")
+
+
+@dataclass(frozen=True)
+class StageOverrides:
+    """Fields of stages that a settings file or flags change; the rest stays the preset's."""
+
+    align: Mapping[str, Any] = field(default_factory=dict)
+    instruct: Mapping[str, Any] = field(default_factory=dict)
+
+
+def override_stages(stages: Stages, changes: StageOverrides, where: str) -> Stages:
+    """The stages with some fields changed; UsageError, naming field and source, for a wrong one."""
+    return Stages(
+        **{
+            name: _changed_stage(getattr(stages, name), getattr(changes, name), f"{where}: {name}")
+            for name in ("align", "instruct")
+        }
+    )
+
+
+def _changed_stage(stage: StageSettings, values: Mapping[str, Any], where: str) -> StageSettings:
+    """One stage with the values of a TOML table, each checked against its field's type."""
+    current = {item.name: getattr(stage, item.name) for item in fields(stage)}
+    table = {key: value for key, value in (current | dict(values)).items() if value is not None}
+    try:
+        return from_table(StageSettings, table, where)
+    except (BundleError, UsageError) as error:
+        raise UsageError(str(error)) from error
+
+
+def read_settings_file(path: Path) -> tuple[dict[str, Any], StageOverrides]:
+    """A settings file: keys of `FinetuneSettings`, and the tables [align] and [instruct]."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as settings: {error}") from error
+    tables = {name: table.pop(name, {}) for name in ("align", "instruct")}
+    for name, value in tables.items():
+        if not isinstance(value, dict):
+            raise UsageError(f"{path}: {name} is {value!r}, but a table [{name}] is due")
+    return table, StageOverrides(**tables)
+
+
+def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table as TOML can hold it: fields that are None are left out."""
+    return {
+        key: without_none(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }

@@ -1,0 +1,201 @@
+"""Trained weights -> a bundle that `ask` uses: merged, exported, compared, measured, described."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from regionqa.bundles.store import Bundle, open_bundle
+from regionqa.bundles.weights import main_kind, stored
+from regionqa.data.records import Record
+from regionqa.engine import Engine
+from regionqa.export.bundle import (
+    REGION_GRAPH,
+    VISION_GRAPH,
+    WEIGHTS,
+    given_tables,
+    read_encoders,
+    write_bundle,
+    write_card,
+)
+from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.onnx.export import round_to_float16
+from regionqa.export.onnx.verify import ParityReport
+from regionqa.finetune.config import FinetuneSettings, StageSettings
+from regionqa.finetune.dataset import single_turns
+from regionqa.finetune.model import RegionLanguageModel, add_lora
+from regionqa.images.reading import open_image
+from regionqa.language.prompts import render_answer
+from regionqa.requests import Request
+
+ASKED = 500
+"""Held-out questions that the finished bundle is asked."""
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""By the names that safetensors gives them."""
+PACKAGES = ("regionqa", "torch", "transformers", "accelerate", "peft", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class BundleModules:
+    """The torch modules of a bundle, on the CPU in float32."""
+
+    vision: VisionModule
+    region: RegionModule | None
+    language: PreTrainedModel
+
+
+def read_modules(bundle: Bundle) -> BundleModules:
+    """All torch modules of a bundle."""
+    vision, region = read_encoders(bundle)
+    vision.requires_grad_(False)
+    folder = bundle.file(bundle.card.language.folder)
+    logging.disable_progress_bar()
+    language = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    return BundleModules(vision, region, language)
+
+
+def changed_weights(model: RegionLanguageModel, trained: Sequence[str]) -> dict[str, Tensor]:
+    """The weights that training has changed, whole, on the CPU; every process must call it."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+    return {name: cast(Tensor, weights[name]) for name in trained if name in weights}
+
+
+def merge_weights(
+    base: Bundle, weights: Mapping[str, Tensor], lora: StageSettings | None, adapter: Path | None
+) -> BundleModules:
+    """The base's modules with the changed weights in them, LoRA merged.
+
+    adapter: a folder for LoRA's own weights, in peft's format.
+    """
+    parts = read_modules(base)
+    model = RegionLanguageModel(parts.vision, parts.region, parts.language)
+    wrapped = add_lora(parts.language, lora) if lora else None
+    _, unknown = model.load_state_dict(weights, strict=False)
+    assert not unknown, unknown
+    if wrapped is None:
+        return parts
+    if adapter:
+        wrapped.save_pretrained(adapter)
+    return replace(parts, language=wrapped.merge_and_unload())
+
+
+def write_result(
+    out: Path,
+    base: Bundle,
+    parts: BundleModules,
+    trained: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> tuple[Bundle, list[ParityReport]]:
+    """Write the bundle; only graphs whose weights changed are exported, and compared, anew."""
+    unchanged: dict[str, Path] = {}
+    if not any(name.startswith("projector.") for name in trained):
+        unchanged[VISION_GRAPH] = base.file(base.card.vision.graph)
+    if base.card.region and not any(name.startswith("region.") for name in trained):
+        unchanged[REGION_GRAPH] = base.file(base.card.region.graph)
+    if stored_in_half(base):
+        for module in (parts.vision, parts.region):
+            if module is not None:
+                round_to_float16(module)
+    folder = base.file(base.card.language.folder)
+    parts.language.to(DTYPES[main_kind(stored(folder))])
+    return write_bundle(
+        out,
+        finetuned_card(base, out.resolve().name, provenance),
+        parts.vision,
+        parts.region,
+        parts.language,
+        folder / "tokenizer.json",
+        unchanged,
+    )
+
+
+def finetuned_card(base: Bundle, name: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's card under a new name, without what is found when the bundle is written."""
+    table = given_tables(base)
+    table.pop("untrained", None)
+    table.pop("confidence", None)  # it was measured on other weights
+    table["name"] = name
+    table["summary"] = f"{base.card.name}, trained further"
+    table["language"]["folder"] = "llm"
+    table["provenance"] = dict(provenance)
+    return table
+
+
+def stored_in_half(base: Bundle) -> bool:
+    """Whether the base's encoders lie in half precision; then those made from it do too."""
+    with safe_open(base.file(WEIGHTS), framework="pt") as tensors:
+        kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return "F32" not in kinds
+
+
+def describe_run(
+    base: Bundle,
+    settings: FinetuneSettings,
+    files: Sequence[Mapping[str, Any]],
+    stages: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The card's [provenance]: what the bundle was made from, and how."""
+    kept = {key: base.card.provenance[key] for key in ("licence",) if key in base.card.provenance}
+    return {
+        **kept,
+        "base": {"name": base.card.name, "revision": base.card.revision},
+        "data": [dict(file) for file in files],
+        "stages": [dict(stage) for stage in stages],
+        "seed": settings.seed,
+        "recipe": "regionqa finetune; training/settings.toml holds all settings",
+        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return ""
+
+
+def measure_held_out(bundle: Bundle, held_out: Sequence[Record]) -> dict[str, Any]:
+    """How often the finished bundle gives held-out answers word for word, asked as `ask` does."""
+    asked = [part for record in held_out for part in single_turns(record)][:ASKED]
+    if not asked:
+        return {}
+    rules = bundle.card.prompt
+    wanted = [plain_words(render_answer(rules, record.turns[0].answer)) for record in asked]
+    engine = Engine.load(bundle, device="cpu")
+    images = {path: open_image(path) for path in {record.image for record in asked}}
+    requests = (
+        Request(str(r.image), r.turns[0].question, r.regions, images[r.image]) for r in asked
+    )
+    answers = [plain_words(answer.text) for answer in engine.answer(requests, unsure_below=0)]
+    right = sum(want == got for want, got in zip(wanted, answers, strict=True))
+    share = 100 * right / len(asked)
+    return {
+        "held_out_questions": len(asked),
+        "held_out_accuracy": round(share, 1),
+        "measured": f"{share:.1f} % of {len(asked)} held-out answers word for word",
+    }
+
+
+def plain_words(text: str) -> str:
+    """Lower case, one space between words, no full stop at the end."""
+    return re.sub(r"\s+", " ", text).strip().rstrip(".").casefold()
+
+
+def note_in_card(bundle: Bundle, parts: BundleModules, facts: Mapping[str, Any]) -> Bundle:
+    """Add facts to a written bundle's provenance."""
+    table = given_tables(bundle)
+    table["provenance"] |= facts
+    write_card(bundle.root, table, parts.vision, parts.region)
+    return open_bundle(bundle.root)

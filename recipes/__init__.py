@@ -1,0 +1,1 @@
+"""Training recipes. Not part of the installed package."""

@@ -1,0 +1,1 @@
+"""The four rows of PVIT, table 1, at small scale."""

@@ -1,0 +1,64 @@
+"""The card of the starter: what fits its pictures, what asks it, and where it comes from.
+
+It does not know how the model is made, or how well it answers.
+"""
+
+from typing import Any
+
+from regionqa.export.modules.base import RegionModule, VisionModule
+
+START, STOP, ANSWER = "<s>", "</s>", "<answer>"
+CONTEXT = 256
+"""Positions that the language model can read."""
+IMAGE = 320
+"""Side of the picture that regions are cut from, in pixels."""
+
+
+def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
+    """The starter's card, without what is found when the bundle is written."""
+    return {
+        "name": "starter",
+        "summary": "small PVIT-kind model: 80 everyday things in photos; runs anywhere, offline",
+        "max_regions": 16,
+        "picture": image_preprocessing(vision.input_size),
+        "vision": {"graph": "vision.onnx", "image_tokens": vision.image_tokens},
+        "region": {
+            "graph": "region.onnx",
+            "tokens": region.tokens,
+            "picture": image_preprocessing(IMAGE),
+        },
+        "language": {
+            "folder": "llm",
+            "runtime": "native",
+            "context": CONTEXT,
+            "max_new_tokens": 48,
+            "stop": [STOP],
+        },
+        "prompt": {
+            "template": f"{START}{{image}}{{question}}{ANSWER}",
+            "region": "{number}{region}",
+            "picture_question": "describe this picture.",
+            "region_question": "describe <region1>.",
+            "introduction": "{regions}",
+            "separator": "",
+        },
+        "provenance": {
+            "data": "Tiny-ImageNet-200 (100,000 pictures of 64 px) for pretraining; 2,478 COCO "
+            "2017 photos of at most 320 px with their boxes and captions",
+            "licence": "weights: for research, not for commercial use, as Tiny-ImageNet's "
+            "(ImageNet's) terms ask of what was trained on it; COCO annotations CC BY 4.0, COCO "
+            "photos under their own Flickr licences",
+            "recipe": "python -m recipes.starter.train",
+        },
+    }
+
+
+def image_preprocessing(size: int) -> dict[str, Any]:
+    """How a picture is fitted to a square of this side; training fits photos the same way."""
+    return {
+        "size": size,
+        "fit": "squash",
+        "resample": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }

@@ -1,0 +1,1 @@
+"""Questions drawn from annotations for the starter's training."""

@@ -1,0 +1,1 @@
+"""Model bundles: cards, files on disk, downloads from the Hub."""

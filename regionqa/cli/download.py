@@ -1,0 +1,113 @@
+"""`download` and `export`: models from the Hub, and models to it."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regionqa.cli.options import Debug
+from regionqa.cli.published import ConversionOptions, StoredDtypeChoice, download_seed
+from regionqa.errors import UsageError
+
+if TYPE_CHECKING:
+    from regionqa.bundles.hub import Listing
+
+
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE", help="By name: take this part from a folder, a file or OWNER/NAME instead."
+    ),
+]
+
+
+def download(
+    repo: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A published model by name (see regionqa models list), or any repository of the "
+            "Hugging Face Hub as OWNER/NAME.",
+        ),
+    ],
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit; main if not said.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="List the files, their sizes, and the disk and memory needed; fetch nothing.",
+        ),
+    ] = False,
+    delta: Part = None,
+    base: Part = None,
+    vision: Part = None,
+    region: Part = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="By name: write the model to this folder."),
+    ] = None,
+    dtype: Annotated[
+        StoredDtypeChoice,
+        typer.Option(help="By name: of the language model's weights; auto is as published."),
+    ] = StoredDtypeChoice.auto,
+    keep_delta: Annotated[
+        bool,
+        typer.Option("--keep-delta", help="By name: leave the differences in the Hub's cache."),
+    ] = False,
+    any_base: Annotated[
+        bool,
+        typer.Option("--any-base", help="By name: add a base that looks like the wrong one."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a model from the Hub, or what is new in it; prints the folder it lies in.
+
+    regionqa download gpt4roi-7b
+
+    regionqa download OWNER/NAME
+    """
+    from regionqa.bundles.hub import fetch, list_files
+    from regionqa.bundles.store import CARD, open_bundle, published_cards
+
+    given = {"delta": delta, "base": base, "vision": vision, "region": region}
+    options = ConversionOptions(
+        {name: place for name, place in given.items() if place}, out, dtype, keep_delta, any_base
+    )
+    published = published_cards()
+    if repo in published:
+        if revision:
+            raise UsageError(f"{repo}: its card says which revisions; leave --revision out")
+        return download_seed(repo, published[repo], options, dry_run)
+    if options != ConversionOptions({}):
+        raise UsageError(
+            f"{repo}: is fetched as it is; --delta, --base, --vision, --region, --out, --dtype, "
+            f"--keep-delta and --any-base belong to {', '.join(published)}"
+        )
+    if dry_run:
+        return show_listing(list_files(repo, revision=revision))
+    folder = fetch(repo, revision=revision, announce=show_licence)
+    if (folder / CARD).exists():
+        open_bundle(folder)
+    print(folder)
+    return None
+
+
+def show_licence(listing: "Listing") -> None:
+    """The licence, before the first byte arrives."""
+    if listing.licence:
+        print(f"licence of {listing.repo}: {listing.licence}", file=sys.stderr)
+
+
+def show_listing(listing: "Listing") -> None:
+    """Every file with its size, the sum, and how much of it is still to come."""
+    from regionqa.bundles.hub import readable
+
+    show_licence(listing)
+    for file in listing.files:
+        print(f"{readable(file.size):>12}  {file.path}")
+    total = sum(file.size for file in listing.files)
+    missing = sum(file.size for file in listing.missing)
+    print(f"{readable(total):>12}  in all; {readable(missing)} to fetch")

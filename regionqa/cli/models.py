@@ -1,0 +1,79 @@
+"""`models`, `doctor` and `demo`: what is at hand and whether it works."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import regionqa
+from regionqa.cli.options import Debug, Device, DeviceChoice, Model
+
+models_app = typer.Typer(help="The models at hand.", no_args_is_help=True)
+
+
+@models_app.command("list")
+def list_models(debug: Debug = False) -> None:
+    """List the models that come with the package, and those that can be downloaded by name."""
+    from regionqa.bundles.hub import readable
+    from regionqa.bundles.store import (
+        CARD,
+        open_bundle,
+        published_cards,
+        published_folder,
+        shipped_bundles,
+    )
+
+    for folder in shipped_bundles().values():
+        bundle = open_bundle(folder)
+        print(f"{bundle.card.name}\t{bundle.size / 1e6:.1f} MB\t{bundle.card.summary}")
+    for name, card in published_cards().items():
+        if (published_folder(name) / CARD).is_file():
+            size = open_bundle(published_folder(name)).size
+            print(f"{name}\t{readable(size)}\t{card.summary}; here")
+        elif card.sources:
+            print(
+                f"{name}\t{readable(card.sources.size)} to fetch\t{card.summary}; not downloaded: "
+                f"regionqa download {name}"
+            )
+
+
+@models_app.command("show")
+def show_model(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model, a bundle's folder, or OWNER/NAME on the Hub.")
+    ] = "starter",
+    debug: Debug = False,
+) -> None:
+    """Show a model's card: what it is, what it learned from, how well it does, its licence."""
+    from regionqa.bundles.store import CARD, find_bundle
+
+    bundle = find_bundle(model)
+    print(f"# {bundle.root / CARD}")
+    print((bundle.root / CARD).read_text(encoding="utf-8"), end="")
+
+
+def doctor(model: Model = "starter", debug: Debug = False) -> int:
+    """Say what is installed, what runs where, and how much memory the model needs by setting."""
+    from regionqa.runtime.diagnostics import diagnose, memory_needed
+
+    findings = diagnose(model)
+    width = max(len(finding.topic) for finding in findings)
+    for finding in findings:
+        mark = " " if finding.good else "!"
+        print(f"{mark} {finding.topic:{width}}  {finding.text}")
+    print()
+    for line in memory_needed(model):
+        print(f"  {line}")
+    return 0 if all(finding.good for finding in findings) else 1
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the drawn images.")] = Path("demo-images"),
+    model: Model = "starter",
+    device: Device = DeviceChoice.auto,
+    debug: Debug = False,
+) -> None:
+    """Ask about a few real photos and draw the answers."""
+    from regionqa.pipeline.demo import run_demo
+
+    run_demo(regionqa.load(model, device=str(device)), out, print)

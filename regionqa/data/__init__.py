@@ -1,0 +1,1 @@
+"""Records shared by asking, evaluation and training."""

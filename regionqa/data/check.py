@@ -1,0 +1,123 @@
+"""What a file of training data holds, before anything trains on it: figures, bars, drawings.
+
+It is given `TrainingData` and says what it sees; whether that is enough is for a person to judge.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from regionqa.data.records import DataFormat, Problem, TrainingData, counted, one_line
+
+SIZES = (16, 32, 64, 128, 256)
+"""Pixels of a region's shorter side at which the next bar begins."""
+LENGTHS = (2, 3, 6, 11, 21, 51)
+"""Words of an answer at which the next bar begins."""
+FREQUENT = 10
+"""Answers that are listed."""
+BAR = 40
+"""Letters of the longest bar."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a histogram, or one line of a list."""
+
+    name: str
+    """What is counted."""
+    count: int
+    """How often."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in a file of training data."""
+
+    data: TrainingData
+    """What was looked at."""
+    counts: tuple[Bar, ...]
+    """Records, images, regions and the like."""
+    sizes: tuple[Bar, ...]
+    """Regions by their shorter side in pixels."""
+    lengths: tuple[Bar, ...]
+    """Answers by their number of words."""
+    answers: tuple[Bar, ...]
+    """The most frequent answers."""
+
+    def lines(self, show: int = 20) -> Iterator[str]:
+        """The report as lines of text; `show`: how many problems are among them, 0 for all."""
+        yield f"{self.data.source}: {self.data.format}"
+        width = max(len(bar.name) for bar in self.counts)
+        yield from (f"  {bar.name:{width}}  {bar.count:>10,}" for bar in self.counts)
+        regions = sum(bar.count for bar in self.sizes)
+        turns = sum(bar.count for bar in self.lengths)
+        yield from _histogram("regions by shorter side, in pixels", self.sizes, regions)
+        yield from _histogram("answers by length, in words", self.lengths, turns)
+        yield from _histogram("most frequent answers", self.answers, turns)
+        yield from _listed(self.data.problems, show)
+
+
+def summarise(data: TrainingData) -> Report:
+    """The figures of a file of training data."""
+    records = data.records
+    sides = [min(r.box.width, r.box.height) for record in records for r in record.regions]
+    answers = [turn.answer for record in records for turn in record.turns]
+    counts = {
+        "records": len(records),
+        "bad records": data.bad,
+        "images": len(data.images),
+        "regions": len(sides),
+        "clipped regions": sum(record.clipped for record in records),
+        "turns": len(answers),
+        "records without regions": sum(not record.regions for record in records),
+    }
+    if data.format is DataFormat.coco:
+        counts["crowds left out"] = data.crowds
+    common = Counter(answers).most_common(FREQUENT)
+    return Report(
+        data=data,
+        counts=tuple(Bar(name, count) for name, count in counts.items()),
+        sizes=_binned(sides, SIZES),
+        lengths=_binned([len(answer.split()) for answer in answers], LENGTHS, whole=True),
+        answers=tuple(Bar(one_line(answer), count) for answer, count in common),
+    )
+
+
+def _binned(
+    values: Sequence[float], edges: Sequence[int], *, whole: bool = False
+) -> tuple[Bar, ...]:
+    """How many values lie below the first edge, between each two, up to the highest."""
+    counts = Counter(sum(value >= edge for edge in edges) for value in values)
+    names = [_range_name(low, high, whole) for low, high in pairwise((0, *edges))]
+    names.append(f"{edges[-1]} and more")
+    highest = max(counts, default=-1)
+    return tuple(Bar(name, counts[place]) for place, name in enumerate(names[: highest + 1]))
+
+
+def _range_name(low: int, high: int, whole: bool) -> str:
+    if whole:
+        return f"{max(1, low)}" if high - max(1, low) == 1 else f"{low} to {high - 1}"
+    return f"{low} to {high}" if low else f"below {high}"
+
+
+def _histogram(title: str, bars: Sequence[Bar], total: int) -> Iterator[str]:
+    """A line for each bar, as long as its share of the longest."""
+    if not total:
+        return
+    yield from ("", title)
+    names = [bar.name if len(bar.name) <= BAR else f"{bar.name[: BAR - 3]}..." for bar in bars]
+    width, longest = max(map(len, names)), max(bar.count for bar in bars)
+    for name, bar in zip(names, bars, strict=True):
+        share, length = 100 * bar.count / total, -(-bar.count * BAR // longest)
+        yield f"  {name:{width}}  {bar.count:>10,}  {share:5.1f} %  {'#' * length}".rstrip()
+
+
+def _listed(problems: Sequence[Problem], show: int) -> Iterator[str]:
+    if not problems:
+        return
+    yield from ("", counted(len(problems), "problem"))
+    shown = problems[:show] if show else problems
+    yield from (f"  {problem}" for problem in shown)
+    if len(shown) < len(problems):
+        yield f"  and {len(problems) - len(shown):,} more; --show 0 lists all"

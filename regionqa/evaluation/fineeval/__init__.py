@@ -1,0 +1,1 @@
+"""PVIT's FineEval: questions, ranking page, tallies."""

@@ -1,0 +1,248 @@
+"""Images: opening them safely, whatever they are stored as.
+
+A `InputImage` is known by its header until `load` decodes it; "as displayed" means after its EXIF
+rotation. This module does not know which model will look, nor what is asked.
+
+Colour profiles are not applied, as in the systems that this package implements.
+"""
+
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from regionqa.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
+"""What is read. Pillow also opens formats that run other programs (EPS); those stay shut."""
+
+MAX_PIXELS = 178_956_970
+"""More than this is refused: half a gigabyte as RGB, however small the file is."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image of each EXIF orientation upright; orientation 1 is upright."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""The EXIF orientations that exchange width and height."""
+
+_KINDS = {
+    b"%PDF": "a PDF",
+    b"%!PS": "a PostScript file",
+    b"<svg": "an SVG drawing",
+    b"8BPS": "a Photoshop file",
+    b"ftyphei": "a HEIC image",
+    b"ftypmif1": "a HEIF image",
+    b"ftypavif": "an AVIF image",
+}
+"""What people take for an image that is read, by a mark among its first bytes."""
+
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+"""How files begin that are, or should have been, images that are read."""
+
+
+@dataclass(frozen=True, eq=False)
+class InputImage:
+    """An image that can be decoded when needed; equal only to itself.
+
+    Made by `open_image` or `image_from_memory`. One that comes from a file holds no pixels.
+    """
+
+    name: str
+    """As the user gave it."""
+    width: int
+    """In pixels, as displayed."""
+    height: int
+    """In pixels, as displayed."""
+    source: Path | Image.Image = field(repr=False)
+    """The file, or the RGB pixels of an image that came without one."""
+
+    def load(self) -> Image.Image:
+        """The pixels, RGB as displayed, the caller's to change; ImageError for a broken file."""
+        if isinstance(self.source, Image.Image):
+            return self.source.copy()
+        with _opened(self.source, self.name) as image:
+            pixels = _as_displayed(image)
+        if pixels.size != (self.width, self.height):
+            raise ImageError(
+                f"{self.name}: changed while in use, from {self.width} x {self.height} to "
+                f"{pixels.width} x {pixels.height} pixels; ask again"
+            )
+        return pixels
+
+
+def open_image(path: str | Path) -> InputImage:
+    """The image in a file, of which only the header is read.
+
+    Raises ImageError for anything that is not a JPEG, PNG, WebP, BMP, TIFF or GIF of a size
+    that is read. Of several pages or frames the first counts.
+    """
+    name = str(path)
+    with _opened(Path(path), name) as image:
+        width, height = image.size
+        if _orientation(image) in _SIDEWAYS:
+            width, height = height, width
+    return InputImage(name, width, height, Path(path))
+
+
+def image_from_memory(image: Image.Image | NDArray[Any], name: str = "image") -> InputImage:
+    """An image that is already in memory.
+
+    image: a Pillow image of any mode, or an array (height, width, 3) or (height, width) of uint8.
+    Its pixels are copied. Raises ImageError for any other array, and for no pixels at all.
+    """
+    if not isinstance(image, Image.Image):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+            raise ImageError(
+                f"{name}: an array of shape (height, width, 3) or (height, width) and type uint8 "
+                f"is expected, found shape {image.shape} and type {image.dtype}"
+            )
+        _check_size(image.shape[1], image.shape[0], name)
+        image = Image.fromarray(image)
+    _check_size(*image.size, name)
+    with _pillow_errors(name):
+        pixels = _as_displayed(image)
+    return InputImage(name, *pixels.size, pixels)
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Image.Image]:
+    """The file as Pillow opens it, closed afterwards, with every complaint a ImageError."""
+    _check_file(path, name)
+    with _pillow_errors(name):
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(*image.size, name)
+                yield image
+        except UnidentifiedImageError:
+            raise ImageError(f"{name}: {_what_it_is(path)}") from None
+
+
+def _check_file(path: Path, name: str) -> None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{name}: cannot be read: {reason}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{name}: a directory, not an image; name the images in it")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
+        raise ImageError(f"{name}: a pipe or device, not a file; save the image first")
+    if status.st_size == 0:
+        raise ImageError(f"{name}: empty file; copy it again")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height == 0:
+        raise ImageError(f"{name}: {width} x {height} pixels, so there is nothing to see")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: {width} x {height} is {width * height:,} pixels, more than the "
+            f"{MAX_PIXELS:,} that are read; make it smaller first"
+        )
+
+
+@contextmanager
+def _pillow_errors(name: str) -> Iterator[None]:
+    """Whatever Pillow raises becomes one ImageError; what it would only warn of is let go.
+
+    Its decoders raise nearly every kind of error on damaged data, hence `Exception`. Its warnings
+    name no image, and the one about sizes repeats `_check_size` with a lower limit.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    except ImageError:
+        raise
+    except PermissionError:
+        raise ImageError(f"{name}: permission denied; ask for the right to read it") from None
+    except Image.DecompressionBombError as error:
+        # the program around us may have set Pillow's limit below ours; its message has both numbers
+        numbers = str(error).partition(", could be")[0]
+        raise ImageError(f"{name}: {numbers}; make it smaller first") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(
+            f"{name}: cannot be decoded: {reason}; copy it again, or save it as PNG"
+        ) from None
+
+
+def _what_it_is(path: Path) -> str:
+    """Why the file is not read, from its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(_STARTS):
+        return "broken from the start, or of a rare kind; copy it again, or save it as PNG"
+    others = [kind for mark, kind in _KINDS.items() if mark in start]
+    what = f"{others[0]}, which is not read; convert it" if others else "not an image"
+    return f"{what} ({', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read)"
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, as far as the header has it; 1 where it makes no sense."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    try:
+        # not image.getexif(): for a PNG without EXIF that decodes the whole image in search of it
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _as_displayed(image: Image.Image) -> Image.Image:
+    """The image decoded, upright and RGB."""
+    orientation = _orientation(image)
+    image.load()
+    pixels = as_rgb(image)
+    if orientation in _TURNS:
+        pixels = pixels.transpose(_TURNS[orientation])
+    pixels.info.clear()  # or whoever sees the EXIF block there would turn it once more
+    return pixels
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image as RGB, on white where it is transparent.
+
+    White is what most pages and viewers show behind an image; dropping the alpha channel would
+    uncover whatever colours happen to lie under it.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(layer, mask=layer.getchannel("A"))
+        return canvas
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey values of 16 or 32 bits scaled to 8; Pillow's own conversion cuts them off at 255.
+
+    In 16 bits white is 65535. 32 bits and floats do not say what is white, so the least of the
+    usual whites is taken that is not below the brightest pixel.
+    """
+    values = np.nan_to_num(np.asarray(image))  # (height, width)
+    brightest = float(values.max())
+    whites = (65535.0,) if values.dtype.itemsize == 2 else (1.0, 255.0, 65535.0, 2.0**32 - 1)
+    white = next((white for white in whites if brightest <= white), brightest)
+    scaled = values.clip(0).astype(np.float32) * np.float32(255 / white)  # (height, width)
+    return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))

@@ -1,0 +1,1 @@
+"""Prompts, tokenization, decoding and streaming."""

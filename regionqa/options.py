@@ -1,0 +1,1 @@
+"""Options of commands: type, default, help and check, each defined once."""

@@ -1,0 +1,1 @@
+"""From command-line inputs to written answers."""

@@ -1,0 +1,89 @@
+"""`regionqa demo`: questions about real photos that come with scikit-image.
+
+The photos are in no training set of ours. They are copied beside the drawings, so that there is
+something at hand to go on with. It does nothing that `ask --draw` does not do.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from regionqa.engine import Engine
+from regionqa.errors import OutputError, UsageError
+from regionqa.images.reading import open_image
+from regionqa.pipeline.drawing import draw_answers, save_drawing
+from regionqa.regions import Box, Region
+from regionqa.requests import Request
+
+SOURCES = {
+    "cat.png": "chelsea.png",
+    "cup.png": "coffee.png",
+    "astronaut.png": "astronaut.png",
+    "motorcycle.png": "motorcycle_left.png",
+}
+"""Our name of each photo, and scikit-image's."""
+
+
+@dataclass(frozen=True)
+class DemoQuestion:
+    """One question of the demonstration."""
+
+    photo: str
+    """One of `SOURCES`."""
+    boxes: tuple[Box, ...]
+    """Its regions."""
+    text: str
+    """What is asked."""
+
+
+QUESTIONS = (
+    DemoQuestion("cat.png", (Box(30, 0, 405, 288),), "what is this?"),
+    DemoQuestion("cat.png", (Box(30, 0, 405, 288),), "is this a dog?"),
+    DemoQuestion("cup.png", (Box(170, 18, 408, 285),), "what is <region1>?"),
+    DemoQuestion("cup.png", (), "describe this picture."),
+    DemoQuestion("astronaut.png", (Box(20, 8, 375, 512),), "describe <region1>."),
+    DemoQuestion("motorcycle.png", (Box(98, 78, 684, 455),), "what is in this region?"),
+    DemoQuestion("motorcycle.png", (), "is there a person in the image?"),
+)
+
+
+def photo_folder() -> Path:
+    """Where scikit-image keeps its photos; UsageError where it is not installed."""
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise UsageError("the demo's photos come with scikit-image: pip install 'regionqa[demo]'")
+    return Path(spec.origin).parent / "data"
+
+
+def copy_photos(folder: Path) -> None:
+    """Put the photos into a folder under our names; OutputError where that fails."""
+    source = photo_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for ours, theirs in SOURCES.items():
+            shutil.copyfile(source / theirs, folder / ours)
+    except OSError as error:
+        reason = f"{folder}: cannot be filled: {error.strerror}; name another folder"
+        raise OutputError(reason) from error
+
+
+def run_demo(engine: Engine, out: Path, tell: Callable[[str], None]) -> None:
+    """Ask, tell each question with its answer, and draw an image per photo into `out`."""
+    copy_photos(out / "photos")
+    images = {name: open_image(out / "photos" / name) for name in SOURCES}
+    requests = [
+        Request(q.photo, q.text, tuple(Region(box) for box in q.boxes), images[q.photo])
+        for q in QUESTIONS
+    ]
+    answers = list(engine.answer(requests))
+    for answer in answers:
+        request = answer.request
+        where = " ".join(f"[{region.box}]" for region in request.regions) or "[whole image]"
+        tell(f"{request.image} {where} {request.question}\n    {answer.text or answer.error}")
+    for name, image in images.items():
+        drawing = draw_answers(image.load(), [a for a in answers if a.request.image == name])
+        path = out / name
+        save_drawing(drawing, path)
+        tell(f"drawn: {path}")

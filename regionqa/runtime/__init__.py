@@ -1,0 +1,1 @@
+"""Devices, precision, ONNX Runtime sessions and memory estimates."""

@@ -1,0 +1,167 @@
+"""What `regionqa doctor` says: versions, devices, models, and why CUDA is not used when it is not.
+
+Everything is found by trying it: a provider counts only when a session of a shipped graph really
+ran on it. It changes nothing.
+"""
+
+import os
+import platform
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from regionqa.bundles.store import (
+    CARD,
+    Bundle,
+    find_bundle,
+    published_cards,
+    published_folder,
+    shipped_bundles,
+)
+from regionqa.errors import RegionQAError
+from regionqa.runtime.devices import PROVIDERS, Device, why_not_cuda
+from regionqa.runtime.encoders import VisionEncoder
+from regionqa.runtime.memory import needs_of, needs_of_seed, table
+from regionqa.runtime.precision import choose_precision
+
+PACKAGES = (
+    "regionqa", "torch", "torchvision", "transformers", "tokenizers", "onnxruntime-gpu",
+    "onnxruntime", "onnx", "bitsandbytes", "huggingface-hub", "optimum", "pillow", "numpy",
+    "typer", "rich",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    topic: str
+    """What it is about."""
+    text: str
+    """What was found."""
+    good: bool = True
+    """Whether regionqa can work with it."""
+
+
+def diagnose(model: str = "starter") -> list[Finding]:
+    """The whole report, most general first."""
+    findings = [
+        Finding("python", f"{platform.python_version()} at {sys.executable}"),
+        Finding("system", f"{platform.platform()}, {os.cpu_count()} cores"),
+        *versions(),
+        Finding("gpu", gpu()),
+        *devices("starter" if is_waiting(model) else model),
+        Finding("hub cache", hub_cache_finding()),
+    ]
+    names = [*shipped_bundles(), *([model] if model not in shipped_bundles() else [])]
+    return findings + [check_model(name) for name in names]
+
+
+def memory_needed(model: str = "starter") -> list[str]:
+    """What a model needs in memory by setting, and what fits here: lines of a table, or why not.
+
+    Of a model that is not downloaded yet as far as its card tells.
+    """
+    try:
+        if is_waiting(model):
+            about = f"memory for {model}, by its card, before it is downloaded:"
+            return [about, *table(needs_of_seed(published_cards()[model]))]
+        return [f"memory for {model}:", *table(needs_of(find_bundle(model)))]
+    except RegionQAError as error:
+        return [f"memory for {model}: not known: {error}"]
+
+
+def is_waiting(model: str) -> bool:
+    """Whether a model is known by name, but not downloaded yet."""
+    return model in published_cards() and not (published_folder(model) / CARD).is_file()
+
+
+def versions() -> list[Finding]:
+    """Installed versions of what regionqa stands on."""
+    findings = []
+    for package in PACKAGES:
+        try:
+            findings.append(Finding(package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            continue
+    installed = {finding.topic for finding in findings}
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+        text = "both onnxruntime and onnxruntime-gpu are installed and overwrite each other; "
+        findings.append(Finding("onnxruntime", text + "uninstall both, then install one", False))
+    return findings
+
+
+def gpu() -> str:
+    """The GPUs torch sees, with their memory."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none that torch can use"
+    cards = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+    return ", ".join(f"{card.name} ({card.total_memory / 2**30:.0f} GiB)" for card in cards)
+
+
+def devices(model: str) -> list[Finding]:
+    """Which devices really run a graph, and what `--device auto` will choose."""
+    findings, usable = [], []
+    for device in Device:
+        reason = (why_not_cuda() if device is Device.cuda else None) or why_not(device, model)
+        if reason is None:
+            usable.append(device)
+            findings.append(Finding(str(device), f"{PROVIDERS[device]} loads and runs"))
+        else:
+            findings.append(Finding(str(device), f"not used: {reason}", device is not Device.cpu))
+    chosen = Device.cuda if Device.cuda in usable else Device.cpu
+    findings.append(Finding("--device auto", f"means {chosen} here"))
+    with suppress(RegionQAError):  # of files that are not sound, which is told elsewhere
+        precision = choose_precision(find_bundle(model), chosen)
+        findings.append(Finding("--dtype auto", f"means {precision} for {model} on {chosen}"))
+    return findings
+
+
+def why_not(device: Device, model: str) -> str | None:
+    """Why the model's vision encoder does not run on a device, in words; None where it ran."""
+    try:
+        bundle = find_bundle(model)
+        size = bundle.card.image.size
+        VisionEncoder(bundle, device).encode(np.zeros((1, 3, size, size), np.float32))
+    except Exception as error:  # onnxruntime's own errors share no public base class
+        return " ".join(str(error).split())
+    return None
+
+
+def hub_cache_finding() -> str:
+    """Where the Hugging Face Hub's files are kept, and how much they take."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    if not folder.is_dir():
+        return f"{folder} (nothing there yet)"
+    # snapshots are links to the blobs, which would count twice
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    total = sum(path.stat().st_size for path in files)
+    return f"{folder} ({total / 1e9:.2f} GB)"
+
+
+def check_model(name: str) -> Finding:
+    """Whether a model's files are what its card says, content included."""
+    if is_waiting(name):
+        return Finding(f"model {name}", f"not downloaded yet; say: regionqa download {name}")
+    try:
+        bundle = find_bundle(name)
+        broken = bundle.broken_files()
+    except RegionQAError as error:
+        return Finding(f"model {name}", str(error), False)
+    if broken:
+        text = f"{bundle.root}: differs from its card in {', '.join(broken)}; get the model again"
+        return Finding(f"model {name}", text, False)
+    return Finding(f"model {name}", f"sound, {describe_size(bundle)} at {bundle.root}")
+
+
+def describe_size(bundle: Bundle) -> str:
+    """The bundle's size for people."""
+    return f"{bundle.size / 1e6:.1f} MB"

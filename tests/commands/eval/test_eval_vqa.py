@@ -1,0 +1,284 @@
+"""`regionqa eval vqa`: files of questions, what counts as the answer, choices by likelihood."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from helpers.evaluation_files import answered, figures, grey
+from regionqa.bundles.store import Bundle
+from regionqa.data.questions import QuestionRecord, read_questions
+from regionqa.engine import Engine
+from regionqa.errors import DataError
+from regionqa.evaluation.metrics.matching import (
+    chosen,
+    mentions,
+    normalise_text,
+    number_in,
+    yes_or_no,
+)
+from regionqa.evaluation.tasks.vqa import AnswerKind, answer_kind, is_right
+from regionqa.requests import Request
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+LEFT, RIGHT = [0, 0, 100, 100], [200, 100, 300, 200]
+
+
+def lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+
+
+RECORDS: list[dict[str, Any]] = [
+    {"image": "a.jpg", "regions": [LEFT, RIGHT], "kind": "left",
+     "conversations": turns("<image>\nis <region1> left of <region2>?", "yes.")},
+    {"image": "a.jpg", "kind": "presence", "question": "is there a dog?", "answer": "no."},
+    {"image": "a.jpg", "kind": "presence", "question": "is there a cat?", "answer": "yes."},
+    {"image": "b.jpg", "kind": "presence", "question": "is there a cup?", "answer": "yes."},
+    {"image": "b.jpg", "kind": "count", "question": "how many cups are there?", "answer": "two."},
+    {"image": "b.jpg", "kind": "count", "question": "how many dogs are there?", "answer": "none"},
+    {"image": "b.jpg", "regions": [RIGHT], "kind": "colour",
+     "question": "what colour is <region1>?", "answers": ["grey", "gray"]},
+]  # fmt: skip
+REPLIES = ["Yes, it is.", "no.", "no, there is none.", "yes", "there are three.", "no dogs.",
+           "It is gray."]  # fmt: skip
+BOXES: list[list[list[int]]] = [[LEFT, RIGHT], [], [], [], [], [], [RIGHT]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, starter: Bundle) -> Path:
+    grey(tmp_path, "a.jpg", "b.jpg")
+    lines(tmp_path / "q.jsonl", RECORDS)
+    asked = [read_questions(tmp_path / "q.jsonl")[n].request.question for n in range(len(RECORDS))]
+    rows = zip([r["image"] for r in RECORDS], BOXES, asked, REPLIES, strict=True)
+    answered(tmp_path / "kept.jsonl", starter, list(rows))
+    return tmp_path
+
+
+def test_every_kind_of_question_has_its_figures(regionqa: "Command", folder: Path) -> None:
+    out = folder / "out.json"
+    ran = regionqa(
+        "eval", "vqa", folder / "q.jsonl", "--answers", folder / "kept.jsonl", "--json", out
+    )
+    assert (ran.status, ran.err) == (0, "")
+    assert "all questions" in ran.lines[2]
+    document = json.loads(out.read_text())
+    told = figures(document)
+    assert told["accuracy"] == pytest.approx(500 / 7, abs=1e-3)
+    assert told["exact"] == pytest.approx(100 / 7, abs=1e-3)  # "no."
+    assert told["normalised"] == pytest.approx(300 / 7, abs=1e-3)  # and "yes", and "gray"
+    assert told["yes_no"] == 75
+    assert told["yes_no_balanced"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
+    assert told["yes_no_yes"] == 50
+    assert (told["count"], told["count_within_one"]) == (50, 100)
+    assert figures(document, "kind") == {
+        "colour": 100, "count": 50, "left": 100, "presence": pytest.approx(200 / 3, abs=1e-3)
+    }  # fmt: skip
+    assert figures(document, "kind, balanced")["presence"] == 75
+    assert figures(document, "kind, within one") == {"count": 100}
+    assert figures(document, "kind, within one, balanced") == {"count": 100}
+    assert {"answer": "yes.", "reply": "no, there is none.", "count": 1} in document["listings"][
+        "wrong"
+    ]
+
+
+def test_saying_one_of_everything_is_not_counting(
+    regionqa: "Command", tmp_path: Path, starter: Bundle
+) -> None:
+    """Where three things are there once and one four times, "one" is right of one number in two."""
+    grey(tmp_path, "a.jpg")
+    asked = ["how many cups?", "how many cats?", "how many dogs?", "how many men?"]
+    due = ["one", "one", "one", "four"]
+    lines(tmp_path / "q.jsonl", [
+        {"image": "a.jpg", "question": question, "answer": answer, "kind": "count"}
+        for question, answer in zip(asked, due, strict=True)
+    ])  # fmt: skip
+    answered(tmp_path / "kept.jsonl", starter, [("a.jpg", [], each, "one.") for each in asked])
+    out = tmp_path / "out.json"
+    words = ("eval", "vqa", tmp_path / "q.jsonl", "--answers", tmp_path / "kept.jsonl")
+    assert regionqa(*words, "--json", out).status == 0
+    document = json.loads(out.read_text())
+    told = figures(document)
+    assert (told["count_within_one"], told["count_within_one_balanced"]) == (75, 50)
+    assert told["count_within_one_always"] == 75
+    assert "counts, always 1, within one" in out.read_text()
+    assert figures(document, "kind, within one, balanced") == {"count": 50}
+
+
+def test_choices_are_judged_by_words_and_by_likelihood(
+    regionqa: "Command", photos: Path, engine: Engine
+) -> None:
+    box = [20, 10, 120, 100]
+    said = engine.ask(photos / "cat.jpg", "what is this?", [box], unsure_below=0).text
+    record = {"image": "cat.jpg", "regions": [box], "question": "what is this?", "answer": said}
+    lines(photos / "q.jsonl", [{**record, "choices": ["nine of them.", said]}])
+    out = photos / "out.json"
+    words = ("eval", "vqa", photos / "q.jsonl", "--device", "cpu", "--json", out, "--answers")
+    assert regionqa(*words, photos / "kept.jsonl").status == 0
+    told = figures(json.loads(out.read_text()))
+    assert (told["choice"], told["choice_likelihood"], told["choice_chance"]) == (100, 100, 50)
+    kept = [json.loads(line) for line in (photos / "kept.jsonl").read_text().splitlines()]
+    assert [each.get("choices") for each in kept] == [None, ["nine of them.", said]]
+    before = (photos / "kept.jsonl").read_text()
+    assert regionqa(*words, photos / "kept.jsonl").status == 0
+    assert (photos / "kept.jsonl").read_text() == before
+    assert regionqa(*words[:-1], "--no-likelihood").status == 0
+    assert "choice_likelihood" not in figures(json.loads(out.read_text()))
+
+
+def test_a_limit_asks_the_first(regionqa: "Command", folder: Path) -> None:
+    ran = regionqa(
+        "eval", "vqa", folder / "q.jsonl", "--answers", folder / "kept.jsonl", "--limit", 2
+    )
+    assert ran.lines[2].split()[:3] == ["all", "questions", "100.0"]
+    assert ran.lines[2].split()[-1] == "2"
+
+
+def test_a_question_outside_its_image_fails_alone(regionqa: "Command", folder: Path) -> None:
+    more = [{**RECORDS[1], "regions": [[500, 500, 600, 600]]}, {**RECORDS[1], "image": "gone.jpg"}]
+    lines(folder / "q.jsonl", [*RECORDS, *more])
+    ran = regionqa(
+        "eval", "vqa", folder / "q.jsonl", "--answers", folder / "kept.jsonl", "--device", "cpu"
+    )
+    assert ran.status == 3
+    assert [line.split(": ")[1] for line in ran.err.splitlines()] == ["a.jpg", "gone.jpg"]
+    assert ran.lines[2].split()[-1] == "7"
+
+
+def test_where_nothing_can_be_answered_that_is_said(regionqa: "Command", tmp_path: Path) -> None:
+    lines(tmp_path / "q.jsonl", [{"image": "gone.jpg", "question": "what?", "answer": "it."}])
+    ran = regionqa("eval", "vqa", tmp_path / "q.jsonl", "--device", "cpu")
+    assert (ran.status, ran.out) == (1, "")
+    assert "nothing could be answered, 1 failed" in ran.err.splitlines()[-1]
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no questions"),
+        ("{", r"q\.jsonl:1: is not JSON"),
+        ("3", r"q\.jsonl:1: is 3, not an object"),
+        ('{"image": "a.jpg", "answer": "yes"}', "has no question"),
+        ('{"image": "a.jpg", "question": "what?"}', "a question without an answer"),
+        ('{"image": "a.jpg", "question": "what?", "answers": "x"}', "answers are 'x', not a list"),
+        ('{"question": "what?", "answer": "x"}', "has no image"),
+        ('{"image": "a.jpg", "question": "what?", "answer": "x", "kind": 3}', "kind is 3"),
+        ('{"image": "a.jpg", "question": "a?", "answer": "x", "choices": ["y"]}', "none of its"),
+        ('{"image": "a.jpg", "question": "a?", "answer": "x", "regions": [[1, 2]]}', "1, 2"),
+        ('{"image": "a.jpg", "conversations": [{"from": "human", "value": "a"}]}', "in turn"),
+        ('[{"image": "a.jpg", "conversations": []}]', "record 1: its conversations are no list"),
+    ],
+)
+def test_a_malformed_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+    grey(tmp_path, "a.jpg")
+    (tmp_path / "q.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_questions(tmp_path / "q.jsonl")
+
+
+def test_a_turn_has_the_regions_that_it_names(tmp_path: Path) -> None:
+    """As training reads such a record for a model that knows one question at a time."""
+    grey(tmp_path, "a.jpg")
+    conversation = turns("what is <region2>?", "<region2> is a cup.",
+                         "and what are these?", "two things.")  # fmt: skip
+    record = {"image": "a.jpg", "regions": [LEFT, RIGHT], "conversations": conversation}
+    first, second = read_questions(lines(tmp_path / "q.jsonl", [record]))
+    assert first.request.question == "what is <region1>?"
+    assert [list(region.box.xyxy) for region in first.request.regions] == [RIGHT]
+    assert first.answers == ("<region1> is a cup.",)
+    assert len(second.request.regions) == 2
+    assert first.request.source is second.request.source
+
+
+def test_regions_may_stand_in_the_text_as_pvit_writes_them(tmp_path: Path) -> None:
+    grey(tmp_path, "a.jpg")
+    inline = "<Region><L0><L0><L250><L500></Region>"
+    record = {"image": "a.jpg", "question": f"what is {inline}?", "answer": "a cup."}
+    [found] = read_questions(lines(tmp_path / "q.jsonl", [record]))
+    assert found.request.question == "what is <region1>?"
+    assert found.request.regions[0].box.xyxy == (0, 0, 100, 150)
+    lines(tmp_path / "q.jsonl", [{**record, "regions": [LEFT]}])
+    with pytest.raises(DataError, match="both inline and in a list"):
+        read_questions(tmp_path / "q.jsonl")
+
+
+# -- matching --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("It's a red CUP.", "red cup"), ("the", "the"), ("three dogs", "3 dogs"), ("No.", "no"),
+     ("the colour is dark-blue", "dark blue"), ("this is it", "it"),
+     ("<region2>.", "region 2"), ("Region1 is", "region 1 is")],
+)  # fmt: skip
+def test_normalised_texts(text: str, expected: str) -> None:
+    assert normalise_text(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("there are three.", 3), ("3", 3), ("No dogs.", 0), ("none", 0), ("a single one", 1),
+     ("many", None), ("a pair of them", 1), ("there is a cup", 1), ("it is 12 or 13", 12),
+     ("more than ten", 10)],
+)  # fmt: skip
+def test_numbers_in_replies(text: str, number: int | None) -> None:
+    assert number_in(text) == number
+
+
+def test_yes_and_no_by_what_comes_first() -> None:
+    assert yes_or_no("Yes, it is no dog") is True
+    assert yes_or_no("it is not") is False
+    assert yes_or_no("perhaps") is None
+
+
+def test_what_a_reply_chooses() -> None:
+    choices = ("a dog", "a hot dog", "two cats")
+    assert chosen("hot dog.", choices) == 1
+    assert chosen("I see a dog there", choices) == 0
+    assert chosen("B", choices) == 1
+    assert chosen("z", choices) is None
+    assert chosen("a bird", choices) is None
+    assert chosen("b", ("a", "b", "c")) == 1
+
+
+def test_mentions_are_whole_words_in_order() -> None:
+    assert mentions("it is red and white", "red")
+    assert not mentions("it is reddish", "red")
+    assert not mentions("white and red", "red and white")
+
+
+def question(ask: str, *answers: str, choices: tuple[str, ...] = ()) -> QuestionRecord:
+    return QuestionRecord(Request("a.jpg", ask), answers, choices)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        (question("is it?", "no."), AnswerKind.yes_no),
+        (question("is it?", "yes, it is a dog."), AnswerKind.yes_no),
+        (question("how many dogs?", "no dogs."), AnswerKind.number),
+        (question("how many dogs?", "three."), AnswerKind.number),
+        (question("which number?", "3"), AnswerKind.number),
+        (question("what?", "red", choices=("red", "blue")), AnswerKind.choice),
+        (question("what?", "a dog."), AnswerKind.words),
+    ],
+)
+def test_answers_tell_what_is_due(asked: QuestionRecord, kind: AnswerKind) -> None:
+    assert answer_kind(asked) is kind
+
+
+def test_not_being_sure_is_never_right() -> None:
+    assert is_right(question("is it?", "no."), "no.")
+    assert not is_right(question("is it?", "no."), "no idea.")
+    assert not is_right(question("what?", "a dog."), "a dog, but I am not sure")

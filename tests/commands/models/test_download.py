@@ -1,0 +1,569 @@
+"""Models from the Hub: fetched, found again, and every way in which that fails, as one line.
+
+The Hub is a stand-in on loopback; the client is the real one.
+"""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import logging as client_log
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from helpers.hub_server import Hub
+from regionqa.bundles.hub import cached, fetch, list_files, local_or_hub, looks_like_repo, readable
+from regionqa.bundles.store import CARD, Bundle, find_bundle
+from regionqa.errors import DownloadError
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+TINY = "ann/tiny-llama"
+WEIGHTS = "model.safetensors"
+WEIGHTS_OF_STARTER = f"llm/{WEIGHTS}"
+ERROR = "regionqa: error: "
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny language model with random weights, as `save_pretrained` writes it."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(hub: Hub, checkpoint: Path) -> Hub:
+    """The stand-in with the tiny model."""
+    hub.add(TINY, checkpoint, licence="apache-2.0")
+    return hub
+
+
+@pytest.fixture
+def published(hub: Hub, starter: Bundle) -> Hub:
+    """The stand-in with the starter."""
+    hub.add("ann/cats", starter.root)
+    return hub
+
+
+def log_in(monkeypatch: pytest.MonkeyPatch, token: str = "hf_ann") -> str:
+    """Have the client send a token."""
+    monkeypatch.setenv("HF_TOKEN", token)
+    return token
+
+
+def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_HUB_OFFLINE=1 does to a client that starts."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+class Finished(NamedTuple):
+    """What a process left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+def in_process(*words: str, limit: int | None = None, **settings: str) -> Finished:
+    """The real command in a process of its own, with HF_ENDPOINT and HF_HOME from the fixture."""
+
+    def limit_files() -> None:
+        import resource
+
+        assert limit is not None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "regionqa", *words],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **settings},
+        preexec_fn=limit_files if limit else None,
+    )  # fmt: skip
+    return Finished(ran.returncode, ran.stdout, ran.stderr)
+
+
+# -- what works ------------------------------------------------------------------------------------
+
+
+def test_a_model_is_downloaded(regionqa: "Command", tiny: Hub, checkpoint: Path) -> None:
+    ran = regionqa("download", TINY)
+    assert (ran.status, ran.err) == (0, f"licence of {TINY}: apache-2.0\n")
+    (folder,) = ran.lines
+    assert contents(Path(folder)) == contents(checkpoint)
+    again = regionqa("download", TINY)
+    assert (again.status, again.out, again.err) == (0, ran.out, "")
+    assert len(tiny.fetched(WEIGHTS)) == 1
+
+
+def test_a_dry_run_lists_and_fetches_nothing(
+    regionqa: "Command", tiny: Hub, checkpoint: Path
+) -> None:
+    ran = regionqa("download", TINY, "--dry-run")
+    assert (ran.status, ran.err) == (0, f"licence of {TINY}: apache-2.0\n")
+    sizes = {path: readable(len(data)) for path, data in contents(checkpoint).items()}
+    *files, total = ran.lines
+    assert {line[14:]: line[:12].strip() for line in files} == sizes
+    whole = readable(sum(map(len, contents(checkpoint).values())))
+    assert total.strip() == f"{whole}  in all; {whole} to fetch"
+    assert cached(TINY) is None
+    regionqa("download", TINY)
+    assert regionqa("download", TINY, "--dry-run").lines[-1].endswith("in all; 0 bytes to fetch")
+
+
+def test_the_command_as_users_run_it(tiny: Hub, checkpoint: Path, tmp_path: Path) -> None:
+    ran = in_process("download", TINY)
+    assert (ran.status, ran.err) == (0, f"licence of {TINY}: apache-2.0\n")
+    folder = Path(ran.out.strip())
+    assert contents(folder) == contents(checkpoint)
+    assert folder.is_relative_to(tmp_path / "hf-home")
+    asked = len(tiny.requests)
+    offline = in_process("download", TINY, HF_HUB_OFFLINE="1")
+    assert (offline.status, offline.out, offline.err) == (0, ran.out, "")
+    assert len(tiny.requests) == asked
+    other = in_process("download", "ann/other", HF_HUB_OFFLINE="1")
+    assert (other.status, other.out) == (1, "")
+    assert other.err == (
+        f"{ERROR}ann/other: not, or not wholly, on this machine, and HF_HUB_OFFLINE forbids to "
+        "fetch it; connect once without it, or give a local folder\n"
+    )
+
+
+def test_a_published_model_answers_and_is_fetched_once(
+    regionqa: "Command", published: Hub, cat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("ask", cat, "what is this?", "--box", "120,20,400,290", "--device", "cpu")
+    ran = regionqa(*words, "--model", "ann/cats")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == regionqa(*words).out
+    asked = len(published.requests)
+    assert regionqa(*words, "--model", "ann/cats").out == ran.out
+    assert len(published.requests) == asked
+    go_offline(monkeypatch)
+    assert regionqa(*words, "--model", "ann/cats").out == ran.out
+
+
+def test_a_snapshot_of_links_is_a_sound_bundle(published: Hub, starter: Bundle) -> None:
+    bundle = find_bundle("ann/cats")
+    assert (bundle.root / WEIGHTS_OF_STARTER).is_symlink()
+    assert bundle.card == starter.card
+    assert bundle.broken_files() == []
+
+
+def test_only_what_the_card_lists_is_fetched_for_asking(hub: Hub, starter: Bundle) -> None:
+    hub.add("ann/cats", {**contents(starter.root), "train/huge.bin": b"x" * 1000})
+    assert not (find_bundle("ann/cats").root / "train").exists()
+    assert hub.fetched("train/huge.bin") == []
+
+
+def test_a_model_with_a_folder_of_its_name_is_the_folder(
+    hub: Hub, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(starter.root, tmp_path / "ann" / "cats")
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("ann/cats").root == Path("ann/cats")
+    assert local_or_hub("ann/cats") == Path("ann/cats")
+    assert hub.requests == []
+
+
+def test_a_repository_that_is_no_bundle_is_not_fetched_for_asking(
+    regionqa: "Command", tiny: Hub, cat: Path
+) -> None:
+    ran = regionqa("ask", cat, "what is this?", "--model", TINY)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err == (
+        f"{ERROR}{TINY}: holds no file card.toml at revision main; what it holds is listed at "
+        f"{tiny.url}/{TINY}\n"
+    )
+    assert tiny.fetched(WEIGHTS) == []
+
+
+def test_a_newer_revision_brings_only_what_changed(
+    regionqa: "Command", tiny: Hub, checkpoint: Path
+) -> None:
+    old = regionqa("download", TINY).out
+    tiny.add(TINY, {**contents(checkpoint), "config.json": b'{"new": true}'})
+    assert cached(TINY) == Path(old.strip())
+    new = Path(regionqa("download", TINY).out.strip())
+    assert (new / "config.json").read_bytes() == b'{"new": true}'
+    assert len(tiny.fetched(WEIGHTS)) == 1
+    assert len(tiny.fetched("config.json")) == 2
+    assert cached(TINY) == new
+    assert regionqa("download", TINY, "--revision", Path(old).name.strip()).out == old
+
+
+def test_a_revision_published_meanwhile(
+    tiny: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = {**contents(checkpoint), "config.json": b"{}"}
+    monkeypatch.setattr("regionqa.bundles.hub.check_space", lambda *_: tiny.add(TINY, newer))
+    assert contents(fetch(TINY)) == newer
+
+
+def test_patterns_choose_files(tiny: Hub) -> None:
+    folder = fetch(TINY, files=["config.json", "*.safetensors", "*.none"])
+    assert set(contents(folder)) == {"config.json", WEIGHTS}
+    assert cached(TINY, files=["config.json"]) == folder
+    assert cached(TINY, files=["generation_config.json"]) is None
+    assert cached(TINY) is None
+
+
+@pytest.mark.parametrize(
+    ("licence", "told"),
+    [
+        ({"license": "mit"}, "mit"),
+        ({"license": ["mit", "cc0-1.0"]}, "mit, cc0-1.0"),
+        ({"license": "other", "license_name": "nc", "license_link": "LICENSE"}, "nc, LICENSE"),
+        ({"license": "other"}, "other"),
+        ({}, None),
+    ],
+)
+def test_licences_as_the_hub_states_them(
+    tiny: Hub, licence: dict[str, Any], told: str | None
+) -> None:
+    tiny.repos[TINY].card = licence
+    assert list_files(TINY).licence == told
+
+
+@pytest.mark.parametrize(
+    ("name", "looks"),
+    [
+        ("ann/cats", True), ("ann/cats-1.5_b", True), ("cats", False), ("ann/cats/x", False),
+        ("./cats", False), ("../cats", False), ("/ann/cats", False), ("~ann/cats", False),
+        ("ann/", False), ("here/there", False), ("ann/c ts", False), ("ann\\cats", False),
+        (Path("ann/cats"), False),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_repository(
+    name: str | Path, looks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "there").touch()
+    monkeypatch.chdir(tmp_path)
+    assert looks_like_repo(name) is looks
+
+
+def test_neither_a_folder_nor_a_repository(tmp_path: Path) -> None:
+    assert local_or_hub(str(tmp_path)) == tmp_path
+    with pytest.raises(DownloadError) as caught:
+        local_or_hub("tiny")
+    assert str(caught.value) == (
+        "tiny: neither a folder here nor a repository's name, which is written OWNER/NAME"
+    )
+
+
+# -- what the Hub refuses --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fails(regionqa: "Command") -> Iterator[Callable[..., str]]:
+    """A download that must end with status 1 and one line on stderr; gives the line."""
+
+    def run(*words: str) -> str:
+        ran = regionqa("download", *words)
+        assert (ran.status, ran.out) == (1, "")
+        line = ran.err.removeprefix(f"licence of {TINY}: apache-2.0\n")
+        assert line.startswith(ERROR) and line.endswith("\n") and line.count("\n") == 1
+        return line.removeprefix(ERROR).strip()
+
+    return run  # type: ignore[return-value]
+
+
+Fails = Callable[..., str]
+NOT_FOUND = (
+    "no such repository on the Hub, and no folder here; check the spelling, or, if it is private, "
+    "log in first: hf auth login"
+)
+
+
+@pytest.mark.parametrize("token", ["", "hf_ann"])
+def test_no_such_repository(
+    fails: Fails, tiny: Hub, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    if token:
+        log_in(monkeypatch, token)
+    assert fails("ann/tiny-lama") == f"ann/tiny-lama: {NOT_FOUND}"
+    assert tiny.requests[-1].status == (404 if token else 401)
+
+
+def test_a_private_repository_is_not_told_from_none(
+    fails: Fails, hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(TINY, checkpoint, private=True)
+    assert fails(TINY) == f"{TINY}: {NOT_FOUND}"
+    hub.repos[TINY].readers.add(log_in(monkeypatch))
+    assert contents(fetch(TINY)) == contents(checkpoint)
+
+
+def test_a_gated_repository(
+    fails: Fails, hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(TINY, checkpoint, gated=True)
+    terms = f"{TINY}: its owner asks everyone to accept terms first"
+    assert fails(TINY) == (
+        f"{terms} (401); accept them at {hub.url}/{TINY}, then log in: hf auth login"
+    )
+    token = log_in(monkeypatch)
+    assert fails(TINY) == (
+        f"{terms} (403); your token is known but has not; accept them at {hub.url}/{TINY}, then "
+        "run again"
+    )
+    hub.repos[TINY].readers.add(token)
+    assert contents(fetch(TINY)) == contents(checkpoint)
+
+
+def test_no_such_revision(fails: Fails, tiny: Hub) -> None:
+    assert fails(TINY, "--revision", "v9") == (
+        f"{TINY}: has no revision 'v9'; its page lists them: {tiny.url}/{TINY}"
+    )
+
+
+def test_a_file_that_the_repository_lacks(tiny: Hub) -> None:
+    for files in (["config.json", "vocab.txt"], ["*.bin"]):
+        with pytest.raises(DownloadError) as caught:
+            fetch(TINY, files=files)
+        assert str(caught.value) == (
+            f"{TINY}: holds no file {files[-1]} at revision main; what it holds is listed at "
+            f"{tiny.url}/{TINY}"
+        )
+
+
+def test_a_file_that_the_hub_lists_and_has_lost(fails: Fails, tiny: Hub) -> None:
+    tiny.lose(TINY, "config.json")
+    assert fails(TINY) == (
+        f"{TINY}: the Hub lists config.json but does not have it; tell its owner, or name another "
+        "--revision"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (401, "the Hub does not accept the token (401); log in again: hf auth login"),
+        (403, "the token gives no access (403); ask for it at {page}, or log in with another: "
+              "hf auth login"),
+        (418, "the Hub refuses (418): I'm a Teapot"),
+        (429, "the Hub asks for a pause (429, too many requests); run again in minutes"),
+        (503, "the Hub is out of order (503); run again later"),
+    ],
+)  # fmt: skip
+def test_other_answers(fails: Fails, tiny: Hub, status: int, line: str) -> None:
+    tiny.status = status
+    assert fails(TINY) == f"{TINY}: {line.format(page=f'{tiny.url}/{TINY}')}"
+
+
+def test_an_answer_that_is_not_the_hubs(fails: Fails, tiny: Hub) -> None:
+    tiny.page = b"<html>please log in</html>"
+    line = fails(TINY)
+    assert line.startswith(f"{TINY}: the Hub's answer makes no sense (JSONDecodeError: ")
+    assert line.endswith("; is there a proxy in between?")
+
+
+@pytest.mark.parametrize("name", ["ann/cats/x", "an n/cats", "ann/..cats"])
+def test_what_is_no_repositorys_name(fails: Fails, hub: Hub, name: str) -> None:
+    assert fails(name) == f"{name}: not a repository's name; it is written OWNER/NAME"
+    assert hub.requests == []
+
+
+# -- the connection --------------------------------------------------------------------------------
+
+
+def test_offline_what_is_not_here_cannot_be_had(
+    fails: Fails, tiny: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(TINY, files=["config.json"])
+    go_offline(monkeypatch)
+    line = (
+        "not, or not wholly, on this machine, and HF_HUB_OFFLINE forbids to fetch it; connect once "
+        "without it, or give a local folder"
+    )
+    assert fails(TINY) == f"{TINY}: {line}"
+    assert fails("ann/other") == f"ann/other: {line}"
+
+
+def test_without_a_connection_what_is_here_is_used(fails: Fails, tiny: Hub) -> None:
+    folder = in_process("download", TINY).out
+    tiny.down()
+    assert in_process("download", TINY) == (
+        0, folder, f"{TINY}: the Hub cannot be reached; what is on this machine is used\n"
+    )  # fmt: skip
+    line = fails("ann/other")
+    assert line.startswith(
+        "ann/other: not, or not wholly, on this machine, and the Hub cannot be reached (ConnectErr"
+    )
+    assert line.endswith("); connect once, or give a local folder")
+
+
+def test_a_broken_download_goes_on_where_it_broke(tiny: Hub, checkpoint: Path) -> None:
+    """The client writes pieces of 10 MiB; what came of the last one is asked for again."""
+    piece, data = constants.DOWNLOAD_CHUNK_SIZE, os.urandom(12 << 20)
+    tiny.add(TINY, {"big.bin": data})
+    tiny.break_after(TINY, "big.bin", 11 << 20)
+    ran = in_process("download", TINY)
+    assert (ran.status, ran.err) == (0, "")
+    first, second = tiny.fetched("big.bin")
+    assert ("Range" in first.headers, second.headers["Range"]) == (False, f"bytes={piece}-")
+    assert (first.sent, second.status, second.sent) == (11 << 20, 206, len(data) - piece)
+    assert (Path(ran.out.strip()) / "big.bin").read_bytes() == data
+
+
+def test_a_connection_that_keeps_breaking(fails: Fails, tiny: Hub, checkpoint: Path) -> None:
+    """Run again, the client starts this file anew and keeps those that were complete."""
+    tiny.break_after(TINY, WEIGHTS, 100, times=20)
+    line = fails(TINY)
+    assert line.startswith(f"{TINY}: the connection broke (RemoteProtocolError: ")
+    assert line.endswith("); run again: files that are complete are kept")
+    assert cached(TINY) is None
+    tiny.mend(TINY)
+    assert contents(fetch(TINY)) == contents(checkpoint)
+    assert len(tiny.fetched("config.json")) == 1
+    assert tiny.fetched(WEIGHTS)[-1].sent == len(tiny.files(TINY)[WEIGHTS])
+
+
+# -- what arrives ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
+def test_a_wrong_digest(fails: Fails, tiny: Hub, checkpoint: Path, path: str) -> None:
+    tiny.corrupt(TINY, path)
+    assert fails(TINY) == (
+        f"{TINY}: arrived damaged and was removed (its digest is not the Hub's): {path}; run again "
+        "to fetch it anew"
+    )
+    assert cached(TINY) is None
+    tiny.mend(TINY)
+    assert contents(fetch(TINY)) == contents(checkpoint)
+    assert len(tiny.fetched(path)) == 2
+
+
+def test_a_wrong_size(fails: Fails, tiny: Hub, checkpoint: Path) -> None:
+    tiny.shorten(TINY, WEIGHTS)
+    line = fails(TINY)
+    assert line.startswith(f"{TINY}: did not arrive whole (OSError: Consistency check failed: ")
+    assert line.endswith("); run again: files that are complete are kept")
+    tiny.mend(TINY)
+    assert contents(fetch(TINY)) == contents(checkpoint)
+
+
+def test_a_bundle_whose_card_disagrees_is_said_when_it_is_downloaded(
+    fails: Fails, hub: Hub, starter: Bundle
+) -> None:
+    files = contents(starter.root)
+    hub.add("ann/cats", {**files, "vision.onnx": files["vision.onnx"][:-1]})
+    size = len(files["vision.onnx"])
+    said = f"vision.onnx: has {size - 1} bytes, the card says {size}"
+    assert said in fails("ann/cats")
+
+
+@pytest.mark.parametrize("path", ["../../../secret", "/etc/passwd", "llm/../../x", "a\\..\\b", ""])
+def test_a_card_cannot_name_files_outside_its_folder(
+    regionqa: "Command", hub: Hub, starter: Bundle, cat: Path, path: str
+) -> None:
+    files = contents(starter.root)
+    shown = path.replace("\\", "\\\\")
+    for key in ('path = "region.onnx"', 'graph = "region.onnx"', 'folder = "llm"'):
+        card = files[CARD].decode().replace(key, f'{key.partition(" ")[0]} = "{shown}"')
+        hub.add("ann/cats", {**files, CARD: card.encode()})
+        ran = regionqa("ask", cat, "what is this?", "--model", "ann/cats")
+        assert (ran.status, ran.out) == (1, "")
+        assert f"{path!r} is no path inside the model's folder" in ran.err
+        shutil.rmtree(constants.HF_HUB_CACHE)
+    assert hub.fetched("vision.onnx") == []
+
+
+# -- the disk --------------------------------------------------------------------------------------
+
+
+def test_a_disk_too_small_is_said_before_the_first_byte(
+    fails: Fails, tiny: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1234))
+    needed = readable(sum(map(len, contents(checkpoint).values())))
+    assert fails(TINY) == (
+        f"{TINY}: the disk is full: {needed} are needed, 1.2 kB are free in "
+        f"{constants.HF_HUB_CACHE}; free some, or have HF_HOME name a folder on a larger disk"
+    )
+    assert not any("/resolve/" in asked.path for asked in tiny.requests)
+
+
+def test_a_disk_that_fills_up_meanwhile(
+    fails: Fails, tiny: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_download, "http_get", full)
+        line = fails(TINY)
+    assert line.startswith(f"{TINY}: the disk is full: ")
+    assert line.endswith("; free some, or have HF_HOME name a folder on a larger disk")
+    assert contents(fetch(TINY)) == contents(checkpoint)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix's limits")
+def test_a_file_larger_than_this_machine_allows(tiny: Hub) -> None:
+    tiny.add(TINY, {"big.bin": bytes(200_000)})
+    ran = in_process("download", TINY, limit=100_000)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"{ERROR}{TINY}: the disk is full: 200.0 kB are needed, ")
+    assert ran.err.count("\n") == 1
+
+
+def test_a_cache_that_cannot_be_written(
+    fails: Fails, tiny: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    line = fails(TINY)
+    assert line.startswith(f"{TINY}: cannot be kept in {tmp_path / 'file' / 'hub'}: ")
+    assert line.endswith("; HF_HOME names another folder")
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2.5e6, "2.5 MB"), (1.4e10, "14.0 GB")],
+)
+def test_sizes_for_people(size: float, told: str) -> None:
+    assert readable(int(size)) == told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix's terminal")
+def test_bars_are_for_a_terminal(tiny: Hub) -> None:
+    import termios
+
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "regionqa", "download", TINY],
+            stdout=subprocess.DEVNULL, stderr=theirs, timeout=120, check=True,
+        )  # fmt: skip
+        shown = os.read(ours, 1 << 20).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "Fetching 3 files" in shown
+
+
+def test_the_client_is_left_as_it_was(tiny: Hub) -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
+
+    before = (are_progress_bars_disabled(), client_log.get_verbosity())
+    fetch(TINY)
+    assert (are_progress_bars_disabled(), client_log.get_verbosity()) == before

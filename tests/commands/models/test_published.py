@@ -1,0 +1,318 @@
+"""GPT4RoI and PVIT by name: downloaded, converted, asked; tiny, in the layout that was published.
+
+The Hub is a stand-in on loopback; the client is the real one.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from helpers.evaluation_files import grey
+from helpers.golden_weights import ClipSizes, GoldenSet, LlamaSizes, RegionClipSizes
+from helpers.hub_server import Hub
+from helpers.published_models import REPOS, Published, write_gpt4roi, write_pvit
+from regionqa.bundles.hub import cached, readable
+from regionqa.bundles.store import CARD, open_bundle, published_folder
+from regionqa.export.sources.published import staging
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+LLAMA = LlamaSizes(hidden=32, inner=48, layers=2, heads=4)
+CLIP = ClipSizes(width=32, inner=48, layers=12, heads=2, side=28)
+REGION = RegionClipSizes(stem=8, planes=(4, 4, 8, 16), depths=(1, 1, 2, 1), cells=4, out=12)
+SHARD = 3_000_000
+BROKEN = "pytorch_model-00002-of-00003.bin"
+BOX = "30,0,405,288"
+
+
+@pytest.fixture(scope="session")
+def gpt4roi_files(tmp_path_factory: pytest.TempPathFactory, gpt4roi: GoldenSet) -> Published:
+    """A tiny GPT4RoI in fp16 shards."""
+    root = tmp_path_factory.mktemp("gpt4roi")
+    return write_gpt4roi(root, gpt4roi, LLAMA, CLIP, width=64, roi=4, shard_bytes=SHARD)
+
+
+@pytest.fixture(scope="session")
+def pvit_files(tmp_path_factory: pytest.TempPathFactory, pvit: GoldenSet) -> Published:
+    """A tiny PVIT in fp16 shards."""
+    root = tmp_path_factory.mktemp("pvit")
+    return write_pvit(root, pvit, LLAMA, CLIP, REGION, shard_bytes=SHARD)
+
+
+def publish(hub: Hub, files: Published) -> None:
+    """Put a system's parts where its card says they are, with what else repositories hold."""
+    others = {"README.md": b"words", "training_log.txt": b"more words"}
+    for part, licence in (("delta", None), ("base", "other"), ("vision", None)):
+        repo = REPOS[files.name] if part == "delta" else REPOS[part]
+        folder: Path = getattr(files, part)
+        content = {path.name: path.read_bytes() for path in folder.iterdir()}
+        hub.add(repo, content | others, licence=licence)
+
+
+# -- what works ------------------------------------------------------------------------------------
+
+
+def test_gpt4roi_is_downloaded_over_a_connection_that_breaks_and_asked_by_its_name(
+    hub: Hub,
+    regionqa: "Command",
+    gpt4roi_files: Published,
+    cat: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # it keeps whole pieces
+    publish(hub, gpt4roi_files)
+    delta = REPOS["gpt4roi-7b"]
+    hub.break_after(delta, BROKEN, 5_000, times=99)
+    broken = regionqa("download", "gpt4roi-7b")
+    *licences, line = broken.err.splitlines()
+    assert broken.status == 1
+    assert line.startswith(f"regionqa: error: {delta}: ")
+    assert "run again" in line
+    assert [each.partition(" (")[0] for each in licences] == [
+        "licence of GPT4RoI's differences to LLaMA-7B, its projector and its region encoder",
+        "licence of LLaMA-7B in transformers' format",
+        "licence of CLIP ViT-L/14",
+    ]
+    assert not published_folder("gpt4roi-7b").exists()
+
+    hub.mend(delta)
+    hub.break_after(delta, BROKEN, 50_000)
+    made = regionqa("download", "gpt4roi-7b")
+    folder = published_folder("gpt4roi-7b")
+    assert (made.status, made.out) == (0, f"{folder}\n"), made.err
+    assert "Range" not in hub.fetched(BROKEN)[0].headers
+    assert hub.fetched(BROKEN)[-1].headers["Range"] == "bytes=50000-"
+    assert not hub.fetched("README.md")
+    assert f"{delta}: removed from the cache" in made.err
+    assert cached(delta, files=["config.json"]) is None
+    assert cached(REPOS["base"], files=["config.json"]) is not None
+
+    asked = len(hub.requests)
+    again = regionqa("download", "gpt4roi-7b")
+    assert (again.status, again.out) == (0, made.out)
+    assert again.err == "gpt4roi-7b: is there already; remove the folder to convert it anew\n"
+    words = ("--model", "gpt4roi-7b", "--max-new-tokens", 3, "--format", "json")
+    answer = regionqa("ask", cat, "--box", BOX, "what is <region1>?", *words)
+    assert answer.status == 0, answer.err
+    (record,) = json.loads(answer.out)
+    assert (record["model"], record["error"]) == ("gpt4roi-7b", None)
+    assert len(hub.requests) == asked
+    assert "gpt4roi-7b\t" in regionqa("models", "list").out
+
+
+def test_pvit_is_downloaded_with_a_file_of_regionclip_and_asked(
+    hub: Hub, regionqa: "Command", pvit_files: Published, cat: Path, tmp_path: Path
+) -> None:
+    publish(hub, pvit_files)
+    without = regionqa("download", "pvit-7b")
+    assert without.status == 2
+    assert without.err.endswith(
+        "is not on the Hub; get it at https://github.com/microsoft/RegionCLIP and say --region "
+        "FILE\n"
+    )
+    assert not hub.requests
+    out = tmp_path / "mine"
+    made = regionqa(
+        "download", "pvit-7b", "--region", pvit_files.region, "--out", out, "--keep-delta"
+    )
+    assert (made.status, made.out) == (0, f"{out}\n"), made.err
+    assert cached(REPOS["pvit-7b"], files=["config.json"]) is not None
+    config = json.loads((out / "llm" / "config.json").read_text())
+    assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 2, 0]
+    assert config["vocab_size"] == 32005
+    bundle = open_bundle(out)
+    assert bundle.broken_files() == []
+    assert bundle.card.provenance["base"] == REPOS["base"]
+    assert bundle.card.provenance["region"] == "regionclip_pretrained-cc_rn50x4.pth"
+    assert str(tmp_path) not in (out / CARD).read_text()
+    answer = regionqa(
+        "ask", cat, "--box", BOX, "what is <region1>?", "--model", out, "--max-new-tokens", 3
+    )
+    assert answer.status == 0, answer.err
+
+
+def test_regionclip_may_come_from_a_repository(
+    hub: Hub, regionqa: "Command", pvit_files: Published
+) -> None:
+    publish(hub, pvit_files)
+    assert pvit_files.region is not None
+    hub.add("somebody/regionclip", {"weights/regionclip_pretrained-cc_rn50x4.pth":
+                                    pvit_files.region.read_bytes()}, licence="mit")  # fmt: skip
+    plan = regionqa("download", "pvit-7b", "--region", "somebody/regionclip", "--dry-run")
+    assert plan.status == 0
+    assert "(somebody/regionclip): mit\n" in plan.err
+    assert "weights/regionclip_pretrained-cc_rn50x4.pth" in plan.out
+
+
+def test_both_answer_fineeval_and_stand_on_one_page_to_be_ranked(
+    regionqa: "Command", gpt4roi_files: Published, pvit_files: Published, tmp_path: Path
+) -> None:
+    models = [tmp_path / files.name for files in (gpt4roi_files, pvit_files)]
+    for files, out in zip((gpt4roi_files, pvit_files), models, strict=True):
+        assert regionqa("download", files.name, *files.options, "--out", out).status == 0
+    data = tmp_path / "fineeval"
+    grey(data / "images", "a.jpg")
+    cup = "<Region><L0><L0><L250><L500></Region>"
+    asked = [f"What is in {cup}?", f"Is {cup} left of <Region><L500><L250><L1000><L1000></Region>?"]
+    records = [
+        {"image": "a.jpg", "instruction": question, "instruction_no_region": "What is there?",
+         "recorded": {"llava": "A cup."}} for question in asked
+    ]  # fmt: skip
+    (data / "fineeval.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    page = tmp_path / "page.html"
+    ran = regionqa(
+        "eval", "fineeval", data, "--compare", *models, "--max-new-tokens", 3, "--out", page
+    )
+    assert (ran.status, ran.out) == (0, f"{page}\n"), ran.err
+    found = re.search(r'id="data" type="application/json">(.*?)</script>', page.read_text(), re.S)
+    assert found
+    told = json.loads(found[1])
+    assert told["systems"] == ["gpt4roi-7b", "llava", "pvit-7b"]
+    assert [len(item["answers"]) for item in told["items"]] == [3, 3]
+
+
+def test_a_dry_run_says_what_is_fetched_and_needed_and_fetches_nothing(
+    hub: Hub, regionqa: "Command", gpt4roi_files: Published
+) -> None:
+    publish(hub, gpt4roi_files)
+    plan = regionqa("download", "gpt4roi-7b", "--dry-run")
+    assert plan.status == 0
+    assert len(plan.err.splitlines()) == 3
+    listed = {line.split("  ")[-1] for line in plan.lines}
+    weights = {path.name for path in gpt4roi_files.delta.iterdir()}
+    assert weights <= listed
+    assert "README.md" not in listed
+    folders = (gpt4roi_files.delta, gpt4roi_files.base, gpt4roi_files.vision)
+    needed = [path for folder in folders for path in folder.iterdir()]
+    total = readable(sum(path.stat().st_size for path in needed))
+    assert f"{total:>12}  to fetch" in plan.lines
+    assert plan.lines[-1].endswith("of memory for the conversion")
+    assert not any(asked.method == "GET" and "/resolve/" in asked.path for asked in hub.requests)
+    assert not staging(published_folder("gpt4roi-7b")).exists()
+
+
+def test_a_dry_run_of_pvit_says_where_regionclip_is_published(
+    hub: Hub, regionqa: "Command", pvit_files: Published
+) -> None:
+    publish(hub, pvit_files)
+    plan = regionqa("download", "pvit-7b", "--dry-run")
+    assert plan.status == 0
+    assert "region: https://github.com/microsoft/RegionCLIP" in plan.out
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def other_config(files: Published) -> None:
+    file = files.base / "config.json"
+    table = json.loads(file.read_text())
+    file.write_text(json.dumps({**table, "rms_norm_eps": 1e-5}))
+
+
+def lose_tokenizer(files: Published) -> None:
+    (files.delta / "tokenizer.model").unlink()
+
+
+def wrong_base(files: Published) -> None:
+    for path in files.base.glob("*.bin"):
+        tensors = torch.load(path, weights_only=True)
+        torch.save({name: value.flip(-1) for name, value in tensors.items()}, path)
+
+
+def lose_projector(files: Published) -> None:
+    for path in files.delta.glob("*.bin"):
+        tensors = torch.load(path, weights_only=True)
+        kept = {name: value for name, value in tensors.items() if "mm_projector.b" not in name}
+        torch.save(kept, path)
+    index = files.delta / "pytorch_model.bin.index.json"
+    table = json.loads(index.read_text())
+    del table["weight_map"]["model.mm_projector.bias"]
+    index.write_text(json.dumps(table))
+
+
+def no_tower(files: Published) -> None:
+    (files.vision / "model.safetensors").unlink()
+
+
+REFUSED: dict[Callable[[Published], None], str] = {
+    other_config: "is the wrong base: its rms_norm_eps is 1e-05, that of ",
+    wrong_base: "is the wrong base: the sums do not fit; ",
+    lose_tokenizer: "has no tokenizer.model, nor has the base ",
+    lose_projector: "the delta's projector: missing ['projector.bias'], unknown []",
+    no_tower: "transformers cannot load it",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
+def test_parts_that_do_not_fit_are_one_line(
+    regionqa: "Command",
+    gpt4roi_files: Published,
+    tmp_path: Path,
+    change: Callable[[Published], None],
+) -> None:
+    root = shutil.copytree(gpt4roi_files.delta.parent, tmp_path / "parts")
+    copy = Published("gpt4roi-7b", root / "delta", root / "base", root / "vision")
+    change(copy)
+    ran = regionqa("download", "gpt4roi-7b", *copy.options, "--out", tmp_path / "out")
+    line = ran.err.splitlines()[-1]
+    assert ran.status == 1
+    assert line.startswith("regionqa: error: ")
+    assert REFUSED[change] in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_too_small_is_told_before_anything_is_written(
+    regionqa: "Command",
+    gpt4roi_files: Published,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    ran = regionqa("download", "gpt4roi-7b", *gpt4roi_files.options, "--out", tmp_path / "out")
+    assert ran.status == 1
+    assert "the disk is too small: 4.0 GB are needed, 1.0 GB are free" in ran.err
+    assert not list(staging(tmp_path / "out").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("starter-of-mine/x", "--base", "a/b"), "belong to gpt4roi-7b, pvit-7b"),
+        (("gpt4roi-7b", "--region", "x.pth"), "gpt4roi-7b has no part for --region"),
+        (("gpt4roi-7b", "--revision", "v1"), "leave --revision out"),
+    ],
+)
+def test_options_that_do_not_belong_are_told(
+    hub: Hub, regionqa: "Command", words: tuple[str, ...], told: str
+) -> None:
+    ran = regionqa("download", *words)
+    assert ran.status == 2
+    assert told in ran.err
+    assert not hub.requests
+
+
+def test_a_place_that_is_none_is_told(hub: Hub, regionqa: "Command") -> None:
+    ran = regionqa("download", "gpt4roi-7b", "--delta", "./nowhere")
+    assert ran.status == 1
+    assert "./nowhere: --delta names neither a folder or file here nor a repository" in ran.err
+    assert not hub.requests
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(
+    regionqa: "Command", gpt4roi_files: Published, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear reader")
+    ran = regionqa("download", "gpt4roi-7b", *gpt4roi_files.options, "--out", tmp_path / "mine")
+    assert ran.status == 2
+    assert "is there already, and is no model" in ran.err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]

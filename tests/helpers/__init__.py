@@ -1,0 +1,1 @@
+"""Shared test helpers: tiny models, a stand-in Hub, generated weights."""

@@ -1,0 +1,129 @@
+"""GPT4RoI and PVIT as published: every folder and file that `regionqa download NAME` reads.
+
+At any size, from the generated weights of a golden set (see `goldenweights`).
+"""
+
+import json
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helpers.golden_checkpoints import (
+    GPT4ROI_CONFIG,
+    PVIT_CONFIG,
+    regionclip_state,
+    write_base,
+    write_clip,
+    write_delta,
+    write_regionclip,
+)
+from helpers.golden_weights import (
+    PUBLISHED_ROWS,
+    ClipSizes,
+    GoldenSet,
+    LlamaSizes,
+    RegionClipSizes,
+    gpt4roi_maker,
+    gpt4roi_shapes,
+    pvit_maker,
+    pvit_shapes,
+)
+
+REPOS = {
+    "gpt4roi-7b": "shilongz/GPT4RoI-7B-delta-V0",
+    "pvit-7b": "PVIT/pvit",
+    "base": "huggyllama/llama-7b",
+    "vision": "openai/clip-vit-large-patch14",
+}
+"""The repositories that the cards name."""
+ADDED = {
+    "gpt4roi-7b": ("[PAD]", "<im_patch>", "<bbox>", "<point>", "<im_start>", "<im_end>"),
+    "pvit-7b": ("<im_patch>", "<im_start>", "<im_end>", "<Region>", "</Region>"),
+}
+"""Tokens that the published tokenizers add to LLaMA's, by id."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Folders of the parts, and RegionCLIP's file where the system has one."""
+
+    name: str
+    delta: Path
+    base: Path
+    vision: Path
+    region: Path | None = None
+
+    @property
+    def options(self) -> list[object]:
+        """The command's options that name them."""
+        places = {"--delta": self.delta, "--base": self.base, "--vision": self.vision,
+                  "--region": self.region}  # fmt: skip
+        return [word for option, place in places.items() if place for word in (option, place)]
+
+
+def write_gpt4roi(
+    root: Path,
+    golden: GoldenSet,
+    llama: LlamaSizes,
+    clip: ClipSizes,
+    *,
+    width: int = 1024,
+    roi: int = 14,
+    dtype: torch.dtype = torch.float16,
+    shard_bytes: int = 1 << 29,
+) -> Published:
+    """Delta, base and CLIP of a GPT4RoI."""
+    make = gpt4roi_maker(golden.salt)
+    shards: Any = {"dtype": dtype, "shard_bytes": shard_bytes}
+    shapes = gpt4roi_shapes(llama, clip, width=width, roi=roi)
+    delta = write_delta(root / "delta", llama, shapes, make, GPT4ROI_CONFIG, **shards)
+    base = write_base(root / "base", llama, make, **shards)
+    write_tokenizer(delta, golden.folder / "toy_llama.model", ADDED["gpt4roi-7b"])
+    return Published("gpt4roi-7b", delta, base, write_clip(root / "vision", clip, make))
+
+
+def write_pvit(
+    root: Path,
+    golden: GoldenSet,
+    llama: LlamaSizes,
+    clip: ClipSizes,
+    region: RegionClipSizes,
+    *,
+    dtype: torch.dtype = torch.float16,
+    shard_bytes: int = 1 << 29,
+) -> Published:
+    """Delta, base, CLIP and RegionCLIP of a PVIT."""
+    make = pvit_maker(golden.salt)
+    shards: Any = {"dtype": dtype, "shard_bytes": shard_bytes}
+    shapes = pvit_shapes(llama, clip, region)
+    delta = write_delta(root / "delta", llama, shapes, make, PVIT_CONFIG, **shards)
+    base = write_base(root / "base", llama, make, safetensors=True, **shards)
+    write_tokenizer(delta, golden.folder / "toy_spm.model", ADDED["pvit-7b"])
+    vision = write_clip(root / "vision", clip, make, safetensors=False)
+    file = root / "regionclip_pretrained-cc_rn50x4.pth"
+    return Published(
+        "pvit-7b", delta, base, vision, write_regionclip(file, regionclip_state(region, make))
+    )
+
+
+def write_tokenizer(folder: Path, toy: Path, added: Sequence[str]) -> None:
+    """A golden set's small SentencePiece file, filled up to LLaMA's size, and the added tokens.
+
+    What fills it can stand in no text. A protobuf message may be continued behind its end.
+    """
+    from regionqa.export.sources.sentencepiece import read_pieces
+
+    file = folder / "tokenizer.model"
+    shutil.copyfile(toy, file)
+    with file.open("ab") as stream:
+        for number in range(len(read_pieces(toy)), PUBLISHED_ROWS):
+            text = f"\ue000{number}".encode()
+            entry = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", -1e9 - number)
+            stream.write(b"\x0a" + bytes([len(entry)]) + entry)
+    ids = {token: PUBLISHED_ROWS + index for index, token in enumerate(added)}
+    (folder / "added_tokens.json").write_text(json.dumps(ids), encoding="utf-8")

@@ -1,0 +1,222 @@
+"""Models of a few thousand weights and a few images, on which training takes seconds.
+
+Each model sees 64 x 64 pixels and speaks with a tokenizer of a few words. They differ in what the
+language model is told of a region, so that every row of PVIT's table 1 has one.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from recipes.starter.language.model import train_tokenizer
+from regionqa.bundles.store import Bundle
+from regionqa.export import bundle as bundle_module
+from regionqa.export.bundle import write_bundle
+from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
+from regionqa.export.modules.pixels import PixelRegionConfig, PixelRegionEncoder
+from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
+from regionqa.export.onnx.verify import ParityReport
+from regionqa.language.tokenization import BundleTokenizer
+
+ROWS = ("levels", "pixels", "coordinates", "none")
+"""Region features of the vision encoder's maps, or of pixels of its own; boxes as text; nothing."""
+HIDDEN = 32
+RED, BLUE = "a red thing.", "a blue thing."
+QUESTION = "what is <region1>?"
+SPOKEN = (
+    "what is this?", "what is it?", "what is that thing?", "is this a red thing?",
+    "is there a blue thing in the picture?", "describe this picture.", "how many things are there?",
+    "the red thing is left of the blue thing.", "where is the thing?", "what colour is it?",
+    RED, BLUE,
+)  # fmt: skip
+"""What is said in one token a word; anything else takes more."""
+
+
+def tiny_vision(levels: tuple[int, ...] = (0, 1)) -> ResNetVision:
+    """Untrained; `levels` are the stages whose maps the region encoder reads."""
+    torch.manual_seed(0)
+    config = ResNetConfig(
+        input_size=64,
+        widths=(8, 16),
+        depths=(1, 1),
+        levels=levels,
+        token_grid=2,
+        hidden_size=HIDDEN,
+    )
+    vision = ResNetVision(config)
+    for module in vision.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return vision
+
+
+def tiny_region(row: str, vision: ResNetVision) -> RegionModule | None:
+    """The region encoder of a row; untrained."""
+    torch.manual_seed(1)
+    if row == "levels":
+        channels, sides, _ = zip(*vision.level_shapes, strict=True)
+        encoder = MultiLevelRegionEncoder(
+            MultiLevelConfig(
+                64, channels, sides, width=16, groups=4, position_width=16, region_width=32,
+                hidden_size=HIDDEN,
+            )
+        )  # fmt: skip
+        nn.init.normal_(encoder.roi_align.flatten_linear.weight, std=0.5)  # so that it is heard
+        nn.init.normal_(encoder.roi_align.updims.weight, std=0.3)
+        return encoder
+    if row == "pixels":
+        config = PixelRegionConfig((8, 16), (1, 1), roi_level=0, roi_size=2, hidden_size=HIDDEN)
+        pixels = PixelRegionEncoder(config)
+        nn.init.normal_(pixels.prompt_projector.weight, std=2.0)
+        return pixels
+    return None
+
+
+def tiny_tokenizer(path: Path) -> Path:
+    """The tests' own, so that new weights of the starter do not change what tiny models learn."""
+    train_tokenizer(iter(SPOKEN), 512, ("<s>", "</s>", "<answer>"), path)
+    return path
+
+
+def tiny_language(words: int, context: int = 96) -> LlamaForCausalLM:
+    """An untrained decoder of two layers; words: how many ids the tokenizer has."""
+    torch.manual_seed(2)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=words,
+            hidden_size=HIDDEN,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=context,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+            initializer_range=0.1,
+        )
+    )
+
+
+def tiny_card(row: str) -> dict[str, Any]:
+    """The card's tables, without what is found when the bundle is written."""
+    image = {
+        "size": 64, "fit": "squash", "resample": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3,
+    }  # fmt: skip
+    region = {
+        "levels": {"graph": "region.onnx", "tokens": 1},
+        "pixels": {
+            "graph": "region.onnx",
+            "tokens": 1,
+            "image": {**image, "fit": "shortest", "longest": 160},
+        },
+    }
+    told = {"coordinates": "[{x0}, {y0}, {x1}, {y1}]", "none": ""}
+    return {
+        "name": f"tiny-{row}",
+        "summary": "for tests",
+        "max_regions": 4,
+        "untrained": ["region encoder" if row in region else "language model"],
+        "image": image,
+        "vision": {"graph": "vision.onnx", "image_tokens": 4},
+        **({"region": region[row]} if row in region else {}),
+        "language": {
+            "folder": "llm", "runtime": "native", "context": 96,
+            "max_new_tokens": 6, "stop": ["</s>"],
+        },
+        "prompt": {
+            "template": "<s>{image}{question}<answer>",
+            "region": told.get(row, "{region}"),
+            "image_question": "describe this picture.",
+            "region_question": "what is <region1>?",
+        },
+        "provenance": {"licence": "none; made by a test"},
+    }  # fmt: skip
+
+
+def tiny_bundle(row: str, root: Path) -> Bundle:
+    """A bundle of one of `ROWS`, written below `root`."""
+    tokenizer = tiny_tokenizer(root / "tokenizer.json")
+    vision = tiny_vision((0, 1) if row == "levels" else ())
+    graphs = {}
+    for known in ("pixels", "coordinates", "none"):  # all with the same vision encoder
+        if row in ("pixels", "coordinates", "none") and (root / known / "vision.onnx").is_file():
+            graphs = {"vision.onnx": root / known / "vision.onnx"}
+    bundle, _ = write_bundle(
+        root / row, tiny_card(row), vision, tiny_region(row, vision),
+        tiny_language(BundleTokenizer(tokenizer).size), tokenizer, graphs,
+    )  # fmt: skip
+    return bundle
+
+
+def copy_graphs(levels: Bundle, pixels: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let graphs be copied from untrained bundles instead of made anew, which takes seconds."""
+
+    def copied(module: VisionModule | RegionModule, path: Path) -> ParityReport:
+        if isinstance(module, VisionModule):
+            source = levels if module.level_shapes else pixels
+        else:
+            source = pixels if module.reads_pixels else levels
+        copyfile(source.root / path.name, path)
+        return ParityReport(path.name, 0.0, ())
+
+    monkeypatch.setattr(bundle_module, "export_vision", copied)
+    monkeypatch.setattr(bundle_module, "export_region", copied)
+
+
+def two_things(folder: Path, images: int = 24) -> Path:
+    """Records about red squares and blue discs, one of each in every image, as JSON lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(images):
+        width, height = (96, 64) if number % 3 else (80, 80)
+        noise = rng.integers(90, 160, (height, width, 3), np.uint8)
+        image = Image.fromarray(noise)
+        draw = ImageDraw.Draw(image)
+        sides = rng.permutation([4, width // 2 + 2])
+        for left, answer in zip(sides.tolist(), (RED, BLUE), strict=True):
+            top, side = int(rng.integers(4, height - 34)), int(rng.integers(20, 28))
+            box = [left, top, left + side, top + side]
+            if answer == RED:
+                draw.rectangle(box, fill=(230, 20, 20))
+            else:
+                draw.ellipse(box, fill=(20, 20, 230))
+            records.append(a_record(f"{number:02}.png", [box], (QUESTION, answer)))
+        image.save(folder / f"{number:02}.png")
+    return write_lines(folder / "things.jsonl", records)
+
+
+def a_record(image: str, boxes: Sequence[Sequence[float]], *turns: tuple[str, str]) -> Any:
+    """A training record as a JSON value."""
+    return {
+        "image": image,
+        "regions": [list(box) for box in boxes],
+        "conversations": [
+            {"from": speaker, "value": text}
+            for turn in turns
+            for speaker, text in zip(("human", "gpt"), turn, strict=True)
+        ],
+    }
+
+
+def write_lines(path: Path, records: Sequence[object]) -> Path:
+    """The records as JSON lines."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def log_of(model: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, without what depends on the clock."""
+    lines = (model / "training" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]

@@ -1,0 +1,672 @@
+"""Box files: what users have, looked up by image, and written back."""
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regionqa.boxes.files import BoxFile, BoxFileFormat, ImageRegions, read_boxes, write_boxes
+from regionqa.errors import BoxError, BoxFileError, OutputError
+from regionqa.regions import Box, BoxFormat, BoxUnits, Region, WrittenBox
+
+FOLDERS = (BoxFileFormat.voc, BoxFileFormat.yolo, BoxFileFormat.labelme)
+
+VOC = """<annotation>
+  <filename>cat.jpg</filename>
+  <object>
+    <name>cat</name>
+    <part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>
+    <bndbox><xmin>10</xmin><ymin>20</ymin><xmax>110.5</xmax><ymax>70</ymax></bndbox>
+  </object>
+</annotation>"""
+COCO = {
+    "images": [{"id": 7, "file_name": "cat.jpg"}, {"id": 8, "file_name": "empty.jpg"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 20, 100.5, 50], "iscrowd": 1}
+    ],
+    "categories": [{"id": 3, "name": "cat"}],
+}
+LABELME = {
+    "imagePath": "..\\photos\\cat.jpg",
+    "shapes": [{"label": "cat", "shape_type": "rectangle", "points": [[110.5, 70], [10, 20]]}],
+}
+LABELSTUDIO = [
+    {
+        "data": {"image": "/data/upload/1/0a1b2c3d-cat.jpg"},
+        "annotations": [
+            {
+                "result": [
+                    {
+                        "type": "rectanglelabels",
+                        "value": {
+                            "x": 5,
+                            "y": 20,
+                            "width": 50.25,
+                            "height": 50,
+                            "rotation": 0,
+                            "rectanglelabels": ["cat"],
+                        },
+                    },
+                    {"type": "choices", "value": {"choices": ["indoors"]}},
+                ]
+            },
+            {"was_cancelled": True, "result": []},
+        ],
+    }
+]
+
+
+def save(path: Path, content: object) -> Path:
+    """Writes text as it is and anything else as JSON, in folders made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def values(boxes: Sequence[WrittenBox] | None) -> list[tuple[float, ...]]:
+    assert boxes is not None
+    return [box.values for box in boxes]
+
+
+def regions(boxes: Sequence[WrittenBox] | None, width: int, height: int) -> list[Region]:
+    assert boxes is not None
+    return [box.resolve(width, height) for box in boxes]
+
+
+# ---- a user has a file in some format, and asks about cat.jpg, 200 x 100 pixels ----
+
+CAT = {
+    "plain.json": {"cat.jpg": [{"box": [10, 20, 110.5, 70], "label": "cat"}]},
+    "coco.json": COCO,
+    "cat.xml": VOC,
+    "labelme.json": LABELME,
+    "labelstudio.json": LABELSTUDIO,
+    "boxes.csv": "image,x0,y0,x1,y1,label\ncat.jpg,10,20,110.5,70,cat\n",
+    "tensorflow.csv": "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+    "cat.jpg,200,100,cat,10,20,110.5,70\n",
+    "sizes.csv": "File;Label;X;Y;W;H\ncat.jpg;cat;10;20;100.5;50\n",
+    "tabs.tsv": "path\tclass\tcx\tcy\twidth\theight\ncat.jpg\tcat\t60.25\t45\t100.5\t50\n",
+    "headerless.csv": "cat.jpg,10,20,110.5,70,cat\n",
+    "unsuffixed": json.dumps(COCO),
+    "annotation.voc": VOC,
+}
+
+
+@pytest.mark.parametrize("name", CAT)
+def test_the_cat_is_found_in_every_format(tmp_path: Path, name: str) -> None:
+    found = read_boxes(save(tmp_path / name, CAT[name]))
+    (region,) = regions(found.boxes_for("photos/cat.jpg"), 200, 100)
+    assert region.box.xyxy == pytest.approx((10, 20, 110.5, 70))
+    assert region.label == "cat"
+    assert found.boxes_for("dog.jpg") is None
+
+
+@pytest.mark.parametrize(
+    ("names_file", "names"),
+    [
+        ("classes.txt", "dog\r\ncat \r\n"),
+        ("../classes.txt", "dog\ncat"),
+        ("../../data.yaml", "nc: 2\nnames: ['dog', \"cat\"]  # two\ntrain: x\n"),
+        ("data.yaml", "names:\n# ours\n- dog\n\n- 'cat' # meow\nnc: 2\n"),
+        ("data.yaml", "train: x\nnames:\n  0: dog\n  1: cat\n"),
+    ],
+)
+def test_the_cat_is_found_beside_yolo_class_names(
+    tmp_path: Path, names_file: str, names: str
+) -> None:
+    labels = save(
+        tmp_path / "data/labels/train/cat.txt", "1 0.30125 0.45 0.5025 0.5\r\n\r\n"
+    ).parent
+    save(labels / names_file, names)
+    for path in (labels, labels / "cat.txt"):
+        found = read_boxes(path)
+        assert found.format is BoxFileFormat.yolo
+        (region,) = regions(found.boxes_for("images/train/cat.jpg"), 200, 100)
+        assert region.box.xyxy == pytest.approx((10, 20, 110.5, 70))
+        assert region.label == "cat"
+
+
+def test_a_folder_of_files_answers_for_every_image(tmp_path: Path) -> None:
+    save(tmp_path / "a.json", {**LABELME, "imagePath": "a.jpg"})
+    save(tmp_path / "sub/b.json", {**LABELME, "imagePath": None})
+    save(tmp_path / "a.jpg", "not looked at")
+    save(tmp_path / "._a.json", "left by another system")
+    found = read_boxes(tmp_path)
+    assert found.format is BoxFileFormat.labelme
+    assert found.images == ("a.jpg", "sub/b")
+    assert values(found.boxes_for("a.jpg")) == values(found.boxes_for("b.png"))
+
+
+def test_a_bare_list_is_for_any_image(tmp_path: Path) -> None:
+    for content in ([[1, 2, 3, 4]], {"boxes": [[1, 2, 3, 4]]}):
+        found = read_boxes(save(tmp_path / "any.json", content))
+        assert found.images == ()
+        assert values(found.boxes_for("this.jpg")) == values(found.boxes_for("that.jpg"))
+        assert values(found.boxes_for("this.jpg")) == [(1, 2, 3, 4)]
+
+
+def test_one_bad_box_fails_its_own_image_only(tmp_path: Path) -> None:
+    good, short, nan = [1, 2, 3, 4], [1, 2, 3], [float("nan"), 2, 3, 4]
+    content = {"bad.jpg": [good, short], "nan.jpg": [nan], "good.jpg": [good]}
+    found = read_boxes(save(tmp_path / "b.json", content))
+    assert values(found.boxes_for("good.jpg")) == [(1, 2, 3, 4)]
+    with pytest.raises(BoxError, match=r"box in 'bad.jpg'\[1\] of .*b.json: .* 3 values found"):
+        found.boxes_for("bad.jpg")
+    with pytest.raises(BoxError, match=r"'nan.jpg'\[0\] of .*b.json: .* finite"):
+        found.boxes_for("nan.jpg")
+    assert found.images == ("bad.jpg", "nan.jpg", "good.jpg")
+
+
+def test_box_format_and_units_apply_to_plain_and_csv_only(tmp_path: Path) -> None:
+    for name, content in {
+        "a.json": {"a.jpg": [[1, 2, 3, 4]]},
+        "a.csv": "image,x,y,w,h\na.jpg,1,2,3,4\n",
+    }.items():
+        found = read_boxes(
+            save(tmp_path / name, content), format=BoxFormat.cxcywh, units=BoxUnits.permille
+        )
+        assert found.boxes_for("a.jpg") == (
+            WrittenBox((1, 2, 3, 4), BoxFormat.cxcywh, BoxUnits.permille),
+        )
+    path = save(tmp_path / "coco.json", COCO)
+    found = read_boxes(path, format=BoxFormat.cxcywh, units=BoxUnits.permille)
+    assert found.entries == read_boxes(path).entries
+
+
+# ---- which entry an image finds ----
+
+
+def of_names(folder: Path, *names: str) -> BoxFile:
+    """A file whose n-th entry has a box with left edge n."""
+    return read_boxes(
+        save(folder / "names.json", {name: [[n, 0, 9, 9]] for n, name in enumerate(names)})
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "image", "expected"),
+    [
+        (["a.jpg", "x/a.jpg"], "x/a.jpg", 1),  # the same text
+        (["x/a.jpg", "a.jpg"], "a.jpg", 1),
+        (["x/a.jpg", "y/a.jpg"], "data/y/a.jpg", 1),  # the longer common path
+        (["p/x/a.jpg", "y/a.jpg"], "x/a.jpg", 0),
+        (["x/a.jpg", "a.jpg"], "y/a.jpg", 1),  # the one that names no other folder
+        (["q/x/a.jpg", "x/a.jpg"], "p/x/a.jpg", 1),
+        (["x/a.jpg", "b.jpg"], "z/a.jpg", 0),  # the only one of that file name
+        (["x/a.jpg", "y/a.jpg"], "./x/../y/a.jpg", 1),
+        (["..\\photos\\a.jpg", "b.jpg"], "photos/a.jpg", 0),
+        (["C:/x/a.jpg", "C:/y/a.jpg"], "y\\a.jpg", 1),
+    ],
+)
+def test_a_image_finds_its_entry(
+    tmp_path: Path, names: list[str], image: str, expected: int
+) -> None:
+    ((left, *_),) = values(of_names(tmp_path, *names).boxes_for(image))
+    assert left == expected
+
+
+@pytest.mark.parametrize("image", ["a.jpg", "z/a.jpg"])
+def test_a_image_that_several_entries_could_mean_is_refused(tmp_path: Path, image: str) -> None:
+    found = of_names(tmp_path, "x/a.jpg", "y/a.jpg")
+    with pytest.raises(BoxError, match=r"a.jpg: 2 entries of .*names.json .*\(x/a.jpg, y/a.jpg\)"):
+        found.boxes_for(image)
+
+
+def test_a_image_named_twice_is_refused(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]
+    found = read_boxes(save(tmp_path / "c.json", {"images": images, "annotations": []}))
+    with pytest.raises(BoxError, match="2 entries"):
+        found.boxes_for("a.jpg")
+
+
+def test_files_without_a_image_match_by_stem_and_folder(tmp_path: Path) -> None:
+    save(tmp_path / "train/a.v2.txt", "0 .1 .1 .1 .1")
+    save(tmp_path / "val/a.v2.txt", "")
+    found = read_boxes(tmp_path)
+    assert found.images == ("train/a.v2", "val/a.v2")
+    assert len(values(found.boxes_for("images/train/a.v2.png"))) == 1
+    assert found.boxes_for("images/val/a.v2.jpg") == ()
+    assert found.boxes_for("a.jpg") is None
+    with pytest.raises(BoxError, match="2 entries"):
+        found.boxes_for("a.v2.jpg")
+
+
+def test_voc_files_of_the_same_image_name_keep_to_their_folders(tmp_path: Path) -> None:
+    save(tmp_path / "train/a.xml", VOC)
+    save(tmp_path / "val/a.xml", "<annotation><filename>cat.jpg</filename></annotation>")
+    found = read_boxes(tmp_path)
+    assert len(values(found.boxes_for("train/cat.jpg"))) == 1
+    assert found.boxes_for("val/cat.jpg") == ()
+
+
+# ---- the formats' corners ----
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"a.jpg": []}', '\ufeff{"a.jpg": []}\r\n'])
+def test_a_plain_file_may_be_empty(tmp_path: Path, content: str) -> None:
+    found = read_boxes(save(tmp_path / "a.json", content))
+    assert found.format is BoxFileFormat.plain
+    assert not found.boxes_for("a.jpg")
+
+
+def test_coco_keeps_crowds_images_without_boxes_and_boxes_without_names(tmp_path: Path) -> None:
+    found = read_boxes(save(tmp_path / "coco.json", COCO))
+    assert found.images == ("cat.jpg", "empty.jpg")
+    assert found.boxes_for("empty.jpg") == ()
+    annotation = {"image_id": "7", "bbox": [1, 2, 3, 4]}
+    nameless = {"images": COCO["images"], "annotations": [annotation]}
+    assert read_boxes(save(tmp_path / "n.json", nameless)).boxes_for("cat.jpg") == (
+        WrittenBox((1, 2, 3, 4), BoxFormat.xywh),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("0 0.5 0.5 0.25 0.5", (75, 25, 125, 75)),
+        ("0.0 0.5 0.5 0.25 0.5 0.93", (75, 25, 125, 75)),
+        ("0 0.1 0.2 0.5 0.9 0.3 0.1", (20, 10, 100, 90)),
+        ("0 0.1 0.2 0.5 0.9 0.3 0.1 0.93", (20, 10, 100, 90)),
+    ],
+)
+def test_yolo_tolerates_confidences_and_polygons(
+    tmp_path: Path, line: str, expected: tuple[float, ...]
+) -> None:
+    (region,) = regions(read_boxes(save(tmp_path / "a.txt", line)).boxes_for("a.jpg"), 200, 100)
+    assert region.box.xyxy == pytest.approx(expected)
+    assert region.label is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "expected"),
+    [
+        ("polygon", [[5, 9], [1, 7], [3, 2]], (1, 2, 5, 9)),
+        ("circle", [[10, 10], [13, 14]], (5, 5, 15, 15)),
+        ("line", [[1, 2], [3, 4]], (1, 2, 3, 4)),
+        (None, [[1, 2], [3, 4]], (1, 2, 3, 4)),
+    ],
+)
+def test_labelme_shapes_become_the_boxes_around_them(
+    tmp_path: Path, kind: str | None, points: list[list[float]], expected: tuple[float, ...]
+) -> None:
+    shape = {"label": 5, "shape_type": kind, "points": points}
+    found = read_boxes(save(tmp_path / "a.json", {"shapes": [shape], "imagePath": "a.jpg"}))
+    assert found.boxes_for("a.jpg") == (WrittenBox((*expected,), label="5"),)  # type: ignore[arg-type]
+
+
+def task(image: str, *results: object) -> object:
+    return [{"data": {"image": image}, "annotations": [{"result": list(results)}]}]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("/data/local-files/?d=photos/my%20cat.jpg", "photos/my cat.jpg"),
+        ("/data/upload/3/0a1b2c3d-cat.jpg", "cat.jpg"),
+        ("https://host/photos/cat.jpg?size=9", "https://host/photos/cat.jpg"),
+        ("cat.jpg", "cat.jpg"),
+    ],
+)
+def test_label_studio_images_are_named_by_urls(tmp_path: Path, url: str, name: str) -> None:
+    assert read_boxes(save(tmp_path / "a.json", task(url))).images == (name,)
+
+
+def test_label_studio_polygons_and_unlabelled_rectangles(tmp_path: Path) -> None:
+    polygon = {"points": [[10, 20], [30, 5], [20, 40]], "polygonlabels": ["cat", "pet"]}
+    rectangle = {"x": 1, "y": 2, "width": 3, "height": 4}
+    content = task(
+        "a.jpg",
+        {"type": "polygonlabels", "value": polygon},
+        {"type": "rectangle", "value": rectangle},
+    )
+    assert read_boxes(save(tmp_path / "a.json", content)).boxes_for("a.jpg") == (
+        WrittenBox((0.1, 0.05, 0.3, 0.4), units=BoxUnits.fraction, label="cat, pet"),
+        WrittenBox((0.01, 0.02, 0.03, 0.04), BoxFormat.xywh, BoxUnits.fraction),
+    )
+
+
+def test_csv_rows_are_gathered_by_image(tmp_path: Path) -> None:
+    lines = (
+        "\ufeffImage, xmin, ymin, xmax, ymax, class",
+        '"a,b.jpg",1,2,3,4,"the ""big"" cat, left"',
+        "b.jpg,,,,,",
+        "",
+        ",,,",
+        '"a,b.jpg", 5, 6, 7, 8',
+    )
+    found = read_boxes(save(tmp_path / "a.csv", "\r\n".join(lines)))
+    assert found.images == ("a,b.jpg", "b.jpg")
+    assert found.boxes_for("a,b.jpg") == (
+        WrittenBox((1, 2, 3, 4), label='the "big" cat, left'),
+        WrittenBox((5, 6, 7, 8)),
+    )
+    assert found.boxes_for("b.jpg") == ()
+
+
+def test_a_headerless_csv_may_begin_with_a_image_without_boxes(tmp_path: Path) -> None:
+    found = read_boxes(save(tmp_path / "a.csv", "a.jpg,,,,,\nb.jpg,1,2,3,4,cat\n"))
+    assert found.boxes_for("a.jpg") == ()
+    assert found.boxes_for("b.jpg") == (WrittenBox((1, 2, 3, 4), label="cat"),)
+
+
+# ---- files that cannot be read: one line that names the file, the place and what is wrong ----
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb">]><annotation><filename>&b;</filename></annotation>'
+IMAGES = [{"id": 1, "file_name": "a.jpg"}]
+
+
+def coco_of(annotation: object) -> object:
+    return {"images": IMAGES, "annotations": [annotation]}
+
+
+NO_FORMAT = "is no box file that is known; give COCO"
+NOT_JSON = "is not JSON that can be read: "
+NOT_XML = "is not XML that can be read: "
+HEADER = "image,x0,y0,x1,y1\n"
+NO_CORNERS = {"rectanglelabels": [], "x": 1}
+MALFORMED_JSON: list[tuple[object, str]] = [
+    ("", "a.json: is empty"),
+    (" \r\n", "a.json: is empty"),
+    ("{", NOT_JSON),
+    ("[" * 100_000, NOT_JSON),
+    ('{"a.jpg": [], "a.jpg": []}', "the key 'a.jpg' appears twice"),
+    ("7", NO_FORMAT),
+    ([10, 20, 30, 40], NO_FORMAT),
+    ({"7": ["a caption", "another"]}, NO_FORMAT),
+    ({"version": 1, "items": {}}, NO_FORMAT),
+    ({"a.jpg": [], "b.jpg": 7}, "'b.jpg' of * is 7, but a list of boxes is due"),
+    ({"a.jpg": [{"label": "x"}]}, "'a.jpg'[0] of * has no 'box'"),
+    ({"a.jpg": [{"box": [1, 2, 3, 4], "label": [1]}]}, "'label' is [1], but text is due"),
+    ({"images": 7, "annotations": []}, "a.json: 'images' is 7, but a list is due"),
+    ({"images": [{"id": 1}], "annotations": []}, "images[0] of * has no 'file_name'"),
+    ({"images": IMAGES * 2, "annotations": []}, "images[1] of * the id 1 appears twice"),
+    (coco_of({"image_id": 2}), "annotations[0] of * no image has the id 2"),
+    (coco_of({"image_id": 1, "caption": "x"}), "annotations[0] of * has no 'bbox'"),
+    ({**COCO, "categories": [{"id": 4}]}, "annotations[0] of * no category has the id 3"),
+    ({"shapes": [{"label": "x"}]}, "shapes[0] (polygon) of * has no 'points'"),
+    ({"shapes": [], "imagePath": {}}, "a.json: 'imagePath' is {}, but text is due"),
+    ([{"data": {"img": "x"}, "annotations": []}], "data of [0] of * has no 'image'"),
+    (task("a.jpg", {"type": "rectanglelabels", "value": NO_CORNERS}), "result[0] of * has no 'y'"),
+]
+MALFORMED_OTHERS: list[tuple[str, object, str]] = [
+    ("a.bin", "what is this?", NO_FORMAT),
+    ("a.bin", "", NO_FORMAT),
+    ("a.xml", "", NOT_XML + "no element found"),
+    ("a.xml", "<annotation>", NOT_XML),
+    ("a.xml", '<?xml version="1.0" encoding="klingon"?><annotation/>', NOT_XML),
+    ("a.xml", BOMB, NOT_XML + "it declares a document type"),
+    ("a.xml", "<html/>", "begins with <html>, but VOC's <annotation> is due"),
+    ("a.xml", "<annotation><object/></annotation>", "object 1 of * has no <bndbox>"),
+    ("a.txt", "\nhello 1 2 3 4", "line 2 of * begins with 'hello', but a class number is due"),
+    ("a.csv", "", "is empty; write at least the header image,x0,y0,x1,y1,label"),
+    ("a.csv", "foo,bar\n1,2\n", "line 1 of * 'foo,bar' is no header that is known"),
+    ("a.csv", "image,x0,y0,x1,label\n", "line 1 of * is no header that is known"),
+    ("a.csv", "a.jpg,1,2,3,cat\n", "line 1 of * is no header that is known"),
+    ("a.csv", HEADER + "a.jpg,1,2,3,4\n,1,2,3,4\n", "line 3 of * names no image"),
+    ("a.csv", HEADER + "a" * 200_000, "line 2 of * is not CSV: "),
+]
+MALFORMED = [("a.json", *case) for case in MALFORMED_JSON] + MALFORMED_OTHERS
+
+
+def has_line(error: pytest.ExceptionInfo[Exception], pattern: str) -> bool:
+    """Whether the message is one line and holds the pattern, where `*` stands for anything."""
+    expression = ".*".join(map(re.escape, pattern.split("*")))
+    return re.fullmatch(f".*{expression}.*", str(error.value)) is not None
+
+
+@pytest.mark.parametrize(("name", "content", "message"), MALFORMED)
+def test_a_malformed_file_is_refused(
+    tmp_path: Path, name: str, content: object, message: str
+) -> None:
+    with pytest.raises(BoxFileError) as error:
+        read_boxes(save(tmp_path / name, content))
+    assert has_line(error, name)
+    assert has_line(error, message), str(error.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"image,x0,y0,x1,y1\nb\xe9.jpg,1,2,3,4\n")
+    with pytest.raises(BoxFileError, match=r"a.csv: is not UTF-8 text \(byte 19\)"):
+        read_boxes(tmp_path / "a.csv")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    for name in ("gone.json", "gone.xml", "gone"):
+        with pytest.raises(BoxFileError, match=f"{name}: there is no such file"):
+            read_boxes(tmp_path / name)
+
+
+def test_a_file_that_cannot_be_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    path = save(tmp_path / "a.json", {})
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(BoxFileError, match=r"a.json: cannot be read: Permission denied"):
+        read_boxes(path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no box files; give a folder of one kind"),
+        ({"classes.txt": "cat", "README.roboflow.txt": "", "a.jpg": ""}, "holds no box files"),
+        ({"a.txt": "", "b.xml": VOC}, "holds .txt and .xml box files"),
+        ({"a.json": COCO}, "a.json: has no 'shapes', as a LabelMe file must"),
+        (
+            {"a.txt": "2 .1 .1 .1 .1", "classes.txt": "a\nb\n"},
+            "line 1 of *a.txt: the class 2 has no",
+        ),
+        (
+            {"a.txt": "0 .1 .1 .1 .1", "data.yaml": "names: [a,\n b]\n"},
+            "data.yaml: 'names' is not a",
+        ),
+        (
+            {"a.txt": "0 .1 .1 .1 .1", "data.yaml": "names: &n\n- a\n"},
+            "data.yaml: 'names' is not a",
+        ),
+    ],
+)
+def test_a_malformed_folder_is_refused(
+    tmp_path: Path, files: dict[str, object], message: str
+) -> None:
+    for name, content in files.items():
+        save(tmp_path / "boxes" / name, content)
+    (tmp_path / "boxes").mkdir(exist_ok=True)
+    with pytest.raises(BoxFileError) as error:
+        read_boxes(tmp_path / "boxes")
+    assert has_line(error, message), str(error.value)
+
+
+def test_data_yaml_without_names_leaves_boxes_unlabelled(tmp_path: Path) -> None:
+    save(tmp_path / "data.yaml", "train: images\n")
+    (box,) = read_boxes(save(tmp_path / "a.txt", "4 .1 .1 .1 .1")).boxes_for("a.jpg") or ()
+    assert box.label is None
+
+
+def voc_of(*corners: str) -> str:
+    names = ("xmin", "ymin", "xmax", "ymax")
+    box = "".join(f"<{n}>{c}</{n}>" for n, c in zip(names, corners, strict=False))
+    return f"<annotation><object><bndbox>{box}</bndbox></object></annotation>"
+
+
+def shape_of(kind: str, *points: object) -> object:
+    return {"shapes": [{"shape_type": kind, "points": list(points)}], "imagePath": "a.jpg"}
+
+
+def rectangle_of(**changes: object) -> object:
+    value = {"x": 1, "y": 2, "width": 3, "height": 4, **changes}
+    return task("a.jpg", {"type": "rectangle", "value": value})
+
+
+NAN = float("nan")
+BAD_BOXES: list[tuple[str, object, str]] = [
+    ("a.json", {"a.jpg": [["1", 2, 3, 4], []]}, "'a.jpg'[0] of * four numbers are expected"),
+    ("a.json", {"a.jpg": [[10**400, 2, 3, 4]]}, "'a.jpg'[0] of * a coordinate is too large"),
+    ("a.json", {"a.jpg": [None, [1, 2, 3, 4]]}, "'a.jpg'[0] of * four numbers are expected"),
+    ("a.json", coco_of({"image_id": 1, "bbox": [1]}), "annotations[0] of * 1 values found"),
+    ("a.json", shape_of("point", [1, 2]), "shapes[0] (point) of * 1 points span no box"),
+    ("a.json", shape_of("line", [1, 2], [3]), "(line) of * the point [3] is not two finite"),
+    ("a.json", shape_of("line", [1, 2], [3, "x" * 99]), "the point [3, 'xxx*... is not two finite"),
+    ("a.json", shape_of("line", [1, 2], [3, NAN]), "the point [3, nan] is not two finite"),
+    ("a.json", shape_of("line", [1, 2], [3, 10**400]), "is not two finite numbers"),
+    ("a.json", shape_of("line", [1, 2], [3, True]), "is not two finite numbers"),
+    ("a.json", rectangle_of(x="1"), "annotations[0].result[0] of [0] of * four numbers"),
+    ("a.json", rectangle_of(rotation=30), "annotations[0].result[0] of [0] of * is turned"),
+    ("a.xml", voc_of("1", "2", "x", "4"), "object 1 of * 'x' is not a finite number"),
+    ("a.xml", voc_of("1", "2", "3"), "object 1 of * '' is not a finite number"),
+    ("a.txt", "0 .1 .1 .1", "line 1 of * 3 values found"),
+    ("a.txt", "0 .1 .1 .1 .1\n0 .1 .1 .1 nan", "line 2 of * 'nan' is not a finite number"),
+    ("a.csv", HEADER + "a.jpg,1,2,3\n", "line 2 of * '' is not a finite number"),
+    ("a.csv", "a.jpg,1,2,3,nan\n", "line 1 of * 'nan' is not a finite number"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_BOXES)
+def test_a_malformed_box_is_an_error_of_its_image(
+    tmp_path: Path, name: str, content: object, message: str
+) -> None:
+    found = read_boxes(save(tmp_path / name, content))
+    for _ in range(2):
+        with pytest.raises(BoxError) as error:
+            found.boxes_for("a.jpg")
+        assert has_line(error, name)
+        assert has_line(error, f"box in *{message}"), str(error.value)
+
+
+# ---- writing ----
+
+NAMES = st.lists(
+    st.text("ab é,;'\"%#?&=+", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=3
+).map(lambda parts: "/".join(parts) + ".jpg")
+LABELS = st.none() | st.text(
+    st.characters(blacklist_categories=["C", "Z"]) | st.just(" "), min_size=1
+).map(str.strip).filter(bool)
+
+
+@st.composite
+def images_with_regions(draw: st.DrawFn) -> ImageRegions:
+    width, height = draw(st.integers(4, 5000)), draw(st.integers(4, 5000))
+
+    def span(length: int) -> tuple[float, float]:
+        start = draw(st.floats(0, length - 3))
+        return start, start + draw(st.floats(2, length - start))
+
+    found = []
+    for _ in range(draw(st.integers(0, 3))):
+        (x0, x1), (y0, y1) = span(width), span(height)
+        found.append(Region(Box(x0, y0, x1, y1), draw(LABELS)))
+    return ImageRegions(draw(NAMES), width, height, tuple(found))
+
+
+SOME_IMAGES = st.lists(
+    images_with_regions(), min_size=1, max_size=3, unique_by=lambda image: image.name
+)
+
+
+@pytest.mark.parametrize("format", BoxFileFormat)
+@settings(max_examples=30, deadline=None)
+@given(images=SOME_IMAGES)
+def test_what_is_written_is_read_back(format: BoxFileFormat, images: list[ImageRegions]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        suffix = {BoxFileFormat.csv: ".csv"}.get(format, ".json")
+        path = Path(folder) / ("boxes" if format in FOLDERS else f"boxes{suffix}")
+        write_boxes(path, images, format)
+        found = read_boxes(path)
+    assert found.format is format
+    assert len(found.images) == len(images)
+    for image in images:
+        again = regions(found.boxes_for(image.name), image.width, image.height)
+        assert [region.label for region in again] == [r.label for r in image.regions]
+        for region, original in zip(again, image.regions, strict=True):
+            assert region.box.xyxy == pytest.approx(original.box.xyxy, abs=1e-4)
+
+
+def one(name: str, *found: Region) -> ImageRegions:
+    return ImageRegions(name, 200, 100, found)
+
+
+CAT_REGION = Region(Box(10, 20, 110, 70), "cat")
+
+
+@pytest.mark.parametrize(
+    ("format", "file", "text"),
+    [
+        ("plain", "", '{"x/a.jpg": [{"box": [10, 20, 110, 70], "label": "cat"}]}\n'),
+        ("csv", "", "image,x0,y0,x1,y1,label\nx/a.jpg,10,20,110,70,cat\n"),
+        ("yolo", "x/a.txt", "0 0.300000000 0.450000000 0.500000000 0.500000000\n"),
+        ("yolo", "classes.txt", "cat\n"),
+    ],
+)
+def test_the_written_text_is_the_formats_own(
+    tmp_path: Path, format: str, file: str, text: str
+) -> None:
+    write_boxes(tmp_path / "out", [one("x/a.jpg", CAT_REGION)], BoxFileFormat(format))
+    assert (tmp_path / "out" / file).read_text() == text
+
+
+def test_coco_is_written_with_sizes_and_categories(tmp_path: Path) -> None:
+    images = [one("a.jpg", Region(Box(0, 0, 5, 5)), CAT_REGION), one("b.jpg", CAT_REGION)]
+    write_boxes(tmp_path / "coco.json", images, BoxFileFormat.coco)
+    document = json.loads((tmp_path / "coco.json").read_text())
+    assert document["images"][1] == {"id": 2, "file_name": "b.jpg", "width": 200, "height": 100}
+    assert document["categories"] == [{"id": 1, "name": "cat"}]
+    assert [a["id"] for a in document["annotations"]] == [1, 2, 3]
+    assert document["annotations"][2] == {
+        "id": 3,
+        "image_id": 2,
+        "category_id": 1,
+        "bbox": [10, 20, 100, 50],
+        "area": 5000,
+        "iscrowd": 0,
+    }
+    assert "category_id" not in document["annotations"][0]
+
+
+@pytest.mark.parametrize("name", ["/abs/a.jpg", "../../abs/a.jpg", "C:\\abs\\a.jpg"])
+@pytest.mark.parametrize("format", FOLDERS)
+def test_files_stay_inside_their_folder(tmp_path: Path, format: BoxFileFormat, name: str) -> None:
+    write_boxes(tmp_path / "out", [one(name, CAT_REGION)], format)
+    written = {path.stem for path in (tmp_path / "out/abs").iterdir()}
+    assert written == {"a"}
+    assert len(values(read_boxes(tmp_path / "out").boxes_for(name))) == 1
+
+
+def test_labels_deep_in_a_folder_find_the_class_names_at_its_top(tmp_path: Path) -> None:
+    write_boxes(tmp_path, [one("a/b/c/d/e.jpg", CAT_REGION)], BoxFileFormat.yolo)
+    (box,) = read_boxes(tmp_path).boxes_for("e.jpg") or ()
+    assert box.label == "cat"
+
+
+@pytest.mark.parametrize(
+    ("format", "images", "message"),
+    [
+        ("plain", [one("a.jpg"), one("a.jpg")], "a.jpg: is given 2 times"),
+        ("plain", [one("./")], "'./': is no name of an image"),
+        ("voc", [one("a\x00.jpg")], "holds a line break or control character"),
+        ("yolo", [one("a.jpg", Region(Box(0, 0, 1, 1), "a\nb"))], "'a\\nb': holds a line break"),
+        ("voc", [one("a.jpg"), one("a.png")], "a.png: its file a.xml is taken already"),
+        ("yolo", [one("classes.jpg")], "classes.jpg: its file classes.txt is taken already"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(
+    tmp_path: Path, format: str, images: list[ImageRegions], message: str
+) -> None:
+    with pytest.raises(OutputError) as error:
+        write_boxes(tmp_path / "out", images, BoxFileFormat(format))
+    assert has_line(error, message), str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "file", "")
+    with pytest.raises(OutputError, match=r"out\.json: cannot be written: "):
+        write_boxes(tmp_path / "file/out.json", [one("a.jpg")], BoxFileFormat.plain)

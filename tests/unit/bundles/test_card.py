@@ -1,0 +1,269 @@
+"""Model cards: read whole or refused, with the file and the key that is wrong."""
+
+import tomllib
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from regionqa.bundles.card import FileSpec, LanguageRuntime, ModelCard, read_card
+from regionqa.bundles.prompt_rules import RegionInput
+from regionqa.bundles.store import CARD, Bundle
+from regionqa.errors import BundleError
+from regionqa.images.preprocessing import Fit, Resample
+
+Table = dict[str, Any]
+ABSENT = object()
+OUTSIDE = ["../other", "/etc", "llm/../../x", "a\\..\\b", "C:x", "a\0b", ""]
+
+
+@pytest.fixture
+def table(starter: Bundle) -> Table:
+    """The starter's card as TOML has it, but with a region encoder that reads maps."""
+    table = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+    table["region"].pop("image", None)
+    table["vision"]["levels"] = ["level0", "level1"]
+    return table
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / CARD
+
+
+def written(path: Path, table: Table, key: str = "", value: object = ABSENT) -> Path:
+    """A card file in which one key, such as `vision.levels`, has another value or is absent."""
+    table = deepcopy(table)
+    *outer, last = key.split(".")
+    inner = table
+    for name in outer:
+        inner = inner[name]
+    inner.pop(last, None)
+    if value is not ABSENT:
+        inner[last] = value
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        read_card(path)
+    assert str(caught.value).startswith(str(path)), "the file is named first"
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(str(path))
+
+
+def test_the_starter_card_is_read(starter: Bundle) -> None:
+    table = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+    card = read_card(starter.root / CARD)
+    assert card.name == "starter"
+    assert card.image.size == table["image"]["size"]
+    assert card.image.fit is Fit(table["image"]["fit"])
+    assert card.image.resample is Resample(table["image"]["resample"])
+    assert card.vision.levels == tuple(table["vision"].get("levels", ()))
+    assert card.region is not None
+    assert card.region.tokens == table["region"]["tokens"]
+    assert card.language.stop == tuple(table["language"]["stop"])
+    assert card.language.runtime is LanguageRuntime.native
+    assert card.prompt.region_input is RegionInput.features
+    assert card.architecture == table["architecture"]
+    assert {spec.path for spec in card.files} == {file["path"] for file in table["files"]}
+    assert all(isinstance(spec, FileSpec) for spec in card.files)
+
+
+def test_what_may_be_left_out_has_a_default(path: Path, table: Table) -> None:
+    del table["max_regions"], table["provenance"], table["architecture"], table["files"]
+    del table["language"]["runtime"]
+    card = read_card(written(path, table))
+    assert (card.max_regions, card.files, card.architecture) == (32, (), {})
+    assert card.language.runtime is LanguageRuntime.transformers
+
+
+def test_a_whole_number_will_do_for_a_fraction(path: Path, table: Table) -> None:
+    mean = read_card(written(path, table, "image.mean", [0, 0.5, 1])).image.mean
+    assert mean == (0, 0.5, 1)
+    assert [type(value) for value in mean] == [float] * 3
+
+
+def test_a_model_told_coordinates_needs_no_region_encoder(path: Path, table: Table) -> None:
+    del table["region"]
+    table["vision"]["levels"] = []
+    table["prompt"]["region"] = "[{x0},{y0},{x1},{y1}]"
+    card = read_card(written(path, table))
+    assert card.region is None
+    assert card.prompt.region_input is RegionInput.coordinates
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("sizes", ": unknown key 'sizes'; known are name, revision, summary, image"),
+        ("vision.tokens", ": vision: unknown key 'tokens'; known are graph, image_tokens, levels"),
+        ("prompt.templat", ": prompt: unknown key 'templat'"),
+    ],
+)
+def test_a_key_that_nobody_knows(path: Path, table: Table, key: str, message: str) -> None:
+    assert refused(written(path, table, key, 1)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("name", ": the key 'name' is missing"),
+        ("image", ": the key 'image' is missing"),
+        ("vision.image_tokens", ": vision: the key 'image_tokens' is missing"),
+        ("prompt.template", ": prompt: the key 'template' is missing"),
+    ],
+)
+def test_a_key_that_is_missing(path: Path, table: Table, key: str, message: str) -> None:
+    assert refused(written(path, table, key)) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("name", 7, ": name: 7 is not of type str"),
+        ("vision", "vision.onnx", ": vision: 'vision.onnx' is not of type VisionCard"),
+        ("vision.image_tokens", "16", ": vision: image_tokens: '16' is not of type int"),
+        ("vision.image_tokens", 16.0, ": vision: image_tokens: 16.0 is not of type int"),
+        ("vision.image_tokens", True, ": vision: image_tokens: True is not of type int"),
+        ("vision.levels", "level0", ": vision: levels: 'level0' is not of type tuple"),
+        ("vision.levels", ["level0", 1], ": vision: levels: 1 is not of type str"),
+        ("image.fit", "stretch", ": image: fit: 'stretch' is not of type Fit"),
+        ("image.fit", ["pad"], ": image: fit: ['pad'] is not of type Fit"),
+        ("image.mean", [0.5, "0.5", 0.5], ": image: mean: '0.5' is not of type float"),
+        ("image.mean", [True, 0.5, 0.5], ": image: mean: True is not of type float"),
+        ("language.runtime", "llama.cpp", ": language: runtime: 'llama.cpp' is not of type"),
+        ("prompt.again", 1, ": prompt: again: 1 is not of type str"),
+        ("provenance", "COCO", ": provenance: 'COCO' is not of type Mapping"),
+        ("files", [{"path": "a", "sha256": "b", "size": "c"}], ": files: size: 'c' is not of"),
+    ],
+)
+def test_a_value_of_the_wrong_type(
+    path: Path, table: Table, key: str, value: object, message: str
+) -> None:
+    assert refused(written(path, table, key, value)).startswith(message)
+
+
+@pytest.mark.parametrize("values", [[], [0.5, 0.5], [0.5] * 4])
+def test_a_list_of_the_wrong_length(path: Path, table: Table, values: list[float]) -> None:
+    message = refused(written(path, table, "image.mean", values))
+    assert message == f": image: mean: 3 values are expected, {len(values)} found"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("prompt.template", "{question}", "{image} is missing"),
+        ("prompt.template", "{image}{question", "prompt template"),
+        ("max_regions", 0, "max_regions is 0, not above 0"),
+        ("region", ABSENT, "so [region] must be given, and either vision.levels or "),
+        ("vision.levels", [], "so [region] must be given, and either vision.levels or "),
+        ("vision.levels", ABSENT, "so [region] must be given, and either vision.levels or "),
+    ],
+)
+def test_a_card_that_contradicts_itself(
+    path: Path, table: Table, key: str, value: object, message: str
+) -> None:
+    assert message in refused(written(path, table, key, value))
+
+
+def own_pixels(table: Table, **changes: object) -> Table:
+    """The card of a region encoder with pixels of its own, at PVIT's size."""
+    table = deepcopy(table)
+    table["vision"]["levels"] = []
+    table["region"]["image"] = {
+        **table["image"], "size": 800, "fit": "shortest", "longest": 1333, **changes,
+    }  # fmt: skip
+    return table
+
+
+def test_a_region_encoder_with_pixels_of_its_own(path: Path, table: Table) -> None:
+    card = read_card(written(path, own_pixels(table)))
+    assert card.region is not None
+    assert card.region.image is not None
+    assert card.region.image.fit is Fit.shortest
+    assert (card.region.image.size, card.region.image.longest) == (800, 1333)
+    assert card.image.longest is None
+    squash = own_pixels(table, size=384, fit="squash")
+    del squash["region"]["image"]["longest"]
+    squashed = read_card(written(path, squash)).region
+    assert squashed and squashed.image and squashed.image.fit is Fit.squash
+
+
+def test_a_region_encoder_reads_one_thing(path: Path, table: Table) -> None:
+    both = own_pixels(table)
+    both["vision"]["levels"] = ["level0"]
+    assert "both vision.levels and [region.image] are given" in refused(written(path, both))
+
+
+def test_a_vision_encoder_looks_at_squares(path: Path, table: Table) -> None:
+    table["image"] |= {"fit": "shortest", "longest": 600}
+    assert "only [region.image] can be so" in refused(written(path, table))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fit": "squash"}, "fit is squash and longest is 1333; longest goes with shortest"),
+        ({"longest": 799}, "longest is 799, below size, 800"),
+        ({"longest": 1333.5}, ": longest: 1333.5 is not of type int"),
+        ({"shortest": 800}, ": unknown key 'shortest'"),
+    ],
+)
+def test_an_unsound_size_of_own_pixels(
+    path: Path, table: Table, changes: Table, message: str
+) -> None:
+    said = refused(written(path, own_pixels(table, **changes)))
+    assert said.startswith(": region: image: ")
+    assert message in said
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"not toml at all", b"\xff\xfe\x00", b"{}"])
+def test_a_file_that_is_no_card(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert refused(path).startswith(": cannot be read as a card: ")
+
+
+def test_an_empty_card_misses_its_first_key(path: Path) -> None:
+    path.write_text("")
+    assert refused(path) == ": the key 'name' is missing"
+
+
+def test_a_card_that_is_not_there(path: Path) -> None:
+    assert refused(path) == ": no such file; a model's folder has a card.toml"
+
+
+def test_a_folder_in_place_of_a_card(path: Path) -> None:
+    path.mkdir()
+    assert refused(path).startswith(": cannot be read as a card: ")
+
+
+def test_a_card_is_checked_however_it_is_made(starter: Bundle) -> None:
+    card = starter.card
+    with pytest.raises(BundleError, match=r"card of mine: the prompt has region slots"):
+        ModelCard("mine", "1", "", card.image, card.vision, card.language, card.prompt, region=None)
+
+
+@pytest.mark.parametrize("key", ["vision.graph", "region.graph", "language.folder"])
+@pytest.mark.parametrize("value", OUTSIDE)
+def test_a_card_names_files_of_its_own_folder_only(
+    path: Path, table: Table, key: str, value: str
+) -> None:
+    line = refused(written(path, table, key, value))
+    outer = key.partition(".")[0]
+    assert line == f": {outer}: {value!r} is no path inside the model's folder"
+
+
+@pytest.mark.parametrize("value", ["../other", "/etc/passwd", "llm/../../x", "."])
+def test_listed_files_are_in_the_cards_folder(path: Path, table: Table, value: str) -> None:
+    table["files"][0]["path"] = value
+    line = refused(written(path, table))
+    assert line == f": files: {value!r} is no path inside the model's folder"
+
+
+@pytest.mark.parametrize("value", ["vision..v2.onnx", "a/b/c.onnx", "ümlaut.onnx"])
+def test_unusual_names_are_let_through(path: Path, table: Table, value: str) -> None:
+    assert read_card(written(path, table, "vision.graph", value)).vision.graph == value

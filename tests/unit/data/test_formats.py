@@ -1,0 +1,528 @@
+"""Training data is read: ours, PVIT's and COCO's, with every bad record named and none fatal."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from regionqa.data.conversations import INLINE
+from regionqa.data.convert import write_training_data
+from regionqa.data.files import read_training_data
+from regionqa.data.records import DataFormat, Record, TrainingData, Turn
+from regionqa.errors import DataError, OutputError
+from regionqa.regions import Box, Region
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+DOCS = Path(__file__).parents[3] / "docs" / "data.md"
+SIZES = {"cat.jpg": (226, 150), "cup.jpg": (300, 200), "astronaut.jpg": (256, 256)}
+SHARED_FOLDER = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    """Conversations of questions and answers in turn."""
+    return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+
+
+def good(**others: Any) -> dict[str, Any]:
+    """A record without fault."""
+    texts = turns("what is <region1>?", "a cat.")
+    return {"image": "cat.jpg", "regions": [[10, 20, 90, 80]], "conversations": texts, **others}
+
+
+def coco(*annotations: dict[str, Any], categories: object = None) -> dict[str, Any]:
+    """A COCO document of a photo of a cat."""
+    return {
+        "images": [{"id": 7, "file_name": "cat.jpg"}, {"id": 8, "file_name": "gone.jpg"}],
+        "annotations": [{"image_id": 7, "category_id": 3, **each} for each in annotations],
+        "categories": categories or [{"id": 3, "name": "cat"}, {"id": 4, "name": "Orange"}],
+    }
+
+
+def save(path: Path, *documents: object) -> Path:
+    """One document or text a line."""
+    lines = [each if isinstance(each, str) else json.dumps(each) for each in documents]
+    path.write_text("\n".join(lines), encoding="utf-8", newline="")
+    return path
+
+
+def problems(data: TrainingData) -> list[str]:
+    return [str(problem) for problem in data.problems]
+
+
+# -- a user has data, and sees it read -------------------------------------------------------------
+
+
+def test_three_formats_say_the_same(regionqa: "Command", photos: Path) -> None:
+    box, permille = [22.6, 15, 113, 75], "<Region> <L100><L100> <L500>\n<L500></Region>"
+    texts = turns("what is this?", "a cat.")
+    pvit = {"image": "cat.jpg", "conversations": turns(f"what is {permille}?", "a cat.")}
+    files = (
+        save(photos / "o.jsonl", good(regions=[box], conversations=texts)),
+        save(photos / "p.json", [pvit]),
+        save(photos / "c.json", coco({"id": 1, "bbox": [22.6, 15, 90.4, 60]})),
+    )
+    boxes = []
+    for file in files:
+        assert regionqa("data", "check", file).status == 0
+        (record,) = read_training_data(file).records
+        assert record.image == photos / "cat.jpg"
+        assert [turn.answer for turn in record.turns] == ["a cat."]
+        boxes.append(record.regions[0].box.xyxy)
+    assert boxes == [pytest.approx(box)] * 3
+
+
+def test_the_examples_of_the_page_are_read(photos: Path) -> None:
+    blocks = re.findall(r"```json\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    formats = []
+    for block in blocks:
+        data = read_training_data(save(photos / "page.json", block))
+        assert data.records
+        assert not problems(data)
+        formats.append(data.format)
+    assert formats == [DataFormat.lines, DataFormat.array, DataFormat.coco]
+
+
+def test_one_command_converts_and_says_how_much(regionqa: "Command", photos: Path) -> None:
+    file = save(photos / "c.json", coco({"bbox": [1, 2, 30, 40]}, {"bbox": [1, 2, 0, 40]}))
+    out = photos.parent / "mine.jsonl"
+    stopped = regionqa("data", "convert", file, "--out", out)
+    assert (stopped.status, stopped.out, out.exists()) == (1, "", False)
+    assert "--skip-bad" in stopped.err
+    ran = regionqa("data", "convert", file, "--out", out, "--skip-bad")
+    assert (ran.status, ran.out) == (0, f"1 record written to {out}\n")
+    assert ran.err == f"regionqa: {file}: 1 bad record left out\n"
+    assert json.loads(out.read_text()) == {
+        "image": "photos/cat.jpg",
+        "regions": [{"box": [1, 2, 31, 42], "label": "cat"}],
+        "conversations": turns("what is this?", "a cat."),
+    }
+    clash = regionqa("data", "convert", out, "--out", out)
+    assert (clash.status, clash.out) == (2, "")
+    assert json.loads(out.read_text())["image"] == "photos/cat.jpg"
+
+
+def test_reading_needs_no_torch() -> None:
+    code = (
+        "import sys, regionqa.data.files, regionqa.data.convert; "
+        "import regionqa.data.check; "
+        "print({'torch', 'transformers', 'onnxruntime'} & {*sys.modules})"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
+
+
+# -- our JSON lines --------------------------------------------------------------------------------
+
+
+def test_a_record_with_everything(photos: Path) -> None:
+    document = {
+        "id": 5, "_note": ["mine"], "image": "cat.jpg",
+        "regions": [[10, 20, 90.5, 80], {"box": [-5, 100, 300, 400], "label": " tail "}],
+        "conversations": turns(
+            "<image>\nwhat is <region1>? <image> now", " a cat, with <region2>. ", "sure?", "yes."
+        ),
+    }  # fmt: skip
+    file = save(photos / "mine.jsonl", "", document)
+    data = read_training_data(file)
+    assert data == TrainingData(
+        source=file,
+        format=DataFormat.lines,
+        records=(
+            Record(
+                photos / "cat.jpg",
+                (Region(Box(10, 20, 90.5, 80)), Region(Box(0, 100, 226, 150), "tail")),
+                (Turn("what is <region1>? now", "a cat, with <region2>."), Turn("sure?", "yes.")),
+                "mine.jsonl:2",
+            ),
+        ),
+        problems=(),
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+    )
+    assert data.records[0].clipped == 1
+    assert data.or_stop(skip_bad=False) is data
+
+
+BAD = [
+    ('{"image": "cat.jpg",', "is not JSON: Expecting property name enclosed in double quotes"),
+    ('{"image": "a", "image": "b"}', "is not JSON: the key 'image' appears twice"),
+    ("[" * 100_000, "is not JSON: "),
+    ([1, 2], "is [1, 2], but an object with image and conversations is due"),
+    (good(region=[]), "unknown key 'region'; did you mean 'regions'?"),
+    (good(colour=1), "unknown key 'colour'; known are image, regions, conversations, id, kind"),
+    (good(regions={"a": 1}), "'regions' is {'a': 1}, but a list like [[10, 20, 90, 80]] is due"),
+    (good(regions=[[1, 2, 3]]), "region 1: box [1, 2, 3]: four numbers are expected, 3 values"),
+    (good(regions=[{"label": "a"}]), "region 1: has no 'box'"),
+    (good(regions=[{"box": [1, 2, 9, 9], "lable": "a"}]), "region 1: unknown key 'lable'; did you"),
+    (good(regions=[{"box": [1, 2, 9, 9], "label": []}]), "region 1: 'label' is [], but text is"),
+    (good(regions=[[1, 2, float("nan"), 4]]), "every coordinate must be a finite number"),
+    (good(regions=[[1, 2, 10**400, 4]]), "a coordinate is too large"),
+    (good(regions=[[90, 2, 9, 9]]), "bottom exceed top; write left, top, right"),
+    (good(regions=[[9, 2, 9, 9]]), "region 1: box 9,2,9,9: has no area"),
+    (good(regions=[[300, 2, 400, 9]]), "outside the image, which is 226 x 150 pixels; write"),
+    (good(regions=[[0.1, 0.1, 0.5, 0.5]]), "is smaller than one pixel; write left, top, right"),
+    (good(regions=[]), "the question of turn 1 names <region1>, but 0 regions were given"),
+    (good(image=None), 'has no image; write "image": "a.jpg"'),
+    (good(image=["cat.jpg"]), "'image' is ['cat.jpg'], but a name is due"),
+    (good(image="gone.jpg"), "gone.jpg: no such file; say where the images lie with --images"),
+    (good(image="notes.txt"), "notes.txt: not an image"),
+    (good(image="."), "a directory, not an image"),
+    (good(image="x" * 300), "no such file"),
+    (good(image="a\0b"), "no such file"),
+    (good(image="\ud800"), "the name of the image is no valid text at character 1"),
+    (good(conversations=None), 'has no conversations; write [{"from": "human"'),
+    (good(conversations="hi"), "'hi' is no list of conversations"),
+    (good(conversations=["hi", "ho"]), "conversations[0]: is 'hi', but {\"from\""),
+    (good(conversations=turns("a", "b")[::-1]), "is from 'gpt', but human is due"),
+    (good(conversations=[{"from": "user", "value": "a"}]), "is from 'user', but human is due"),
+    (good(conversations=turns("what?")), "the last question has no answer"),
+    (good(conversations=turns("<image>\n", "b")), "the question of turn 1 is empty"),
+    (good(conversations=turns("a", "b", "c", " ")), "the answer of turn 2 is empty"),
+    (good(conversations=turns("a", "<image>")), "the answer of turn 1 holds <image>"),
+    (good(conversations=turns("a", "\udcff")), "the answer of turn 1 is no valid text at"),
+    (good(conversations=turns("a", "<region2>")), "names <region2>, but 1 region was given"),
+    (good(conversations=turns("a", "<region0>")), "names <region0>, but 1 region was given"),
+    (good(conversations=turns("a", f"<region{'9' * 5000}>")), "names <region999999999>, but"),
+    (good(conversations=turns("a <Region 1>", "b")), "holds '<Region 1>', which names no region"),
+    (good(conversations=turns("<region>?", "b")), "holds '<region>', which names no region"),
+    (good(conversations=turns("<Region><L1><L2></Region>", "b")), "holds '<Region>', which names"),
+]  # fmt: skip
+
+
+def test_every_bad_line_is_named_and_the_others_are_used(photos: Path) -> None:
+    (photos / "notes.txt").write_text("no image")
+    lines = [line for bad, _ in BAD for line in (bad, good())]
+    data = read_training_data(save(photos / "mine.jsonl", *lines))
+    assert len(data.records) == data.bad == len(BAD)
+    assert [record.where for record in data.records] == [
+        f"mine.jsonl:{2 * number}" for number in range(1, len(BAD) + 1)
+    ]
+    for number, (_, reason) in enumerate(BAD):
+        own = [text for text in problems(data) if text.startswith(f"mine.jsonl:{2 * number + 1}: ")]
+        assert any(reason in text for text in own), (reason, own)
+        assert not any("--box" in text or "\n" in text for text in own)
+
+
+def test_all_that_is_wrong_with_a_record_is_said_at_once(photos: Path) -> None:
+    texts = turns("<region3>?", "")
+    bad = good(image="gone.jpg", regions=[[1, 2]], conversations=texts, boxes=1)
+    data = read_training_data(save(photos / "mine.jsonl", bad, good()))
+    assert len(data.problems) == 5
+    assert data.bad == 1
+    with pytest.raises(
+        DataError, match=r"1 of 2 records .*mine.jsonl:1: .* \(and 4 more problems\)"
+    ):
+        data.or_stop(skip_bad=False)
+    assert data.or_stop(skip_bad=True) is data
+
+
+def test_no_record_is_left(photos: Path) -> None:
+    with pytest.raises(DataError, match="1 of 1 records cannot be used"):
+        read_training_data(save(photos / "a.jsonl", "{}")).or_stop(skip_bad=True)
+    with pytest.raises(DataError, match="holds no records"):
+        read_training_data(save(photos / "a.json", [])).or_stop(skip_bad=False)
+
+
+def test_stray_bytes_spoil_their_own_line(photos: Path) -> None:
+    file = photos / "mine.jsonl"
+    lines = [json.dumps(good()).encode(), json.dumps(good()).encode().replace(b"a cat", b"\xffcat")]
+    file.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([*lines, lines[0]]))
+    data = read_training_data(file)
+    assert [record.where for record in data.records] == ["mine.jsonl:1", "mine.jsonl:3"]
+    assert problems(data) == [
+        "mine.jsonl:2: the answer of turn 1 is no valid text at character 1; save the file as UTF-8"
+    ]
+
+
+def test_a_image_is_measured_as_displayed(photos: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(photos / "cat.jpg") as image:
+        image.save(photos / "turned.jpg", exif=exif)
+    low = good(image="turned.jpg", regions=[[10, 160, 140, 220]])
+    (record,) = read_training_data(save(photos / "mine.jsonl", low)).records
+    assert record.clipped == 0
+
+
+def test_images_says_where_images_lie(photos: Path) -> None:
+    elsewhere = photos.parent / "data"
+    elsewhere.mkdir()
+    file = save(elsewhere / "mine.jsonl", good())
+    assert read_training_data(file).bad == 1
+    assert read_training_data(file, photos).records[0].image == photos / "cat.jpg"
+    boxes = save(elsewhere / "coco.json", coco({"bbox": [1, 2, 30, 40]}))
+    assert read_training_data(boxes).bad == 1
+    (elsewhere / "images").symlink_to(photos)
+    assert read_training_data(boxes).records[0].image == elsewhere / "images" / "cat.jpg"
+
+
+UNREADABLE = [
+    ("a.json", "", "is empty"),
+    ("a.json", '[{"image": 1},', "is not JSON that can be read"),
+    ("a.json", '{"images": [\n], "annotations"', "is not JSON that can be read"),
+    ("a.json", '{"cat.jpg": [[1, 2, 3, 4]]}', "is no training data that is known"),
+    ("a.json", '{"images": [{}], "annotations": []}', "images[0] of * has no 'id'"),
+    ("a.json", '{"images": [], "annotations": 5}', "'annotations' is 5, but a list is due"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), UNREADABLE)
+def test_a_file_that_is_no_training_data(
+    regionqa: "Command", tmp_path: Path, name: str, content: str, reason: str
+) -> None:
+    file = save(tmp_path / name, content)
+    ran = regionqa("data", "check", file)
+    assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
+    assert re.search(".*".join(map(re.escape, reason.split("*"))), ran.err)
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no such file"):
+        read_training_data(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"cannot be read: .*; name a file"):
+        read_training_data(tmp_path)
+    (tmp_path / "wide.json").write_text("[]", encoding="utf-16")
+    with pytest.raises(DataError, match="UTF-16"):
+        read_training_data(tmp_path / "wide.json")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+TEXT = st.lists(
+    st.sampled_from(
+        ["<region1>", "<region2>", "<Region>", "</Region>", "<L10>", "<L99>", "<image>", " ", "a"]
+    )
+    | st.text(max_size=3),
+    max_size=8,
+).map("".join)
+TURN = st.fixed_dictionaries(
+    {"from": st.sampled_from(["human", "gpt"]) | JSON, "value": TEXT | JSON}
+)
+JUNK = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": st.sampled_from(["cat.jpg", "gone.jpg"]) | JSON,
+        "regions": st.lists(st.lists(st.integers(-9, 300) | st.floats(), max_size=5) | JSON) | JSON,
+        "conversations": st.lists(TURN, max_size=3) | JSON,
+        "other": JSON,
+    },
+)
+
+
+@SHARED_FOLDER
+@given(junk=st.lists(JUNK | JSON | st.text(), max_size=4))
+def test_junk_never_raises(photos: Path, junk: list[object]) -> None:
+    lines = [each.replace("\n", " ") if isinstance(each, str) else each for each in junk]
+    texts = [each if isinstance(each, str) else json.dumps(each) for each in lines]
+    (photos / "junk.jsonl").write_bytes(
+        "\n".join([json.dumps(good()), *texts]).encode("utf-8", "surrogatepass")
+    )
+    data = read_training_data(photos / "junk.jsonl")
+    blank = sum(not text.strip() for text in texts)
+    assert len(data.records) + data.bad == 1 + len(texts) - blank
+    assert data.records[0].where == "junk.jsonl:1"
+    assert all(len(str(problem).splitlines()) == 1 for problem in data.problems)
+
+
+# -- PVIT and LLaVA --------------------------------------------------------------------------------
+
+
+def test_inline_regions_are_numbered_in_order_of_appearance(photos: Path) -> None:
+    first, second = "<Region><L0><L100><L500><L1000></Region>", "<Region><L1><L2><L3><L9></Region>"
+    texts = turns(f"<image>\nis {first} like {second}?", f"{second} is", f"and {first}?", "no")
+    document = {"image": "cup.jpg", "id": "1", "source": "coco", "conversations": texts}
+    data = read_training_data(save(photos / "pvit.json", [document, {"image": "cat.jpg"}]))
+    (record,) = data.records
+    assert record.turns == (
+        Turn("is <region1> like <region2>?", "<region2> is"),
+        Turn("and <region1>?", "no"),
+    )
+    assert [region.box.xyxy for region in record.regions] == [
+        pytest.approx((0, 20, 150, 200)),
+        pytest.approx((0.3, 0.4, 0.9, 1.8)),
+    ]
+    assert record.where == "pvit.json: record 1"
+    assert problems(data) == [
+        'pvit.json: record 2: has no conversations; write [{"from": "human", "value": "..."}, ...]'
+    ]
+    assert read_training_data(save(photos / "p.jsonl", {**document, "source": 1})).bad == 1
+    del document["source"]
+    assert read_training_data(save(photos / "p.jsonl", document)).records[0].turns == record.turns
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<Region><L1><L2><L3></Region>", "holds '<Region>', which names no region"),
+        ("<Region><L1><L2><L3><L4><L5></Region>", "holds '<Region>', which names no region"),
+        ("<Region><L-1><L2><L3><L4></Region>", "holds '<Region>', which names no region"),
+        ("<L1><L2><L3><L4>", "holds '<L1>', which names no region"),
+        ("<Region><L5><L5><L5><L90></Region>", "region <L5><L5><L5><L90>: box 1.13,0.75,1.13,13.5"),
+        ("<Region><L9><L5><L5><L9></Region>", "top; write left, top, right, bottom in per mille"),
+        ("<Region><L1100><L5><L1200><L9></Region>", "lies outside the image"),
+        ("<Region><L1><L2><L9><L9></Region> <region1>", "both inline and by number"),
+    ],
+)
+def test_a_malformed_inline_region_is_a_problem(photos: Path, text: str, reason: str) -> None:
+    document = {"image": "cat.jpg", "conversations": turns(text, "yes.")}
+    data = read_training_data(save(photos / "pvit.json", [document]))
+    assert not data.records
+    assert reason in problems(data)[0]
+
+
+def test_a_misspelt_key_is_a_problem_in_an_array_too(photos: Path) -> None:
+    documents = [good(Regions=[]), good(model="gpt-4", idx=3)]
+    data = read_training_data(save(photos / "llava.json", documents))
+    assert problems(data) == [
+        "llava.json: record 1: unknown key 'Regions'; did you mean 'regions'?"
+    ]
+
+
+def test_one_record_may_take_several_lines(photos: Path) -> None:
+    data = read_training_data(save(photos / "one.json", json.dumps(good(), indent=2)))
+    assert [record.where for record in data.records] == ["one.json: record 1"]
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 9999)] * 4), min_size=1),
+    st.text("<L1>Region/ \n"),
+    st.sampled_from(["", " ", "\n\t"]),
+)
+def test_inline_regions_are_found_as_written(
+    boxes: list[tuple[int, ...]], between: str, space: str
+) -> None:
+    written = [
+        f"<Region>{space}{space.join(f'<L{number}>' for number in box)}{space}</Region>"
+        for box in boxes
+    ]
+    found = INLINE.findall(between.join(written))
+    assert [tuple(map(int, groups)) for groups in found] == boxes
+
+
+# -- COCO ------------------------------------------------------------------------------------------
+
+
+def test_each_box_of_coco_becomes_a_question(photos: Path) -> None:
+    document = coco(
+        {"id": 1, "bbox": [10, 20, 30, 40], "iscrowd": 0},
+        {"id": 2, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+        {"id": 3, "bbox": [200, 100, 99, 99], "category_id": 4},
+    )
+    data = read_training_data(save(photos / "coco.json", json.dumps(document, indent=1)))
+    assert (data.format, data.crowds, problems(data)) == (DataFormat.coco, 1, [])
+    assert data.records == (
+        Record(
+            photos / "cat.jpg",
+            (Region(Box(10, 20, 40, 60), "cat"),),
+            (Turn("what is this?", "a cat."),),
+            "coco.json: annotation 1",
+        ),
+        Record(
+            photos / "cat.jpg",
+            (Region(Box(200, 100, 226, 150), "Orange"),),
+            (Turn("what is this?", "an Orange."),),
+            "coco.json: annotation 3",
+        ),
+    )
+
+
+def test_bad_annotations_are_named_by_id(photos: Path) -> None:
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"bbox": [10, 20, 0, 40]}, "box 10,20,0,40: width and height must be above zero"),
+        ({"bbox": [500, 20, 9, 9]}, "lies outside the image, which is 226 x 150 pixels; COCO"),
+        ({"bbox": [1, 2, 3]}, "box: four numbers are expected, 3 values found"),
+        ({}, "has no 'bbox'; add it"),
+        ({"bbox": [1, 2, 3, 4], "image_id": 99}, "no image has the id 99"),
+        ({"bbox": [1, 2, 3, 4], "image_id": 8}, "gone.jpg: no such file"),
+        ({"bbox": [1, 2, 3, 4], "category_id": 99}, "no category has the id 99"),
+        ({"bbox": [1, 2, 3, 4], "category_id": None}, "has no category"),
+        ({"bbox": [1, 2, 3, 4], "category_id": 5}, "holds '<region>', which names no region"),
+    ]
+    good_one = {"id": 100, "bbox": [1, 2, 30, 40]}
+    document = coco(
+        *({"id": number, **each} for number, (each, _) in enumerate(bad)),
+        good_one,
+        categories=[{"id": 3, "name": "cat"}, {"id": 5, "name": "<region>"}],
+    )
+    document["annotations"].append("junk")
+    data = read_training_data(save(photos / "coco.json", document))
+    assert [record.where for record in data.records] == ["coco.json: annotation 100"]
+    assert len(data.problems) == len(bad) + 1
+    for number, (problem, (_, reason)) in enumerate(zip(problems(data), bad, strict=False)):
+        assert problem.startswith(f"coco.json: annotation {number}: ")
+        assert reason in problem
+        assert problem.count("coco.json") == 1
+    assert problems(data)[-1].startswith("coco.json: annotations[10]: has no ")
+
+
+# -- there and back --------------------------------------------------------------------------------
+
+NUMBER = st.floats(-50, 350) | st.integers(-50, 350)
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+RECORD = st.builds(
+    lambda image, boxes, label, texts: {
+        "image": image,
+        "regions": [{"box": box, "label": label} if label else box for box in boxes],
+        "conversations": turns(*texts, *texts),
+    },
+    st.sampled_from(sorted(SIZES)),
+    st.lists(st.lists(NUMBER, min_size=4, max_size=4).map(sorted), max_size=3),
+    st.none() | WORDS,
+    st.lists(WORDS | TEXT, min_size=1, max_size=2),
+)
+
+
+def read_back(data: TrainingData, path: Path) -> list[Record]:
+    write_training_data(path, data.records)
+    again = read_training_data(path)
+    assert not problems(again)
+    return [
+        replace(record, where=first.where)
+        for record, first in zip(again.records, data.records, strict=True)
+    ]
+
+
+@SHARED_FOLDER
+@given(documents=st.lists(RECORD, min_size=1, max_size=4))
+def test_what_is_written_reads_back_the_same(photos: Path, documents: list[object]) -> None:
+    data = read_training_data(save(photos / "mine.json", documents))
+    if data.records:
+        assert read_back(data, photos / "below.jsonl") == list(data.records)
+        assert read_back(data, photos.parent / "above.jsonl") == list(data.records)
+
+
+@SHARED_FOLDER
+@given(boxes=st.lists(st.lists(st.floats(-9, 300, width=32), min_size=4, max_size=4), max_size=5))
+def test_coco_reads_back_the_same(photos: Path, boxes: list[list[float]]) -> None:
+    data = read_training_data(save(photos / "coco.json", coco(*({"bbox": box} for box in boxes))))
+    if data.records:
+        assert read_back(data, photos / "mine.jsonl") == list(data.records)
+
+
+def test_images_elsewhere_are_named_by_their_whole_path(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    data = read_training_data(save(photos / "mine.jsonl", good()))
+    assert read_back(data, tmp_path / "out" / "mine.jsonl") == list(data.records)
+    monkeypatch.chdir(tmp_path)
+    relative = read_training_data(Path("photos/mine.jsonl"))
+    assert read_back(relative, Path("here.jsonl")) == list(relative.records)
+    with pytest.raises(OutputError, match="cannot be written: No such file"):
+        write_training_data(tmp_path / "gone" / "mine.jsonl", data.records)

@@ -1,0 +1,147 @@
+"""Intervals, differences and calibration, against what can be worked out by hand."""
+
+import numpy as np
+import pytest
+
+from regionqa.errors import DataError
+from regionqa.evaluation.metrics.calibration import (
+    accuracy_at,
+    calibration_error,
+    calibration_figures,
+    reliability,
+    risk_coverage,
+)
+from regionqa.evaluation.metrics.statistics import (
+    Figure,
+    bootstrap_estimates,
+    differences,
+    mcnemar,
+    mean_of,
+    mean_over_groups,
+    resamples,
+)
+from regionqa.evaluation.report import Table, lines
+from regionqa.evaluation.results import JudgedAnswers, compare_results, estimate_figures
+
+WHOLE = np.ones((1, 4))
+
+
+def figure(values: list[float]) -> Figure:
+    return Figure("x", "x", mean_of(values), len(values))
+
+
+def test_means_weigh_items() -> None:
+    weights = np.array([[1.0, 1, 1, 1], [3, 1, 0, 0], [0, 0, 0, 0]])
+    found = mean_of([1, 0, 0, 1])(weights)
+    assert found[:2].tolist() == [0.5, 0.75]
+    assert np.isnan(found[2])
+    chosen = mean_of([1, 0, 0, 1], np.array([False, True, True, True]))(weights)
+    assert chosen[:2].tolist() == [pytest.approx(1 / 3), 0]
+
+
+def test_the_mean_over_groups_counts_each_alike() -> None:
+    measure = mean_over_groups([1, 1, 0, 1], ["a", "a", "a", "b"])
+    assert measure(WHOLE)[0] == pytest.approx((2 / 3 + 1) / 2)
+    assert measure(np.array([[1.0, 0, 0, 0]]))[0] == 1  # b has no item, and does not count
+
+
+def test_images_are_drawn_with_all_their_items() -> None:
+    drawn = np.concatenate(list(resamples(["a", "a", "b", "c"], 300)))
+    assert drawn.shape == (300, 4)
+    assert (drawn[:, 0] == drawn[:, 1]).all()
+    assert (drawn[:, 1:].sum(1) == 3).all()
+
+
+def test_intervals_cover_what_theory_says() -> None:
+    """500 items alone in their images: half right, so 50 % give or take 1.96 * 2.24 points."""
+    values = [0.0, 1.0] * 250
+    [found] = bootstrap_estimates([figure(values)], [str(n) for n in range(500)], rounds=4000)
+    assert found.value == 0.5
+    assert found.low == pytest.approx(0.5 - 0.0438, abs=0.004)
+    assert found.high == pytest.approx(0.5 + 0.0438, abs=0.004)
+    [clustered] = bootstrap_estimates([figure(sorted(values))], [str(n // 10) for n in range(500)])
+    assert clustered.high - clustered.low > 2.5 * (found.high - found.low)
+
+
+def test_a_paired_difference_is_surer_than_two_intervals() -> None:
+    rng = np.random.default_rng(1)
+    first = (rng.random(400) < 0.5).astype(float)
+    second = np.where(rng.random(400) < 0.1, 1.0, first)
+    images = [str(n) for n in range(400)]
+    one, two = figure(first.tolist()), figure(second.tolist())
+    [found] = differences([one], [two], images)
+    low_of_second = bootstrap_estimates([two], images)[0].low
+    high_of_first = bootstrap_estimates([one], images)[0].high
+    assert low_of_second < high_of_first
+    assert found.estimate.low > 0
+    assert found.p < 0.01
+    [same] = differences([one], [one], images)
+    assert (same.estimate.value, same.p) == (0, 1)
+
+
+def test_mcnemar_is_exact() -> None:
+    first = np.array([True] * 8 + [False] * 2 + [True] * 5)
+    second = np.array([False] * 8 + [True] * 2 + [True] * 5)
+    only_first, only_second, p = mcnemar(first, second)
+    assert (only_first, only_second) == (8, 2)
+    assert p == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert mcnemar(first, first)[2] == 1
+
+
+# -- calibration -----------------------------------------------------------------------------------
+
+RIGHT = np.array([True, False, True, True])
+SURE = np.array([0.95, 0.35, 0.75, 0.32])
+KNOWN = np.ones(4, bool)
+
+
+def test_the_calibration_error_by_hand() -> None:
+    # bins (0.9, 1]: 1 right, 0.95; (0.7, 0.8]: 1 right, 0.75; (0.3, 0.4]: 1 of 2 right, 0.335
+    expected = (0.05 + 0.25 + abs(1 - 0.67)) / 4
+    assert calibration_error(RIGHT, SURE, KNOWN)(WHOLE)[0] == pytest.approx(expected)
+    perfect = calibration_error(np.array([True, False]), np.array([1.0, 0.0]), np.ones(2, bool))
+    assert perfect(np.ones((1, 2)))[0] == 0
+
+
+def test_accuracy_at_coverage_takes_the_surest() -> None:
+    def at(share: float) -> float:
+        return float(accuracy_at(share, RIGHT, SURE, KNOWN)(WHOLE)[0])
+
+    assert [at(0.25), at(0.5), at(1.0)] == [1, 1, 0.75]
+    assert at(0.75) == pytest.approx(2 / 3)
+    assert at(0.625) == pytest.approx(2 / 2.5)  # half an item counts as half
+    tied = accuracy_at(0.5, RIGHT, np.full(4, 0.5), KNOWN)(WHOLE)[0]
+    assert tied == 0.75  # the order of equals does not matter
+
+
+def test_answers_without_confidence_are_left_out() -> None:
+    assert calibration_figures(RIGHT, [None] * 4) == ()
+    figures = calibration_figures(RIGHT, [0.95, 0.35, None, None])
+    assert [each.count for each in figures] == [2, 2, 2, 1]
+    assert figures[-1].measure(WHOLE)[0] == 1
+    assert [row["count"] for row in reliability(RIGHT, [0.95, 0.35, None, 0.4])] == [2, 1]
+    curve = risk_coverage(RIGHT, SURE.tolist(), points=4)
+    assert [row["accuracy"] for row in curve] == [1, 1, pytest.approx(2 / 3), 0.75]
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def test_columns_line_up() -> None:
+    table = Table("a title", ("", "value", "of"), (("all", "50.0 %", "4"), ("without", "-", "10")))
+    assert lines(table) == [
+        "a title",
+        "          value  of",
+        "all      50.0 %   4",
+        "without       -  10",
+    ]
+
+
+def test_only_the_same_items_are_compared() -> None:
+    one, other = (
+        estimate_figures(JudgedAnswers("vqa", items, ("p", "p"), (figure([1, 0]),)), model=model)
+        for model, items in (("one", ("a", "b")), ("other", ("a", "c")))
+    )
+    with pytest.raises(DataError, match="one and other did not answer the same items"):
+        compare_results(one, other)
+    assert compare_results(one, one).mcnemar is None

@@ -1,0 +1,384 @@
+"""A region encoder with pixels of its own: from the user's question down to the torch module."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import roi_align
+
+from regionqa.bundles.store import CARD, Bundle
+from regionqa.engine import Engine
+from regionqa.errors import BundleError, ImageError
+from regionqa.export.bundle import read_encoders, write_bundle
+from regionqa.export.modules.pixels import PixelRegionConfig, PixelRegionEncoder
+from regionqa.export.modules.registry import architecture_table
+from regionqa.export.modules.resnet import BasicBlock, ResNetConfig, ResNetVision
+from regionqa.export.onnx.export import export_region
+from regionqa.export.onnx.interface import RegionGraph
+from regionqa.export.onnx.verify import TOLERANCE, compare
+from regionqa.images.preprocessing import Fit
+from regionqa.images.reading import InputImage, open_image
+from regionqa.regions import Box, Region
+from regionqa.requests import Request
+from regionqa.runtime.devices import Device
+from regionqa.runtime.encoders import Floats, RegionEncoder
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+CPU = ("--device", "cpu")
+RULES = {
+    "squash": {"size": 384, "fit": "squash"},
+    "shortest": {"size": 160, "fit": "shortest", "longest": 266},
+}
+"""How the two bundles of these tests fit the image to the region encoder."""
+
+
+@pytest.fixture(scope="module")
+def bundles(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """The starter with another region encoder, which is untrained."""
+    root = tmp_path_factory.mktemp("pixels")
+    table: dict[str, Any] = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+    for found in ("revision", "architecture", "files"):
+        del table[found]
+    vision, _ = read_encoders(starter)
+    written: dict[str, Bundle] = {}
+    for name, rule in RULES.items():
+        torch.manual_seed(0)
+        fixed = 384 if rule["fit"] == "squash" else None
+        trunk = ResNetVision(ResNetConfig(levels=()))
+        lively(trunk.train())
+        with torch.no_grad():  # its norms learn what goes through it, or little of an image would
+            for _ in range(30):
+                trunk.maps(torch.randn(4, 3, 64, 64))
+        region = PixelRegionEncoder.from_vision(trunk, 192, roi_size=4, input_size=fixed)
+        nn.init.normal_(region.bbox_fc.weight, std=3)  # so that an answer depends on the box
+        card = {**table, "name": name}
+        card["region"] = {**table["region"], "image": {**table["image"], **rule}}
+        written[name], _ = write_bundle(
+            root / name, card, vision, region, starter.root / "llm",
+            starter.root / "llm" / "tokenizer.json", {"vision.onnx": starter.root / "vision.onnx"},
+        )  # fmt: skip
+    return written
+
+
+@pytest.fixture(scope="module", params=list(RULES))
+def bundle(request: pytest.FixtureRequest, bundles: dict[str, Bundle]) -> Bundle:
+    """Each of the two."""
+    return bundles[request.param]
+
+
+@pytest.fixture
+def images(photos: Path) -> list[InputImage]:
+    return [open_image(path) for path in sorted(photos.iterdir())]
+
+
+@pytest.fixture
+def mixed(images: list[InputImage]) -> list[Request]:
+    """Three images of three sizes, each asked about one region, two regions and none."""
+    first, second = Region(Box(5, 5, 90, 100)), Region(Box(60, 40, 140, 120))
+    kinds = (("what is this?", (first,)), ("what are these?", (first, second)), ("describe.", ()))
+    return [
+        Request(image.name, question, regions, image)
+        for image in images
+        for question, regions in kinds
+    ]
+
+
+# -- what the user sees ----------------------------------------------------------------------------
+
+
+def test_it_answers_like_any_other_model(
+    regionqa: "Command", bundle: Bundle, cat: Path, photos: Path, tmp_path: Path
+) -> None:
+    asked = regionqa(
+        "ask", cat, "what is this?", "--box", "120,20,345,240", "--model", bundle.root, *CPU
+    )
+    assert (asked.status, len(asked.lines)) == (0, 1), asked.err
+    names = [path.name for path in sorted(photos.iterdir())]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({name: [[5, 5, 90, 100], [60, 40, 140, 120]] for name in names}))
+    words = ("--boxes", boxes, "--model", bundle.root, "--format", "jsonl", *CPU)
+    ran = regionqa("caption", photos, *words)
+    assert ran.status == 0, ran.err
+    captions = [json.loads(line) for line in ran.lines]
+    named = [Path(caption["image"]).name for caption in captions]
+    assert named == [name for name in names for _ in range(2)]
+    assert all(caption["answer"] and not caption["error"] for caption in captions)
+    assert {caption["model"] for caption in captions} == {bundle.card.name}
+
+
+def test_answers_do_not_depend_on_their_neighbours(bundle: Bundle, mixed: list[Request]) -> None:
+    engine = Engine.load(bundle, device="cpu")
+    together = [answer.text for answer in engine.answer(mixed)]
+    assert len(set(together)) > 3, "or equal answers would say nothing"
+    assert together == [next(engine.answer([one])).text for one in mixed]
+    backwards = [answer.text for answer in engine.answer(mixed[::-1])]
+    assert together == backwards[::-1]
+
+
+def test_it_sees_every_image_once_at_the_size_of_its_own_rule(
+    bundle: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[tuple[int, ...], Floats]] = []
+    encode = RegionEncoder.encode
+
+    def noting(self: RegionEncoder, sources: Sequence[Floats], boxes: Floats) -> Floats:
+        (pixel_values,) = sources
+        seen.append((pixel_values.shape, boxes))
+        return encode(self, sources, boxes)
+
+    monkeypatch.setattr(RegionEncoder, "encode", noting)
+    assert not [
+        answer.error for answer in Engine.load(bundle, device="cpu").answer(mixed) if answer.error
+    ]
+    sizes = [
+        (request.source.width, request.source.height) for request in mixed[::3] if request.source
+    ]
+    assert len(set(sizes)) == 3
+    if bundle.card.name == "squash":
+        assert [shape for shape, _ in seen] == [(1, 3, 384, 384)] * 3
+    else:
+        assert [shape for shape, _ in seen] == [
+            (1, 3, *sides) for sides in ((160, 160), (160, 241), (160, 240))
+        ]
+    for (_, boxes), (width, height) in zip(seen, sizes, strict=True):
+        first = (5 / width, 5 / height, 90 / width, 100 / height)
+        second = (60 / width, 40 / height, 140 / width, 120 / height)
+        assert boxes == pytest.approx(np.array([first, first, second]), abs=1e-6)
+
+
+def test_without_regions_the_image_is_not_seen_twice(
+    bundle: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RegionEncoder, "encode", lambda *_: pytest.fail("no region was given"))
+    answers = list(Engine.load(bundle, device="cpu").answer(mixed[2::3]))
+    assert all(answer.text and not answer.error for answer in answers)
+
+
+def test_a_image_that_breaks_between_two_looks_fails_alone(
+    bundle: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = InputImage.load
+    looks: list[str] = []
+
+    def failing(self: InputImage) -> object:
+        looks.append(self.name)
+        if looks.count(self.name) == 2 and self is mixed[3].source:
+            raise ImageError(f"{self.name}: no such file")
+        return load(self)
+
+    monkeypatch.setattr(InputImage, "load", failing)
+    answers = list(Engine.load(bundle, device="cpu").answer(mixed))
+    assert [type(answer.error) for answer in answers[3:6]] == [ImageError] * 3
+    assert not [answer.error for answer in answers[:3] + answers[6:] if answer.error]
+
+
+# -- the graph and the card ------------------------------------------------------------------------
+
+
+def test_a_box_elsewhere_gives_another_token(bundle: Bundle, cat: Path) -> None:
+    assert bundle.card.region and bundle.card.region.image
+    pixels = bundle.card.region.image.pixel_values(open_image(cat).load())[np.newaxis]
+    encoder = RegionEncoder(bundle, Device.cpu)
+    boxes = np.array([[0.1, 0.1, 0.4, 0.5], [0.5, 0.4, 0.9, 0.9], [0.1, 0.1, 0.4, 0.5]], np.float32)
+    tokens = encoder.encode([pixels], boxes)
+    assert tokens.shape == (3, 1, encoder.hidden_size)
+    assert np.allclose(tokens[0], tokens[2], atol=1e-5)
+    assert np.abs(tokens[0] - tokens[1]).max() > 0.1
+    other = encoder.encode([pixels[..., ::-1].copy()], boxes)
+    assert np.abs(tokens - other).max() > 0.1, "and the same box in another image does"
+    assert encoder.encode([pixels], boxes[:0]).shape == (0, 1, encoder.hidden_size)
+
+
+def refused(bundle: Bundle, **changes: object) -> str:
+    """What is said of a bundle whose [region.image] is changed."""
+    card = bundle.card
+    assert card.region and card.region.image
+    image = replace(card.region.image, **changes)  # type: ignore[arg-type]
+    changed = replace(card, region=replace(card.region, image=image))
+    with pytest.raises(BundleError) as caught:
+        RegionEncoder(Bundle(changed, bundle.root), Device.cpu)
+    return str(caught.value)
+
+
+def test_a_graph_with_fixed_sides_takes_its_own_size_only(bundles: dict[str, Bundle]) -> None:
+    message = refused(bundles["squash"], size=400)
+    assert message.startswith("region.onnx: pixel_values is (")
+    assert message.endswith("the card expects (None, 3, 400, 400)")
+    message = refused(bundles["squash"], fit=Fit.shortest, longest=600)
+    assert "with fit shortest the sides vary from image to image" in message
+
+
+def test_a_graph_with_free_sides_takes_any_square(bundles: dict[str, Bundle]) -> None:
+    card = bundles["shortest"].card
+    assert card.region and card.region.image
+    for fit in (Fit.squash, Fit.pad, Fit.crop):
+        image = replace(card.region.image, fit=fit, size=100, longest=None)
+        changed = replace(card, region=replace(card.region, image=image))
+        bundle = Bundle(changed, bundles["shortest"].root)
+        assert (
+            Engine.load(bundle, device="cpu")
+            .ask(np.zeros((50, 80, 3), np.uint8), "what is this?", [(1, 1, 20, 20)])
+            .text
+        )
+
+
+def test_a_card_that_says_maps_where_the_graph_reads_pixels(bundles: dict[str, Bundle]) -> None:
+    bundle = bundles["squash"]
+    assert bundle.card.region
+    card = replace(
+        bundle.card,
+        vision=replace(bundle.card.vision, levels=("level0",)),
+        region=replace(bundle.card.region, image=None),
+    )
+    with pytest.raises(BundleError, match=r"expects \['level0', 'boxes'.* has \['pixel_values'"):
+        RegionEncoder(Bundle(card, bundle.root), Device.cpu)
+
+
+def test_the_torch_encoder_comes_back_from_the_bundle(bundle: Bundle) -> None:
+    vision, region = read_encoders(bundle)
+    assert isinstance(region, PixelRegionEncoder)
+    assert region.config.input_size == (384 if bundle.card.name == "squash" else None)
+    assert region.source_shapes == ((3, region.config.input_size, region.config.input_size),)
+    assert vision.level_shapes == ()
+    table = bundle.card.architecture["region"]
+    assert table["kind"] == "pixels"
+    assert architecture_table(region) == {
+        **table,
+        "widths": (32, 64, 160, 256),
+        "depths": (2, 2, 3, 2),
+    }
+
+
+# -- the torch definition --------------------------------------------------------------------------
+
+
+SMALL = PixelRegionConfig((8, 8, 16, 24), (1, 1, 1, 1), roi_size=3, hidden_size=16)
+
+
+def lively(module: nn.Module) -> None:
+    """Give every BatchNorm numbers of its own: as they start, they hide whole branches."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias)
+            part.running_mean.normal_()  # type: ignore[union-attr]
+            part.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def small() -> PixelRegionEncoder:
+    torch.manual_seed(0)
+    encoder = PixelRegionEncoder(SMALL)
+    lively(encoder)
+    return encoder.eval()
+
+
+@pytest.fixture(scope="module")
+def graph(small: PixelRegionEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "region.onnx"
+    report = export_region(small, path)
+    report.check()
+    assert "1 images with 0 regions" in report.cases
+    return path
+
+
+def a_case(height: int, width: int, images: int, regions: int) -> dict[str, Any]:
+    rng = np.random.default_rng(height + regions)
+    corners = np.sort(rng.uniform(-0.1, 1.1, (regions, 2, 2)), axis=1)  # (N, 2, 2)
+    return {
+        "pixel_values": rng.standard_normal((images, 3, height, width), np.float32),
+        "boxes": corners.reshape(regions, 4).astype(np.float32),
+        "image_index": rng.integers(0, images, regions),
+    }
+
+
+@pytest.mark.parametrize("regions", [0, 1, 5])
+@pytest.mark.parametrize("size", [(160, 266), (97, 33), (18, 333), (64, 64), (3, 1)])
+def test_the_graph_equals_torch_at_any_size(
+    small: PixelRegionEncoder, graph: Path, size: tuple[int, int], regions: int
+) -> None:
+    cases = {str(images): a_case(*size, images, regions) for images in (1, 2)}
+    report = compare(RegionGraph(small), graph, ["region_tokens"], cases)
+    assert report.difference <= TOLERANCE
+
+
+@torch.no_grad()
+def test_a_copied_trunk_gives_the_very_same_maps() -> None:
+    torch.manual_seed(1)
+    vision = ResNetVision(ResNetConfig(64, SMALL.widths, SMALL.depths, (), 1, 16))
+    lively(vision)
+    copy = PixelRegionEncoder.from_vision(vision.eval(), 32, roi_size=5).eval()
+    assert copy.config == PixelRegionConfig(SMALL.widths, SMALL.depths, 2, 5, hidden_size=32)
+    x = torch.randn(2, 3, 96, 64)
+    maps = vision.maps(x)
+    assert torch.equal(copy.region_map(x), maps[2])
+    assert torch.equal(copy.stages[3](copy.region_map(x)), maps[3])
+    nn.init.zeros_(next(vision.stem.parameters()))
+    assert not torch.equal(copy.region_map(x), vision.maps(x)[2]), "a copy, not the same weights"
+
+
+@torch.no_grad()
+def test_a_region_is_cut_from_the_map_and_goes_through_the_last_stage_alone(
+    small: PixelRegionEncoder,
+) -> None:
+    """A second computation, step by step, of what the module does in one call."""
+    case = {name: torch.from_numpy(value) for name, value in a_case(100, 70, 2, 4).items()}
+    trunk = small.stem(case["pixel_values"])
+    for stage in list(small.stages)[:3]:
+        trunk = stage(trunk)
+    assert trunk.shape == (2, 16, 7, 5), "sides rounded up at every step"
+    for row, (box, image) in enumerate(zip(case["boxes"], case["image_index"], strict=True)):
+        pixels = box * torch.tensor([70, 100, 70, 100])
+        cut = roi_align(trunk[image][None], [pixels[None]], 3, 1 / 16, 2, aligned=True)
+        vector = small.stages[3](cut).mean((2, 3))[0]  # (24,)
+        expected = small.prompt_projector(vector) + small.bbox_fc(box)
+        one = (case["boxes"][row : row + 1], case["image_index"][row : row + 1])
+        token = small([case["pixel_values"]], *one)
+        assert token.shape == (1, 1, 16)
+        assert torch.allclose(token[0, 0], expected, atol=1e-5)
+
+
+def test_odd_sides_average_what_is_there() -> None:
+    shortcut = BasicBlock(8, 8, stride=2).shortcut
+    assert isinstance(shortcut, nn.Sequential)
+    row = torch.tensor([1.0, 3.0, 7.0]).reshape(1, 1, 1, 3)
+    assert shortcut[0](row).flatten().tolist() == [2, 7]
+    even = torch.randn(1, 1, 4, 6)
+    assert torch.equal(shortcut[0](even), nn.functional.avg_pool2d(even, 2))
+
+
+def test_the_carrier_is_all_that_carry_uses(small: PixelRegionEncoder) -> None:
+    assert sorted(small.carrier) == ["bbox_fc", "prompt_projector"]
+    gradients = torch.autograd.grad(
+        small.carry(torch.ones(1, 24), torch.ones(1, 4)).sum(),
+        list(small.parameters()),
+        allow_unused=True,
+    )
+    used = {
+        name.partition(".")[0]
+        for (name, _), gradient in zip(small.named_parameters(), gradients, strict=True)
+        if gradient is not None
+    }
+    assert used == set(small.carrier)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depths": (1, 1)}, "4 widths for 2 depths"),
+        ({"roi_level": 4}, "roi_level is 4, of 4 stages"),
+        ({"roi_level": -1}, "roi_level is -1"),
+    ],
+)
+def test_a_shape_that_contradicts_itself(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes)

@@ -1,0 +1,161 @@
+"""RegionCLIP's network: its layers against torch's own, and as a graph with free sides."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helpers.golden_checkpoints import regionclip_state
+from helpers.golden_weights import RegionClipSizes, pvit_maker
+from regionqa.bundles.card import from_table
+from regionqa.export.modules.regionclip import (
+    AttentionPool,
+    Bottleneck,
+    FrozenBatchNorm,
+    RegionClipConfig,
+    RegionClipEncoder,
+)
+from regionqa.export.modules.registry import REGION, architecture_table
+from regionqa.export.onnx.export import export_region
+
+SIZES = RegionClipSizes(stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 2, 2), cells=9, out=12)
+CONFIG = RegionClipConfig(
+    stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 2, 2), roi_size=6, heads=4, region_width=12,
+    hidden_size=16,
+)  # fmt: skip
+
+
+def encoder() -> RegionClipEncoder:
+    """A small one with generated weights."""
+    made = RegionClipEncoder(CONFIG).eval()
+    make = pvit_maker("a salt")
+    linear = {
+        name: torch.from_numpy(make(name, tuple(value.shape)))
+        for name, value in made.state_dict().items()
+        if not name.startswith("backbone.")
+    }
+    made.load_state_dict({**regionclip_state(SIZES, make), **linear})
+    return made
+
+
+def test_names_and_shapes_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        made = RegionClipEncoder(RegionClipConfig()).state_dict()
+    backbone = {
+        name: tuple(value.shape) for name, value in made.items() if name.startswith("backbone.")
+    }
+    assert backbone == RegionClipSizes().shapes()
+    assert {name for name in made if name not in backbone} == {
+        "prompt_projector.weight", "prompt_projector.bias", "bbox_fc.weight", "bbox_fc.bias",
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def test_frozen_norm_is_batch_norm_that_never_learns() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(5)
+    frozen = FrozenBatchNorm(5)
+    for name, value in frozen.state_dict().items():
+        value.copy_(torch.rand(5) + 0.5)
+        norm.state_dict()[name].copy_(value)
+    x = torch.randn(2, 5, 3, 4)
+    expected = norm.eval()(x)
+    assert torch.allclose(frozen.train()(x), expected, atol=1e-6)
+    assert not list(frozen.parameters())
+
+
+@torch.no_grad()
+def test_attention_pool_is_multi_head_attention_of_the_mean() -> None:
+    torch.manual_seed(0)
+    pool = AttentionPool(CONFIG)
+    for value in pool.parameters():
+        nn.init.normal_(value, std=0.5)
+    x = torch.randn(3, 32, 3, 3)
+    cells = x.flatten(2).permute(2, 0, 1)  # (9, N, C)
+    tokens = torch.cat([cells.mean(0, keepdim=True), cells]) + pool.positional_embedding[:, None]
+    parts = (pool.q_proj, pool.k_proj, pool.v_proj)
+    expected, _ = F.multi_head_attention_forward(
+        tokens, tokens, tokens, 32, CONFIG.heads, None,
+        torch.cat([part.bias for part in parts]), None, None, False, 0.0,
+        pool.c_proj.weight, pool.c_proj.bias, need_weights=False, use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight,
+        v_proj_weight=pool.v_proj.weight,
+    )  # fmt: skip
+    assert torch.allclose(pool(x), expected[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_block_averages_on_both_sides(stride: int) -> None:
+    block = Bottleneck(8, 4, stride, first=True).eval()
+    with torch.no_grad():
+        for name, value in block.named_parameters():
+            value.fill_(0 if name == "conv3.weight" else 1)
+        x = torch.randn(1, 8, 5, 7)
+        expected = F.relu(F.avg_pool2d(x, stride).sum(1) / np.sqrt(1 + 1e-5))
+        found = block(x)
+    assert found.shape == (1, 16, 5 // stride, 7 // stride)
+    assert torch.allclose(found[:, 3], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_stage_four_sees_a_region_alone() -> None:
+    made = encoder()
+    pixels = torch.randn(1, 3, 160, 200)
+    box = torch.tensor([[0.1, 0.2, 0.4, 0.5]])
+    alone = made([pixels], box, torch.zeros(1, dtype=torch.int64))
+    changed = pixels.clone()
+    changed[..., 150:] += 5  # far from the box, beyond what the first stages see
+    index = torch.zeros(2, dtype=torch.int64)
+    both = made([changed], torch.cat([box, torch.tensor([[0.9, 0.2, 1.0, 0.5]])]), index)
+    assert torch.allclose(both[:1], alone, atol=1e-5)
+    assert not torch.allclose(both[1:], alone, atol=1e-1)
+
+
+@torch.no_grad()
+def test_a_graph_with_free_sides_and_no_regions(tmp_path: Path) -> None:
+    made = encoder()
+    report = export_region(made, tmp_path / "region.onnx")
+    report.check()
+    session = onnxruntime.InferenceSession(str(tmp_path / "region.onnx"))
+    rng = np.random.default_rng(0)
+    # boxes from a fraction of a cell to the whole: the points of a cell adapt to the box
+    boxes = np.array([[0, 0, 1, 1], [0.4, 0.4, 0.402, 0.41], [0.3, 0.9, 1.3, 1.1]], np.float32)
+    for height, width, count in ((65, 333, 3), (320, 97, 3), (200, 200, 0)):
+        pixels = rng.standard_normal((1, 3, height, width), np.float32)
+        index = np.zeros(count, np.int64)
+        (found,) = session.run(
+            None, {"pixel_values": pixels, "boxes": boxes[:count], "image_index": index}
+        )
+        expected = made(
+            [torch.from_numpy(pixels)], torch.from_numpy(boxes[:count]), torch.from_numpy(index)
+        )
+        assert found.shape == (count, 1, 16)
+        assert np.allclose(found, expected.numpy(), atol=1e-4)
+
+
+def test_a_card_holds_all_of_it() -> None:
+    table = architecture_table(encoder())
+    assert table.pop("kind") == "regionclip"
+    lists = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in table.items()
+    }
+    config, _ = REGION["regionclip"]
+    assert from_table(config, lists, "architecture") == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"depths": (1, 1, 1)}, "four stages each"),
+        ({"depths": (1, 1, 0, 1)}, "four stages each"),
+        ({"roi_size": 1}, "2 or more"),
+        ({"heads": 7}, "7 heads do not divide 2560 channels"),
+    ],
+)
+def test_what_is_no_shape(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RegionClipConfig(**settings)  # type: ignore[arg-type]

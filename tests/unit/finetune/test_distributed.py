@@ -1,0 +1,145 @@
+"""Several processes compute what one would: torchrun on the CPU, with and without --shard."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.tiny_models import copy_graphs, log_of
+from regionqa.bundles.store import Bundle, open_bundle
+from regionqa.cli import main
+
+Tiny = Callable[[str], Bundle]
+SETTINGS = """
+[align]
+clip = 0.05
+[instruct]
+clip = 0.5
+"""
+"""Gradients are longer than that, so that clipping counts."""
+STEPS = 20
+
+
+def together(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command in two processes."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    return subprocess.run(
+        [*torchrun, "-m", "regionqa", *map(str, words)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def words_with(text: str, things: Path, folder: Path) -> list[object]:
+    """All of the command but the model, the batch and the folder; text: of the settings."""
+    settings = folder / "settings.toml"
+    settings.write_text(text)
+    return [
+        "finetune", "--data", things, "--settings", settings, "--steps", STEPS,
+        "--learning-rate", 0.003, "--box-noise", 0.1, "--evaluate-every", 10, "--save-every", 7,
+        "--device", "cpu", "--seed", 2,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(things: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """The command with gradients clipped."""
+    return words_with(SETTINGS, things, tmp_path_factory.mktemp("settings"))
+
+
+def alone(words: list[object], out: Path, tiny: Tiny, *more: object) -> Path:
+    """What one process makes of a batch of 8."""
+    with pytest.MonkeyPatch.context() as patch:
+        copy_graphs(tiny("levels"), tiny("pixels"), patch)
+        assert main([str(word) for word in (*words, "--batch", 8, *more, "--out", out, "-q")]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def one(words: list[object], tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, on the model with region features."""
+    out = tmp_path_factory.mktemp("one") / "mine"
+    return alone(words, out, tiny, "--model", tiny("levels").root)
+
+
+def check_close(many: Path, one: Path) -> None:
+    """Losses at every step, and weights at the end."""
+    ours, theirs = log_of(many), log_of(one)
+    assert len(ours) == len(theirs)
+    for left, right in zip(ours, theirs, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
+        assert {**left, "loss": 0} == {**right, "loss": 0}
+    assert ours[-1]["loss"] < ours[0]["loss"] - 1
+    for name in ("encoders.safetensors", "llm/model.safetensors"):
+        left, right = load_file(many / name), load_file(one / name)
+        assert left.keys() == right.keys()
+        for key in left:  # stored in half: what differs by 1e-8 may be rounded to neighbours
+            two, single = left[key].float(), right[key].float()
+            assert torch.allclose(two, single, rtol=1e-3, atol=1e-5), key
+
+
+def test_two_processes_train_what_one_does(
+    words: list[object], tiny: Tiny, one: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine"
+    model = ("--model", tiny("levels").root)
+    ran = together(*words, *model, "--batch", 2, "--accumulate", 2, "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == f"{out}\n", "one process writes, and says so"
+    said = "instruct: 44 records, 20 steps; effective batch 8 = 2 x 2 accumulated x 2 processes"
+    assert ran.stderr.splitlines().count(said) == 1
+    check_close(out, one)
+    assert open_bundle(out).broken_files() == []
+
+
+@pytest.mark.slow
+def test_shared_weights_train_the_same_and_go_on_after_a_stop(
+    words: list[object], tiny: Tiny, one: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine"
+    model = ("--model", tiny("levels").root)
+    command = (*words, *model, "--batch", 4, "--shard", "--out", out)
+    stopped = together(*command, "--max-minutes", 0.001)
+    assert stopped.returncode != 0
+    assert "error: the time is up at step " in stopped.stderr
+    assert stopped.stdout == ""
+    resumed = together(*command, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "align: going on after step " in resumed.stderr
+    assert resumed.stdout == f"{out}\n"
+    check_close(out, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--preset", "pvit"), ("--lora", 4)])
+@pytest.mark.parametrize("shard", [(), ("--shard",)])
+def test_so_do_frozen_region_encoders_and_lora(
+    options: tuple[object, ...], shard: tuple[str, ...], words: list[object], tiny: Tiny,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    model = ("--model", tiny("pixels").root, "--accumulate", 1, *options)
+    theirs = alone(words, tmp_path / "one", tiny, *model)
+    ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
+    assert ran.returncode == 0, ran.stderr
+    check_close(tmp_path / "two", theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [(), ("--shard",)])
+def test_orthogonal_steps_are_much_the_same(
+    shard: tuple[str, ...], things: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    """They are computed in bf16, which makes much of what gradients differ by: not weight for
+    weight, then, but the losses are."""
+    words = words_with(f"{SETTINGS}orthogonal_rate = 3.0\n", things, tmp_path)
+    model = ("--model", tiny("levels").root)
+    theirs = log_of(alone(words, tmp_path / "one", tiny, *model))
+    ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
+    assert ran.returncode == 0, ran.stderr
+    for left, right in zip(log_of(tmp_path / "two"), theirs, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], abs=0.02)
+    assert theirs[-1]["loss"] < theirs[0]["loss"] - 1

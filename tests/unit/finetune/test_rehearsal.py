@@ -1,0 +1,193 @@
+"""What keeps a model from forgetting: the base's own answers, replayed while it trains."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.tiny_models import log_of
+from regionqa.bundles.store import Bundle
+from regionqa.data.files import read_training_data
+from regionqa.data.records import Record, Turn
+from regionqa.engine import Engine
+from regionqa.finetune.collate import Collator, FrozenEncoders
+from regionqa.finetune.dataset import sample_maker
+from regionqa.finetune.finish import read_modules
+from regionqa.finetune.model import RegionLanguageModel
+from regionqa.finetune.rehearsal import (
+    MOST,
+    places_anywhere,
+    places_of,
+    questions_to_rehearse,
+    random_box,
+    rehearse,
+)
+from regionqa.finetune.trainer import teacher_logits
+from regionqa.regions import Box, Region
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+Tiny = Callable[[str], Bundle]
+
+
+@pytest.fixture
+def known(tiny: Tiny) -> Bundle:
+    """A tiny model whose card says that it is trained."""
+    bundle = tiny("levels")
+    return replace(bundle, card=replace(bundle.card, untrained=()))
+
+
+# -- from the command line -------------------------------------------------------------------------
+
+
+def test_a_trained_model_rehearses_while_it_learns(
+    regionqa: "Command", things: Path, tmp_path: Path, skimage_photos: Path
+) -> None:
+    short = ("--steps", 2, "--batch", 4, "--device", "cpu", "--rehearse", 1)
+    ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
+    assert ran.status == 0, ran.err
+    images = len(read_training_data(things).images)
+    assert f"rehearsal: asking starter about {images - 2} boxes" in ran.err
+    assert "3 of them replayed" in ran.err
+    replayed = read_training_data(tmp_path / "mine" / "training" / "rehearsal.jsonl")
+    assert not replayed.problems
+    assert len(replayed.records) == images - 2
+    assert len(log_of(tmp_path / "mine")) == 8  # two stages of two steps, measured before and after
+
+
+def test_nothing_is_rehearsed_where_the_base_knows_nothing_or_the_user_says_so(
+    regionqa: "Command", tiny: Tiny, things: Path, tmp_path: Path, quick_export: None
+) -> None:
+    short = ("--steps", 1, "--batch", 2, "--device", "cpu", "--model", tiny("levels").root)
+    ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
+    assert ran.status == 0, ran.err
+    assert "rehears" not in ran.err
+    assert not (tmp_path / "mine" / "training" / "rehearsal.jsonl").exists()
+
+
+def test_a_folder_without_images_is_told(regionqa: "Command", things: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    more = ("--rehearse-on", tmp_path / "empty", "--device", "cpu")
+    ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *more)
+    assert ran.status == 2
+    assert "empty: holds no images to rehearse on" in ran.err
+
+
+# -- what is rehearsed -----------------------------------------------------------------------------
+
+
+def test_rehearsed_answers_are_what_the_base_says(starter: Bundle, photos: Path) -> None:
+    places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(3))
+    assert len(places) == 6
+    records = rehearse(starter, places, ["what is this?"], np.random.default_rng(0))
+    engine = Engine.load(starter, device="cpu")
+    for record, (path, box) in zip(records, places, strict=True):
+        assert (record.image, record.regions[0].box) == (path, box)
+        turn = record.turns[0]
+        answer = engine.ask(path, turn.question, [box.xyxy], unsure_below=0)
+        assert answer.text == turn.answer, "unsure ones are said too"
+
+
+def test_many_images_are_not_all_asked_about(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST >= 1000
+    monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 4)
+    places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(0))
+    assert len(places) == 4
+    assert len({path for path, _ in places}) == 2
+
+
+def test_boxes_of_a_file_may_be_rehearsed_and_its_answers_are_not_used(
+    regionqa: "Command", things: Path, tmp_path: Path
+) -> None:
+    short = ("--steps", 1, "--batch", 4, "--device", "cpu", "--rehearse-on", things)
+    ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
+    assert ran.status == 0, ran.err
+    assert "rehearsal: asking starter about 48 boxes" in ran.err
+    written = {record.turns[0].answer for record in read_training_data(things).records}
+    kept = read_training_data(tmp_path / "mine" / "training" / "rehearsal.jsonl").records
+    assert {record.regions[0].box for record in kept} <= {
+        record.regions[0].box for record in read_training_data(things).records
+    }
+    assert not written & {record.turns[0].answer for record in kept}
+
+
+def test_boxes_with_rare_answers_are_rehearsed_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(number: int, answer: str) -> Record:
+        box = Box(number, 0, number + 1, 1)
+        return Record(Path("a.png"), (Region(box),), (Turn("what is this?", answer),), "here")
+
+    records = [record(n, "rare." if n % 100 == 0 else "common.") for n in range(4000)]
+    monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 400)
+    places = places_of(records, np.random.default_rng(0))
+    assert len(set(places)) == 400
+    assert sum(box.x0 % 100 == 0 for _, box in places) > 7  # four without
+
+
+def test_the_users_own_questions_about_one_region_are_rehearsed() -> None:
+    region = Region(Box(0, 0, 9, 9))
+
+    def asked(question: str, regions: int = 1) -> Record:
+        return Record(Path("a.png"), (region,) * regions, (Turn(question, "x."),), "here")
+
+    records = [asked("name <region1>."), asked("is it new?"), asked("is it new?"), asked("?", 2)]
+    assert questions_to_rehearse(records) == ["what is this?", "is it new?", "name <region1>."]
+    assert questions_to_rehearse(records, most=1) == ["what is this?", "is it new?"]
+
+
+def test_boxes_lie_anywhere_inside_and_have_many_sizes() -> None:
+    rng = np.random.default_rng(0)
+    boxes = [random_box(200, 100, rng) for _ in range(500)]
+    assert all(box.inside(200, 100) for box in boxes)
+    assert min(box.width for box in boxes) < 25
+    assert max(box.width for box in boxes) > 180
+
+
+# -- how it is learned -----------------------------------------------------------------------------
+
+
+def test_following_a_teacher_that_says_the_same_changes_nothing(
+    known: Bundle, things: Path
+) -> None:
+    parts = read_modules(known)
+    model = RegionLanguageModel(parts.vision, parts.region, parts.language)
+    encoders = FrozenEncoders(known.card, parts.vision, parts.region, torch.device("cpu"))
+    collator = Collator(sample_maker(known), encoders, frozen_region=False)
+    records = read_training_data(things).records[:4]
+    batch = collator.batch(records)
+    taught = replace(batch, taught=torch.ones(4, dtype=torch.bool))
+    with torch.no_grad():
+        own = model.logits(taught)
+
+    def gradient(teacher: torch.Tensor | None, rows: torch.Tensor) -> float:
+        model.zero_grad()
+        model(replace(batch, taught=rows), teacher).loss.backward()
+        return max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+
+    nobody = torch.zeros(4, dtype=torch.bool)
+    assert gradient(own, taught.taught) < 1e-4
+    assert gradient(own, nobody) > 0.01
+    assert gradient(own, nobody) == pytest.approx(gradient(None, nobody))
+    with torch.no_grad():
+        mixed = model(replace(batch, taught=torch.tensor([True, False, True, False])), own + 1.0)
+        plain = model(batch)
+        soft = model(taught, own)
+    assert min(float(plain.loss), float(soft.loss)) < float(mixed.loss)
+    assert float(mixed.loss) < max(float(plain.loss), float(soft.loss))
+
+
+def test_without_rehearsed_rows_no_teacher_is_asked(known: Bundle, things: Path) -> None:
+    parts = read_modules(known)
+    encoders = FrozenEncoders(known.card, parts.vision, parts.region, torch.device("cpu"))
+    batch = Collator(sample_maker(known), encoders, False).batch(
+        read_training_data(things).records[:2]
+    )
+
+    class Run:
+        teacher = None
+
+    assert teacher_logits(Run(), batch) is None  # type: ignore[arg-type]

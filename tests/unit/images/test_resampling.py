@@ -1,0 +1,70 @@
+"""Ways to resize: each against the library that the models were trained with, or by hand."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regionqa.errors import BundleError
+from regionqa.images.preprocessing import LONGEST, Fit, Preprocessing, Resample, resize
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """An image without any smoothness."""
+    levels = np.random.default_rng(width + height).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(levels)
+
+
+@pytest.mark.parametrize("size", [(97, 61), (61, 97), (40, 40), (200, 13), (20, 31)])
+def test_two_steps_are_pillow_and_then_torch(size: tuple[int, int]) -> None:
+    image = noise(*size)
+    short = min(size)
+    between = image.resize((int(32 * size[0] / short), int(32 * size[1] / short)), 3)
+    values = torch.from_numpy(np.array(between, np.float32)).permute(2, 0, 1)
+    expected = torch.nn.functional.interpolate(
+        values[None], size=(32, 32), mode="bilinear", align_corners=False
+    )[0]
+    found = resize(image, (32, 32), Resample.bicubic_bilinear)
+    assert found.shape == (32, 32, 3)
+    assert np.allclose(found, expected.permute(1, 2, 0), atol=1e-3)
+
+
+def test_the_second_step_does_not_smooth() -> None:
+    stripes = np.zeros((32, 128, 3), np.uint8)
+    stripes[:, 1::4] = stripes[:, 2::4] = 255  # what lies between two neighbours, at a quarter
+    image = Image.fromarray(stripes)
+    assert resize(image, (32, 32), Resample.bicubic_bilinear).min() == 255
+    assert resize(image, (32, 32), Resample.points).min() == 255
+    assert resize(image, (32, 32), Resample.bilinear)[:, 8:24].max() < 200
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_strip_does_not_fill_the_memory(turned: bool) -> None:
+    strip = np.zeros((2, 500_000, 3), np.uint8)
+    strip[:, 250_000:] = 255
+    image = Image.fromarray(strip.transpose(1, 0, 2) if turned else strip)
+    for resample in (Resample.bicubic_bilinear, Resample.points):
+        found = resize(image, (8, 8), resample)
+        found = found.transpose(1, 0, 2) if turned else found
+        assert (found[:, :3] == 0).all()
+        assert (found[:, 5:] == 255).all()
+    assert 8 * LONGEST < 500_000
+
+
+def test_points_by_hand() -> None:
+    row = np.array([0, 100, 200, 40], np.uint8).reshape(1, 4, 1).repeat(3, 2)
+    found = resize(Image.fromarray(row), (2, 1), Resample.points)  # halfway between neighbours
+    assert found[0, :, 0].tolist() == [50, 120]
+    found = resize(Image.fromarray(row), (8, 1), Resample.points)  # a quarter, three quarters
+    assert found[0, :, 0].tolist() == [0, 25, 75, 125, 175, 160, 80, 40]
+    same = noise(9, 7)
+    assert np.array_equal(resize(same, (9, 7), Resample.points), np.asarray(same))
+
+
+@pytest.mark.parametrize("resample", [Resample.bicubic_bilinear, Resample.points])
+@pytest.mark.parametrize("fit", [fit for fit in Fit if fit is not Fit.squash])
+def test_some_go_with_squash_alone(fit: Fit, resample: Resample) -> None:
+    longest = 64 if fit is Fit.shortest else None
+    with pytest.raises(BundleError, match=f"{resample} goes with squash, and with no other fit"):
+        Preprocessing(32, fit, resample, (0, 0, 0), (1, 1, 1), longest)
+    Preprocessing(32, Fit.squash, resample, (0, 0, 0), (1, 1, 1))

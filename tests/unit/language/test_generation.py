@@ -1,0 +1,357 @@
+"""The language model: batches answer like single questions, answers end where they should.
+
+Images and regions are random numbers here. The model is the starter's, and one of the same kind
+with large random weights, which says something else to each question. Where an answer ends is
+tested with a decoder that follows a script.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, LlamaForCausalLM
+
+from regionqa.bundles.card import LanguageRuntime
+from regionqa.bundles.store import Bundle
+from regionqa.errors import BundleError, QuestionError
+from regionqa.language.generation import Generated, LanguageModel, SplicedPrompt
+from regionqa.language.prompts import render
+from regionqa.language.tokenization import BundleTokenizer, Prompt, tokenize
+from regionqa.runtime.devices import Device
+
+WORDS = ["what", "is", "this", "?", "a", "red", "cup", "on", "the", "left", "<s>", "describe"]
+LENGTH = 12
+Make = Callable[..., SplicedPrompt]
+
+
+def changed(bundle: Bundle, **settings: Any) -> Bundle:
+    """The same files with other settings in the card's [language]."""
+    card = bundle.card
+    return Bundle(replace(card, language=replace(card.language, **settings)), bundle.root)
+
+
+def normal(seed: int, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(seed).normal(0, 0.5, shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def talkative(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The starter with large random weights in its language model."""
+    folder = tmp_path_factory.mktemp("talkative") / starter.card.language.folder
+    there = starter.file(starter.card.language.folder)
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(
+        there, initializer_range=0.3, tie_word_embeddings=False, dtype="float32"
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    shutil.copy(there / "tokenizer.json", folder)
+    return Bundle(starter.card, folder.parent)
+
+
+@pytest.fixture(scope="module", params=["starter", "talkative"])
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    """A model that talks until it is told to stop."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Bundle)
+    return changed(found, stop=())
+
+
+@pytest.fixture(scope="module")
+def language(bundle: Bundle) -> LanguageModel:
+    return LanguageModel(bundle, Device.cpu)
+
+
+@pytest.fixture(scope="module")
+def make(starter: Bundle) -> Make:
+    """Makes a question about random regions of a random image."""
+    card = starter.card
+    folder = starter.file(card.language.folder)
+    tokenizer = BundleTokenizer(folder / "tokenizer.json")
+    width = json.loads((folder / "config.json").read_text())["hidden_size"]
+    assert card.region is not None
+    per_region = card.region.tokens
+
+    def made(question: str, regions: int = 0, image: int = 0, seed: int = 0) -> SplicedPrompt:
+        boxes = [(0.25, 0.25, 0.75, 0.75)] * regions
+        pieces = render(card.prompt, question, boxes, tokenizer.special_tokens)
+        return SplicedPrompt(
+            tokenize(pieces, tokenizer, card.vision.image_tokens, per_region),
+            image,
+            normal(1_000_000 + image, card.vision.image_tokens, width),
+            normal(seed, regions, per_region, width),
+        )
+
+    return made
+
+
+def random_prompts(make: Make, seed: int, count: int) -> list[SplicedPrompt]:
+    """Questions of 1 to 15 words with 0 to 4 regions, some named, about 3 images in any order."""
+    rng = np.random.default_rng(seed)
+    prompts = []
+    for row in range(count):
+        regions = int(rng.integers(5))
+        words = [str(word) for word in rng.choice(WORDS, rng.integers(1, 16))]
+        words += [f"<region{number}>" for number in range(1, regions + 1) if rng.random() < 0.5]
+        rng.shuffle(words)
+        prompts.append(make(" ".join(words), regions, int(rng.integers(3)), seed=100 * seed + row))
+    return prompts
+
+
+def ids(answers: list[Generated]) -> list[tuple[int, ...]]:
+    return [answer.ids for answer in answers]
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_answers_token_for_token_like_single_questions(
+    language: LanguageModel, make: Make, seed: int
+) -> None:
+    prompts = random_prompts(make, seed, 8)
+    assert len({len(prompt.prompt.input_ids) for prompt in prompts}) > 1
+    together = language.generate(prompts, LENGTH)
+    alone = [language.generate([prompt], LENGTH)[0] for prompt in prompts]
+    assert together == alone
+    assert language.generate(prompts[::-1], LENGTH) == alone[::-1]
+
+
+def test_answers_depend_on_what_is_in_the_slots(talkative: Bundle, make: Make) -> None:
+    """Otherwise the tests around this one could not fail."""
+    model = LanguageModel(changed(talkative, stop=()), Device.cpu)
+    answers = [
+        model.generate([make("what is <region1> ?", 1, image, seed)], LENGTH)[0].ids
+        for image, seed in ((0, 1), (0, 2), (1, 1))
+    ]
+    assert len(set(answers)) == 3
+    assert all(len(set(answer)) > LENGTH / 2 for answer in answers), "and are no drone"
+
+
+def test_both_runtimes_give_the_same_tokens(
+    language: LanguageModel, bundle: Bundle, make: Make
+) -> None:
+    through_transformers = LanguageModel(
+        changed(bundle, runtime=LanguageRuntime.transformers), Device.cpu
+    )
+    prompts = random_prompts(make, 7, 8)
+    assert through_transformers.hidden_size == language.hidden_size
+    assert through_transformers.generate(prompts, LENGTH) == language.generate(prompts, LENGTH)
+
+
+def test_answers_are_those_of_transformers_over_spliced_embeddings(
+    language: LanguageModel, bundle: Bundle, make: Make
+) -> None:
+    """Against a splice written down on its own, without a shared prefix and without a batch."""
+    model = LlamaForCausalLM.from_pretrained(
+        bundle.file(bundle.card.language.folder), dtype=torch.float32
+    )
+    model.generation_config.eos_token_id = None
+    for asked in random_prompts(make, 8, 4):
+        slots = [(asked.prompt.image_start, asked.image_tokens)]
+        slots += [(at, asked.region_tokens[index]) for at, index in asked.prompt.region_starts]
+        embeds = model.get_input_embeddings()(torch.tensor(asked.prompt.input_ids)).detach()
+        for at, slot in slots:
+            embeds = torch.cat([embeds[:at], torch.from_numpy(slot), embeds[at + len(slot) :]])
+        with torch.inference_mode():
+            expected = model.generate(
+                inputs_embeds=embeds[None],
+                attention_mask=torch.ones(1, len(embeds), dtype=torch.long),
+                max_new_tokens=LENGTH,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        assert list(language.generate([asked], LENGTH)[0].ids) == expected[0].tolist()
+
+
+def test_no_questions_have_no_answers(language: LanguageModel) -> None:
+    assert language.generate([], LENGTH) == []
+
+
+def test_answers_are_as_long_as_allowed(language: LanguageModel, make: Make) -> None:
+    prompts = random_prompts(make, 9, 3)
+    longest = language.generate(prompts, 9)
+    for count in (0, 1, 5):
+        answers = language.generate(prompts, count)
+        assert ids(answers) == [answer.ids[:count] for answer in longest]
+    assert all(len(answer.ids) == 9 for answer in longest)
+
+
+# -- where an answer ends --------------------------------------------------------------------------
+
+
+class Script:
+    """A decoder that says what it is told, one list of tokens per question."""
+
+    hidden_size = 4
+
+    def __init__(self, size: int, *answers: list[int]) -> None:
+        self._size = size
+        self._answers = answers
+        self.read: list[int] = []
+        """Positions read in each step."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return torch.zeros(*ids.shape, self.hidden_size)
+
+    def step(
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: int | None
+    ) -> tuple[Tensor, int]:
+        self.read.append(embeds.shape[1])
+        if cache is None:
+            return torch.zeros(len(embeds), self._size), 0
+        said = [answer[min(cache, len(answer) - 1)] for answer in self._answers]
+        return torch.nn.functional.one_hot(torch.tensor(said), self._size), cache + 1
+
+    def select(self, cache: int, rows: Tensor) -> int:
+        return cache
+
+
+Says = Callable[..., tuple[list[Generated], Script]]
+
+
+@pytest.fixture
+def tokenizer(starter: Bundle) -> BundleTokenizer:
+    return BundleTokenizer(starter.file(f"{starter.card.language.folder}/tokenizer.json"))
+
+
+@pytest.fixture
+def says(starter: Bundle, tokenizer: BundleTokenizer, monkeypatch: pytest.MonkeyPatch) -> Says:
+    """Answers of a model with these stops that would say these texts, each without an end."""
+
+    def generated(
+        stop: tuple[str, ...], *texts: str, max_new_tokens: int = 30
+    ) -> tuple[list[Generated], Script]:
+        answers = []
+        for text in texts:
+            words, *rest = text.split("</s>")
+            answer = tokenizer.encode(words)
+            for part in rest:
+                answer += [tokenizer.token_id("</s>"), *tokenizer.encode(part)]
+            answers.append(answer)
+        script = Script(tokenizer.size, *answers)
+        monkeypatch.setattr("regionqa.language.generation.open_decoder", lambda *_: script)
+        model = LanguageModel(changed(starter, stop=stop), Device.cpu)
+        prompt = Prompt((0, 0, 5, 6), 1, (), 2)
+        empty = np.zeros((1, 4), np.float32), np.zeros((0, 1, 4), np.float32)
+        asked = [SplicedPrompt(prompt, row, *empty) for row in range(len(texts))]
+        return model.generate(asked, max_new_tokens), script
+
+    return generated
+
+
+def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(says: Says) -> None:
+    [answer], script = says(("</s>",), "a red cup</s> and more")
+    assert answer.text == "a red cup"
+    assert len(script.read) == 1 + len(answer.ids) + 1, "nothing is read after the stop"
+
+
+def test_each_answer_of_a_batch_ends_on_its_own(says: Says, tokenizer: BundleTokenizer) -> None:
+    long = "a very long answer about nothing in particular"
+    answers, script = says(("</s>",), "a cat</s> and more", f"{long}</s>", "</s>", "dogs</s>")
+    assert [answer.text for answer in answers] == ["a cat", long, "", "dogs"]
+    assert [len(answer.ids) for answer in answers] == [
+        len(tokenizer.encode(text)) for text in ("a cat", long, "", "dogs")
+    ]
+    assert len(script.read) == 1 + len(answers[1].ids) + 1, "it ends with the longest answer"
+    assert script.read == [2, 2] + [1] * len(answers[1].ids), "the shared part is read once"
+
+
+def test_a_token_that_is_no_stop_is_spoken_over(says: Says) -> None:
+    [answer], _ = says((), "a cat</s> sat", max_new_tokens=6)
+    assert answer.text.startswith("a cat sat")
+    assert len(answer.ids) == 6
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [(("###",), "a red cup"), (("cup",), "a red"), (("u",), "a red c"), (("\n", "#"), "a red cup")],
+)
+def test_a_stop_text_cuts_the_answer_before_it(
+    says: Says, stop: tuple[str, ...], text: str
+) -> None:
+    [answer, other], _ = says(stop, "a red cup ### human: more", "no", max_new_tokens=20)
+    assert answer.text == text
+    assert other.text.startswith("no no no"), "the other answer goes on"
+
+
+def test_a_model_stops_at_a_text_of_its_own(talkative: Bundle, make: Make) -> None:
+    """A piece of what it says, made a stop, cuts the answer there and saves the rest."""
+    asked = random_prompts(make, 3, 6)
+    free = LanguageModel(changed(talkative, stop=()), Device.cpu).generate(asked, LENGTH)
+    for question, said in zip(asked, free, strict=True):
+        piece = re.search("[a-z]{2}", said.text[3:])
+        assert piece, "random tokens have letters"
+        stop = piece[0]
+        model = LanguageModel(changed(talkative, stop=(stop,)), Device.cpu)
+        [answer] = model.generate([question], LENGTH)
+        assert answer.text == said.text.split(stop)[0].strip()
+        assert answer.ids == said.ids[: len(answer.ids)]
+        assert len(answer.ids) < LENGTH
+
+
+def test_the_starter_stops_at_its_stop(starter: Bundle, make: Make) -> None:
+    """As its own card says, at whichever token that is."""
+    asked = random_prompts(make, 4, 8)
+    free = LanguageModel(changed(starter, stop=()), Device.cpu).generate(asked, 40)
+    model = LanguageModel(starter, Device.cpu)
+    ends = {model.tokenizer.token_id(stop) for stop in starter.card.language.stop}
+    for answer, said in zip(model.generate(asked, 40), free, strict=True):
+        until = next((at for at, token in enumerate(said.ids) if token in ends), 40)
+        assert answer.ids == said.ids[:until]
+
+
+# -- what does not fit -----------------------------------------------------------------------------
+
+
+def test_a_question_that_does_not_fit_says_how_much_room_there_is(starter: Bundle) -> None:
+    language = LanguageModel(starter, Device.cpu)
+    room = language.context - 10
+    language.check_length(Prompt((0,) * room, 0, (), 1), 10)
+    with pytest.raises(QuestionError) as caught:
+        language.check_length(Prompt((0,) * (room + 1), 0, (), 1), 10)
+    assert f"take {room + 1} tokens, there is room for {room}" in str(caught.value)
+    assert "an answer of 10; ask shorter or lower --max-new-tokens" in str(caught.value)
+
+
+def test_a_language_model_that_is_not_there(starter: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"tokenizer\.json: missing from the model 'starter'"):
+        LanguageModel(changed(starter, folder="nowhere"), Device.cpu)
+
+
+# -- given answers ---------------------------------------------------------------------------------
+
+
+def test_given_answers_score_as_each_token_alone_would(bundle: Bundle, make: Make) -> None:
+    """Side by side, padded, after a prompt that is read once: as in one long forward pass."""
+    language = LanguageModel(bundle, Device.cpu)
+    (prompt,) = random_prompts(make, 5, 1)
+    answers = [(7, 8, 1), (9,), (7, 8, 300, 20, 1)]
+    scores = language.score(prompt, answers)
+    for ids, score in zip(answers, scores, strict=True):
+        longer = replace(prompt.prompt, input_ids=(*prompt.prompt.input_ids, *ids))
+        start = len(prompt.prompt.input_ids)
+        expected = 0.0
+        for at, token in enumerate(ids):
+            read = replace(prompt, prompt=replace(longer, input_ids=longer.input_ids[: start + at]))
+            rows = language._splice(read)[None]
+            mask = torch.ones(1, rows.shape[1], dtype=torch.bool)
+            with torch.inference_mode():
+                logits, _ = language._decoder.step(rows, mask, mask.cumsum(1) - 1, None)
+            expected += float(logits[0].log_softmax(-1)[token])
+        assert score == pytest.approx(expected, abs=2e-3)
+
+
+def test_what_a_model_says_scores_above_what_it_does_not(bundle: Bundle, make: Make) -> None:
+    language = LanguageModel(bundle, Device.cpu)
+    for prompt in random_prompts(make, 6, 3):
+        [said] = language.generate([prompt], 3)
+        other = tuple((token + 1) % 500 + 2 for token in said.ids)
+        scores = language.score(prompt, [other, said.ids[:3] or (1,)])
+        assert said.ids == () or scores[1] > scores[0]

@@ -1,0 +1,221 @@
+"""How answers are made: what is told as they grow, and what is drawn at random."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regionqa.bundles.card import ConfidenceCard
+from regionqa.bundles.prompt_rules import PromptRules
+from regionqa.bundles.store import Bundle
+from regionqa.engine import Engine
+from regionqa.errors import QuestionError, UsageError
+from regionqa.images.reading import open_image
+from regionqa.language.sampling import Sampling, TokenSampler
+from regionqa.language.streaming import AnswerStream, settled
+from regionqa.regions import Box, Region
+from regionqa.requests import Answer, HistoryTurn, Request
+
+RULES = PromptRules("{image}{question}", "", "", "", answer="Assistant: {answer}\n")
+HEAD = Region(Box(120, 20, 345, 240))
+EAR = Region(Box(130, 10, 200, 80))
+
+
+# -- telling ---------------------------------------------------------------------------------------
+
+
+def told(parts: Sequence[str], stops: Sequence[str] = ("###",)) -> list[str]:
+    """What is told while a text grows by these parts, up to the first that holds a stop."""
+    heard: list[str] = []
+    teller = AnswerStream(RULES, stops, heard.append)
+    written = ""
+    for part in parts:
+        written += part
+        if any(stop in written for stop in stops):
+            break
+        teller.hear(written)
+    for stop in stops:
+        written = written.split(stop)[0]
+    teller.finish(written.strip().removeprefix("Assistant:").strip())
+    return heard
+
+
+def test_words_are_told_as_they_come() -> None:
+    assert told(["The", " red", " car", "."]) == ["The", " red", " car", "."]
+
+
+def test_neither_the_role_nor_the_stop_is_told_not_even_half() -> None:
+    assert told(["Ass", "istant", ":", " A", " dog", ".", "\n", "#", "##"]) == ["A", " dog", "."]
+    assert told(["A", " red"]) == ["A red"]
+
+
+def test_what_only_began_like_a_stop_is_told_after_all() -> None:
+    assert told(["No", ". #", "#", "1", " then"]) == ["No", ".", " ##1", " then"]
+
+
+def test_half_a_character_waits_for_its_end() -> None:
+    assert settled("a caf\ufffd", ()) == "a caf"
+    assert settled("\ufffd\ufffd", ()) == ""
+
+
+@given(parts=st.lists(st.text("a #A\n:si", max_size=4)), role=st.booleans())
+def test_what_is_told_together_is_the_answer(parts: list[str], role: bool) -> None:
+    written = "".join(parts).split("###")[0]
+    parts = [*(["Assis", "tant: "] if role else []), *parts]
+    assert "".join(told(parts)) == written.strip().removeprefix("Assistant:").strip()
+
+
+# -- drawing ---------------------------------------------------------------------------------------
+
+
+def test_cold_is_the_likeliest() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 4.0, 4.9]])
+    assert TokenSampler(Sampling(), [1, 2])(logits).tolist() == [1, 0]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    chances = torch.tensor([0.5, 0.2, 0.3, 0.0])
+    count = 4000
+    choose = TokenSampler(Sampling(temperature=2.0), range(count))
+    found = choose((chances.log() * 2).expand(count, -1)).bincount(minlength=4) / count
+    assert torch.allclose(found, chances, atol=0.03)
+    assert found[3] == 0
+
+
+def test_only_the_likeliest_few_are_drawn() -> None:
+    logits = torch.arange(10.0).expand(300, -1)
+    found = TokenSampler(Sampling(temperature=50.0, top_k=3), range(300))(logits)
+    assert set(found.tolist()) == {7, 8, 9}
+
+
+def test_each_answer_has_numbers_of_its_own() -> None:
+    logits = torch.zeros(3, 1000)
+    together = TokenSampler(Sampling(temperature=1.0), [7, 8, 9])
+    alone = TokenSampler(Sampling(temperature=1.0), [8])
+    for _ in range(4):
+        assert together(logits)[1] == alone(logits[:1])[0]
+
+
+@pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
+def test_a_temperature_that_means_nothing(temperature: float) -> None:
+    with pytest.raises(UsageError, match="must be 0 or more"):
+        Sampling(temperature)
+
+
+# -- the engine ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def talking(starter: Bundle) -> Engine:
+    """The starter told that it knows conversations; what it says in them is another matter."""
+    rules = replace(starter.card.prompt, turn="{question}<answer>", again="it")
+    return Engine.load(Bundle(replace(starter.card, prompt=rules), starter.root), device="cpu")
+
+
+@pytest.fixture
+def asked(photos: Path) -> list[Request]:
+    images = [open_image(path) for path in sorted(photos.iterdir())]
+    box = (Region(Box(5, 5, 90, 100)),)
+    return [
+        Request(image.name, question, box, image)
+        for image in images
+        for question in ("what is this?", "describe <region1>.")
+    ]
+
+
+def test_an_answer_is_told_while_it_is_generated(engine: Engine, asked: list[Request]) -> None:
+    heard: dict[int, list[str]] = {id(request): [] for request in asked}
+    answers = list(
+        engine.answer(asked, unsure_below=0, on_text=lambda r, text: heard[id(r)].append(text))
+    )
+    assert ["".join(heard[id(request)]) for request in asked] == [a.text for a in answers]
+    assert max(map(len, heard.values())) > 2
+    assert [a.text for a in engine.answer(asked, unsure_below=0)] == [a.text for a in answers]
+
+
+def test_what_may_be_held_back_is_not_told_before(engine: Engine, asked: list[Request]) -> None:
+    heard: list[str] = []
+    [answer] = engine.answer(asked[:1], unsure_below=1, on_text=lambda _, text: heard.append(text))
+    assert heard == [answer.text]
+    unsure = (engine.bundle.card.confidence or ConfidenceCard(0)).unsure
+    assert answer.text == unsure
+
+
+def texts(answers: Iterator[Answer]) -> list[str]:
+    return [answer.text for answer in answers]
+
+
+def test_a_seed_gives_the_same_words_in_any_company(engine: Engine, asked: list[Request]) -> None:
+    def said(requests: Sequence[Request], seed: int) -> list[str]:
+        return texts(engine.answer(requests, temperature=2.0, seed=seed, unsure_below=0))
+
+    together = said(asked, 3)
+    assert [said([request], 3)[0] for request in asked] == together
+    assert said(asked[::-1], 3) == together[::-1]
+    assert said(asked, 4) != together
+    assert together != texts(engine.answer(asked, unsure_below=0))
+
+
+def test_the_card_says_how_random_an_answer_is(starter: Bundle, asked: list[Request]) -> None:
+    language = replace(starter.card.language, temperature=2.0)
+    hot = Engine.load(Bundle(replace(starter.card, language=language), starter.root), device="cpu")
+    by_card = texts(hot.answer(asked, unsure_below=0))
+    assert by_card == texts(hot.answer(asked, temperature=2.0, unsure_below=0))
+    assert by_card != texts(hot.answer(asked, temperature=0.0, unsure_below=0))
+
+
+def test_a_history_is_part_of_the_prompt(talking: Engine, cat: Path) -> None:
+    image = open_image(cat)
+    first = Request("cat", "what is <region1>?", (HEAD,), image)
+    earlier = HistoryTurn("what is <region1>?", "a cat's head.", 1)
+    later = Request("cat", "and <region2>, is it like <region1>?", (HEAD, EAR), image)
+    prompt = talking._prompt(replace(later, history=(earlier,)), 8)
+    short = talking._prompt(first, 8)
+    assert not isinstance(prompt, Exception)
+    assert not isinstance(short, Exception)
+    tokenizer = talking._language.tokenizer
+    assert prompt.input_ids[: len(short.input_ids)] == short.input_ids
+    assert [index for _, index in prompt.region_starts] == [0, 1]
+    words = tokenizer.decode(prompt.input_ids[len(short.input_ids) :])
+    assert words.split() == ["a", "cat's", "head.", "and", "2", ",", "is", "it", "like", "it?"]
+    answer = next(talking.answer([replace(later, history=(earlier,))], max_new_tokens=8))
+    assert answer.error is None
+
+
+def test_a_new_region_stands_before_the_question_it_came_with(talking: Engine, cat: Path) -> None:
+    history = (HistoryTurn("what is this?", "a head.", 1),)
+    request = Request("cat", "and this?", (HEAD, EAR), open_image(cat), history=history)
+    prompt = talking._prompt(request, 8)
+    assert not isinstance(prompt, Exception)
+    (first, _), (second, _) = prompt.region_starts
+    answer = talking._language.tokenizer.token_id("<answer>")
+    assert first < prompt.input_ids.index(answer) < second
+
+
+def test_a_question_may_not_name_a_region_of_a_later_turn(talking: Engine, cat: Path) -> None:
+    history = (HistoryTurn("what is <region2>?", "a head.", 1),)
+    request = Request("cat", "and this?", (HEAD, EAR), open_image(cat), history=history)
+    assert isinstance(talking._prompt(request, 8), QuestionError)
+
+
+def test_a_model_of_single_questions_has_no_history(engine: Engine, cat: Path) -> None:
+    request = Request("cat", "and now?", (), open_image(cat), history=(HistoryTurn("a?", "b.", 0),))
+    [answer] = engine.answer([request])
+    assert "one question at a time" in str(answer.error)
+
+
+def test_answers_are_random_where_asked_for_and_the_same_again(
+    regionqa: Command, cat: Path
+) -> None:
+    def said(*words: str) -> str:
+        return regionqa("ask", cat, "-b", "120,20,345,240", "what is this?", "--guess", *words).out
+
+    hot = said("--temperature", "3", "--seed", "1")
+    assert hot == said("--temperature", "3", "--seed", "1")
+    assert hot != said("--temperature", "3", "--seed", "2")
+    assert said() == said("--temperature", "0", "--seed", "5") != hot

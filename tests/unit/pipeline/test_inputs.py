@@ -1,0 +1,474 @@
+"""What the arguments of a command become: images, boxes and questions, one request at a time."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from regionqa.boxes.files import BoxFile, read_boxes
+from regionqa.errors import BoxError, ImageError, ItemError, UsageError
+from regionqa.images.reading import InputImage, open_image
+from regionqa.pipeline.inputs import (
+    AskSettings,
+    InputItem,
+    find_images,
+    is_one_image,
+    make_requests,
+)
+from regionqa.pipeline.outputs import OutputFormat, OutputSettings, as_json
+from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
+from regionqa.requests import Answer, Request
+
+MakeImage = Callable[[str], str]
+WHAT = AskSettings("what is this?")
+CAPTION = AskSettings("describe the image", "describe <region1>", each=True)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def image() -> MakeImage:
+    """Makes an image of 64 x 48 pixels, and the folders above it."""
+
+    def make(name: str) -> str:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48)).save(path, format="PNG")
+        return name
+
+    return make
+
+
+def found(*arguments: str, stdin: str = "") -> list[str]:
+    return [item.image for item in find_images(arguments, io.StringIO(stdin))]
+
+
+def asked(
+    asking: AskSettings, *arguments: str, stdin: str = "", warn: Callable[[str], None] = pytest.fail
+) -> list[Request]:
+    return list(make_requests(find_images(arguments, io.StringIO(stdin)), asking, warn))
+
+
+def line(**fields: object) -> str:
+    return json.dumps(fields) + "\n"
+
+
+def corners(request: Request) -> list[tuple[float, ...]]:
+    return [region.box.xyxy for region in request.regions]
+
+
+def box(*values: float, label: str | None = None) -> WrittenBox:
+    x, y, third, fourth = values
+    return WrittenBox((x, y, third, fourth), label=label)
+
+
+def boxfile(**boxes: list[list[float]]) -> BoxFile:
+    """A file with the boxes of `name.png` for each `name`."""
+    path = Path("boxes.json")
+    path.write_text(json.dumps({f"{name}.png": value for name, value in boxes.items()}))
+    return read_boxes(path)
+
+
+# -- what a user names -----------------------------------------------------------------------------
+
+
+def test_ask_one_image(image: MakeImage) -> None:
+    [request] = asked(WHAT, image("a.png"))
+    assert request.source is not None
+    assert (request.source.width, request.source.height) == (64, 48)
+    assert request == Request("a.png", "what is this?", (), request.source)
+
+
+def test_ask_with_two_boxes_is_one_question_about_both(image: MakeImage) -> None:
+    asking = AskSettings("what are they?", boxes=(box(1, 2, 3, 4), box(5, 6, 7, 8)))
+    [request] = asked(asking, image("a.png"))
+    assert corners(request) == [(1, 2, 3, 4), (5, 6, 7, 8)]
+
+
+def test_ask_each_is_the_same_question_about_one_box_after_the_other(image: MakeImage) -> None:
+    asking = AskSettings("what is it?", boxes=(box(1, 2, 3, 4), box(5, 6, 7, 8)), each=True)
+    requests = asked(asking, image("a.png"))
+    assert [corners(request) for request in requests] == [[(1, 2, 3, 4)], [(5, 6, 7, 8)]]
+    assert {request.question for request in requests} == {"what is it?"}
+    assert requests[0].source is requests[1].source, "encoded once"
+
+
+def test_caption_asks_otherwise_about_regions_than_about_images(image: MakeImage) -> None:
+    boxes = boxfile(a=[[1, 2, 3, 4]])
+    regions = AskSettings("describe the image", "describe <region1>", boxfile=boxes, each=True)
+    assert [r.question for r in asked(regions, image("a.png"))] == ["describe <region1>"]
+    assert [r.question for r in asked(CAPTION, "a.png")] == ["describe the image"]
+
+
+def test_find_piped_into_caption(image: MakeImage) -> None:
+    names = [image("b.png"), image("with space .png"), image("{odd}/[1].png")]
+    stdin = "b.png\r\n\n  \nwith space .png\n./{odd}/[1].png"
+    requests = asked(CAPTION, "-", stdin=stdin)
+    assert [request.image for request in requests] == [*names[:2], "./{odd}/[1].png"]
+    assert not any(request.error for request in requests)
+
+
+def test_a_folder_is_walked_in_order(image: MakeImage) -> None:
+    for name in ("b.PNG", "a.jpeg", "sub/c.tiff", "early/d.webp", ".hidden/e.png", ".f.png"):
+        image(f"photos/{name}")
+    Path("photos/notes.txt").write_text("not an image")
+    names = ["a.jpeg", "b.PNG", "early/d.webp", "sub/c.tiff"]
+    assert found("photos") == [str(Path("photos", name)) for name in names]
+    assert found("photos/") == found("photos")
+    assert [Path(name).name for name in found(".")] == [Path(name).name for name in names]
+
+
+def test_a_glob_that_the_shell_left_alone(image: MakeImage) -> None:
+    for name in ("p/b.png", "p/a.png", "p/sub/c.png", "p/d.PNG", "p/.h.png", "p/x.png/y.jpg"):
+        image(name)
+    Path("p/e.txt").write_text("")
+    assert found("p/*.png") == ["p/a.png", "p/b.png"]
+    assert found("p/[ab].*") == ["p/a.png", "p/b.png"]
+    assert found("p/?.PNG") == ["p/d.PNG"]
+    everything = ["p/a.png", "p/b.png", "p/d.PNG", "p/sub/c.png", "p/x.png/y.jpg"]
+    assert found("p/**") == everything
+    assert found(str(Path("p/**").absolute())) == [str(Path(n).absolute()) for n in everything]
+
+
+def test_a_name_that_looks_like_a_glob_is_taken_as_it_is(image: MakeImage) -> None:
+    image("a1.png")
+    assert found(image("a[1].png")) == ["a[1].png"]
+    image("set*/b.png")
+    assert found("set*") == ["set*/b.png"]
+
+
+def test_arguments_keep_their_order_and_repeats(image: MakeImage) -> None:
+    image("p/c.png")
+    assert found("b.png", "p", "-", "*/c.png", "b.png", stdin="x.png\n") == [
+        *("b.png", "p/c.png", "x.png", "p/c.png", "b.png")
+    ]
+
+
+def test_a_file_that_is_named_need_not_look_like_a_image(image: MakeImage) -> None:
+    [request] = asked(WHAT, image("download"))
+    assert request.error is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "one"),
+    [
+        (["a.png"], True),
+        (["missing.png"], True),
+        (["x" * 5000], True),
+        (["*" * 5000], False),
+        (["[a].png"], False),
+        (["a.png", "a.png"], False),
+        (["p"], False),
+        (["-"], False),
+        ([], False),
+    ],
+)
+def test_which_arguments_are_one_image(image: MakeImage, arguments: list[str], one: bool) -> None:
+    image("a.png")
+    image("p/a.png")
+    assert is_one_image(arguments) is one
+
+
+# -- lines of requests -----------------------------------------------------------------------------
+
+
+def test_a_json_line_brings_its_own_boxes_and_question(image: MakeImage) -> None:
+    image("a.png")
+    asking = AskSettings("what?", boxes=(box(0, 0, 9, 9),))
+    stdin = (
+        line(image="a.png", regions=[[1, 2, 3, 4]], question="who?", id=7)
+        + line(image="a.png", regions=[{"box": [5, 6, 7, 8], "label": "tom"}])
+        + line(image="a.png", regions=[])
+        + line(image="a.png", regions=None, question=None)
+    )
+    requests = asked(asking, "-", stdin=stdin)
+    assert [(r.question, corners(r)) for r in requests] == [
+        ("who?", [(1, 2, 3, 4)]),
+        ("what?", [(5, 6, 7, 8)]),
+        ("what?", []),
+        ("what?", [(0, 0, 9, 9)]),
+    ]
+    assert requests[1].regions[0].label == "tom"
+    assert len({id(request.source) for request in requests}) == 1, "encoded once"
+
+
+def test_a_json_line_goes_before_the_file_of_boxes(image: MakeImage) -> None:
+    stdin = line(image=image("a.png"), regions=[[1, 2, 3, 4]]) + line(image="a.png", regions=[])
+    asking = AskSettings("what?", boxfile=boxfile(other=[]), each=True)
+    assert [corners(r) for r in asked(asking, "-", stdin=stdin)] == [[(1, 2, 3, 4)], []]
+
+
+@pytest.mark.parametrize("asking", [WHAT, CAPTION])
+def test_written_answers_can_be_asked_again(image: MakeImage, asking: AskSettings) -> None:
+    settings = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu", "float32")
+    boxes = (box(1, 2, 3.25, 4, label="tom"), box(5, 6, 7, 8))
+    first = AskSettings(asking.question, asking.region_question, boxes, each=asking.each)
+    before = asked(first, image("a.png"))
+    written = "".join(as_json(Answer(request, "x"), settings) + "\n" for request in before)
+    after = asked(AskSettings(each=asking.each), "-", stdin=written)
+    assert [(r.image, r.question, r.regions) for r in after] == [
+        (r.image, r.question, r.regions) for r in before
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "reason"),
+    [
+        ('{"image": "a.png"', "-", "not a JSON request"),
+        ("{'image': 'a.png'}", "-", "not a JSON request"),
+        ('{"image": "a.png"}', "-", "has no image"),
+        ('{"image": 3}', "-", "has no image"),
+        ('{"image": "a.png", "question": 3}', "a.png", "the question is 3, not text"),
+        ('{"image": "a.png", "regions": 3}', "a.png", "the regions are 3, not a list"),
+        ('{"image": "a.png", "regions": [1, 2, 3, 4]}', "a.png", "four numbers"),
+        ('{"image": "a.png", "regions": [[1, 2, 3]]}', "a.png", "3 values found"),
+        ('{"image": "a.png", "regions": [[1, 2, 3, NaN]]}', "a.png", "finite"),
+        ('{"image": "a.png", "regions": [{"box": null}]}', "a.png", "four numbers"),
+        ('{"image": "a.png", "regions": [{"box": [1,2,3,4], "label": 5}]}', "a.png", "label is 5"),
+        ('{"image": "a.png", "regions": [[1, 2, 3, 1' + "0" * 400 + "]]}", "a.png", "too large"),
+        ('{"image": ' + "[" * 100_000, "-", "recursion"),
+    ],
+)
+def test_a_malformed_line_is_named_and_the_others_go_on(
+    source: MakeImage, text: str, image: str, reason: str
+) -> None:
+    source("a.png")
+    requests = asked(WHAT, "-", stdin=f"a.png\n{text}\na.png\n")
+    assert [request.image for request in requests] == ["a.png", image, "a.png"]
+    error = requests[1].error
+    assert isinstance(error, ItemError)
+    assert str(error).startswith("line 2 of stdin: ")
+    assert reason in str(error)
+    assert requests[0].error is requests[2].error is None
+    assert requests[0].source is requests[2].source
+
+
+@given(
+    st.text()
+    | st.recursive(
+        st.none() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(["image", "regions", "question", "box", "label"]), inner
+            )
+        ),
+    ).map(json.dumps)
+)
+def test_any_line_is_one_item_or_none(text: str) -> None:
+    text = text.replace("\n", " ").replace("\r", " ")
+    items = list(find_images(["-"], io.StringIO("{" + text + "\nlast.png\n")))
+    assert [item.image for item in items[1:]] == ["last.png"]
+
+
+def test_names_that_are_no_valid_text(image: MakeImage) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        image(name)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9.png\n"), "utf-8")
+    [request] = make_requests(find_images(["-"], stdin), WHAT, pytest.fail)
+    assert request.error is None
+
+
+def test_a_line_as_windows_writes_it(image: MakeImage) -> None:
+    [request] = asked(WHAT, "-", stdin=f"\ufeff{image('a.png')}\r\n")
+    assert request.error is None
+
+
+# -- one request at a time -------------------------------------------------------------------------
+
+
+class Typist(io.StringIO):
+    """A stream that notes how many of its lines have been read."""
+
+    lines_read = 0
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        self.lines_read += 1
+        return super().readline(size)
+
+
+def test_a_request_is_made_before_the_next_line_is_read(image: MakeImage) -> None:
+    image("a.png")
+    stdin = Typist("a.png\n{broken\n" + line(image="a.png") + "missing.png\na.png\n")
+    requests = make_requests(find_images(["-"], stdin), WHAT, pytest.fail)
+    assert stdin.lines_read == 0
+    for count, _ in enumerate(requests, start=1):
+        assert stdin.lines_read == count
+
+
+def test_a_pipe_is_answered_while_it_is_written(image: MakeImage) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin, os.fdopen(writing, "w") as sender:
+        requests = make_requests(find_images(["-"], stdin), WHAT, pytest.fail)
+        for name in (image("a.png"), image("b.png")):
+            print(name, file=sender, flush=True)
+            assert next(requests).image == name
+
+
+def test_images_in_a_row_are_opened_once_and_none_is_opened_early(
+    image: MakeImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def note(name: str) -> InputImage:
+        opened.append(name)
+        return open_image(name)
+
+    monkeypatch.setattr("regionqa.pipeline.inputs.open_image", note)
+    image("a.png"), image("b.png")
+    requests = make_requests(
+        map(InputItem, ["a.png", "a.png", "b.png", "a.png"]), WHAT, pytest.fail
+    )
+    seen: Iterator[list[str]] = ([*opened] for _ in requests)
+    assert list(seen) == [["a.png"], ["a.png"], ["a.png", "b.png"], ["a.png", "b.png", "a.png"]]
+
+
+# -- boxes -----------------------------------------------------------------------------------------
+
+
+def test_boxes_are_resolved_with_the_size_of_their_image(image: MakeImage) -> None:
+    half = WrittenBox((0, 0, 0.5, 0.5), BoxFormat.xywh, BoxUnits.fraction)
+    [request] = asked(AskSettings("what?", boxes=(half,)), image("a.png"))
+    assert corners(request) == [(0, 0, 32, 24)]
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_box_that_reaches_outside_is_clipped_with_a_warning(image: MakeImage, each: bool) -> None:
+    warnings: list[str] = []
+    asking = AskSettings("what?", boxes=(box(50, 40, 70, 48), box(1, 2, 3, 4)), each=each)
+    requests = asked(asking, image("a.png"), warn=warnings.append)
+    assert requests[0].regions[0].box.xyxy == (50, 40, 64, 48)
+    assert warnings == ["a.png: box 50,40,70,48 reaches outside 64 x 48: clipped to 50,40,64,48"]
+
+
+def test_of_several_boxes_asked_alone_only_the_wrong_one_fails(image: MakeImage) -> None:
+    asking = AskSettings(
+        "what?", boxes=(box(1, 2, 3, 4), box(90, 90, 99, 99), box(5, 6, 7, 8)), each=True
+    )
+    requests = asked(asking, image("a.png"))
+    assert [type(request.error) for request in requests] == [type(None), BoxError, type(None)]
+    assert "outside the image" in str(requests[1].error)
+    assert (requests[1].image, requests[1].question, requests[1].regions) == ("a.png", "what?", ())
+    assert requests[1].source is requests[0].source
+
+
+def test_of_several_boxes_asked_together_one_wrong_fails_the_question(
+    image: MakeImage,
+) -> None:
+    asking = AskSettings("what?", boxes=(box(1, 2, 3, 4), box(4, 4, 4, 9)))
+    [request] = asked(asking, image("a.png"))
+    assert isinstance(request.error, BoxError)
+    assert "no area" in str(request.error)
+
+
+def test_a_image_that_the_file_of_boxes_does_not_mention_fails(image: MakeImage) -> None:
+    asking = AskSettings("what?", boxfile=boxfile(a=[[1, 2, 3, 4]]))
+    requests = asked(asking, image("b.png"), image("a.png"))
+    assert str(requests[0].error) == "b.png: boxes.json has no boxes for this image"
+    assert requests[0].source is not None
+    assert corners(requests[1]) == [(1, 2, 3, 4)]
+
+
+def test_a_image_without_any_boxes_in_the_file_has_nothing_to_caption(
+    image: MakeImage,
+) -> None:
+    boxes = boxfile(a=[])
+    assert asked(AskSettings("what?", boxfile=boxes, each=True), image("a.png")) == []
+    [request] = asked(AskSettings("what?", boxfile=boxes), "a.png")
+    assert (request.regions, request.error) == ((), None)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_malformed_entry_in_the_file_of_boxes_fails_its_image(
+    image: MakeImage, each: bool
+) -> None:
+    asking = AskSettings("what?", boxfile=boxfile(a=[[1, 2, 3]], b=[[1, 2, 3, 4]]), each=each)
+    requests = asked(asking, image("a.png"), image("b.png"))
+    assert [type(request.error) for request in requests] == [BoxError, type(None)]
+
+
+def test_labels_come_along(image: MakeImage) -> None:
+    [request] = asked(AskSettings("what?", boxes=(box(1, 2, 3, 4, label="tom"),)), image("a.png"))
+    assert [region.label for region in request.regions] == ["tom"]
+    assert isinstance(request.regions[0], Region)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_image_that_cannot_be_opened_fails_once(image: MakeImage, each: bool) -> None:
+    Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    asking = AskSettings("what?", boxes=(box(1, 2, 3, 4), box(5, 6, 7, 8)), each=each)
+    requests = asked(asking, "missing.png", "broken.png", image("a.png"))
+    assert [type(r.error) for r in requests[:2]] == [ImageError, ImageError]
+    assert str(requests[0].error) == "missing.png: no such file"
+    assert (requests[0].question, requests[0].source) == ("what?", None)
+    assert all(request.error is None for request in requests[2:])
+
+
+def test_a_question_that_nobody_asked_fails_its_line(image: MakeImage) -> None:
+    stdin = line(image=image("a.png")) + line(image="a.png", question="who?")
+    requests = asked(AskSettings(), "-", stdin=stdin)
+    assert "no question" in str(requests[0].error)
+    assert requests[0].source is not None
+    assert (requests[1].question, requests[1].error) == ("who?", None)
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(
+    image: MakeImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image("p/a.png"), image("p/shut/b.png")
+    really_scan = os.scandir
+
+    def scan(path: str) -> object:
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", path)
+        return really_scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    requests = asked(WHAT, "p")
+    assert [str(request.error or "") for request in requests] == [
+        "",
+        "p/shut: this folder cannot be read: Permission denied",
+    ]
+
+
+def test_a_glob_of_nothing_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"x\*\.png: this pattern matches no images"):
+        found("x*.png")
+
+
+def test_a_folder_of_nothing_is_a_usage_error_before_anything_is_answered() -> None:
+    Path("empty").mkdir()
+    Path("empty/notes.txt").write_text("")
+    with pytest.raises(UsageError, match="empty: this folder holds no images"):
+        find_images(["a.png", "empty"], io.StringIO())
+
+
+def test_stdin_is_read_once() -> None:
+    with pytest.raises(UsageError, match="stdin can be read only once"):
+        find_images(["-", "-"], io.StringIO())
+
+
+def test_no_arguments_are_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="name files, folders"):
+        find_images([], io.StringIO())
+
+
+def test_box_and_boxes_are_not_given_together() -> None:
+    with pytest.raises(UsageError, match="--box and --boxes"):
+        AskSettings("what?", boxes=(box(1, 2, 3, 4),), boxfile=boxfile(a=[]))

@@ -1,0 +1,288 @@
+"""A run that was stopped anywhere and resumed leaves what an undisturbed run leaves."""
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from regionqa.errors import ItemError, OutputError, UsageError
+from regionqa.pipeline.outputs import CSV_HEADER, AnswerWriter, OutputFormat, OutputSettings
+from regionqa.pipeline.resume import FinishedRequests, resume
+from regionqa.regions import Box, Region
+from regionqa.requests import Answer, Request
+
+JSONL = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu", "float32")
+CSV = OutputSettings(OutputFormat.csv, "starter", "r1", "cpu", "float32")
+BOTH = pytest.mark.parametrize("style", [JSONL, CSV], ids=["jsonl", "csv"])
+
+STRAY_BYTES = st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF)
+TEXTS = st.text(st.sampled_from('ab",;\n\r{}é\u2028\0') | STRAY_BYTES, max_size=6)
+COORDINATES = st.floats(0, 100)
+REGIONS = st.builds(
+    lambda x, y, label: Region(Box(x, y, x + 1.005, y + 2), label),
+    COORDINATES,
+    COORDINATES,
+    st.none() | TEXTS,
+)
+ANSWERS = st.builds(
+    lambda image, question, regions, text, error: Answer(
+        Request(image, question, tuple(regions)), text, error=error
+    ),
+    TEXTS,
+    TEXTS,
+    st.lists(REGIONS, max_size=2),
+    TEXTS,
+    st.none() | st.builds(ItemError, TEXTS.filter(bool)),
+)
+
+
+def answer(image: str, text: str = "x", error: str | None = None) -> Answer:
+    failure = None if error is None else ItemError(error)
+    return Answer(Request(image, "what?", (Region(Box(1, 2, 3.456, 4)),)), text, error=failure)
+
+
+def write(
+    out: Path,
+    style: OutputSettings,
+    answers: list[Answer],
+    finished: FinishedRequests | None = None,
+) -> None:
+    """A run that answers these, but for those that an earlier run has answered."""
+    append = finished is not None
+    with AnswerWriter(style, pytest.fail, out, append=append) as writer:
+        for one in answers:
+            if finished is None or not finished.skip(one.request):
+                writer.write(one)
+
+
+# -- what a user does ------------------------------------------------------------------------------
+
+
+@BOTH
+@settings(max_examples=150, deadline=None)
+@given(answers=st.lists(ANSWERS, max_size=5), data=st.data())
+@example(answers=[answer('"\n"')] * 2, data=None)
+def test_a_run_cut_at_any_byte_ends_as_if_never_cut(
+    style: OutputSettings, answers: list[Answer], data: st.DataObject | None
+) -> None:
+    with TemporaryDirectory() as folder:
+        out = Path(folder, "out")
+        write(out, style, answers)
+        whole = out.read_bytes()
+        every = range(len(whole) + 1)
+        for cut in every if data is None else [data.draw(st.sampled_from(every))]:
+            out.write_bytes(whole[:cut])
+            write(out, style, answers, resume(out, style))
+            assert out.read_bytes() == whole
+
+
+@BOTH
+def test_a_file_that_is_not_there_is_started(tmp_path: Path, style: OutputSettings) -> None:
+    out = tmp_path / "out"
+    finished = resume(out, style)
+    assert not out.exists()
+    write(out, style, [answer("a.png")], finished)
+    assert out.read_text().count("a.png") == 1
+
+
+def test_each_written_answer_counts_for_one_request(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    write(out, JSONL, [answer("a.png"), answer("a.png")])
+    finished = resume(out, JSONL)
+    same = answer("a.png").request
+    assert [finished.skip(same) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Request("b.png", "what?", (Region(Box(1, 2, 3.456, 4)),)),
+        Request("a.png", "who?", (Region(Box(1, 2, 3.456, 4)),)),
+        Request("a.png", "what?", (Region(Box(1, 2, 3.5, 4)),)),
+        Request("a.png", "what?"),
+    ],
+)
+@BOTH
+def test_another_image_question_or_box_is_asked(
+    tmp_path: Path, style: OutputSettings, other: Request
+) -> None:
+    out = tmp_path / "out"
+    write(out, style, [answer("a.png")])
+    assert not resume(out, style).skip(other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        OutputSettings(OutputFormat.jsonl, "larger", "r1", "cpu", "float32"),
+        OutputSettings(OutputFormat.jsonl, "starter", "r2", "cpu", "float32"),
+    ],
+)
+def test_another_model_or_revision_is_asked(tmp_path: Path, other: OutputSettings) -> None:
+    out = tmp_path / "out.jsonl"
+    write(out, JSONL, [answer("a.png")])
+    assert not resume(out, other).skip(answer("a.png").request)
+
+
+def test_another_device_is_not_asked_again(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    write(out, JSONL, [answer("a.png")])
+    on_gpu = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cuda", "float32")
+    assert resume(out, on_gpu).skip(answer("a.png").request)
+
+
+@BOTH
+def test_failures_count_as_answered(tmp_path: Path, style: OutputSettings) -> None:
+    out = tmp_path / "out"
+    failed = answer("b.png", error="no such file")
+    write(out, style, [answer("a.png"), failed])
+    finished = resume(out, style)
+    assert finished.failed == 1
+    assert finished.skip(failed.request)
+
+
+@BOTH
+def test_failures_are_asked_again_where_wished(tmp_path: Path, style: OutputSettings) -> None:
+    out = tmp_path / "out"
+    sound, failed = [answer("a.png"), answer("c.png")], answer("b.png", error="gone")
+    write(out, style, [sound[0], failed, sound[1]])
+    os.chmod(out, 0o640)  # noqa: PTH101
+    with out.open("ab") as file:
+        file.write(b"unfinish")
+
+    finished = resume(out, style, retry_errors=True)
+    assert finished.failed == 0
+    assert out.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [out], "no temporary file is left"
+    assert [finished.skip(one.request) for one in [sound[0], failed, sound[1]]] == [
+        True,
+        False,
+        True,
+    ]
+    undisturbed = tmp_path / "undisturbed"
+    write(undisturbed, style, sound)
+    assert out.read_bytes() == undisturbed.read_bytes()
+
+
+def test_removing_failures_keeps_a_link_a_link(tmp_path: Path) -> None:
+    out, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
+    write(out, JSONL, [answer("a.png"), answer("b.png", error="gone")])
+    link.symlink_to(out)
+    resume(link, JSONL, retry_errors=True)
+    assert link.is_symlink()
+    assert out.read_text().count("\n") == 1
+
+
+def test_an_interrupted_removal_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    write(out, JSONL, [answer("a.png"), answer("b.png", error="gone")])
+    before = out.read_bytes()
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copymode", no_room)
+    with pytest.raises(OutputError, match="cannot be resumed: No space left on device"):
+        resume(out, JSONL, retry_errors=True)
+    assert out.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+# -- what cannot be resumed ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_only_formats_of_whole_lines_are_resumed(tmp_path: Path, format: str) -> None:
+    style = OutputSettings(OutputFormat(format), "starter", "r1", "cpu", "float32")
+    with pytest.raises(UsageError, match=f"{format} cannot be resumed; use --format jsonl"):
+        resume(tmp_path / "out", style)
+
+
+def test_stdout_is_not_resumed() -> None:
+    with pytest.raises(UsageError, match="add --out FILE"):
+        resume(None, JSONL)
+
+
+def test_a_folder_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is not a file"):
+        resume(tmp_path, JSONL)
+
+
+def test_a_name_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"(?i)cannot be resumed: file name too long"):
+        resume(tmp_path / ("x" * 300), JSONL)
+
+
+@pytest.mark.parametrize("damaged", ["{nonsense}", "", "\0\0\0", '{"image": "\x80'])
+def test_a_damaged_last_line_is_dropped(tmp_path: Path, damaged: str) -> None:
+    out = tmp_path / "out.jsonl"
+    write(out, JSONL, [answer("a.png")])
+    before = out.read_bytes()
+    out.write_bytes(before + damaged.encode("latin-1") + b"\n")
+    assert resume(out, JSONL).skip(answer("a.png").request)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("damaged", ["a.png,64", '"a"b,x', ""])
+def test_a_damaged_last_csv_record_is_dropped(tmp_path: Path, damaged: str) -> None:
+    out = tmp_path / "out.csv"
+    write(out, CSV, [answer("a.png")])
+    before = out.read_bytes()
+    out.write_bytes(before + damaged.encode() + b"\n")
+    resume(out, CSV)
+    assert out.read_bytes() == before
+
+
+@BOTH
+def test_a_damaged_line_before_the_last_is_named_and_nothing_is_changed(
+    tmp_path: Path, style: OutputSettings
+) -> None:
+    out = tmp_path / "out"
+    write(out, style, [answer("a\nb.png"), answer("c.png")])
+    *start, last = out.read_bytes().splitlines(keepends=True)
+    broken = b"".join([*start, b"damaged\n", last])
+    out.write_bytes(broken)
+    with pytest.raises(OutputError, match=f"line {len(start) + 1} is damaged.*run again$"):
+        resume(out, style)
+    assert out.read_bytes() == broken
+
+
+@pytest.mark.parametrize(
+    ("style", "content"),
+    [
+        (JSONL, "my diary\n"),
+        (JSONL, '{"id": 1}'),
+        (JSONL, '{"image": "a.png", "caption": "a cat"}\n'),
+        (JSONL, '{"image": 1, "regions": [], "question": "", "model": "", "revision": ""}\n'),
+        (JSONL, '{"image": "a.png", "regions": [1]}\n'),
+        (JSONL, '{"image": "a.png", "regions": [{"box": [1e999]}]}\n'.replace("1e999", "9" * 400)),
+        (JSONL, '{"image": ' + "[" * 100_000 + "\n"),
+        (JSONL, CSV_HEADER),
+        (CSV, "name,price\nbread,2\n"),
+        (CSV, "\ufeff" + CSV_HEADER),
+    ],
+)
+def test_a_file_of_something_else_is_left_alone(
+    tmp_path: Path, style: OutputSettings, content: str
+) -> None:
+    out = tmp_path / "out"
+    out.write_text(content)
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match="name another file"):
+        resume(out, style)
+    assert out.read_bytes() == before
+
+
+def test_a_file_rewritten_by_jq_is_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    write(out, JSONL, [answer("a.png")])
+    record = json.loads(out.read_text())
+    record["regions"][0]["box"] = [float(number) for number in record["regions"][0]["box"]]
+    out.write_text(json.dumps(record, separators=(",", ":")) + "\n")
+    assert resume(out, JSONL).skip(answer("a.png").request)

@@ -1,0 +1,243 @@
+"""The encoders' graphs against the card, and what they give for images and boxes."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from regionqa.bundles.store import CARD, Bundle, open_bundle
+from regionqa.errors import BundleError
+from regionqa.runtime.devices import Device
+from regionqa.runtime.encoders import EncodedImage, Floats, RegionEncoder, VisionEncoder
+
+TOLERANCE = 1e-4
+Alter = Callable[..., Bundle]
+
+
+@pytest.fixture(scope="module")
+def by_maps(tiny: Callable[[str], Bundle]) -> Bundle:
+    """A model whose region encoder reads the maps of its vision encoder, in the starter's place."""
+    return tiny("levels")
+
+
+@pytest.fixture
+def alter(tmp_path: Path, by_maps: Bundle) -> Alter:
+    """The model in a folder of its own, with one key of its card changed."""
+
+    def altered(key: str, value: object) -> Bundle:
+        for path in by_maps.root.iterdir():
+            if path.name != CARD:
+                (tmp_path / path.name).symlink_to(path)
+        table: dict[str, Any] = tomllib.loads((by_maps.root / CARD).read_text(encoding="utf-8"))
+        outer, inner = key.split(".")
+        table[outer][inner] = value
+        (tmp_path / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")
+        return open_bundle(tmp_path)
+
+    return altered
+
+
+@pytest.fixture(scope="module")
+def vision(by_maps: Bundle) -> VisionEncoder:
+    return VisionEncoder(by_maps, Device.cpu)
+
+
+@pytest.fixture(scope="module")
+def region(by_maps: Bundle) -> RegionEncoder:
+    return RegionEncoder(by_maps, Device.cpu)
+
+
+@pytest.fixture(scope="module")
+def pixels(by_maps: Bundle) -> Floats:
+    """Three different images (3, 3, S, S)."""
+    size = by_maps.card.image.size
+    return np.random.default_rng(0).normal(0, 1, (3, 3, size, size)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encoded(vision: VisionEncoder, pixels: Floats) -> EncodedImage:
+    return vision.encode(pixels[:1])[0]
+
+
+@pytest.fixture(scope="module")
+def boxes() -> Floats:
+    """Boxes of every size and place, as xyxy in [0, 1]."""
+    rng = np.random.default_rng(1)
+    corners = np.sort(rng.random((6, 2, 2)), axis=1).reshape(6, 4)  # (6, 4)
+    edges = np.array([[0, 0, 1, 1], [0.5, 0.5, 0.501, 0.501], [0.99, 0.99, 1, 1]])
+    return np.concatenate([corners, edges]).astype(np.float32)
+
+
+def same(actual: Floats, expected: Floats) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def differ(first: Floats, second: Floats) -> bool:
+    """By more than rounding."""
+    return bool(np.abs(first - second).max() > 100 * TOLERANCE * np.abs(first).max())
+
+
+# -- what they give --------------------------------------------------------------------------------
+
+
+def test_a_image_becomes_tokens_and_maps(
+    vision: VisionEncoder, pixels: Floats, by_maps: Bundle
+) -> None:
+    images = vision.encode(pixels)
+    assert len(images) == 3
+    for image in images:
+        assert image.image_tokens.shape == (by_maps.card.vision.image_tokens, vision.hidden_size)
+        assert len(image.levels) == len(by_maps.card.vision.levels)
+        sides = [level.shape[2:] for level in image.levels]
+        assert all(level.shape[0] == 1 for level in image.levels)
+        assert sides == sorted(sides, reverse=True), "shallowest first"
+        for array in (image.image_tokens, *image.levels):
+            assert array.dtype == np.float32
+            assert np.isfinite(array).all()
+    assert differ(images[0].image_tokens, images[1].image_tokens)
+
+
+def test_images_do_not_touch_each_other_in_a_batch(vision: VisionEncoder, pixels: Floats) -> None:
+    together = vision.encode(pixels)
+    for row, image in enumerate(together):
+        [alone] = vision.encode(pixels[row : row + 1])
+        same(image.image_tokens, alone.image_tokens)
+        for level, level_alone in zip(image.levels, alone.levels, strict=True):
+            same(level, level_alone)
+
+
+def test_a_box_becomes_tokens_as_wide_as_those_of_the_image(
+    region: RegionEncoder,
+    vision: VisionEncoder,
+    encoded: EncodedImage,
+    boxes: Floats,
+    by_maps: Bundle,
+) -> None:
+    tokens = region.encode(encoded.levels, boxes)
+    assert by_maps.card.region is not None
+    assert tokens.shape == (len(boxes), by_maps.card.region.tokens, region.hidden_size)
+    assert region.hidden_size == vision.hidden_size
+    assert tokens.dtype == np.float32
+    assert np.isfinite(tokens).all()
+    assert differ(tokens[0], tokens[1])
+
+
+def test_many_boxes_at_once_are_the_same_as_one_by_one(
+    region: RegionEncoder, encoded: EncodedImage, boxes: Floats
+) -> None:
+    together = region.encode(encoded.levels, boxes)
+    alone = [region.encode(encoded.levels, boxes[row : row + 1]) for row in range(len(boxes))]
+    same(together, np.concatenate(alone))
+    backwards = region.encode(encoded.levels, np.ascontiguousarray(boxes[::-1]))
+    same(together, backwards[::-1])
+
+
+def test_no_boxes_give_no_tokens(
+    region: RegionEncoder, encoded: EncodedImage, by_maps: Bundle
+) -> None:
+    assert by_maps.card.region is not None
+    tokens = region.encode(encoded.levels, np.zeros((0, 4), np.float32))
+    assert tokens.shape == (0, by_maps.card.region.tokens, region.hidden_size)
+
+
+def test_a_region_is_seen_in_its_own_image(
+    region: RegionEncoder, vision: VisionEncoder, pixels: Floats, boxes: Floats
+) -> None:
+    first, second, _ = vision.encode(pixels)
+    assert differ(region.encode(first.levels, boxes), region.encode(second.levels, boxes))
+
+
+# -- the card --------------------------------------------------------------------------------------
+
+
+def refused(encoder: Callable[[Bundle, Device], object], bundle: Bundle) -> str:
+    with pytest.raises(BundleError) as caught:
+        encoder(bundle, Device.cpu)
+    return str(caught.value)
+
+
+def test_an_altered_card_that_still_fits_is_taken(alter: Alter) -> None:
+    bundle = alter("image.mean", [0.1, 0.2, 0.3])
+    VisionEncoder(bundle, Device.cpu)
+    RegionEncoder(bundle, Device.cpu)
+
+
+def test_another_number_of_image_tokens_is_named(alter: Alter, by_maps: Bundle) -> None:
+    actual = by_maps.card.vision.image_tokens
+    message = refused(VisionEncoder, alter("vision.image_tokens", actual + 1))
+    assert message.startswith("vision.onnx: image_tokens is (")
+    assert f", {actual}, " in message
+    assert message.endswith(f"the card expects (None, {actual + 1}, None)")
+
+
+def test_another_size_of_images_is_named(alter: Alter, by_maps: Bundle) -> None:
+    size = by_maps.card.image.size
+    message = refused(VisionEncoder, alter("image.size", size // 2))
+    assert message.startswith("vision.onnx: pixel_values is (")
+    assert f", 3, {size}, {size})" in message
+    assert message.endswith(f"the card expects (None, 3, {size // 2}, {size // 2})")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda levels: levels[:-1],
+        lambda levels: levels[::-1],
+        lambda levels: [*levels, "level9"],
+        lambda levels: [*levels[:-1], "deepest"],
+    ],
+)
+@pytest.mark.parametrize("encoder", [VisionEncoder, RegionEncoder])
+def test_other_levels_are_named(
+    alter: Alter,
+    by_maps: Bundle,
+    encoder: Callable[[Bundle, Device], object],
+    wrong: Callable[[list[str]], list[str]],
+) -> None:
+    levels = list(by_maps.card.vision.levels)
+    message = refused(encoder, alter("vision.levels", wrong(levels)))
+    expected, actual = message.split(", the graph has ")
+    graph = "vision.onnx" if encoder is VisionEncoder else "region.onnx"
+    assert expected.startswith(f"{graph}: the card expects [")
+    assert ", ".join(map(repr, wrong(levels))) in expected
+    assert ", ".join(map(repr, levels)) in actual
+
+
+def test_another_number_of_region_tokens_is_named(alter: Alter, by_maps: Bundle) -> None:
+    assert by_maps.card.region is not None
+    actual = by_maps.card.region.tokens
+    message = refused(RegionEncoder, alter("region.tokens", actual + 2))
+    assert message.startswith("region.onnx: region_tokens is (")
+    assert message.endswith(f"the card expects (None, {actual + 2}, None)")
+
+
+@pytest.mark.parametrize(
+    ("key", "encoder", "graph"),
+    [
+        ("vision.graph", VisionEncoder, "region.onnx"),
+        ("region.graph", RegionEncoder, "vision.onnx"),
+    ],
+)
+def test_graphs_that_were_mixed_up_are_noticed(
+    alter: Alter, key: str, encoder: Callable[[Bundle, Device], object], graph: str
+) -> None:
+    message = refused(encoder, alter(key, graph))
+    assert message.startswith(f"{graph}: the card expects [")
+    assert "image_index" in message
+    assert "pixel_values" in message
+
+
+def test_a_graph_that_is_not_there(alter: Alter) -> None:
+    message = refused(VisionEncoder, alter("vision.graph", "eyes.onnx"))
+    assert "eyes.onnx: missing from the model 'tiny-levels'" in message
+
+
+def test_a_card_without_a_region_encoder_opens_none(by_maps: Bundle) -> None:
+    prompt = replace(by_maps.card.prompt, region="")
+    bundle = Bundle(replace(by_maps.card, prompt=prompt, region=None), by_maps.root)
+    assert refused(RegionEncoder, bundle) == "card of tiny-levels: has no [region]"

@@ -1,0 +1,279 @@
+"""How much memory `regionqa doctor` says a model needs, against what it really takes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from helpers.tiny_models import tiny_card, tiny_vision
+from regionqa.bundles.store import Bundle, published_cards
+from regionqa.errors import BundleError
+from regionqa.export.bundle import read_encoders, write_bundle
+from regionqa.runtime import memory
+from regionqa.runtime.devices import Device
+from regionqa.runtime.graph_sizes import graph_sizes
+from regionqa.runtime.memory import (
+    MemoryEstimate,
+    MemoryNeeds,
+    advice,
+    estimate,
+    machine_memory,
+    memory_estimates,
+    needs_of,
+    needs_of_seed,
+    setting_text,
+)
+from regionqa.runtime.precision import Dtype, Precision, Quantize
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+Tiny = Callable[[str], Bundle]
+ASK = """
+import sys
+from regionqa.cli import main
+
+def memory(what):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(what))
+
+small, model, *words = sys.argv[1:]
+main([*words, "--model", small])
+before = memory("VmRSS")
+status = main([*words, "--model", model])
+print(before, memory("VmHWM"), file=sys.stderr)
+sys.exit(status)
+"""
+"""Asks a tiny model, then another; says what the process held in between, and the most it did."""
+
+
+@pytest.fixture(scope="module")
+def larger(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Tiny encoders and a LLaMA of 50 million weights, 200 MB in its file."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1600, hidden_size=768, intermediate_size=2048, num_hidden_layers=7,
+        num_attention_heads=12, max_position_embeddings=512, tie_word_embeddings=False,
+    )  # fmt: skip
+    card = tiny_card("none")
+    card["language"]["context"] = 512
+    small = tiny("none")
+    vision = tiny_vision(())
+    vision.projector = torch.nn.Linear(16, 768)
+    bundle, _ = write_bundle(
+        tmp_path_factory.mktemp("larger") / "bundle", card, vision, None,
+        LlamaForCausalLM(config), small.root / "llm" / "tokenizer.json",
+    )  # fmt: skip
+    return bundle
+
+
+# -- true ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own count")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_estimate_is_what_a_process_takes(
+    tiny: Tiny, larger: Bundle, photos: Path, dtype: str
+) -> None:
+    """Of the model alone within 30 %; the program itself differs from machine to machine."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, tiny("none").root, larger.root, "ask", photos / "cat.jpg",
+         "what is this? " * 100, "--device", "cpu", "--dtype", dtype, "--quiet"],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before, peak = map(int, done.stderr.split()[-2:])
+    expected = estimate(needs_of(larger), Device.cpu, Precision(Dtype(dtype)))
+    assert peak - before == pytest.approx(expected.total - memory.PROGRAM[Device.cpu], rel=0.3)
+    assert before == pytest.approx(memory.PROGRAM[Device.cpu], rel=0.35)
+
+
+def test_weights_are_counted_from_headers(larger: Bundle) -> None:
+    needs = needs_of(larger)
+    config = LlamaConfig.from_pretrained(larger.root / "llm")
+    with torch.device("meta"):
+        whole = LlamaForCausalLM(config)
+    assert needs.matrices + needs.others == sum(p.numel() for p in whole.parameters())
+    head = 2 * 1600 * 768
+    assert needs.others == head + (2 * 7 + 1) * 768
+    language = {
+        str(each.precision): each.language
+        for each in memory_estimates(needs) if each.device is Device.cuda
+    }  # fmt: skip
+    assert language["float32"] == 4 * (needs.matrices + needs.others)
+    assert language["float16"] == 2 * (needs.matrices + needs.others)
+    assert language["8bit+float16"] == needs.matrices + 2 * needs.others
+    assert 0.5 < (language["4bit+float16"] - 2 * needs.others) / needs.matrices < 0.53
+
+
+@pytest.mark.parametrize("row", ["levels", "pixels"])
+def test_encoders_are_counted_from_their_graphs(tiny: Tiny, row: str) -> None:
+    bundle = tiny(row)
+    vision, region = read_encoders(bundle)
+    assert region is not None
+    for module, name in ((vision, "vision.onnx"), (region, "region.onnx")):
+        own = sum(parameter.numel() for parameter in module.parameters())
+        sizes = graph_sizes(bundle.file(name))
+        assert own <= sizes.weights <= 1.2 * own + 10_000, "batch norm's buffers, grids, constants"
+    stem = 8 * (64 // 4) ** 2
+    assert stem < graph_sizes(bundle.file("vision.onnx")).values < 64 * 64 * 3 * 20
+
+
+def test_the_cache_is_that_of_grouped_heads() -> None:
+    text = replace(needs_of_seed(published_cards()["gpt4roi-7b"]).text, key_width=1024)
+    assert cache_of(text) == 2 * 2 * 32 * 1024 * 2048
+
+
+def cache_of(text: Any) -> int:
+    needs = replace(needs_of_seed(published_cards()["gpt4roi-7b"]), text=text)
+    return estimate(needs, Device.cuda, Precision(Dtype.float16, None, True)).cache
+
+
+# -- before it is downloaded -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt4roi-7b", "pvit-7b"])
+def test_a_seed_is_estimated_by_its_card(name: str) -> None:
+    """LLaMA-7B has 6.74 billion weights in 32 layers of 4096, by the paper."""
+    needs = needs_of_seed(published_cards()[name])
+    assert needs.matrices + needs.others == pytest.approx(6.74e9, rel=0.01)
+    assert (needs.text.layers, needs.text.key_width) == (32, 4096)
+    by_setting = {setting_text(each): each for each in memory_estimates(needs)}
+    half = by_setting["--device cuda --dtype float16"]
+    assert 13e9 < half.language < 14e9
+    assert half.cache == pytest.approx(2048 * 0.524e6, rel=0.01)
+    assert by_setting["--device cuda --quantize 4bit"].total < 10e9
+
+
+def test_a_card_without_sources_says_nothing(starter: Bundle) -> None:
+    with pytest.raises(BundleError, match="says nothing of its sizes"):
+        needs_of_seed(starter.card)
+
+
+def test_the_doctor_tells_of_a_seed_that_is_not_there(
+    regionqa: "Command", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regionqa.runtime.diagnostics.seed_folder", lambda name: tmp_path / name)
+    ran = regionqa("doctor", "--model", "pvit-7b")
+    assert "not downloaded yet; say: regionqa download pvit-7b" in ran.out
+    assert "memory for pvit-7b, by its card, before it is downloaded:" in ran.out
+    [four] = [line for line in ran.lines if "--quantize 4bit" in line]
+    assert "GB" in four
+
+
+def test_the_doctor_tells_of_a_model_that_is_there(regionqa: "Command") -> None:
+    ran = regionqa("doctor")
+    assert ran.status == 0, ran.out
+    assert "memory for starter:" in ran.out
+    assert ran.lines[-1].strip() in (
+        "take: --device cpu --dtype float32", "take: --device cuda --dtype float32"
+    )  # fmt: skip
+
+
+def test_the_doctor_says_why_it_cannot_tell(regionqa: "Command", tmp_path: Path) -> None:
+    ran = regionqa("doctor", "--model", tmp_path)
+    assert f"memory for {tmp_path}: not known: " in ran.out
+    assert ran.status == 1
+
+
+# -- what fits -------------------------------------------------------------------------------------
+
+GB = 10**9
+
+
+def advised(cpu: int | None, cuda: int | None, needs: MemoryNeeds | None = None) -> str:
+    needs = needs or needs_of_seed(published_cards()["gpt4roi-7b"])
+    here = {Device.cpu: cpu and cpu * GB, Device.cuda: cuda and cuda * GB}
+    return advice(needs, memory_estimates(needs), here)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cuda", "taken"),
+    [
+        (128, 80, "--device cuda --dtype float16"),
+        (32, 16, "--device cuda --quantize 8bit"),
+        (32, 10, "--device cuda --quantize 4bit"),
+        (32, 6, "--device cpu --dtype bfloat16"),
+        (64, None, "--device cpu --dtype bfloat16"),
+        (None, 24, "--device cuda --dtype float16"),
+    ],
+)
+def test_the_most_precise_setting_that_fits_is_taken(
+    cpu: int | None, cuda: int | None, taken: str
+) -> None:
+    assert advised(cpu, cuda) == f"take: {taken}"
+
+
+def test_where_nothing_fits_that_is_said() -> None:
+    assert advised(8, 4).startswith("nothing fits here")
+
+
+def test_small_models_are_taken_in_float32(larger: Bundle) -> None:
+    assert advised(16, 8, needs_of(larger)) == "take: --device cuda --dtype float32"
+
+
+def test_settings_are_options_that_the_command_line_knows() -> None:
+    each = MemoryEstimate(Device.cuda, Precision(Dtype.float16, Quantize.four, True), 0, 0, 0, 0)
+    assert setting_text(each) == "--device cuda --quantize 4bit"
+
+
+def test_a_container_has_no_more_memory_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = machine_memory()
+    assert whole is not None and whole > GB
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: str(GB))
+    assert machine_memory() == GB
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: "max")
+    assert (machine_memory() or 0) >= whole
+
+
+def test_opening_large_encoders_may_be_the_most_of_all(starter: Bundle) -> None:
+    needs = needs_of(starter)
+    large = replace(needs, encoders=replace(needs.encoders, weights=GB))
+    each = estimate(large, Device.cpu, Precision())
+    parts = each.language + each.encoders + each.cache + each.work
+    assert each.total > parts > 4 * GB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_what_opening_a_graph_freed_is_given_back(tmp_path: Path) -> None:
+    """A graph of 40 million weights, stored in float16: 160 MB stay, where 400 would without."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    nodes, weights, seen = [], [], "x"
+    for number in range(10):
+        values = rng.standard_normal((2000, 2000), np.float32).astype(np.float16)
+        weights.append(numpy_helper.from_array(values, f"w{number}"))
+        nodes += [
+            helper.make_node("Cast", [f"w{number}"], [f"f{number}"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", [f"f{number}"], [f"t{number}"]),
+            helper.make_node("MatMul", [seen, f"t{number}"], [f"y{number}"]),
+        ]
+        seen = f"y{number}"
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2000]) for name in "xy"]
+    nodes.append(helper.make_node("Relu", [seen], ["y"]))
+    graph = helper.make_graph(nodes, "large", ends[:1], ends[1:], weights)
+    path = tmp_path / "large.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path
+    )
+    script = (
+        "import sys\nfrom pathlib import Path\nimport onnxruntime\n"
+        "from regionqa.runtime.devices import Device, open_session\n"
+        "def now():\n"
+        "    status = open('/proc/self/status').read().split()\n"
+        "    return int(status[status.index('VmRSS:') + 1]) * 1024\n"
+        "before = now()\nsession = open_session(Path(sys.argv[1]), Device.cpu)\n"
+        "print(now() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == pytest.approx(160e6, rel=0.25)

@@ -1,0 +1,222 @@
+"""The path from requests to answers: order, batches, what is computed once, what fails alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import regionqa
+from regionqa.engine import Engine
+from regionqa.errors import BoxError, BundleError, ImageError, QuestionError, UsageError
+from regionqa.images.reading import InputImage, open_image
+from regionqa.regions import Box, Region
+from regionqa.requests import LONGEST_WINDOW, Request, windows
+from regionqa.runtime.encoders import EncodedImage, Floats, RegionEncoder, VisionEncoder
+
+HEAD = (120.0, 20.0, 345.0, 240.0)
+
+
+def request(
+    image: InputImage, *boxes: tuple[float, float, float, float], ask: str = "what is this?"
+) -> Request:
+    return Request(image.name, ask, tuple(Region(Box(*box)) for box in boxes), image)
+
+
+@pytest.fixture
+def images(photos: Path) -> list[InputImage]:
+    return [open_image(path) for path in sorted(photos.iterdir())]
+
+
+@pytest.fixture
+def mixed(images: list[InputImage]) -> list[Request]:
+    """Requests of every kind: several regions, one, none, one named twice; three images."""
+    asked = []
+    for image in images:
+        asked += [
+            request(image, (5, 5, 90, 100)),
+            request(image, (5, 5, 90, 100), (40, 30, 140, 120), ask="what are these?"),
+            request(image, ask="describe this picture, and say what is in it."),
+            request(image, (60, 10, 61, 100), ask="is <region1> left of <region1>?"),
+        ]
+    return asked
+
+
+def texts(engine: Engine, requests: list[Request]) -> list[str]:
+    return [answer.text for answer in engine.answer(requests)]
+
+
+def test_asking_in_python_takes_a_path_a_image_or_an_array(engine: Engine, cat: Path) -> None:
+    with Image.open(cat) as image:
+        pixels = image.convert("RGB")
+    answers = [
+        engine.ask(form, "what is this?", [HEAD]).text
+        for form in (cat, str(cat), pixels, np.asarray(pixels))
+    ]
+    assert answers[0]
+    assert answers == [answers[0]] * 4
+
+
+def test_load_is_the_public_door(cat: Path, engine: Engine) -> None:
+    loaded = regionqa.load("starter", device="cpu", batch_size=2)
+    assert (
+        loaded.ask(cat, "what is this?", [HEAD]).text
+        == engine.ask(cat, "what is this?", [HEAD]).text
+    )
+    with pytest.raises(BundleError, match="no such model"):
+        regionqa.load("no-such-model")
+
+
+def test_boxes_in_any_convention_mean_the_same(engine: Engine, cat: Path) -> None:
+    x0, y0, x1, y1 = HEAD
+    plain = engine.ask(cat, "what is this?", [HEAD])
+    fraction = [x0 / 451, y0 / 300, x1 / 451, y1 / 300]
+    by_size = engine.ask(cat, "what is this?", [[x0, y0, x1 - x0, y1 - y0]], box_format="xywh")
+    by_part = engine.ask(cat, "what is this?", [fraction], box_units="fraction")
+    assert plain.request.regions == by_size.request.regions
+    assert plain.text == by_size.text == by_part.text
+
+
+def test_asking_in_python_raises_what_is_wrong(engine: Engine, cat: Path) -> None:
+    with pytest.raises(BoxError, match="lies outside the image"):
+        engine.ask(cat, "what is this?", [(1000, 1000, 1100, 1100)])
+    with pytest.raises(ImageError, match="no such file"):
+        engine.ask("nowhere.jpg", "what is this?")
+    with pytest.raises(QuestionError, match="names <region2>, but 1 region was given"):
+        engine.ask(cat, "what is <region2>?", [HEAD])
+    with pytest.raises(
+        QuestionError, match="17 regions in one question, the model starter takes 16"
+    ):
+        engine.ask(cat, "what are these?", [HEAD] * 17)
+    with pytest.raises(QuestionError, match="is empty"):
+        engine.ask(cat, "  ")
+
+
+def test_batched_answers_equal_answers_one_by_one(engine: Engine, mixed: list[Request]) -> None:
+    together = texts(engine, mixed)
+    alone = [next(engine.answer([one])).text for one in mixed]
+    in_threes = Engine.load(engine.bundle, device="cpu", batch_size=3)
+    assert together == alone == texts(in_threes, mixed)
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(order=st.permutations(range(12)), batch_size=st.integers(1, 16))
+def test_answers_do_not_depend_on_their_neighbours(
+    engine: Engine, mixed: list[Request], order: list[int], batch_size: int
+) -> None:
+    engine_of_size = Engine.load(engine.bundle, device="cpu", batch_size=batch_size)
+    expected = texts(engine, mixed)
+    assert texts(engine_of_size, [mixed[row] for row in order]) == [expected[row] for row in order]
+
+
+def test_a_image_is_encoded_once_and_its_regions_in_one_call(
+    engine: Engine, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    cut: list[int] = []
+    encode, encode_regions = VisionEncoder.encode, RegionEncoder.encode
+
+    def counting(self: VisionEncoder, pixel_values: Floats) -> list[EncodedImage]:
+        seen.append(len(pixel_values))
+        return encode(self, pixel_values)
+
+    def counting_regions(self: RegionEncoder, sources: Sequence[Floats], boxes: Floats) -> Floats:
+        cut.append(len(boxes))
+        return encode_regions(self, sources, boxes)
+
+    monkeypatch.setattr(VisionEncoder, "encode", counting)
+    monkeypatch.setattr(RegionEncoder, "encode", counting_regions)
+    fresh = Engine.load(engine.bundle, device="cpu")
+    assert len(list(fresh.answer(mixed))) == 12
+    assert seen == [1, 1, 1]
+    assert cut == [4, 4, 4]
+    one_at_a_time = Engine.load(engine.bundle, device="cpu", batch_size=1)
+    list(one_at_a_time.answer(mixed))
+    assert seen == [1] * 6, "the image asked about last is remembered"
+
+
+def test_errors_keep_their_place(engine: Engine, images: list[InputImage], tmp_path: Path) -> None:
+    torn = tmp_path / "torn.jpg"
+    torn.write_bytes(Path(images[0].name).read_bytes()[:3000])
+    requests = [
+        request(images[0], (5, 5, 90, 100)),
+        Request("gone.jpg", "what is this?", error=ImageError("gone.jpg: no such file")),
+        request(open_image(torn), (5, 5, 90, 100)),
+        request(open_image(torn), ask="what is <region1>?"),
+        request(images[1], ask="what is <region1>?"),
+        request(images[1]),
+    ]
+    answers = list(engine.answer(requests))
+    assert [answer.request for answer in answers] == requests
+    assert [type(answer.error) for answer in answers] == [
+        type(None), ImageError, ImageError, QuestionError, QuestionError, type(None),
+    ]  # fmt: skip
+    assert answers[0].text == engine.ask(images[0].name, "what is this?", [(5, 5, 90, 100)]).text
+    assert all(not answer.text and not answer.tokens for answer in answers if answer.error)
+
+
+def test_the_first_answer_comes_before_the_second_image_is_asked_for(
+    engine: Engine, images: list[InputImage]
+) -> None:
+    taken = 0
+
+    def stream() -> Iterator[Request]:
+        nonlocal taken
+        for _ in range(50):
+            for image in images:
+                taken += 1
+                yield request(image, (5, 5, 90, 100))
+
+    answers = engine.answer(stream(), max_new_tokens=1)
+    next(answers)
+    assert taken == 2, "one more is read, to see that the image has changed"
+    for _ in range(20):
+        next(answers)
+    assert taken <= 2 + 2 * 16, "no more than a batch is read ahead"
+
+
+def test_windows_are_bounded_and_end_with_a_image(images: list[InputImage]) -> None:
+    many = [request(images[0])] * (LONGEST_WINDOW + 10) + [request(images[1])] * 3
+    assert [len(window) for window in windows(many, 16)] == [LONGEST_WINDOW, 10 + 3]
+    assert [len(window) for window in windows(many[-5:], 16)] == [2, 3]
+    assert [len(window) for window in windows(many[-5:], 1)] == [1] * 5
+    assert list(windows([], 4)) == []
+
+
+def test_answers_are_as_long_as_asked(engine: Engine, mixed: list[Request]) -> None:
+    assert all(answer.tokens <= 2 for answer in engine.answer(mixed, max_new_tokens=2))
+    with pytest.raises(QuestionError, match="there is room for"):
+        engine.ask(mixed[0].image, "what " * 300)
+
+
+def test_a_batch_holds_at_least_one(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="batch size 0"):
+        Engine.load(engine.bundle, device="cpu", batch_size=0)
+
+
+# -- choices ---------------------------------------------------------------------------------------
+
+
+def test_of_choices_the_likeliest_is_given(engine: Engine, cat: Path) -> None:
+    """Among them what the model says of itself, which no other answer is likelier than."""
+    image = open_image(cat)
+    open_ended = request(image, HEAD)
+    said = engine.ask(cat, "what is this?", [HEAD], unsure_below=0).text
+    choices = ("no, it is not.", said, "four hundred.")
+    asked = [replace(open_ended, choices=choices), open_ended]
+    chosen, free = engine.answer(asked, unsure_below=0)
+    assert (chosen.text, chosen.tokens) == (said, 0)
+    assert free.text == said
+    assert chosen.confidence is not None
+    assert 0.5 < chosen.confidence <= 1
+
+
+def test_a_single_choice_is_certain(engine: Engine, cat: Path) -> None:
+    [answer] = engine.answer([replace(request(open_image(cat), HEAD), choices=("a pear.",))])
+    assert (answer.text, answer.confidence) == ("a pear.", 1.0)
