@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint coverage slow clean
 
 demo: $(VENV)/installed
-	$(BIN)/regionqa demo --out demo-pictures
+	$(BIN)/regionqa demo --out demo-images
 
 # one test a core, and one thread a test: threads that wait for each other would halve the speed
 test: $(VENV)/installed
@@ -33,4 +33,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-pictures
+	rm -rf $(VENV) build dist *.egg-info demo-images

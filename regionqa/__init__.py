@@ -33,7 +33,7 @@ def load(
     device: "auto", "cpu" or "cuda"; "cuda" raises DeviceError where CUDA cannot be used.
     batch_size: questions decoded together.
     dtype: "auto", "float32", "float16" or "bfloat16". "auto" is float32 for small models, and for
-        large ones what their weights are stored in (docs/precision.md).
+        large ones what their weights are stored in (docs/guide/precision.md).
     quantize: "8bit" or "4bit" keeps the language model in fewer bits; on CUDA, with the extra
         `quantize`.
     Raises BundleError when there is no such model, or its folder is not sound; DownloadError when

@@ -1,7 +1,7 @@
 """A LLaMA `tokenizer.model` and the tokens added to it -> the `tokenizer.json` of a bundle.
 
 What comes out gives the ids of transformers' slow LlamaTokenizer in its legacy mode, in which the
-published models were trained (up to transformers 4.33; docs/decisions/13-legacy-tokenizer.md). The
+published models were trained (up to transformers 4.33; docs/adr/13-legacy-tokenizer.md). The
 SentencePiece file is read here, so that no library has to be installed for it. It does not know
 which tokens a model adds, nor about templates.
 """

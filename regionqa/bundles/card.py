@@ -168,7 +168,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a published model is made from; see docs/seeds.md."""
+    """What a published model is made from; see docs/guide/published-models.md."""
 
     delta: Source
     """Differences to the base, and the parts that the base does not have."""

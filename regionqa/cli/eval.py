@@ -72,7 +72,7 @@ def recognition(
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option(help="TOML of further names and synonyms; see docs/evaluation.md."),
+        typer.Option(help="TOML of further names and synonyms; see docs/guide/evaluation.md."),
     ] = None,
     answers: Answers = None,
     json: AsJson = None,

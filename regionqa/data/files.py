@@ -20,7 +20,7 @@ from regionqa.errors import BoxFileError, DataError
 
 GIVE = (
     "give JSON lines of image, regions and conversations, a JSON array of LLaVA or PVIT, "
-    "or COCO instances; see docs/data.md"
+    "or COCO instances; see docs/guide/data.md"
 )
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 """Settle what a file was meant as, where no line of it can be read."""

@@ -24,7 +24,7 @@ from regionqa.requests import Request
 
 GIVE = (
     'write {"image": "a.jpg", "regions": [[x0, y0, x1, y1]], "question": "...", "answer": "..."}, '
-    "or training records (docs/data.md)"
+    "or training records (docs/guide/data.md)"
 )
 
 

@@ -99,7 +99,7 @@ class TrainingData:
         where there are bad records and they may not be left out, or where no good one is left.
         """
         if not self.problems and not self.records:
-            raise DataError(f"{self.source}: holds no records; add some, see docs/data.md")
+            raise DataError(f"{self.source}: holds no records; add some, see docs/guide/data.md")
         if self.problems and not (skip_bad and self.records):
             more = len(self.problems) - 1
             others = f" (and {counted(more, 'more problem')})" if more else ""

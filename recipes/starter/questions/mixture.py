@@ -58,7 +58,7 @@ MORE_NAMES: Mixture = (*MORE, (counting, 0.08))
 """What the first of them ask."""
 EVEN_NUMBERS: Mixture = (*MORE, (counting_evenly, 0.25))
 """What the second ask: numbers evenly, and often. From the first step on that gives better names
-and numbers, and no cat (docs/starter-log.md)."""
+and numbers, and no cat (recipes/starter/LOG.md)."""
 REGIONS: Mixture = (
     (naming, 0.4), (describing, 0.06), (placing, 0.03), (sizing, 0.01), (colouring, 0.12),
     (checking, 0.12), (choosing, 0.01), (grouping, 0.02), (doing, 0.02), (naming_several, 0.05),

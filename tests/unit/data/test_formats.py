@@ -24,7 +24,7 @@ from regionqa.regions import Box, Region
 if TYPE_CHECKING:
     from conftest import Command
 
-DOCS = Path(__file__).parents[3] / "docs" / "data.md"
+DOCS = Path(__file__).parents[3] / "docs" / "guide" / "data.md"
 SIZES = {"cat.jpg": (226, 150), "cup.jpg": (300, 200), "astronaut.jpg": (256, 256)}
 SHARED_FOLDER = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
