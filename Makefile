@@ -1,9 +1,10 @@
-# `make demo` and `make test` are all that a fresh clone needs; both make the environment first.
+# A fresh clone needs only `make demo` and `make test`; every target makes the environment first.
+# .ci/run and .github/workflows/checks.yml call these same targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint coverage slow clean
+.PHONY: demo test slow coverage lint wheel-check lock sync clean
 
 demo: $(VENV)/installed
 	$(BIN)/regionqa demo --out demo-images
@@ -24,13 +25,25 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# builds the wheel and uses it in a clean environment, from a folder outside the checkout
+wheel-check: $(VENV)/installed
+	.ci/wheel-check $(BIN)/python
+
 # torch and torchvision are resolved in one command: their builds must match
 $(VENV)/installed: pyproject.toml
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'regionqa needs Python 3.11 or newer; say make PYTHON=python3.12')"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'regionqa needs Python 3.11 or newer; run make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+# uv.lock: exact versions of everything above, for contributors (CONTRIBUTING.md)
+lock:
+	uv lock
+
+sync:
+	uv sync --locked --extra dev
+	touch $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-images
