@@ -2,7 +2,7 @@
 
 Differences are added tensor by tensor and written as shards of safetensors. A run that is killed
 goes on with the shard it was writing. It does not know encoders, tokenizers or the Hub.
-docs/adr/16-delta-stream.md says how a wrong base is told.
+docs/adr/16-delta-conversion.md says how a wrong base is told.
 """
 
 import json
