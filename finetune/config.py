@@ -11,8 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from regionqa.bundles.card import from_table
 from regionqa.errors import BundleError, UsageError
+from regionqa.options import Section, flag, option
 
 
 class RegionPart(StrEnum):
@@ -36,20 +36,31 @@ class TrainingPrecision(StrEnum):
     fp32 = "fp32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StageSettings:
     """One stage. An epoch is one pass over the records of `--data`."""
 
-    learning_rate: float
-    """Peak of AdamW's learning rate."""
-    epochs: float = 1.0
-    """Passes over the data; `steps` goes before it."""
-    steps: int | None = None
-    """Optimizer steps; None: as many as the epochs ask for."""
-    batch: int = 16
-    """Questions in one forward pass of one process."""
-    accumulate: int = 1
-    """Forward passes per optimizer step; batch x accumulate x processes is the effective batch."""
+    epochs: float = option(
+        1.0, "Passes over the data in each stage; --steps takes precedence.", section=Section.method
+    )
+    steps: int | None = option(
+        None,
+        "Optimizer steps in each stage. Default: from the epochs.",
+        section=Section.method,
+        min=1,
+    )
+    batch: int = option(
+        16, "Questions per forward pass and process.", section=Section.method, min=1
+    )
+    accumulate: int = option(
+        1,
+        "Forward passes per optimizer step; the effective batch is batch x accumulate x processes.",
+        section=Section.method,
+        min=1,
+    )
+    learning_rate: float = field(
+        metadata=flag("Peak learning rate of AdamW.", section=Section.method)
+    )
     group: int = 4
     """Questions about one image that may follow each other: it is encoded once for all of them in
     a forward pass."""
@@ -65,12 +76,6 @@ class StageSettings:
     """Whether the projector of the image tokens trains."""
     language: bool = False
     """Whether the language model trains."""
-    lora_rank: int = 0
-    """Rank of LoRA on all linear layers of the language model; 0: all its weights train."""
-    lora_alpha: int = 32
-    """LoRA's scale is alpha / rank."""
-    lora_dropout: float = 0.0
-    """Share of LoRA's inputs that are dropped."""
     warm_up: float = 0.03
     """Share of the steps in which the rate rises to its peak."""
     warm_up_steps: int | None = None
@@ -81,15 +86,36 @@ class StageSettings:
     """AdamW's decay, on matrices and kernels only."""
     clip: float = 1.0
     """Longest gradient that is let through."""
-    box_noise: float = 0.0
-    """Largest shift of a box's edge, as a share of the box's width or height, drawn anew each time
-    (PVIT); boxes written as text shift with it."""
-    replay_share: float = 0.75
-    """Share of each step that is drawn from `--replay`, where that is given."""
-    precision: TrainingPrecision = TrainingPrecision.auto
-    """What matrix products are computed in."""
-    gradient_checkpointing: bool = False
-    """Compute the language model's activations again instead of keeping them: slower, smaller."""
+    replay_share: float = option(
+        0.75, "Share of replayed records in each step.", section=Section.method
+    )
+    box_noise: float = option(
+        0.0,
+        "Maximum random shift of a box's edges, as a share of its width and height.",
+        section=Section.method,
+    )
+    """Drawn for every step (PVIT); boxes written as text shift too."""
+    lora_rank: int = option(
+        0,
+        "Rank of LoRA on all linear layers of the language model; 0 trains all its weights.",
+        "--lora",
+        section=Section.method,
+        min=0,
+    )
+    lora_alpha: int = 32
+    """LoRA's scale is alpha / rank."""
+    lora_dropout: float = 0.0
+    """Share of LoRA's inputs that are dropped."""
+    precision: TrainingPrecision = option(
+        TrainingPrecision.auto,
+        "Precision of matrix products; auto is bf16 on GPUs that support it, else fp32.",
+        section=Section.runtime,
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        "Recompute activations of the language model to save memory; slower.",
+        section=Section.runtime,
+    )
 
     def __post_init__(self) -> None:
         positive = ("learning_rate", "epochs", "batch", "accumulate", "group", "clip", "lora_alpha")
@@ -170,47 +196,75 @@ GPT4ROI = Stages(
     ),
 )
 """arXiv 2307.03601, its two training scripts; meant for 4 and 8 GPUs (batches 4 and 16)."""
-PRESETS: Mapping[str, Stages] = {"default": DEFAULT, "pvit": PVIT, "gpt4roi": GPT4ROI}
 
 
-@dataclass(frozen=True)
+class Preset(StrEnum):
+    """Settings to start from."""
+
+    default = "default"
+    pvit = "pvit"
+    gpt4roi = "gpt4roi"
+
+
+PRESETS: Mapping[str, Stages] = {
+    Preset.default: DEFAULT,
+    Preset.pvit: PVIT,
+    Preset.gpt4roi: GPT4ROI,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
     """All that decides what a run computes; saved with the result, and compared on --resume."""
 
-    model: str
-    """The bundle that training starts from."""
-    data: tuple[str, ...]
-    """Files of training records."""
+    data: tuple[str, ...] = field(
+        metadata=flag(
+            "Training records: JSON lines, a JSON array of PVIT or LLaVA, or COCO.",
+            "--data",
+            "-d",
+            parse=Path,
+        )
+    )
+    model: str = field(metadata=flag("Model to start from. Default: starter.", "--model", "-m"))
     stages: Stages
     """How each stage trains."""
     run: tuple[str, ...] = ("align", "instruct")
     """Which stages run, in this order."""
-    images: str | None = None
-    """Folder that image names are relative to; None: each file's own."""
-    align_data: tuple[str, ...] = ()
-    """Other files for stage one; none: the same as for stage two."""
-    replay: tuple[str, ...] = ()
-    """Files of older records, mixed in so that what they taught is kept."""
-    rehearse: int = 4
-    """Where no `replay` is named: random boxes of each image that a trained base is asked about
-    first, to replay its own answers. 0: none."""
-    rehearse_on: str | None = None
-    """Folder of other images to rehearse on, or file of records whose boxes are rehearsed; the
-    answers are the base's own."""
-    held_out: str | None = None
-    """File of records to measure on; None: a share of the images of `data`."""
-    held_out_share: float = 0.1
-    """Share of the images that are kept for measuring, where no file is named."""
-    skip_bad: bool = False
-    """Leave bad records out instead of stopping."""
-    evaluate_every: int = 100
-    """Steps between measurements on held-out records."""
-    save_every: int = 100
-    """Steps between checkpoints."""
-    keep_adapter: bool = False
-    """Keep LoRA's own weights beside the merged model."""
-    seed: int = 0
-    """Seed of order, noise and new weights."""
+    images: str | None = option(
+        None, "Folder that image names are relative to. Default: each file's.", parse=Path
+    )
+    align_data: tuple[str, ...] = option((), "Other records for the first stage.", parse=Path)
+    replay: tuple[str, ...] = option(
+        (), "Older records to mix into every step, so that they are not forgotten.", parse=Path
+    )
+    rehearse: int = option(
+        4,
+        "Without --replay: random boxes per image that the base model answers before training, "
+        "and whose answers are replayed; 0 disables it.",
+        min=0,
+    )
+    rehearse_on: str | None = option(
+        None,
+        "Rehearse on a folder of other images, or on the boxes of a file such as COCO.",
+        parse=Path,
+    )
+    held_out: str | None = option(None, "Records to evaluate on; never trained on.", parse=Path)
+    held_out_share: float = option(0.1, "Share of the images to hold out if no file is named.")
+    keep_adapter: bool = option(
+        False, "Keep the LoRA adapter beside the merged model.", section=Section.method
+    )
+    skip_bad: bool = option(
+        False, "Leave bad records out instead of stopping.", section=Section.record
+    )
+    evaluate_every: int = option(
+        100, "Steps between evaluations on held-out records.", section=Section.record, min=1
+    )
+    save_every: int = option(100, "Steps between checkpoints.", section=Section.record, min=1)
+    seed: int = option(
+        0,
+        "Random seed for data order, augmentation and initialization.",
+        section=Section.record,
+    )
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -245,6 +299,8 @@ def override_stages(stages: Stages, changes: StageOverrides, where: str) -> Stag
 
 def _changed_stage(stage: StageSettings, values: Mapping[str, Any], where: str) -> StageSettings:
     """One stage with the values of a TOML table, each checked against its field's type."""
+    from regionqa.bundles.card import from_table  # imports PIL, which `--help` does without
+
     current = {item.name: getattr(stage, item.name) for item in fields(stage)}
     table = {key: value for key, value in (current | dict(values)).items() if value is not None}
     try:

@@ -1,7 +1,7 @@
-"""`chat`: lines from a terminal, a file or a pipe in, answers out.
+"""`chat`: questions from a terminal, a file or a pipe.
 
-On a terminal lines are edited and answers appear as they are generated; elsewhere every answer is
-one line. Answers go to stdout, and all that is said about them to stderr.
+At a terminal, lines can be edited and answers appear while they are generated; elsewhere an answer
+is one line. Answers go to stdout, everything else to stderr.
 """
 
 import sys
@@ -13,24 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regionqa.cli.options import (
-    Boxes,
-    BoxForm,
-    BoxUnit,
-    Debug,
-    Device,
-    DeviceChoice,
-    Dtype,
-    DtypeChoice,
-    Guess,
-    Longest,
-    Model,
-    Quantize,
-    Quiet,
-    Seed,
-    Temperature,
-    UnsureBelow,
-)
+from regionqa.cli.options import only, with_options, without
+from regionqa.errors import BoxError, OutputError, UsageError
+from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
+from regionqa.pipeline.console import Console, printable
 
 if TYPE_CHECKING:
     from regionqa.pipeline.chat import Chat, SavedConversation
@@ -40,130 +26,110 @@ SOME_FAILED = 3
 PROMPT = "> "
 
 
+@with_options
 def chat(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image to talk about.")],
-    boxes: Boxes = None,
-    box_format: BoxForm = None,
-    box_units: BoxUnit = None,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image to talk about.")],
+    *,
+    boxes: Annotated[BoxOptions, without("boxes")],
     turns: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Questions and commands, one a line; - is stdin."),
+        typer.Option(
+            metavar="FILE", help="File of questions and commands, one a line; - is stdin."
+        ),
     ] = None,
-    model: Model = "starter",
-    device: Device = DeviceChoice.auto,
-    dtype: Dtype = DtypeChoice.auto,
-    quantize: Quantize = None,
-    max_new_tokens: Longest = None,
-    guess: Guess = False,
-    unsure_below: UnsureBelow = None,
-    temperature: Temperature = None,
-    seed: Seed = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    runtime: Annotated[RuntimeOptions, without("batch_size")],
+    generation: GenerationOptions,
+    output: Annotated[OutputOptions, only("quiet")],
 ) -> int:
-    """Talk about an image, adding boxes as you go; /help lists the commands.
+    """Talk about an image and add boxes as you go; /help lists the commands.
 
     regionqa chat cat.jpg --box 10,20,200,300
     """
     from regionqa.bundles.store import find_bundle
     from regionqa.engine import Engine
-    from regionqa.errors import BoxError, UsageError
     from regionqa.images.reading import open_image
     from regionqa.pipeline.chat import Chat, ChatSettings
-    from regionqa.regions import BoxFormat, BoxUnits
 
-    if guess and unsure_below is not None:
-        raise UsageError("--guess: holds no answer back, so --unsure-below means nothing; drop one")
-    by_hand = turns is None and sys.stdin.isatty()
-    lines = typed() if by_hand else written(turns)
-    open_image(image)  # what can be refused is refused before the model is loaded
-    settings = ChatSettings(
-        box_format=box_format or BoxFormat.xyxy,
-        box_units=box_units or BoxUnits.pixel,
-        max_new_tokens=max_new_tokens,
-        unsure_below=0.0 if guess else unsure_below,
-        temperature=temperature,
-        seed=seed,
-    )
+    interactive = turns is None and sys.stdin.isatty()
+    lines = lines_of_terminal() if interactive else lines_of_file(turns)
+    open_image(image)  # fails before the model is loaded
     engine = Engine.load(
-        find_bundle(model), device=device, batch_size=1, dtype=dtype, quantize=quantize
+        find_bundle(runtime.model),
+        device=runtime.device,
+        batch_size=1,
+        dtype=runtime.dtype,
+        quantize=runtime.quantize,
     )
-    talk = Chat(engine, settings, ChatConsole(quiet), write)
-    talk.open(image)
+    console = ChatConsole(quiet=output.quiet)
+    conversation = Chat(engine, ChatSettings(boxes, generation), console, write_conversations)
+    conversation.open(image)
     try:
-        for box in boxes or ():
-            talk.add_box(box)
+        for box in boxes.box:
+            conversation.add_box(box)
     except BoxError as error:
         raise UsageError(f"--box: {error}") from None
-    if by_hand and not quiet:
-        say(f"{engine.bundle.card.name} listens; /help lists the commands")
-    converse(talk, lines, by_hand=by_hand)
-    return SOME_FAILED if talk.failed and not by_hand else 0
+    if interactive:
+        console.note(f"{engine.bundle.card.name} is ready; /help lists the commands")
+    converse(conversation, lines, interactive=interactive)
+    return SOME_FAILED if conversation.failed and not interactive else 0
 
 
-def converse(talk: "Chat", lines: Iterator[str], *, by_hand: bool) -> None:
-    """Follow lines to their end. By hand, Ctrl-C stops an answer rather than the program."""
+def converse(conversation: "Chat", lines: Iterator[str], *, interactive: bool) -> None:
+    """Follow lines to their end. At a terminal, Ctrl-C stops an answer, not the program."""
     while True:
         try:
             line = next(lines, None)
-            if line is None or not talk.follow(line):
+            if line is None or not conversation.follow(line):
                 return
         except KeyboardInterrupt:
-            if not by_hand:
+            if not interactive:
                 raise
-            say("\ninterrupted; nothing of it is kept")
+            print("\ninterrupted; the question is dropped", file=sys.stderr, flush=True)
 
 
-class ChatConsole:
-    """Answers on stdout; notes, warnings and errors on stderr."""
+class ChatConsole(Console):
+    """Answers on stdout, as they are generated if that is a terminal; messages on stderr."""
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__(quiet=quiet)
         self._live = sys.stdout.isatty()
 
     def part(self, text: str) -> None:
-        """Show a part of an answer, on a terminal."""
+        """Print a part of an answer, at a terminal."""
         if self._live:
-            put(printable(text, lines=True))
+            write_stdout("\n".join(map(printable, text.split("\n"))))
 
     def answer(self, text: str) -> None:
-        """End the line of an answer; where it is no terminal, write it as one."""
-        put("\n" if self._live else printable(text, lines=False) + "\n")
+        """End the line of an answer whose parts are printed, or print it as one line."""
+        write_stdout("\n" if self._live else printable(text) + "\n")
 
-    def note(self, line: str) -> None:
-        """Say what a command did."""
+    def note(self, text: str) -> None:
+        """Print what a command did, unless quiet."""
         if not self._quiet:
-            say(printable(line, lines=True))
-
-    def warn(self, line: str) -> None:
-        """Say what the user may want to know."""
-        self.note(f"regionqa: warning: {line}")
-
-    def error(self, line: str) -> None:
-        """Say why a line could not be followed."""
-        say(f"regionqa: {printable(line, lines=False)}")
+            for line in text.split("\n"):
+                print(printable(line), file=sys.stderr, flush=True)
 
 
-def typed() -> Iterator[str]:
-    """Lines of a terminal, edited; until its end."""
+def lines_of_terminal() -> Iterator[str]:
+    """Read lines, edited, until the terminal's end of input."""
     with suppress(ImportError):
-        import readline  # noqa: F401 (gives `input` its editing and its memory of lines)
-    # `input` would write its prompt into a file that takes the answers
-    ask = input if sys.stdout.isatty() else asked_aside
+        import readline  # noqa: F401 (`input` edits lines and recalls them once it is imported)
+    # with stdout in a file, `input` would write its prompt there
+    read = input if sys.stdout.isatty() else input_with_prompt_on_stderr
     while True:
         try:
-            line = ask(PROMPT)
+            line = read(PROMPT)
         except EOFError:
-            say("")
+            print(file=sys.stderr, flush=True)
             return
         except KeyboardInterrupt:
-            say("")
+            print(file=sys.stderr, flush=True)
             continue
         yield line
 
 
-def asked_aside(prompt: str) -> str:
-    """As `input`, with the prompt on stderr."""
+def input_with_prompt_on_stderr(prompt: str) -> str:
+    """Read a line like `input`, with the prompt on stderr."""
     sys.stderr.write(prompt)
     sys.stderr.flush()
     line = sys.stdin.readline()
@@ -172,13 +138,11 @@ def asked_aside(prompt: str) -> str:
     return line
 
 
-def written(turns: str | None) -> Iterator[str]:
-    """Lines of a file, or of stdin for `-` and for nothing; UsageError where it cannot be read."""
-    from regionqa.errors import UsageError
-
+def lines_of_file(turns: str | None) -> Iterator[str]:
+    """Read the lines of a file, or of stdin for `-` and None; UsageError if that fails."""
     if turns in (None, "-"):
         if isinstance(sys.stdin, TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # the question will say so
+            sys.stdin.reconfigure(errors="surrogateescape")  # reported when the question is asked
         return iter(sys.stdin.readline, "")
     path = Path(str(turns))
     try:
@@ -188,29 +152,20 @@ def written(turns: str | None) -> Iterator[str]:
         raise UsageError(f"--turns: {path} cannot be read: {reason}") from None
 
 
-def write(path: Path, conversations: "Sequence[SavedConversation]") -> None:
-    """Put conversations into a file of training data."""
+def write_conversations(path: Path, conversations: "Sequence[SavedConversation]") -> None:
+    """Write conversations as training data."""
     from regionqa.data.convert import write_training_data
     from regionqa.data.records import Record, Turn
 
     records = [
-        Record(kept.image, kept.regions, tuple(Turn(*turn) for turn in kept.turns), str(path))
-        for kept in conversations
+        Record(one.image, one.regions, tuple(Turn(*turn) for turn in one.turns), str(path))
+        for one in conversations
     ]
     write_training_data(path, records)
 
 
-def printable(text: str, *, lines: bool) -> str:
-    """The text without what would steer a terminal; with its line ends, or all on one line."""
-    from regionqa.pipeline.outputs import CONTROLS
-
-    rows = text.split("\n") if lines else [text]
-    return "\n".join(CONTROLS.sub(" ", row) for row in rows)
-
-
-def put(text: str) -> None:
-    """Write to stdout, at once; OutputError where that fails, but for a reader that has gone."""
-    from regionqa.errors import OutputError
+def write_stdout(text: str) -> None:
+    """Write and flush; OutputError if that fails, BrokenPipeError if the reader has gone."""
     from regionqa.pipeline.outputs import encode
 
     try:
@@ -221,8 +176,3 @@ def put(text: str) -> None:
         raise
     except OSError as error:
         raise OutputError(f"stdout: cannot be written: {error.strerror}") from error
-
-
-def say(line: str) -> None:
-    """Write a line to stderr."""
-    print(line, file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from regionqa.cli.options import Debug
+from regionqa.cli.options import with_options
 
 SOME_FAILED = 3
 
@@ -27,6 +27,7 @@ Images = Annotated[
 
 
 @data_app.command()
+@with_options
 def check(
     file: DataFile,
     images: Images = None,
@@ -37,7 +38,6 @@ def check(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="With --draw: the folder.")
     ] = None,
-    debug: Debug = False,
 ) -> int:
     """Say what a file holds and all that is wrong with it; 3 where some records are bad.
 
@@ -65,6 +65,7 @@ def check(
 
 
 @data_app.command()
+@with_options
 def convert(
     file: DataFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file of JSON lines to write.")],
@@ -72,7 +73,6 @@ def convert(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad records out, rather than stop.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Write training data of any format as JSON lines, the format to edit and to keep.
 

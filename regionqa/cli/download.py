@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regionqa.cli.options import Debug
+from regionqa.cli.options import with_options
 from regionqa.cli.published import ConversionOptions, StoredDtypeChoice, download_seed
 from regionqa.errors import UsageError
 
@@ -22,6 +22,7 @@ Part = Annotated[
 ]
 
 
+@with_options
 def download(
     repo: Annotated[
         str,
@@ -61,7 +62,6 @@ def download(
         bool,
         typer.Option("--any-base", help="By name: add a base that looks like the wrong one."),
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Fetch a model from the Hub, or what is new in it; prints the folder it lies in.
 

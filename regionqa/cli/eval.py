@@ -1,260 +1,239 @@
-"""`eval`: models measured on the user's own data, alone or two against each other."""
+"""`eval`: evaluate models on your own data, and compare two."""
 
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regionqa.cli.eval_report import (
-    SOME_FAILED,
-    Answers,
-    AsJson,
-    Compare,
-    Images,
-    Limit,
-    Plot,
-    UnsureBelow,
-    count,
-    run_eval,
-    screen,
-)
-from regionqa.cli.options import (
-    EVAL,
-    BatchSize,
-    Debug,
-    Device,
-    DeviceChoice,
-    Dtype,
-    DtypeChoice,
-    Longest,
-    Model,
-    Quantize,
-    Quiet,
-    require,
+from regionqa.cli.eval_report import SOME_FAILED, report_rankings, run_eval
+from regionqa.cli.options import EVAL, only, require, with_options, without
+from regionqa.errors import UsageError
+from regionqa.options import (
+    EvaluationOptions,
+    GenerationOptions,
+    Options,
+    OutputOptions,
+    RuntimeOptions,
+    Section,
+    flag,
+    option,
 )
 
 eval_app = typer.Typer(
-    help="Measure models on your own data: how often they are right, with intervals.",
-    no_args_is_help=True,
+    help="Evaluate models on your own data, with confidence intervals.", no_args_is_help=True
 )
+WithoutThreshold = Annotated[EvaluationOptions, without("unsure_below")]
+MaxNewTokens = Annotated[GenerationOptions, only("max_new_tokens")]
+Quiet = Annotated[OutputOptions, only("quiet")]
 
 
 class ClassMatcher(StrEnum):
-    """Values of --by."""
+    """How an answer is matched to a class."""
 
     words = "words"
     sentence_encoder = "sentence-encoder"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecognitionOptions(Options):
+    """Options of `eval recognition` alone."""
+
+    boxes: Path = field(
+        metadata=flag("Boxes with labels: COCO, or any other format that `ask --boxes` reads.")
+    )
+    min_side: float = option(
+        32, "Minimum length of a box's shorter side, in pixels.", section=Section.method, min=0
+    )
+    question: str = option(
+        "what is this?", "Question to ask about each box.", section=Section.method
+    )
+    by: ClassMatcher = option(
+        ClassMatcher.words,
+        "How answers are matched to classes: by their words, or by a sentence encoder.",
+        section=Section.method,
+    )
+    encoder: str | None = option(
+        None,
+        "With --by sentence-encoder: a folder, or OWNER/NAME on the Hub. Default: MiniLM.",
+        section=Section.method,
+    )
+    classes: Path | None = option(
+        None,
+        "TOML file of further names and synonyms; see docs/guide/evaluation.md.",
+        section=Section.method,
+    )
+
+    def check(self) -> None:
+        """Refuse an encoder that would not be used."""
+        if self.encoder and self.by is not ClassMatcher.sentence_encoder:
+            raise UsageError("--encoder: needs --by sentence-encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaOptions(Options):
+    """Options of `eval vqa` alone."""
+
+    likelihood: bool = option(
+        True,
+        "For questions with choices, also report the choice of highest likelihood.",
+        "--likelihood/--no-likelihood",
+        section=Section.method,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions(Options):
+    """Options of `eval caption` alone."""
+
+    meteor: bool = option(
+        False,
+        "Also compute METEOR, with its authors' program; needs Java and the extra `meteor`.",
+        section=Section.method,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineEvalOptions(Options):
+    """Options of `eval fineeval` alone."""
+
+    out: Path = option(
+        Path("fineeval.html"),
+        "HTML page to write, on which people rank the answers.",
+        "--out",
+        "-o",
+        section=Section.method,
+    )
+    ranking: tuple[Path, ...] = option(
+        (),
+        "Report this saved ranking instead of asking; repeat for several raters.",
+        section=Section.method,
+    )
+    seed: int = option(0, "Random seed for the order of the answers.", section=Section.method)
+
+
 @eval_app.command()
+@with_options
 def recognition(
-    boxes: Annotated[
-        Path,
-        typer.Option("--boxes", help="Boxes with labels: COCO or any format that --boxes reads."),
-    ],
-    images: Images = None,
-    model: Model = "starter",
-    compare: Compare = None,
-    min_side: Annotated[
-        float, typer.Option("--min-side", min=0, help="Leave out boxes whose shorter side is less.")
-    ] = 32,
-    question: Annotated[str, typer.Option(help="What each box is asked.")] = "what is this?",
-    by: Annotated[
-        ClassMatcher,
-        typer.Option(help="What takes replies for classes: their words, or a sentence encoder."),
-    ] = ClassMatcher.words,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="With --by sentence-encoder: a folder or OWNER/NAME; MiniLM if not said."
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(help="TOML of further names and synonyms; see docs/guide/evaluation.md."),
-    ] = None,
-    answers: Answers = None,
-    json: AsJson = None,
-    plot: Plot = None,
-    limit: Limit = None,
-    unsure_below: UnsureBelow = None,
-    device: Device = DeviceChoice.auto,
-    dtype: Dtype = DtypeChoice.auto,
-    quantize: Quantize = None,
-    batch_size: BatchSize = 16,
-    max_new_tokens: Longest = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    task: RecognitionOptions,
+    runtime: RuntimeOptions,
+    evaluation: EvaluationOptions,
+    generation: MaxNewTokens,
+    output: Quiet,
 ) -> int:
-    """Ask of every labelled box what it is, and count how often its class is named.
+    """Ask what each labelled box is, and count how often the answer names its class.
 
     regionqa eval recognition --boxes instances.json --images photos --plot bars.png
     """
-    from regionqa.errors import UsageError
-
-    if encoder and by is not ClassMatcher.sentence_encoder:
-        raise UsageError(
-            "--encoder: says what takes replies for classes; add --by sentence-encoder"
-        )
-    if by is ClassMatcher.sentence_encoder:
+    with_encoder = task.by is ClassMatcher.sentence_encoder
+    if with_encoder:
         require("eval --by sentence-encoder", "eval", EVAL)
     from regionqa.evaluation.metrics.sentence_encoder import ENCODER
     from regionqa.evaluation.tasks.build import recognition_task
 
-    task = recognition_task(
+    boxes = task.boxes
+    built = recognition_task(
         boxes,
-        images or (boxes if boxes.is_dir() else boxes.parent),
-        min_side=min_side,
-        question=question,
-        classes=classes,
-        encoder=(encoder or ENCODER) if by is ClassMatcher.sentence_encoder else None,
-        limit=limit,
+        evaluation.images or (boxes if boxes.is_dir() else boxes.parent),
+        min_side=task.min_side,
+        question=task.question,
+        classes=task.classes,
+        encoder=(task.encoder or ENCODER) if with_encoder else None,
+        limit=evaluation.limit,
     )
-    return run_eval(
-        task, model=model, compare=compare, answers=answers, json=json, plot=plot,
-        unsure_below=unsure_below, device=device, dtype=dtype, quantize=quantize,
-        batch_size=batch_size, max_new_tokens=max_new_tokens, quiet=quiet,
-    )  # fmt: skip
+    return run_eval(built, runtime, generation, evaluation, output)
 
 
 @eval_app.command()
+@with_options
 def vqa(
     file: Annotated[
         Path,
         typer.Argument(
             metavar="FILE",
-            help="JSON lines: training records, or requests with an answer, and perhaps choices.",
+            help="JSON lines: training records, or requests with an answer and optional choices.",
         ),
     ],
-    images: Images = None,
-    model: Model = "starter",
-    compare: Compare = None,
-    likelihood: Annotated[
-        bool,
-        typer.Option(
-            "--likelihood/--no-likelihood",
-            help="Where there are choices, also say which the model finds likeliest.",
-        ),
-    ] = True,
-    answers: Answers = None,
-    json: AsJson = None,
-    plot: Plot = None,
-    limit: Limit = None,
-    unsure_below: UnsureBelow = None,
-    device: Device = DeviceChoice.auto,
-    dtype: Dtype = DtypeChoice.auto,
-    quantize: Quantize = None,
-    batch_size: BatchSize = 16,
-    max_new_tokens: Longest = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    task: VqaOptions,
+    runtime: RuntimeOptions,
+    evaluation: EvaluationOptions,
+    generation: MaxNewTokens,
+    output: Quiet,
 ) -> int:
-    """Ask questions whose answers are known: yes or no, counts, choices, or any words.
+    """Ask questions with known answers: yes or no, counts, choices, or free text.
 
     regionqa eval vqa questions.jsonl --compare starter my-model
     """
     from regionqa.evaluation.tasks.build import vqa_task
 
-    task = vqa_task(file, images, limit=limit, likelihood=likelihood)
-    return run_eval(
-        task, model=model, compare=compare, answers=answers, json=json, plot=plot,
-        unsure_below=unsure_below, device=device, dtype=dtype, quantize=quantize,
-        batch_size=batch_size, max_new_tokens=max_new_tokens, quiet=quiet,
-    )  # fmt: skip
+    built = vqa_task(file, evaluation.images, limit=evaluation.limit, likelihood=task.likelihood)
+    return run_eval(built, runtime, generation, evaluation, output)
 
 
 @eval_app.command()
+@with_options
 def caption(
     file: Annotated[
         Path,
         typer.Argument(
             metavar="FILE",
-            help="JSON lines of image, captions and perhaps regions; COCO's captions; or captions "
-            "by image.",
+            help="JSON lines of image, captions and optional regions; COCO captions; or a JSON "
+            "object of captions by image.",
         ),
     ],
-    images: Images = None,
-    model: Model = "starter",
-    compare: Compare = None,
-    meteor: Annotated[
-        bool,
-        typer.Option("--meteor", help="METEOR too, by its authors' program: Java, extra `meteor`."),
-    ] = False,
-    answers: Answers = None,
-    json: AsJson = None,
-    plot: Plot = None,
-    limit: Limit = None,
-    device: Device = DeviceChoice.auto,
-    dtype: Dtype = DtypeChoice.auto,
-    quantize: Quantize = None,
-    batch_size: BatchSize = 16,
-    max_new_tokens: Longest = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    task: CaptionOptions,
+    runtime: RuntimeOptions,
+    evaluation: WithoutThreshold,
+    generation: MaxNewTokens,
+    output: Quiet,
 ) -> int:
-    """Let pictures or regions be described, and compare that with what people wrote.
+    """Describe images or regions, and compare the captions with reference captions.
 
     regionqa eval caption captions.json --images photos
     """
     from regionqa.evaluation.tasks.build import caption_task
 
-    task = caption_task(file, images, limit=limit, with_meteor=meteor)
-    return run_eval(
-        task, model=model, compare=compare, answers=answers, json=json, plot=plot,
-        unsure_below=None, device=device, dtype=dtype, quantize=quantize, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, quiet=quiet,
-    )  # fmt: skip
+    built = caption_task(file, evaluation.images, limit=evaluation.limit, with_meteor=task.meteor)
+    return run_eval(built, runtime, generation, evaluation, output)
 
 
 @eval_app.command()
+@with_options
 def fineeval(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="FineEval's folder, or its fineeval.jsonl.")
+        Path, typer.Argument(metavar="DATA", help="Folder of FineEval, or its fineeval.jsonl.")
     ],
-    images: Images = None,
-    model: Model = "starter",
-    compare: Compare = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The page to write, on which people rank answers.")
-    ] = Path("fineeval.html"),
-    ranking: Annotated[
-        list[Path] | None,
-        typer.Option(help="Ask nothing: count this saved ranking; repeat for more raters."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order in which answers stand.")] = 0,
-    answers: Answers = None,
-    json: AsJson = None,
-    plot: Plot = None,
-    limit: Limit = None,
-    device: Device = DeviceChoice.auto,
-    dtype: Dtype = DtypeChoice.auto,
-    quantize: Quantize = None,
-    batch_size: BatchSize = 16,
-    max_new_tokens: Longest = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    task: FineEvalOptions,
+    runtime: RuntimeOptions,
+    evaluation: WithoutThreshold,
+    generation: MaxNewTokens,
+    output: Quiet,
 ) -> int:
-    """Put a model's answers beside those of PVIT, LLaVA, Shikra and GPT4RoI, for people to rank.
+    """Put a model's answers beside those of PVIT, LLaVA, Shikra and GPT4RoI for people to rank.
 
     regionqa eval fineeval DATA --out page.html
 
     regionqa eval fineeval DATA --ranking saved.json
     """
-    from regionqa.errors import UsageError
     from regionqa.evaluation.fineeval.questions import read_fineeval
 
-    if ranking:
-        return count(read_fineeval(data, images), ranking, json, plot)
-    if json or plot:
-        raise UsageError("--json and --plot tell what rankings come to; add --ranking FILE")
+    if task.ranking:
+        questions = read_fineeval(data, evaluation.images)
+        return report_rankings(questions, task.ranking, evaluation)
+    if evaluation.json or evaluation.plot:
+        raise UsageError("--json and --plot: need rankings to report; add --ranking FILE")
     from regionqa.evaluation.fineeval.page import make_page
     from regionqa.evaluation.runner import EvalSettings
+    from regionqa.pipeline.console import Console
 
-    how = EvalSettings(
-        compare or (model,), str(device), str(dtype), quantize and str(quantize), batch_size,
-        max_new_tokens, answers=answers,
-    )  # fmt: skip
-    failed = make_page(out, read_fineeval(data, images, limit), how, screen(quiet), seed)
-    print(out)
+    questions = read_fineeval(data, evaluation.images, evaluation.limit)
+    settings = EvalSettings(runtime, generation, evaluation)
+    with Console(quiet=output.quiet) as console:
+        failed = make_page(task.out, questions, settings, console, task.seed)
+    print(task.out)
     return SOME_FAILED if failed else 0

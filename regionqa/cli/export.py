@@ -2,17 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from regionqa.cli.options import EXPORT, Debug, require
+from regionqa.cli.options import EXPORT, require, with_options
 from regionqa.errors import UsageError
 
-if TYPE_CHECKING:
-    pass
 
-
+@with_options
 def export(
     model: Annotated[
         str, typer.Argument(help="A shipped model, a bundle's folder, or OWNER/NAME on the Hub.")
@@ -27,7 +25,6 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write it, with a README, to this folder.")
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Check a model's files and graphs, then write it to a folder or publish it on the Hub.
 

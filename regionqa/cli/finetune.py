@@ -1,164 +1,62 @@
-"""`finetune`: parse, fill in the settings, train."""
+"""`finetune`."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regionqa.cli.options import FINETUNE, Debug, Device, DeviceChoice, Quiet, require
+from regionqa.cli.options import FINETUNE, Overrides, only, require, with_options
+from regionqa.finetune.config import FinetuneSettings, Preset, StageSettings
+from regionqa.options import Options, OutputOptions, RuntimeOptions, Section, option
 
 
 class StageChoice(StrEnum):
-    """Values of --stage."""
+    """Which stages of training run."""
 
     align = "align"
     instruct = "instruct"
     both = "both"
 
-
-STAGES = {
-    StageChoice.align: ("align",),
-    StageChoice.instruct: ("instruct",),
-    StageChoice.both: ("align", "instruct"),
-}
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages, in order."""
+        return ("align", "instruct") if self is StageChoice.both else (str(self),)
 
 
-class Preset(StrEnum):
-    """Values of --preset."""
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(Options):
+    """Options of the process, which do not change the result."""
 
-    default = "default"
-    pvit = "pvit"
-    gpt4roi = "gpt4roi"
-
-
-Files = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--data", "-d", help="Training records: JSON lines, a JSON array of PVIT or LLaVA, COCO."
-    ),
-]
-Base = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="The model to start from; starter if not said."),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the new model.")]
-Images = Annotated[
-    Path | None, typer.Option(help="Folder that image names are relative to; else the file's.")
-]
-AlignData = Annotated[
-    list[Path] | None, typer.Option("--align-data", help="Other records for the first stage.")
-]
-Replay = Annotated[
-    list[Path] | None,
-    typer.Option(help="Older records, mixed into every step so that they are not forgotten."),
-]
-Rehearse = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Without --replay: boxes an image that the base is asked about first, to replay its "
-        "own answers; 0: none.",
-    ),
-]
-RehearseOn = Annotated[
-    Path | None,
-    typer.Option(
-        "--rehearse-on",
-        help="Rehearse on a folder of other images, or on the boxes of a file, such as COCO.",
-    ),
-]
-HeldOut = Annotated[
-    Path | None, typer.Option("--held-out", help="Records to measure on, never trained on.")
-]
-HeldOutShare = Annotated[
-    float | None,
-    typer.Option("--held-out-share", help="Share of the images held out if no file is named."),
-]
-Stage = Annotated[StageChoice | None, typer.Option(help="Which stages run.")]
-PresetOption = Annotated[
-    Preset | None, typer.Option(help="Settings to start from; pvit and gpt4roi hold the papers'.")
-]
-SettingsFile = Annotated[
-    Path | None, typer.Option("--settings", help="TOML with settings, and [align] and [instruct].")
-]
-Epochs = Annotated[float | None, typer.Option(help="Passes over the data, in each stage.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps, in each stage.")]
-Batch = Annotated[
-    int | None, typer.Option(min=1, help="Questions in one forward pass of one process.")
-]
-Accumulate = Annotated[int | None, typer.Option(min=1, help="Forward passes per step.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak of the learning rate.")]
-ReplayShare = Annotated[
-    float | None, typer.Option("--replay-share", help="Share of each step that is replayed.")
-]
-BoxNoise = Annotated[
-    float | None, typer.Option("--box-noise", help="Shift box edges by up to this share of a side.")
-]
-Lora = Annotated[
-    int | None, typer.Option(min=0, help="Train LoRA of this rank, not the language model itself.")
-]
-KeepAdapter = Annotated[
-    bool, typer.Option("--keep-adapter", help="Keep LoRA's own weights beside the merged model.")
-]
-PrecisionChoice = Annotated[str | None, typer.Option("--precision", help="auto, bf16 or fp32.")]
-Checkpointing = Annotated[
-    bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
-]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad records out.")]
-EvaluateEvery = Annotated[
-    int | None, typer.Option("--evaluate-every", min=1, help="Steps between measurements.")
-]
-SaveEvery = Annotated[
-    int | None, typer.Option("--save-every", min=1, help="Steps between checkpoints.")
-]
-Seed = Annotated[int | None, typer.Option(help="Of order, noise and new weights.")]
-ResumeRun = Annotated[
-    bool, typer.Option("--resume", help="Go on where the run in --out stopped, exactly.")
-]
-MaxMinutes = Annotated[
-    float | None, typer.Option("--max-minutes", help="Save and stop after so long (status 3).")
-]
-Shard = Annotated[
-    bool, typer.Option("--shard", help="Under torchrun: spread the weights over the GPUs (FSDP2).")
-]
+    resume: bool = option(
+        False, "Continue the run in --out exactly where it stopped.", section=Section.record
+    )
+    max_minutes: float | None = option(
+        None, "Save and stop after this time (exit status 3).", section=Section.record
+    )
+    shard: bool = option(
+        False, "Under torchrun: shard the weights over the GPUs (FSDP2).", section=Section.general
+    )
 
 
+@with_options
 def finetune(
-    out: Out,
-    data: Files = None,
-    model: Base = None,
-    images: Images = None,
-    align_data: AlignData = None,
-    replay: Replay = None,
-    rehearse: Rehearse = None,
-    rehearse_on: RehearseOn = None,
-    held_out: HeldOut = None,
-    held_out_share: HeldOutShare = None,
-    stage: Stage = None,
-    preset: PresetOption = None,
-    settings: SettingsFile = None,
-    epochs: Epochs = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    accumulate: Accumulate = None,
-    learning_rate: Rate = None,
-    replay_share: ReplayShare = None,
-    box_noise: BoxNoise = None,
-    lora: Lora = None,
-    keep_adapter: KeepAdapter = False,
-    precision: PrecisionChoice = None,
-    gradient_checkpointing: Checkpointing = False,
-    skip_bad: SkipBad = False,
-    evaluate_every: EvaluateEvery = None,
-    save_every: SaveEvery = None,
-    seed: Seed = None,
-    resume: ResumeRun = False,
-    max_minutes: MaxMinutes = None,
-    device: Device = DeviceChoice.auto,
-    shard: Shard = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new model.")],
+    *,
+    stage_settings: Overrides[StageSettings],
+    run_settings: Overrides[FinetuneSettings],
+    stage: Annotated[StageChoice | None, typer.Option(help="Stages to run. Default: both.")] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="Settings to start from; pvit and gpt4roi are those of the papers."),
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="TOML file of settings, with tables [align] and [instruct].")
+    ] = None,
+    process: ProcessOptions,
+    runtime: Annotated[RuntimeOptions, only("device", section=Section.record)],
+    output: Annotated[OutputOptions, only("quiet")],
 ) -> None:
     """Train a model on your own regions, in two stages.
 
@@ -167,43 +65,21 @@ def finetune(
     require("finetune", "finetune", FINETUNE)
     from regionqa.finetune.settings import chosen_settings
 
-    stage_fields = {
-        "epochs": epochs,
-        "steps": steps,
-        "batch": batch,
-        "accumulate": accumulate,
-        "learning_rate": learning_rate,
-        "replay_share": replay_share,
-        "box_noise": box_noise,
-        "lora_rank": lora,
-        "precision": precision,
-        "gradient_checkpointing": gradient_checkpointing or None,
-    }
-    run_fields = {
-        "model": model,
-        "data": data,
-        "images": images,
-        "align_data": align_data,
-        "replay": replay,
-        "rehearse": rehearse,
-        "rehearse_on": rehearse_on,
-        "held_out": held_out,
-        "held_out_share": held_out_share,
-        "run": stage and STAGES[stage],
-        "keep_adapter": keep_adapter or None,
-        "skip_bad": skip_bad or None,
-        "evaluate_every": evaluate_every,
-        "save_every": save_every,
-        "seed": seed,
-    }
+    if stage:
+        run_settings["run"] = stage.stages
     chosen = chosen_settings(
-        out if resume else None, preset and str(preset), settings, run_fields, stage_fields
+        out if process.resume else None, preset, settings, run_settings, stage_settings
     )
     from regionqa.finetune.run import finetune as train
 
     bundle = train(
-        chosen, out, resume=resume, device=str(device), shard=shard, max_minutes=max_minutes,
-        quiet=quiet,
-    )  # fmt: skip
+        chosen,
+        out,
+        resume=process.resume,
+        device=runtime.device,
+        shard=process.shard,
+        max_minutes=process.max_minutes,
+        quiet=output.quiet,
+    )
     if bundle:
         print(bundle.root)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regionqa.bundles.prompt_rules import RegionInput
-from regionqa.cli.options import EXPORT, Debug, require
+from regionqa.cli.options import EXPORT, require, with_options
 
 if TYPE_CHECKING:
     from regionqa.export.init import InitResult
@@ -32,6 +32,7 @@ class FitChoice(StrEnum):
     crop = "crop"
 
 
+@with_options
 def init(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new bundle's folder.")],
     vision: Annotated[
@@ -66,7 +67,6 @@ def init(
     name: Annotated[
         str | None, typer.Option(help="What the model is called; the folder's name, if not said.")
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Put a model together from published parts, each a folder or a repository of the Hub.
 

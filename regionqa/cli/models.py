@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 import regionqa
-from regionqa.cli.options import Debug, Device, DeviceChoice, Model
+from regionqa.cli.options import only, with_options
+from regionqa.options import RuntimeOptions
 
 models_app = typer.Typer(help="The models at hand.", no_args_is_help=True)
 
 
 @models_app.command("list")
-def list_models(debug: Debug = False) -> None:
+@with_options
+def list_models() -> None:
     """List the models that come with the package, and those that can be downloaded by name."""
     from regionqa.bundles.hub import readable
     from regionqa.bundles.store import (
@@ -38,11 +40,11 @@ def list_models(debug: Debug = False) -> None:
 
 
 @models_app.command("show")
+@with_options
 def show_model(
     model: Annotated[
         str, typer.Argument(help="A shipped model, a bundle's folder, or OWNER/NAME on the Hub.")
     ] = "starter",
-    debug: Debug = False,
 ) -> None:
     """Show a model's card: what it is, what it learned from, how well it does, its licence."""
     from regionqa.bundles.store import CARD, find_bundle
@@ -52,28 +54,29 @@ def show_model(
     print((bundle.root / CARD).read_text(encoding="utf-8"), end="")
 
 
-def doctor(model: Model = "starter", debug: Debug = False) -> int:
-    """Say what is installed, what runs where, and how much memory the model needs by setting."""
+@with_options
+def doctor(runtime: Annotated[RuntimeOptions, only("model")]) -> int:
+    """Report what is installed, what runs where, and how much memory the model needs."""
     from regionqa.runtime.diagnostics import diagnose, memory_needed
 
-    findings = diagnose(model)
+    findings = diagnose(runtime.model)
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark = " " if finding.good else "!"
         print(f"{mark} {finding.topic:{width}}  {finding.text}")
     print()
-    for line in memory_needed(model):
+    for line in memory_needed(runtime.model):
         print(f"  {line}")
     return 0 if all(finding.good for finding in findings) else 1
 
 
+@with_options
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the drawn images.")] = Path("demo-images"),
-    model: Model = "starter",
-    device: Device = DeviceChoice.auto,
-    debug: Debug = False,
+    out: Annotated[Path, typer.Option(help="Folder of the drawings.")] = Path("demo-images"),
+    *,
+    runtime: Annotated[RuntimeOptions, only("model", "device")],
 ) -> None:
     """Ask about a few real photos and draw the answers."""
     from regionqa.pipeline.demo import run_demo
 
-    run_demo(regionqa.load(model, device=str(device)), out, print)
+    run_demo(regionqa.load(runtime.model, device=runtime.device), out, print)

@@ -1,124 +1,184 @@
-"""Options that several commands share, each written once."""
+"""Command-line options made from the dataclasses of `regionqa.options`."""
 
-from enum import StrEnum
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import wraps
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Annotated
+from inspect import Parameter
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 import typer
 
 from regionqa.errors import UsageError
-from regionqa.regions import BoxFormat, BoxUnits
+from regionqa.options import FLAG, Flag, Section, flag_names
+
+Group = TypeVar("Group")
+Result = TypeVar("Result")
+DEBUG = Parameter(
+    "debug",
+    Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+)
+"""An option of every command, which `regionqa.cli.main` reads."""
 
 
-class DeviceChoice(StrEnum):
-    """Values of --device."""
+class Overrides(dict[str, Any], Generic[Group]):
+    """The options of a dataclass that the command line gives, by field name.
 
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class DtypeChoice(StrEnum):
-    """Values of --dtype."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
+    A parameter is annotated `Overrides[Settings]` if the defaults of `Settings` are not those of
+    the command, because a settings file may stand between the two.
+    """
 
 
-class QuantizeChoice(StrEnum):
-    """Values of --quantize, the same as `precision.Quantize`."""
+@dataclass(frozen=True)
+class Selection:
+    """Some of a dataclass's options; `only` and `without` make it."""
 
-    eight = "8bit"
-    four = "4bit"
+    names: frozenset[str]
+    included: bool
+    section: Section | None = None
+    """Section of `--help` to list them in; None: each option's own."""
 
-
-class Format(StrEnum):
-    """Values of --format, the same as `outputs.OutputFormat`."""
-
-    text = "text"
-    json = "json"
-    jsonl = "jsonl"
-    csv = "csv"
+    def __contains__(self, name: str) -> bool:
+        return (name in self.names) == self.included
 
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", help="A shipped model, a bundle's folder, or OWNER/NAME on the Hub."
-    ),
-]
-Boxes = Annotated[
-    list[str] | None,
-    typer.Option("--box", "-b", metavar="X0,Y0,X1,Y1", help="A box; repeat for more."),
-]
-BoxesFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--boxes",
-        help="Boxes of many images: COCO, Pascal VOC, YOLO, LabelMe, Label Studio, CSV or plain "
-        "JSON; a file, or a folder of files.",
-    ),
-]
-BoxForm = Annotated[
-    BoxFormat | None, typer.Option("--box-format", help="What four numbers mean; xyxy if not said.")
-]
-BoxUnit = Annotated[
-    BoxUnits | None, typer.Option("--box-units", help="What one unit is; pixel if not said.")
-]
-OutFormat = Annotated[Format, typer.Option("--format", "-f", help="How answers are written.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file, not stdout.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with --out where an earlier run ended.")
-]
-RetryErrors = Annotated[
-    bool, typer.Option("--retry-errors", help="With --resume: ask again what failed.")
-]
-Draw = Annotated[
-    Path | None,
-    typer.Option(help="Draw boxes and answers: a .png, .jpg or .webp; a folder for many images."),
-]
-Device = Annotated[DeviceChoice, typer.Option(help="Where to run; cuda never falls back.")]
-Dtype = Annotated[
-    DtypeChoice,
-    typer.Option(help="Precision; auto: float32 for small models, half of it for large ones."),
-]
-Quantize = Annotated[
-    QuantizeChoice | None,
-    typer.Option(help="Language model in fewer bits; on CUDA, with the extra `quantize`."),
-]
-BatchSize = Annotated[
-    int,
-    typer.Option(min=1, help="Questions decoded together; 1 answers each line of stdin at once."),
-]
-Longest = Annotated[
-    int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
-]
-Timing = Annotated[bool, typer.Option("--timing", help="Fill in `ms` in JSON and CSV.")]
-Confidence = Annotated[
-    bool, typer.Option("--confidence", help="Tell in JSON and CSV how sure the model is, 0 to 1.")
-]
-Guess = Annotated[bool, typer.Option("--guess", help="Answer also where the model is not sure.")]
-UnsureBelow = Annotated[
-    float | None,
-    typer.Option(
-        "--unsure-below",
-        min=0,
-        max=1,
-        help="Say so, rather than guess, where an answer is less probable than this.",
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(min=0, help="How random answers are; 0: not at all. The model knows its own."),
-]
-Seed = Annotated[
-    int, typer.Option(help="Of what is random; the same seed and question, the same answer.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No warnings, no progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]
+def only(*names: str, section: Section | None = None) -> Selection:
+    """Select options: `Annotated[OutputOptions, only("quiet")]`."""
+    return Selection(frozenset(names), included=True, section=section)
+
+
+def without(*names: str) -> Selection:
+    """Leave options out: `Annotated[RuntimeOptions, without("batch_size")]`."""
+    return Selection(frozenset(names), included=False)
+
+
+ALL = without()
+
+
+@dataclass(frozen=True)
+class OptionGroup:
+    """A parameter of a command that stands for the options of a dataclass."""
+
+    kind: type
+    selection: Selection
+    overrides: bool
+
+    @classmethod
+    def of(cls, parameter: Parameter) -> "OptionGroup | None":
+        """Return the group that a parameter's annotation names; None for a plain parameter."""
+        hint, selection = parameter.annotation, ALL
+        if get_origin(hint) is Annotated:
+            hint, *notes = get_args(hint)
+            selection = next((note for note in notes if isinstance(note, Selection)), ALL)
+        overrides = get_origin(hint) is Overrides
+        kind = get_args(hint)[0] if overrides else hint
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            return None
+        return cls(kind, selection, overrides)
+
+    def options(self) -> "Iterator[tuple[Field[Any], Flag]]":
+        """The fields that are options here."""
+        for item in fields(self.kind):
+            if FLAG in item.metadata and item.name in self.selection:
+                yield item, item.metadata[FLAG]
+
+    def section(self, flag: Flag) -> Section:
+        """The section of `--help` that an option of this group is listed in."""
+        return flag.section if self.selection.section is None else self.selection.section
+
+    def collect(self, values: Mapping[str, Any]) -> Any:
+        """Pick the group's values from those of the command; an instance, or the overrides."""
+        given = {}
+        for item, _ in self.options():
+            value = values[item.name]
+            given[item.name] = value if _item_type(item.type) is None else tuple(value or ())
+        if self.overrides:
+            return Overrides({k: v for k, v in given.items() if not _absent(v)})
+        return self.kind(**given)
+
+
+def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Give a command the options of the dataclasses that its parameters are annotated with.
+
+    The command receives instances. Options are listed by section, within one in the order of the
+    parameters and fields; parameters that are no dataclass belong to the first section. `--debug`
+    comes last.
+
+    Raises:
+        TypeError: Two options have one name.
+    """
+    signature = inspect.signature(command)
+    groups: dict[str, OptionGroup] = {}
+    listed: list[tuple[Section, Parameter]] = []
+    for parameter in signature.parameters.values():
+        group = OptionGroup.of(parameter)
+        if group is None:
+            plain = parameter.replace(kind=Parameter.KEYWORD_ONLY)
+            listed.append((Section.subject, plain))
+            continue
+        groups[parameter.name] = group
+        listed += [
+            (group.section(flag), _parameter(item, flag, overrides=group.overrides))
+            for item, flag in group.options()
+        ]
+    parameters = [parameter for _, parameter in sorted(listed, key=lambda entry: entry[0])]
+    names = [parameter.name for parameter in parameters]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise TypeError(f"{command.__name__}: two options are named {twice!r}")
+
+    @wraps(command)
+    def run(**values: Any) -> Result:
+        arguments = {name: group.collect(values) for name, group in groups.items()}
+        plain = signature.parameters.keys() - groups.keys()
+        return command(**arguments, **{name: values[name] for name in plain})
+
+    run.undecorated = run.__dict__.pop("__wrapped__")  # type: ignore[attr-defined]
+    parameters.append(DEBUG)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameter(item: "Field[Any]", flag: Flag, *, overrides: bool) -> Parameter:
+    """A field as a parameter that Typer understands."""
+    kind: Any = item.type
+    default, entry = item.default, _item_type(kind)
+    if entry is not None:
+        kind, default = list[flag.parse or entry], None  # type: ignore[misc]
+    elif flag.parse:
+        kind = flag.parse
+    if overrides:
+        default = False if kind is bool else None
+    if default is None:
+        kind = kind | None
+    info = typer.Option(
+        *flag_names(item.name, flag),
+        help=flag.help,
+        metavar=flag.metavar,
+        min=flag.min,
+        max=flag.max,
+    )
+    return Parameter(
+        item.name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind, info],
+    )
+
+
+def _absent(value: Any) -> bool:
+    """Whether an option was not given; 0 is a value."""
+    return value is None or value is False or value == ()
+
+
+def _item_type(hint: Any) -> Any:
+    """The type of the items of `tuple[X, ...]`; None for any other type."""
+    arguments = get_args(hint)
+    return arguments[0] if get_origin(hint) is tuple and arguments[-1] is Ellipsis else None
 
 
 EXPORT = ("onnxscript", "tomli_w")

@@ -5,10 +5,9 @@
 Puts the parts together. It does not parse a command line, nor print.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
 from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.bundles.store import Bundle, find_bundle
@@ -23,7 +22,15 @@ from regionqa.evaluation.results import (
     compare_results,
     estimate_figures,
 )
-from regionqa.pipeline.outputs import OutputFormat, OutputSettings, error_text
+from regionqa.options import (
+    DtypeChoice,
+    EvaluationOptions,
+    GenerationOptions,
+    OutputFormat,
+    RuntimeOptions,
+)
+from regionqa.pipeline.console import Console
+from regionqa.pipeline.outputs import OutputSettings, error_text
 from regionqa.requests import Answer, Request
 
 Answered = Mapping[int, Answer]
@@ -46,38 +53,22 @@ class EvalTask:
 class EvalSettings:
     """How models are run."""
 
-    models: tuple[str, ...] = ("starter",)
-    """One, or two to be compared: shipped names or bundles' folders."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    dtype: str = "auto"
-    """auto, float32, float16 or bfloat16."""
-    quantize: str | None = None
-    """8bit or 4bit; None: every weight in `dtype`."""
-    batch_size: int = 16
-    """Questions decoded together."""
-    max_new_tokens: int | None = None
-    """Longest answer; None: what each card says."""
-    unsure_below: float | None = None
-    """The probability below which a model is not sure; None: what each card says."""
-    answers: Path | None = None
-    """A file in which answers are kept, and from which they are taken; None: none."""
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    """The model, if none are compared, and how models are run."""
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    """Of these, only the maximum length applies: decoding is greedy, and no answer is held back."""
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """One model, or two to compare."""
+        return self.evaluation.compare or (self.runtime.model,)
 
     @property
     def variant(self) -> str:
-        """The precision, where it was chosen; empty where it was not."""
-        dtype = "" if self.dtype == "auto" else self.dtype
-        return " ".join(filter(None, (dtype, self.quantize)))
-
-
-@dataclass(frozen=True)
-class EvalProgress:
-    """What the user sees meanwhile."""
-
-    error: Callable[[str], None]
-    """Takes the line for an item that failed."""
-    follow: Callable[[Iterator[Answer], int, str], Iterable[Answer]]
-    """Passes the answers on, of which there will be so many, by the model of this name."""
+        """The precision if it was chosen; empty if not."""
+        dtype = "" if self.runtime.dtype is DtypeChoice.auto else str(self.runtime.dtype)
+        return " ".join(filter(None, (dtype, self.runtime.quantize)))
 
 
 @dataclass(frozen=True)
@@ -108,14 +99,16 @@ class EvalRun:
 
 
 def evaluate_models(
-    task: EvalTask, how: EvalSettings, screen: EvalProgress
+    task: EvalTask, settings: EvalSettings, console: Console
 ) -> EvalResult | Comparison:
-    """One model measured, or two compared on what both have answered.
+    """Evaluate one model, or compare two on what both have answered.
 
-    Raises DataError where nothing could be answered, and the errors of loading models.
+    Raises:
+        DataError: Nothing could be answered.
+        RegionQAError: A model cannot be loaded.
     """
-    bundles = map(find_bundle, how.models)
-    runs = [run_task(task.requests(b.card.prompt), how, b, screen) for b in bundles]
+    bundles = map(find_bundle, settings.models)
+    runs = [run_task(task.requests(b.card.prompt), settings, b, console) for b in bundles]
     among = set.intersection(*(set(run.answered) for run in runs))
     if not among:
         failed = max(run.failed for run in runs)
@@ -125,33 +118,35 @@ def evaluate_models(
 
 
 def run_task(
-    requests: Sequence[Request], how: EvalSettings, bundle: Bundle, screen: EvalProgress
+    requests: Sequence[Request], settings: EvalSettings, bundle: Bundle, console: Console
 ) -> EvalRun:
-    """Ask one model everything; what cannot be answered is said on the screen."""
-    card = bundle.card
-    settings = OutputSettings(OutputFormat.jsonl, card.name, card.revision, how.device, how.dtype)
+    """Ask one model everything; requests that fail are reported on the console."""
+    card, runtime, variant = bundle.card, settings.runtime, settings.variant
+    output = OutputSettings(
+        OutputFormat.jsonl, card.name, card.revision, runtime.device, runtime.dtype
+    )
 
     @cache
     def load() -> Engine:
         return Engine.load(
             bundle,
-            device=how.device,
-            batch_size=how.batch_size,
-            dtype=how.dtype,
-            quantize=how.quantize,
+            device=runtime.device,
+            batch_size=runtime.batch_size,
+            dtype=runtime.dtype,
+            quantize=runtime.quantize,
         )
 
-    kept = AnswerCache.open(how.answers, settings, how.variant)
-    answers = kept.answers(load, requests, how.max_new_tokens)
+    kept = AnswerCache.open(settings.evaluation.answers, output, variant)
+    answers = kept.answers(load, requests, settings.generation.max_new_tokens)
     answered: dict[int, Answer] = {}
     failed = 0
-    for number, answer in enumerate(screen.follow(answers, len(requests), card.name)):
+    for number, answer in enumerate(console.track(answers, card.name, len(requests))):
         if answer.error is None:
             answered[number] = answer
         else:
             failed += 1
-            screen.error(error_text(answer))
+            console.error(error_text(answer))
     device = str(load().device) if load.cache_info().currsize else "kept answers"
-    device = f"{device}, {how.variant}" if how.variant else device
-    sureness = UncertaintyRule(card.confidence, how.unsure_below)
+    device = f"{device}, {variant}" if variant else device
+    sureness = UncertaintyRule(card.confidence, settings.evaluation.unsure_below)
     return EvalRun(answered, failed, card.name, card.revision, device, sureness)

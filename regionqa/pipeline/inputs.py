@@ -43,7 +43,7 @@ class InputItem:
 
 @dataclass(frozen=True)
 class AskSettings:
-    """What the command asks of items that do not say it themselves. UsageError where unsound."""
+    """What the command asks of items that do not say it themselves."""
 
     question: str | None = None
     """Asked of a whole image, and of regions that have no question of their own."""
@@ -56,10 +56,6 @@ class AskSettings:
     each: bool = False
     """Whether every region is asked about alone, rather than all of an image's together. Then a
     image that the file of boxes mentions without any is not asked about at all."""
-
-    def __post_init__(self) -> None:
-        if self.boxes and self.boxfile is not None:
-            raise UsageError("--box and --boxes: give one of the two, not both")
 
 
 # -- arguments to items ----------------------------------------------------------------------------

@@ -6,16 +6,16 @@ It does not know how an answer came about, nor what an earlier run has written (
 import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
 from regionqa.errors import OutputError
+from regionqa.options import RESUMABLE, OutputFormat
+from regionqa.pipeline.console import printable
 from regionqa.regions import Region
 from regionqa.requests import Answer
 
@@ -26,17 +26,6 @@ COLUMNS = tuple(CSV_HEADER.strip().split(","))
 CONFIDENCE = "confidence"
 WHOLE_IMAGE = "-"
 """Stands for the boxes in a text line without any: an empty column would confuse `read` and awk."""
-# controls end lines and columns early, or steer the terminal, when a name or answer holds them
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-class OutputFormat(StrEnum):
-    """How answers are written."""
-
-    text = "text"
-    json = "json"
-    jsonl = "jsonl"
-    csv = "csv"
 
 
 @dataclass(frozen=True)
@@ -93,8 +82,6 @@ class Layout:
     """Instead of all that, where there are no records."""
 
 
-RESUMABLE = (OutputFormat.jsonl, OutputFormat.csv)
-"""Formats of which every line stands for itself."""
 LAYOUTS = {
     OutputFormat.text: Layout(),
     OutputFormat.json: Layout(start="[\n", between=",\n", end="\n]\n", empty="[]\n"),
@@ -182,14 +169,14 @@ def as_text(answer: Answer, *, bare: bool) -> str:
     request = answer.request
     boxes = request_boxes(request.regions) or WHOLE_IMAGE
     fields = [answer.text] if bare else [request.image, boxes, answer.text]
-    return "\t".join(CONTROLS.sub(" ", field) for field in fields) + "\n"
+    return "\t".join(map(printable, fields)) + "\n"
 
 
 def error_text(answer: Answer) -> str:
     """Why there is no answer, as one line that names the image."""
     image, message = answer.request.image, str(answer.error)
     named = message if message.startswith(f"{image}:") else f"{image}: {message}"
-    return CONTROLS.sub(" ", named)
+    return printable(named)
 
 
 class AnswerWriter:

@@ -14,10 +14,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
-from regionqa.errors import OutputError, UsageError
+from regionqa.errors import OutputError
+from regionqa.options import OutputFormat
 from regionqa.pipeline.outputs import (
-    RESUMABLE,
-    OutputFormat,
     OutputSettings,
     boxes_text,
     encode,
@@ -64,22 +63,16 @@ class FinishedRequests:
         return True
 
 
-def resume(
-    out: Path | None, settings: OutputSettings, *, retry_errors: bool = False
-) -> FinishedRequests:
+def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -> FinishedRequests:
     """Make the file ready to be appended to, and say what it answers already.
 
     A last line that is unfinished or makes no sense is cut off; then the file ends where a run
     that was killed had got to. retry_errors: records of errors are removed, so that these
     requests are asked again; otherwise they count as answered. A missing file answers nothing.
 
-    Raises UsageError for a format that cannot be resumed, OutputError for a file that cannot be
+    Raises OutputError for a file that cannot be
     read, that regionqa did not write, or that is damaged before its last line.
     """
-    if out is None:
-        raise UsageError("--resume: needs the file to go on with; add --out FILE")
-    if settings.format not in RESUMABLE:
-        raise UsageError(f"--resume: {settings.format} cannot be resumed; use --format jsonl")
     try:
         if not out.exists():
             return FinishedRequests([], settings)

@@ -15,9 +15,10 @@ from regionqa.bundles.model_config import TextSizes, text_sizes
 from regionqa.bundles.store import Bundle
 from regionqa.bundles.weights import stored
 from regionqa.errors import BundleError
+from regionqa.options import Quantize
 from regionqa.runtime.devices import Device
 from regionqa.runtime.graph_sizes import GraphSizes, graph_sizes
-from regionqa.runtime.precision import SMALL, Dtype, Precision, Quantize
+from regionqa.runtime.precision import SMALL, Dtype, Precision
 
 PROGRAM = {Device.cpu: 750_000_000, Device.cuda: 1_000_000_000}
 """Python, torch and ONNX Runtime before any model, 0.6 to 0.9 GB by torch's build and how much of

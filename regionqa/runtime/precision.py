@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from regionqa.bundles.store import Bundle
 from regionqa.bundles.weights import main_kind, stored
 from regionqa.errors import BundleError, DeviceError, UsageError
+from regionqa.options import Quantize
 from regionqa.runtime.devices import Device
 
 SMALL = 10**9
@@ -32,13 +33,6 @@ class Dtype(StrEnum):
     def width(self) -> int:
         """Bytes of a number."""
         return 4 if self is Dtype.float32 else 2
-
-
-class Quantize(StrEnum):
-    """Ways of bitsandbytes to keep a language model's matrices in fewer bits."""
-
-    eight = "8bit"
-    four = "4bit"
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,9 @@ def test_how_sure_it_must_be_is_said_by_a_flag(regionqa: "Command", cat: Path, r
 def test_a_flag_that_says_nothing_is_refused(regionqa: "Command", cat: Path) -> None:
     ran = regionqa("ask", cat, *ASKED, "--guess", "--unsure-below", 0.3)
     assert (ran.status, ran.out) == (2, "")
-    assert "--guess: holds no answer back, so --unsure-below means nothing; drop one" in ran.err
+    assert (
+        "--guess: answers at any confidence, so --unsure-below has no effect; drop one" in ran.err
+    )
     assert regionqa("ask", cat, *ASKED, "--unsure-below", 1.5).status == 2
 
 

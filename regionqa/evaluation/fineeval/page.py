@@ -24,8 +24,9 @@ from regionqa.evaluation.fineeval.questions import (
     fineeval_requests,
     with_answers,
 )
-from regionqa.evaluation.runner import EvalProgress, EvalSettings, run_task
+from regionqa.evaluation.runner import EvalSettings, run_task
 from regionqa.images.reading import open_image
+from regionqa.pipeline.console import Console
 from regionqa.pipeline.drawing import COLOURS
 
 FORMAT = "regionqa-fineeval-1"
@@ -113,17 +114,19 @@ def _identity(content: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def make_page(out: Path, data: FineEval, how: EvalSettings, screen: EvalProgress, seed: int) -> int:
+def make_page(
+    out: Path, data: FineEval, settings: EvalSettings, console: Console, seed: int
+) -> int:
     """Write the page; how many questions a model has failed to answer, which stand without it.
 
     Raises DataError where two systems have one name, and the errors of loading and writing.
     """
-    bundles = [find_bundle(model) for model in how.models]
+    bundles = [find_bundle(model) for model in settings.models]
     with_answers(data, [(bundle.card.name, [None] * len(data.items)) for bundle in bundles])
     answers, failed = [], 0
     for bundle in bundles:
         requests = fineeval_requests(data, bundle.card.prompt.region_input)
-        done = run_task(requests, how, bundle, screen)
+        done = run_task(requests, settings, bundle, console)
         failed += done.failed
         texts = [
             done.answered[row].text if row in done.answered else None

@@ -84,11 +84,11 @@ def test_quiet_is_only_answers_and_errors(regionqa: Command, cat: Path) -> None:
         ("/box 1,2,3", "3 values found"),
         ("/box 900,900,950,950", "lies outside the image"),
         ("what is <region1>?", "but 0 regions were given"),
-        ("/undo", "there is nothing to take back"),
+        ("/undo", "there is nothing to undo"),
         ("/image", "name an image"),
         ("/image gone.jpg", "gone.jpg: no such file"),
         ("/save", "name a file"),
-        ("/save a.jsonl", "nothing has been said yet"),
+        ("/save a.jsonl", "there is no answer to save yet"),
         ("/dance", "/dance: no such command"),
         ("is it \udcff?", "no valid text"),
     ],
@@ -151,7 +151,7 @@ def test_a_file_that_was_there_is_not_overwritten(
     ran = regionqa("chat", cat, "-q", stdin=lines)
     assert ran.status == 3
     assert file.read_text() == "precious"
-    assert "is there already; name another" in ran.err.splitlines()[0]
+    assert "already exists; name another file" in ran.err.splitlines()[0]
     assert "a.jsonl: cannot be written" in ran.err.splitlines()[1]
 
 
@@ -366,7 +366,7 @@ def take_terminal(device: int) -> None:
 def test_a_session_at_a_terminal(cat: Path) -> None:
     with at_a_terminal("chat", cat) as terminal:
         terminal.expect(r"chelsea\.png, 451 x 300 pixels\r\n")
-        terminal.expect(r"starter listens; /help lists the commands\r\n> ")
+        terminal.expect(r"starter is ready; /help lists the commands\r\n> ")
         terminal.type(f"/box {HEAD}\n")
         terminal.expect(rf"<region1> {HEAD}\r\n> ")
         terminal.type("what is that\x1b[D\x7fis\x04\x04\n")  # edited: a letter is taken out
@@ -406,9 +406,9 @@ def test_ctrl_c_stops_an_answer_at_a_terminal_and_all_of_a_script(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     by_hand, script = Stopped(), Stopped()
-    converse(by_hand, iter(["what is this?", "and now?"]), by_hand=True)  # type: ignore[arg-type]
+    converse(by_hand, iter(["what is this?", "and now?"]), interactive=True)  # type: ignore[arg-type]
     assert by_hand.lines == ["what is this?", "and now?"]
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "\ninterrupted; nothing of it is kept\n")
+    assert (captured.out, captured.err) == ("", "\ninterrupted; the question is dropped\n")
     with pytest.raises(KeyboardInterrupt):
-        converse(script, iter(["what is this?", "and now?"]), by_hand=False)  # type: ignore[arg-type]
+        converse(script, iter(["what is this?", "and now?"]), interactive=False)  # type: ignore[arg-type]

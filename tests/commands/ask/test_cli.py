@@ -158,7 +158,7 @@ def test_failures_are_asked_again_on_request(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--resume"], "--resume: needs the file to go on with; add --out FILE"),
+        (["--resume"], "--resume: needs the file to continue; add --out FILE"),
         (["--resume", "--out", "a.txt"], "--resume: text cannot be resumed; use --format jsonl"),
     ],
 )

@@ -14,6 +14,7 @@ from PIL import Image
 from regionqa.boxes.files import BoxFile, read_boxes
 from regionqa.errors import BoxError, ImageError, ItemError, UsageError
 from regionqa.images.reading import InputImage, open_image
+from regionqa.options import OutputFormat
 from regionqa.pipeline.inputs import (
     AskSettings,
     InputItem,
@@ -21,7 +22,7 @@ from regionqa.pipeline.inputs import (
     is_one_image,
     make_requests,
 )
-from regionqa.pipeline.outputs import OutputFormat, OutputSettings, as_json
+from regionqa.pipeline.outputs import OutputSettings, as_json
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
 from regionqa.requests import Answer, Request
 
@@ -222,11 +223,11 @@ def test_written_answers_can_be_asked_again(image: MakeImage, asking: AskSetting
 
 
 @pytest.mark.parametrize(
-    ("text", "image", "reason"),
+    ("text", "name", "reason"),
     [
         ('{"image": "a.png"', "-", "not a JSON request"),
         ("{'image': 'a.png'}", "-", "not a JSON request"),
-        ('{"image": "a.png"}', "-", "has no image"),
+        ('{"file": "a.png"}', "-", "has no image"),
         ('{"image": 3}', "-", "has no image"),
         ('{"image": "a.png", "question": 3}', "a.png", "the question is 3, not text"),
         ('{"image": "a.png", "regions": 3}', "a.png", "the regions are 3, not a list"),
@@ -240,11 +241,11 @@ def test_written_answers_can_be_asked_again(image: MakeImage, asking: AskSetting
     ],
 )
 def test_a_malformed_line_is_named_and_the_others_go_on(
-    source: MakeImage, text: str, image: str, reason: str
+    image: MakeImage, text: str, name: str, reason: str
 ) -> None:
-    source("a.png")
+    image("a.png")
     requests = asked(WHAT, "-", stdin=f"a.png\n{text}\na.png\n")
-    assert [request.image for request in requests] == ["a.png", image, "a.png"]
+    assert [request.image for request in requests] == ["a.png", name, "a.png"]
     error = requests[1].error
     assert isinstance(error, ItemError)
     assert str(error).startswith("line 2 of stdin: ")
@@ -467,8 +468,3 @@ def test_stdin_is_read_once() -> None:
 def test_no_arguments_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match="name files, folders"):
         find_images([], io.StringIO())
-
-
-def test_box_and_boxes_are_not_given_together() -> None:
-    with pytest.raises(UsageError, match="--box and --boxes"):
-        AskSettings("what?", boxes=(box(1, 2, 3, 4),), boxfile=boxfile(a=[]))

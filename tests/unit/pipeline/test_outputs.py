@@ -19,11 +19,11 @@ from PIL import Image
 
 from regionqa.errors import BoxError, ImageError, OutputError
 from regionqa.images.reading import InputImage, image_from_memory, open_image
+from regionqa.options import OutputFormat
 from regionqa.pipeline.outputs import (
     COLUMNS,
     CSV_HEADER,
     AnswerWriter,
-    OutputFormat,
     OutputSettings,
     as_csv,
     as_json,
@@ -282,7 +282,8 @@ def test_what_stops_a_run_before_its_first_answer_writes_nothing(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from regionqa.outputs import AnswerWriter, OutputFormat, OutputSettings
+from regionqa.options import OutputFormat
+from regionqa.pipeline.outputs import AnswerWriter, OutputSettings
 from regionqa.requests import Answer, Request
 
 settings = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu", "float32")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from regionqa.errors import ItemError, OutputError, UsageError
-from regionqa.pipeline.outputs import CSV_HEADER, AnswerWriter, OutputFormat, OutputSettings
+from regionqa.errors import ItemError, OutputError
+from regionqa.options import OutputFormat
+from regionqa.pipeline.outputs import CSV_HEADER, AnswerWriter, OutputSettings
 from regionqa.pipeline.resume import FinishedRequests, resume
 from regionqa.regions import Box, Region
 from regionqa.requests import Answer, Request
@@ -195,18 +196,6 @@ def test_an_interrupted_removal_leaves_the_old_file(
 
 
 # -- what cannot be resumed ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("format", ["text", "json"])
-def test_only_formats_of_whole_lines_are_resumed(tmp_path: Path, format: str) -> None:
-    style = OutputSettings(OutputFormat(format), "starter", "r1", "cpu", "float32")
-    with pytest.raises(UsageError, match=f"{format} cannot be resumed; use --format jsonl"):
-        resume(tmp_path / "out", style)
-
-
-def test_stdout_is_not_resumed() -> None:
-    with pytest.raises(UsageError, match="add --out FILE"):
-        resume(None, JSONL)
 
 
 def test_a_folder_is_not_resumed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from helpers.tiny_models import tiny_card, tiny_vision
 from regionqa.bundles.store import Bundle, published_cards
 from regionqa.errors import BundleError
 from regionqa.export.bundle import read_encoders, write_bundle
+from regionqa.options import Quantize
 from regionqa.runtime import memory
 from regionqa.runtime.devices import Device
 from regionqa.runtime.graph_sizes import graph_sizes
@@ -29,7 +30,7 @@ from regionqa.runtime.memory import (
     needs_of_seed,
     setting_text,
 )
-from regionqa.runtime.precision import Dtype, Precision, Quantize
+from regionqa.runtime.precision import Dtype, Precision
 
 if TYPE_CHECKING:
     from conftest import Command

@@ -19,9 +19,10 @@ from regionqa.engine import Engine
 from regionqa.errors import BundleError, DeviceError, UsageError
 from regionqa.language.decoders import LlamaDecoder, TransformersDecoder, quantization
 from regionqa.language.generation import LanguageModel
+from regionqa.options import Quantize
 from regionqa.runtime import devices, precision
 from regionqa.runtime.devices import Device
-from regionqa.runtime.precision import Dtype, Precision, Quantize, choose_precision, large_dtype
+from regionqa.runtime.precision import Dtype, Precision, choose_precision, large_dtype
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -288,9 +289,8 @@ def test_auto_beside_quantizing_is_a_half_type_and_is_said(
     assert chosen.half_encoders
 
 
-def test_quantize_has_the_values_of_the_command_line() -> None:
-    from regionqa.cli.options import DtypeChoice, QuantizeChoice
+def test_dtype_has_the_values_of_the_command_line() -> None:
+    from regionqa.options import DtypeChoice
 
-    assert [str(way) for way in QuantizeChoice] == [str(way) for way in Quantize]
     assert [str(kind) for kind in DtypeChoice] == ["auto", *map(str, Dtype)]
     assert "bitsandbytes" not in sys.modules

@@ -1,0 +1,207 @@
+"""Options are declared once: flags, checks and values derive from their dataclasses."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from regionqa.cli.options import Overrides, only, with_options, without
+from regionqa.errors import UsageError
+from regionqa.options import (
+    BoxOptions,
+    DeviceChoice,
+    EvaluationOptions,
+    GenerationOptions,
+    Options,
+    OutputFormat,
+    OutputOptions,
+    RuntimeOptions,
+    Section,
+    flags_of,
+    option,
+)
+
+# -- checks, for commands and Python callers alike -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "reason"),
+    [
+        (GenerationOptions, {"guess": True, "unsure_below": 0.5}, "--unsure-below has no effect"),
+        (GenerationOptions, {"unsure_below": 1.01}, "--unsure-below 1.01: must be from 0 to 1"),
+        (GenerationOptions, {"unsure_below": -0.1}, "--unsure-below -0.1: must be from 0 to 1"),
+        (GenerationOptions, {"temperature": -1.0}, "--temperature -1: must be 0 or more"),
+        (GenerationOptions, {"temperature": float("nan")}, "--temperature nan: must be 0 or more"),
+        (GenerationOptions, {"max_new_tokens": 0}, "--max-new-tokens 0: must be 1 or more"),
+        (RuntimeOptions, {"batch_size": 0}, "--batch-size 0: must be 1 or more"),
+        (EvaluationOptions, {"limit": 0}, "--limit 0: must be 1 or more"),
+        (OutputOptions, {"retry_errors": True}, "add --resume"),
+        (OutputOptions, {"resume": True}, "add --out FILE"),
+        (
+            OutputOptions,
+            {"resume": True, "out": Path("a.txt")},
+            "text cannot be resumed; use --format jsonl",
+        ),
+        (
+            OutputOptions,
+            {"resume": True, "out": Path("a.json"), "format": OutputFormat.json},
+            "json cannot be resumed; use --format jsonl",
+        ),
+        (BoxOptions, {"box": ("1,2,3,4",), "boxes": Path("b.json")}, "--box and --boxes"),
+        (BoxOptions, {"box": ("1,2,3",)}, "--box: box '1,2,3'"),
+    ],
+)
+def test_unsound_options_are_a_usage_error(
+    kind: type[Options], values: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason.replace("(", r"\(")):
+        kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (GenerationOptions, {"unsure_below": 0.0, "temperature": 0.0, "max_new_tokens": 1}),
+        (GenerationOptions, {"unsure_below": 1.0}),
+        (RuntimeOptions, {"batch_size": 1}),
+        (OutputOptions, {"resume": True, "out": Path("a"), "format": OutputFormat.csv}),
+        (OutputOptions, {"resume": True, "out": Path("a"), "format": OutputFormat.jsonl}),
+    ],
+)
+def test_the_edges_of_ranges_are_allowed(kind: type[Options], values: dict[str, Any]) -> None:
+    options = kind(**values)
+    assert {name: getattr(options, name) for name in values} == values
+
+
+def test_guess_is_a_threshold_of_zero() -> None:
+    assert GenerationOptions(guess=True).threshold == 0.0
+    assert GenerationOptions(unsure_below=0.3).threshold == 0.3
+    assert GenerationOptions().threshold is None
+
+
+def test_plain_values_become_those_of_the_fields() -> None:
+    options = RuntimeOptions.parse(device="cpu", batch_size=2, quantize=None)
+    assert options == RuntimeOptions(device=DeviceChoice.cpu, batch_size=2)
+    assert options.device is DeviceChoice.cpu
+    assert OutputOptions.parse(out="a.csv", format="csv").out == Path("a.csv")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"device": "tpu"}, "device 'tpu': must be one of auto, cpu, cuda"),
+        ({"quantize": "2bit"}, "quantize '2bit': must be one of 8bit, 4bit"),
+        ({"devise": "cpu"}, "unknown option 'devise'; known are model, device"),
+        ({"batch_size": 0}, "--batch-size 0"),
+    ],
+)
+def test_plain_values_that_are_wrong_are_a_usage_error(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        RuntimeOptions.parse(**values)
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later(Options):
+    late: bool = option(False, "Last.", section=Section.general)
+    early: int | None = option(None, "First.", "--early", "-e", min=1)
+    many: tuple[Path, ...] = option((), "Several.", section=Section.model)
+
+
+def run(command: Any, *words: str) -> Any:
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, words)
+
+
+def test_a_command_receives_instances() -> None:
+    received: list[object] = []
+
+    @with_options
+    def command(
+        name: Annotated[str, typer.Argument()],
+        *,
+        later: Later,
+        runtime: Annotated[RuntimeOptions, only("device")],
+        generation: Annotated[GenerationOptions, without("seed")],
+    ) -> None:
+        received.extend((name, later, runtime, generation))
+
+    result = run(command, "a", "-e", "2", "--many", "x", "--many", "y", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert received == [
+        "a",
+        Later(early=2, many=(Path("x"), Path("y"))),
+        RuntimeOptions(device=DeviceChoice.cpu),
+        GenerationOptions(),
+    ]
+    assert run(command, "a", "--model", "x").exit_code == 2
+    assert run(command, "a", "--seed", "1").exit_code == 2
+    assert run(command, "a", "--early", "0").exit_code == 2
+
+
+def test_options_are_listed_by_section_and_debug_last() -> None:
+    @with_options
+    def command(*, later: Later, plain: Annotated[int, typer.Option()] = 1) -> None: ...
+
+    shown = run(command, "--help").output
+    places = [shown.index(flag) for flag in ("--early", "--plain", "--many", "--late", "--debug")]
+    assert places == sorted(places)
+
+
+def test_overrides_hold_only_what_is_given() -> None:
+    received: list[object] = []
+
+    @with_options
+    def command(*, later: Overrides[Later], generation: Overrides[GenerationOptions]) -> None:
+        received.extend((dict(later), dict(generation)))
+
+    assert run(command).exit_code == 0
+    result = run(command, "--late", "--many", "x", "--seed", "0", "--temperature", "0")
+    assert result.exit_code == 0
+    assert received == [
+        {},
+        {},
+        {"late": True, "many": (Path("x"),)},
+        {"seed": 0, "temperature": 0.0},
+    ]
+
+
+def test_two_options_of_one_name_are_an_error_of_the_program() -> None:
+    def command(*, later: Later, early: int) -> None: ...
+
+    with pytest.raises(TypeError, match="command: two options are named 'early'"):
+        with_options(command)
+
+
+def test_a_new_field_is_a_new_option_of_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/adding-an-option.md, executed: one field reaches ask, caption and chat."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Extended(GenerationOptions):
+        top_k: int | None = option(
+            None, "Tokens to sample from. Default: the model's.", section=Section.answer, min=1
+        )
+
+    from regionqa.cli import ask, chat
+
+    for command in (ask.ask, ask.caption, chat.chat):
+        original = command.undecorated  # type: ignore[attr-defined]
+        monkeypatch.setitem(original.__annotations__, "generation", Extended)
+        shown = run(with_options(original), "--help").output
+        assert "--top-k" in shown
+        assert shown.index("--top-k") > shown.index("--seed")
+
+
+@pytest.mark.parametrize(
+    "kind", [BoxOptions, RuntimeOptions, GenerationOptions, OutputOptions, EvaluationOptions]
+)
+def test_help_is_a_sentence(kind: type[Options]) -> None:
+    for name, flag in flags_of(kind).items():
+        assert flag.help[0].isupper(), name
+        assert flag.help.endswith("."), name
