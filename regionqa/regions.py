@@ -101,13 +101,15 @@ class Region:
 class WrittenBox:
     """A box as it was written, before its image's size is known.
 
-    values: the four numbers. label: the name its file gave it, if any.
+    values: the four numbers. label: the name its file gave it, if any. is_crowd: whether its file
+    marks it as a box around a group, as COCO does.
     """
 
     values: tuple[float, float, float, float]
     format: BoxFormat = BoxFormat.xyxy
     units: BoxUnits = BoxUnits.pixel
     label: str | None = None
+    is_crowd: bool = False
 
     @classmethod
     def of(cls, region: Region) -> Self:

@@ -1,29 +1,27 @@
-"""The box files that are not JSON: Pascal VOC, YOLO and CSV, each read and written.
-
-Reading takes a path and gives `BoxEntry`s; writing takes images and gives text. How a file's format
-is recognised, and where files lie, is not known here.
-"""
+"""CSV: a row per box, read and written."""
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from regionqa.boxes.fields import (
+from regionqa.boxes.entries import (
+    BoxContents,
     BoxEntry,
+    Convention,
+    Files,
     ImageRegions,
-    excerpt,
-    four,
-    load_text,
-    numbers_of,
-    plain_number,
+    SourceFile,
 )
+from regionqa.boxes.fields import excerpt, four, load_text, numbers_of, plain_number
 from regionqa.errors import BoxFileError
-from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
+from regionqa.regions import BoxFormat, WrittenBox
 
-# ---- CSV ----
-_IMAGE = ("image", "filename", "file_name", "file", "image_path", "path", "image")
+TITLE = "CSV with the columns image,x0,y0,x1,y1"
+IMAGE_SUFFIX = None
+
+_IMAGE = ("image", "filename", "file_name", "file", "image_path", "path")
 _LABEL = ("label", "class", "class_name", "category")
 _NUMBERS = {  # corners first: beside them, `width` and `height` are the image's
     ("x0", "y0", "x1", "y1"): BoxFormat.xyxy,
@@ -39,8 +37,20 @@ _HEADER = ("image", "x0", "y0", "x1", "y1", "label")
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A row that is not blank."""
+
+    where: str
+    cells: list[str]
+
+    def cell(self, index: int) -> str:
+        """The text of a column; empty if the row is shorter."""
+        return self.cells[index].strip() if index < len(self.cells) else ""
+
+
+@dataclass(frozen=True)
 class _Columns:
-    """Where a CSV file keeps what, and what its header says of the four numbers."""
+    """Indices of columns, and what the header implies about the four numbers."""
 
     image: int
     numbers: tuple[int, ...]
@@ -48,45 +58,56 @@ class _Columns:
     format: BoxFormat = BoxFormat.xyxy
 
 
-def csv_entries(path: Path, format: BoxFormat | None, units: BoxUnits) -> list[BoxEntry]:
-    """A table with a row per box: image, four numbers, perhaps a label.
+def recognise(file: SourceFile) -> bool:
+    """Whether the file has the suffix of a table."""
+    return file.kind == ".csv"
 
-    format: None for what the header's names say, as `x,y,w,h` does. A file without a header has
-    its columns in this order, as xyxy. A row with no numbers is an image without boxes.
+
+def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
+    """Read a row per box: image, four numbers, perhaps a label.
+
+    The convention of the numbers is the user's, else the one that the header implies, as `x,y,w,h`
+    does. A file without a header has its columns in this order, xyxy. A row without numbers is an
+    image without boxes.
     """
-    rows = _csv_rows(path)
+    return BoxContents(tuple(entry for file in files for entry in _entries(file.path, convention)))
+
+
+def _entries(path: Path, convention: Convention) -> Iterator[BoxEntry]:
+    rows = _rows(path)
     if not rows:
         raise BoxFileError(f"{path}: is empty; write at least the header {','.join(_HEADER)}")
-    line, first = rows[0]
-    columns = _named_columns(first)
+    columns = _named_columns(rows[0].cells)
     if columns is not None:
         del rows[0]
-    elif len(first) >= 5 and _are_numbers(first[1:5]):
+    elif len(rows[0].cells) >= 5 and _are_numbers(rows[0].cells[1:5]):
         columns = _Columns(0, (1, 2, 3, 4), 5)
     else:
         raise BoxFileError(
-            f"line {line} of {path}: {excerpt(','.join(first))} is no header that is known; "
+            f"{rows[0].where}: {excerpt(','.join(rows[0].cells))} is not a known header; "
             f"write {','.join(_HEADER)}"
         )
-    images: dict[str, list[tuple[str, list[str]]]] = {}
-    for line, row in rows:
-        name = _cell(row, columns.image)
+    images: dict[str, list[_Row]] = {}
+    for row in rows:
+        name = row.cell(columns.image)
         if not name:
-            raise BoxFileError(f"line {line} of {path}: names no image; fill its image column")
-        images.setdefault(name, []).append((f"line {line} of {path}", row))
-    return [
-        BoxEntry.of(name, _csv_boxes(named, columns, format or columns.format, units))
-        for name, named in images.items()
-    ]
+            raise BoxFileError(f"{row.where}: names no image; fill its image column")
+        images.setdefault(name, []).append(row)
+    for name, own in images.items():
+        yield BoxEntry.of(name, _boxes(own, columns, convention))
 
 
-def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """The rows that are not blank, each with its line number; `;` and tab may replace the comma."""
+def _rows(path: Path) -> list[_Row]:
+    """Read the rows that are not blank; `;` or tab may replace the comma."""
     text = load_text(path)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
     try:
-        return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        return [
+            _Row(f"line {reader.line_num} of {path}", cells)
+            for cells in reader
+            if any(map(str.strip, cells))
+        ]
     except csv.Error as error:
         raise BoxFileError(f"line {reader.line_num} of {path}: is not CSV: {error}") from None
 
@@ -102,28 +123,24 @@ def _named_columns(header: list[str]) -> _Columns | None:
 
 
 def _are_numbers(cells: list[str]) -> bool:
+    """Whether the cells are four numbers, or all empty."""
     try:
         return len([float(cell) for cell in cells if cell.strip()]) in (0, len(cells))
     except ValueError:
         return False
 
 
-def _csv_boxes(
-    rows: list[tuple[str, list[str]]], columns: _Columns, format: BoxFormat, units: BoxUnits
-) -> Iterator[WrittenBox]:
-    for where, row in rows:
-        cells = [_cell(row, index) for index in columns.numbers]
+def _boxes(rows: list[_Row], columns: _Columns, convention: Convention) -> Iterator[WrittenBox]:
+    format = convention.format or columns.format
+    for row in rows:
+        cells = [row.cell(index) for index in columns.numbers]
         if any(cells):
-            values = four(numbers_of(cells, where), where)
-            yield WrittenBox(values, format, units, _cell(row, columns.label) or None)
+            values = four(numbers_of(cells, row.where), row.where)
+            yield WrittenBox(values, format, convention.units, row.cell(columns.label) or None)
 
 
-def _cell(row: list[str], index: int) -> str:
-    return row[index].strip() if index < len(row) else ""
-
-
-def csv_text(images: Sequence[ImageRegions]) -> str:
-    """The table of all images, in xyxy pixels; an image without regions keeps a row."""
+def write(images: Sequence[ImageRegions]) -> Files:
+    """Render a table, xyxy in pixels; an image without regions keeps a row."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_HEADER)
@@ -133,4 +150,4 @@ def csv_text(images: Sequence[ImageRegions]) -> str:
             writer.writerow([image.name, *values, region.label or ""])
         if not image.regions:
             writer.writerow([image.name, *[""] * 5])
-    return file.getvalue()
+    return {PurePosixPath(): file.getvalue()}

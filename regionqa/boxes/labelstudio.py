@@ -1,37 +1,57 @@
-"""The box files that are JSON: plain, COCO, LabelMe and Label Studio, each read and written.
-
-Reading takes a parsed document and gives `BoxEntry`s; writing takes images and gives a document.
-How a document's format is recognised, and where files lie, is not known here.
-"""
+"""Label Studio: a JSON list of tasks, read and written."""
 
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
-from regionqa.boxes.fields import BoxEntry, ImageRegions, bounding, four, member, points_of
+from regionqa.boxes.entries import (
+    BoxContents,
+    BoxEntry,
+    Convention,
+    Files,
+    ImageRegions,
+    LeftOut,
+    SourceFile,
+)
+from regionqa.boxes.fields import bounding, four, json_text, member, points_of
 from regionqa.errors import BoxError
 from regionqa.regions import Box, BoxFormat, BoxUnits, WrittenBox
 
+TITLE = "Label Studio"
+IMAGE_SUFFIX = None
+_KINDS = ("rectangle", "rectanglelabels", "polygon", "polygonlabels")
 
-# ---- Label Studio ----
-def labelstudio_entries(document: object, path: Path) -> list[BoxEntry]:
-    """Label Studio's JSON export: percent of the image's width and height.
 
-    Rectangles and polygons of all annotators count, as the upright box around them; cancelled
-    annotations, predictions and results of other kinds do not. The image is `data.image`, a URL.
+def recognise(file: SourceFile) -> bool:
+    """Whether the file is a task, or a list of them, with `data` and `annotations`."""
+    if file.kind != ".json":
+        return False
+    document = file.document
+    first = document[0] if isinstance(document, list) and document else document
+    return isinstance(first, dict) and {"data", "annotations"} <= first.keys()
+
+
+def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
+    """Read rectangles and polygons of all annotators, as the upright boxes around them.
+
+    Coordinates are in percent of the image's width and height. The image is `data.image`, a URL.
+    Cancelled annotations, predictions and results of other kinds are left out.
     """
-    entries = []
-    for index, task in enumerate(document if isinstance(document, list) else [document]):
-        where = f"[{index}] of {path}"
-        url = member(member(task, "data", dict, where), "image", str, f"data of {where}")
-        annotations = member(task, "annotations", list, where)
-        entries.append(BoxEntry.of(_labelstudio_image(url), _labelstudio_boxes(annotations, where)))
-    return entries
+    entries: list[BoxEntry] = []
+    left_out: list[LeftOut] = []
+    for file in files:
+        document = file.document
+        for index, task in enumerate(document if isinstance(document, list) else [document]):
+            where = f"[{index}] of {file.path}"
+            url = member(member(task, "data", dict, where), "image", str, f"data of {where}")
+            annotations = member(task, "annotations", list, where)
+            entries.append(BoxEntry.of(_image_name(url), _boxes(annotations, where, left_out)))
+    return BoxContents(tuple(entries), tuple(left_out))
 
 
-def _labelstudio_image(url: str) -> str:
-    """The image's path: behind `?d=` where it is served, after a code where it was uploaded."""
+def _image_name(url: str) -> str:
+    """Return the image's path: behind `?d=` if served, without its prefix if uploaded."""
     path, _, query = url.partition("?")
     path = unquote(query.removeprefix("d=") if query.startswith("d=") else path)
     if "/upload/" in path:
@@ -39,22 +59,25 @@ def _labelstudio_image(url: str) -> str:
     return path
 
 
-def _labelstudio_boxes(annotations: list[object], task: str) -> Iterator[WrittenBox]:
+def _boxes(annotations: list[object], task: str, left_out: list[LeftOut]) -> Iterator[WrittenBox]:
     for number, annotation in enumerate(annotations):
+        place = f"annotations[{number}] of {task}"
         if isinstance(annotation, dict) and annotation.get("was_cancelled"):
+            left_out.append(LeftOut(place, "cancelled"))
             continue
-        results = member(annotation, "result", list, f"annotations[{number}] of {task}")
-        for index, result in enumerate(results):
+        for index, result in enumerate(member(annotation, "result", list, place)):
             where = f"annotations[{number}].result[{index}] of {task}"
             kind = member(result, "type", str, where)
-            if kind in ("rectangle", "rectanglelabels", "polygon", "polygonlabels"):
-                yield _labelstudio_box(result, kind, where)
+            if kind in _KINDS:
+                yield _box(result, kind, where)
+            else:
+                left_out.append(LeftOut(where, kind))
 
 
-def _labelstudio_box(result: dict[str, object], kind: str, where: str) -> WrittenBox:
+def _box(result: dict[str, object], kind: str, where: str) -> WrittenBox:
     value = member(result, "value", dict, where)
     if value.get("rotation") or result.get("image_rotation"):
-        raise BoxError(f"box in {where}: is turned, which no upright box can say; turn it back")
+        raise BoxError(f"box in {where}: is rotated, but boxes are upright; set its rotation to 0")
     labels = member(value, kind, list, where) if kind in value else []
     if kind.startswith("polygon"):
         format = BoxFormat.xyxy
@@ -68,17 +91,18 @@ def _labelstudio_box(result: dict[str, object], kind: str, where: str) -> Writte
     return WrittenBox((x, y, third, fourth), format, BoxUnits.fraction, label)
 
 
-def labelstudio_document(images: Sequence[ImageRegions]) -> object:
-    """The tasks of Label Studio, each with one annotation."""
-    return [_labelstudio_task(number, image) for number, image in enumerate(images, 1)]
+def write(images: Sequence[ImageRegions]) -> Files:
+    """Render a task per image, each with one annotation."""
+    tasks = [_task(number, image) for number, image in enumerate(images, 1)]
+    return {PurePosixPath(): json_text(tasks)}
 
 
-def _labelstudio_task(number: int, image: ImageRegions) -> object:
+def _task(number: int, image: ImageRegions) -> object:
     size = {"original_width": image.width, "original_height": image.height}
     names = {"from_name": "label", "to_name": "image"}
     results = []
     for index, region in enumerate(image.regions):
-        value = _labelstudio_value(region.box, image.width, image.height)
+        value = _percent(region.box, image.width, image.height)
         kind = "rectanglelabels" if region.label else "rectangle"
         labels = {kind: [region.label]} if region.label else {}
         ids = {"id": f"{number}-{index + 1}", "type": kind, **names}
@@ -90,7 +114,7 @@ def _labelstudio_task(number: int, image: ImageRegions) -> object:
     }
 
 
-def _labelstudio_value(box: Box, width: int, height: int) -> dict[str, float]:
+def _percent(box: Box, width: int, height: int) -> dict[str, float]:
     return {
         "x": 100 * box.x0 / width,
         "y": 100 * box.y0 / height,

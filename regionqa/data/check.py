@@ -73,7 +73,7 @@ def summarise(data: TrainingData) -> Report:
         "records without regions": sum(not record.regions for record in records),
     }
     if data.format is DataFormat.coco:
-        counts["crowds left out"] = data.crowds
+        counts["crowds left out"] = len(data.left_out)
     common = Counter(answers).most_common(FREQUENT)
     return Report(
         data=data,

@@ -1,13 +1,10 @@
-"""COCO annotations as training records: each box is asked what it is, and its class answers.
-
-It does not know where the document came from.
-"""
+"""COCO annotations as training records: a naming question per box, answered by its class."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from regionqa.boxes.coco import coco_box, coco_image, coco_labels, coco_names
-from regionqa.boxes.fields import member
+from regionqa.boxes.coco import CocoAnnotation, CocoDocument
+from regionqa.boxes.entries import LeftOut
 from regionqa.data.conversations import text_problems
 from regionqa.data.english import with_article
 from regionqa.data.images import ImageFinder, place_region
@@ -16,46 +13,48 @@ from regionqa.errors import BoxError, BoxFileError, ImageError
 from regionqa.requests import NAMING_QUESTION
 
 
-def coco_records(document: object, path: Path, images: ImageFinder) -> Iterator[Record | Problem]:
-    """A record or a problem of every annotation that is no crowd.
+def coco_records(
+    document: object, path: Path, images: ImageFinder
+) -> Iterator[Record | Problem | LeftOut]:
+    """Read a record, or a problem, from every annotation; crowds are left out.
 
-    Raises BoxFileError where the images or categories themselves are malformed.
+    Raises:
+        BoxFileError: If the images or categories themselves are malformed.
     """
-    names, labels = coco_names(document, path), coco_labels(document, path)
+    coco = CocoDocument.of(document, path)
     turns = {
-        label: Turn(NAMING_QUESTION, answer_of(label)) for label in filter(None, labels.values())
+        label: Turn(NAMING_QUESTION, f"{with_article(label)}.")
+        for label in filter(None, coco.categories.values())
     }
-    for index, annotation in enumerate(member(document, "annotations", list, str(path))):
-        if is_crowd(annotation):
-            continue
-        number = annotation.get("id") if isinstance(annotation, dict) else None
-        place_in_file = f"annotations[{index}]" if number is None else f"annotation {number}"
-        where = f"{path.name}: {place_in_file}"
-        try:
-            written = coco_box(annotation, labels, where)
-            image = images.find(names[coco_image(annotation, names, where)])
-            region, cut = place_region(written, image)
-        except (BoxError, BoxFileError, ImageError) as error:
-            # the place stands before every problem; some errors name it too
-            text = str(error).removeprefix(f"{where}: ").replace(f" in {where}:", ":", 1)
-            yield Problem(where, text)
-            continue
-        if written.label is None:
-            yield Problem(where, "has no category, so nothing is known of it; give it one")
-            continue
-        turn = turns[written.label]
-        wrong = [*text_problems((turn.question, turn.answer), given=1)]
-        if wrong:
-            yield from (Problem(where, text) for text in wrong)
+    for annotation in coco.annotations():
+        place = f"annotations[{annotation.index}]"
+        if annotation.id is not None:
+            place = f"annotation {annotation.id}"
+        where = f"{path.name}: {place}"
+        if annotation.is_crowd:
+            yield LeftOut(where, "crowd")
         else:
-            yield Record(image.path, (region,), (turn,), where, int(cut))
+            yield from _read(annotation, where, images, turns)
 
 
-def answer_of(label: str) -> str:
-    """What is said of a box of this class."""
-    return f"{with_article(label)}."
-
-
-def is_crowd(annotation: object) -> bool:
-    """Whether COCO marks the annotation as a crowd, which is no single thing to name."""
-    return isinstance(annotation, dict) and bool(annotation.get("iscrowd"))
+def _read(
+    annotation: CocoAnnotation, where: str, images: ImageFinder, turns: dict[str, Turn]
+) -> Iterator[Record | Problem]:
+    try:
+        written = annotation.box
+        image = images.find(annotation.image.name)
+        region, cut = place_region(written, image)
+    except (BoxError, BoxFileError, ImageError) as error:
+        # a problem begins with its place, which some of these messages name as well
+        place = annotation.where
+        yield Problem(where, str(error).removeprefix(f"{place}: ").replace(f" in {place}:", ":", 1))
+        return
+    if written.label is None:
+        yield Problem(where, "has no category, so there is no answer to learn; give it one")
+        return
+    turn = turns[written.label]
+    wrong = [*text_problems((turn.question, turn.answer), given=1)]
+    if wrong:
+        yield from (Problem(where, text) for text in wrong)
+    else:
+        yield Record(image.path, (region,), (turn,), where, int(cut))

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator
 from json import JSONDecodeError
 from pathlib import Path
 
+from regionqa.boxes.coco import is_coco
+from regionqa.boxes.entries import LeftOut
 from regionqa.boxes.fields import parse_json
-from regionqa.data.coco import coco_records, is_crowd
+from regionqa.data.coco import coco_records
 from regionqa.data.conversations import read_record
 from regionqa.data.images import ImageFinder
 from regionqa.data.records import DataFormat, Problem, Record, TrainingData
@@ -25,7 +27,7 @@ GIVE = (
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 """Settle what a file was meant as, where no line of it can be read."""
 
-Found = Iterable[Record | Problem]
+Found = Iterable[Record | Problem | LeftOut]
 
 
 def read_training_data(path: Path, images: Path | None = None) -> TrainingData:
@@ -40,7 +42,7 @@ def read_training_data(path: Path, images: Path | None = None) -> TrainingData:
     folders = [path.parent, path.parent / "images"] if images is None else [images]
     if not text.strip():
         raise DataError(f"{path}: is empty; {GIVE}")
-    format, found, crowds = _recognised(text, path, folders)
+    format, found = _recognised(text, path, folders)
     try:
         parts = list(found)
     except BoxFileError as error:
@@ -51,7 +53,7 @@ def read_training_data(path: Path, images: Path | None = None) -> TrainingData:
         records=tuple(part for part in parts if isinstance(part, Record)),
         problems=tuple(part for part in parts if isinstance(part, Problem)),
         sha256=hashlib.sha256(content).hexdigest(),
-        crowds=crowds,
+        left_out=tuple(part for part in parts if isinstance(part, LeftOut)),
     )
 
 
@@ -68,27 +70,25 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _recognised(text: str, path: Path, folders: list[Path]) -> tuple[DataFormat, Found, int]:
-    """The format, what the file holds, and how many boxes of it are crowds."""
+def _recognised(text: str, path: Path, folders: list[Path]) -> tuple[DataFormat, Found]:
+    """The format and what the file holds."""
     images = ImageFinder(folders[:1])
     try:
         document = parse_json(text)
     except ValueError as error:
         if not _may_be_lines(text, path):
             raise DataError(f"{path}: is not JSON that can be read: {error}; {GIVE}") from None
-        return DataFormat.lines, _lines(text, path, images), 0
+        return DataFormat.lines, _lines(text, path, images)
     if isinstance(document, list):
-        return DataFormat.array, _array(document, path, images), 0
+        return DataFormat.array, _array(document, path, images)
     keys = document.keys() if isinstance(document, dict) else set()
-    if isinstance(document, dict) and {"images", "annotations"} <= keys:
-        annotations = document["annotations"]
-        crowds = sum(map(is_crowd, annotations)) if isinstance(annotations, list) else 0
-        return DataFormat.coco, coco_records(document, path, ImageFinder(folders)), crowds
+    if is_coco(document):
+        return DataFormat.coco, coco_records(document, path, ImageFinder(folders))
     if not keys & {"image", "conversations"} and path.suffix.lower() not in LINES_SUFFIXES:
         raise DataError(f"{path}: is no training data that is known; {GIVE}")
     if "\n" in text.strip():  # one record, laid out over several lines
-        return DataFormat.array, _array([document], path, images), 0
-    return DataFormat.lines, _lines(text, path, images), 0
+        return DataFormat.array, _array([document], path, images)
+    return DataFormat.lines, _lines(text, path, images)
 
 
 def _may_be_lines(text: str, path: Path) -> bool:

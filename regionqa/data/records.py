@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from regionqa.boxes.entries import LeftOut
 from regionqa.errors import DataError
 from regionqa.regions import Region
 
@@ -79,8 +80,8 @@ class TrainingData:
     """What is wrong with the others, in file order."""
     sha256: str
     """Of the file's bytes, to tell later what a model has learned from."""
-    crowds: int = 0
-    """Boxes left out because COCO marks them as crowds, which show no single thing."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Annotations that are not meant to be learned, such as COCO's crowds, in file order."""
 
     @property
     def bad(self) -> int:

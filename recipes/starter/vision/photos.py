@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+
+from regionqa.boxes.coco import CocoAnnotation, CocoDocument
 
 UInt8 = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -64,28 +65,29 @@ class PhotoSet:
 
 def read_photos(folder: Path, part: str) -> PhotoSet:
     """The photos of `instances_<part>.json`, with those captions `captions_<part>.json` has."""
-    instances = json.loads((folder / f"instances_{part}.json").read_text())
+    coco = CocoDocument.load(folder / f"instances_{part}.json")
     captions = json.loads((folder / f"captions_{part}.json").read_text())
-    categories = sorted(instances["categories"], key=lambda category: category["id"])
-    index_of = {category["id"]: index for index, category in enumerate(categories)}
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for annotation in instances["annotations"]:
-        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    categories = sorted(coco.categories, key=int)
+    index_of = {category: index for index, category in enumerate(categories)}
+    by_image: dict[str, list[CocoAnnotation]] = {}
+    for annotation in coco.annotations():
+        by_image.setdefault(annotation.image.id, []).append(annotation)
     photos = []
-    for image in instances["images"]:
-        annotations = by_image.get(image["id"], [])
-        xywh = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
+    for image in coco.images.values():
+        annotations = by_image.get(image.id, [])
+        width, height = image.size
+        xywh = np.array([a.box.values for a in annotations], np.float32).reshape(-1, 4)
         photos.append(
             Photo(
-                path=folder / "images" / image["file_name"],
-                width=image["width"],
-                height=image["height"],
+                path=folder / "images" / image.name,
+                width=width,
+                height=height,
                 boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),  # (N, 4)
-                labels=np.array([index_of[a["category_id"]] for a in annotations], np.int64),
-                captions=tuple(captions.get(str(image["id"]), ())),
+                labels=np.array([index_of[a.category_id or ""] for a in annotations], np.int64),
+                captions=tuple(captions.get(image.id, ())),
             )
         )
-    return PhotoSet(tuple(photos), tuple(category["name"] for category in categories))
+    return PhotoSet(tuple(photos), tuple(coco.categories[category] for category in categories))
 
 
 def split(photos: PhotoSet) -> tuple[PhotoSet, PhotoSet]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.boxes.coco import coco_names
-from regionqa.boxes.fields import excerpt, member
+from regionqa.boxes.coco import CocoDocument, is_coco
+from regionqa.boxes.fields import excerpt
 from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.data.fields import parse_regions
 from regionqa.data.jsonl import read_records
@@ -60,7 +60,7 @@ def read_captions(path: Path, images: Path, limit: int | None = None) -> list[Re
     found = []
     for where, document in read_records(path, GIVE):
         try:
-            if isinstance(document, dict) and {"images", "annotations"} <= document.keys():
+            if is_coco(document):
                 found += list(_coco(document, path))
             elif isinstance(document, dict) and "image" in document:
                 found.append(_reference(document))
@@ -105,17 +105,13 @@ def _table(document: Mapping[str, object], images: Path) -> Iterator[Reference]:
         yield Reference(known, (), _captions(captions))
 
 
-def _coco(document: dict[str, object], path: Path) -> Iterator[Reference]:
-    names = coco_names(document, path)
+def _coco(document: object, path: Path) -> Iterator[Reference]:
+    coco = CocoDocument.of(document, path)
     captions: dict[str, list[str]] = {}
-    for index, each in enumerate(member(document, "annotations", list, str(path))):
-        where = f"annotations[{index}]"
-        number = str(member(each, "image_id", object, where))
-        if number not in names:
-            raise ItemError(f"{where}: no image has the id {number}")
-        captions.setdefault(number, []).append(member(each, "caption", str, where))
+    for annotation in coco.annotations():
+        captions.setdefault(annotation.image.id, []).append(annotation.caption)
     for number, texts in captions.items():
-        yield Reference(names[number], (), _captions(texts))
+        yield Reference(coco.images[number].name, (), _captions(texts))
 
 
 def caption_requests(

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.boxes.coco import coco_labels, coco_names
-from regionqa.boxes.fields import load_json, member
-from regionqa.boxes.files import BoxFile, BoxFileFormat
+from regionqa.boxes.files import BoxFile
 from regionqa.engine import Engine
 from regionqa.errors import DataError, ItemError
 from regionqa.evaluation.metrics.calibration import (
@@ -131,7 +129,6 @@ def requests(
 
     What COCO marks as a crowd shows no single thing, and is left out, as in training.
     """
-    skipped = crowds(boxfile)
     for name in boxfile.images:
         try:
             boxes = boxfile.boxes_for(name) or ()
@@ -143,7 +140,7 @@ def requests(
             continue
         size = (image.width, image.height)
         for written in boxes:
-            if not written.label or (name, written.values) in skipped:
+            if not written.label or written.is_crowd:
                 continue
             try:
                 region = written.resolve(*size)
@@ -153,24 +150,10 @@ def requests(
                 yield Request(name, question, source=image, error=error)
 
 
-def crowds(boxfile: BoxFile) -> set[tuple[str, tuple[float, ...]]]:
-    """Image and box of everything that a COCO file marks as a crowd."""
-    if boxfile.format is not BoxFileFormat.coco:
-        return set()
-    document = load_json(boxfile.source)
-    names = coco_names(document, boxfile.source)
-    return {
-        (names[str(each["image_id"])], tuple(map(float, each["bbox"])))
-        for each in member(document, "annotations", list, str(boxfile.source))
-        if each.get("iscrowd")
-    }
-
-
 def class_list(boxfile: BoxFile) -> list[str]:
     """All classes that the file knows, sorted: COCO's categories, else the labels of its boxes."""
-    if boxfile.format is BoxFileFormat.coco:
-        names = coco_labels(load_json(boxfile.source), boxfile.source).values()
-        return sorted({name for name in names if name})
+    if boxfile.classes is not None:
+        return sorted(set(boxfile.classes))
     found = set()
     for name in boxfile.images:
         try:

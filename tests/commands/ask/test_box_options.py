@@ -282,7 +282,7 @@ def test_box_and_boxes_exclude_each_other(
         (None, "there is no such file"),
         ("", "boxes.json"),
         ('{"cat.jpg": [[1, 2, 3, 4]', "boxes.json"),
-        ('{"answer": 42}', "is no box file that is known"),
+        ('{"answer": 42}', "is not a box file of a known format"),
     ],
 )
 def test_a_file_of_boxes_that_cannot_be_read_is_one_line(

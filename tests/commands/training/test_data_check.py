@@ -50,7 +50,7 @@ def test_good_data_is_summed_up(regionqa: "Command", mine: Path) -> None:
         == f"""{mine}: JSON lines
   records                           5
   bad records                       0
-  images                          3
+  images                            3
   regions                           5
   clipped regions                   2
   turns                             5

@@ -3,18 +3,28 @@
 import json
 import re
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionqa.boxes.files import BoxFile, BoxFileFormat, ImageRegions, read_boxes, write_boxes
+from regionqa.boxes.entries import (
+    BoxContents,
+    BoxEntry,
+    Convention,
+    Files,
+    ImageRegions,
+    LeftOut,
+    SourceFile,
+)
+from regionqa.boxes.fields import four, numbers_of
+from regionqa.boxes.files import FORMATS, BoxFile, read_boxes, write_boxes
 from regionqa.errors import BoxError, BoxFileError, OutputError
 from regionqa.regions import Box, BoxFormat, BoxUnits, Region, WrittenBox
 
-FOLDERS = (BoxFileFormat.voc, BoxFileFormat.yolo, BoxFileFormat.labelme)
+FOLDERS = ("voc", "yolo", "labelme")
 
 VOC = """<annotation>
   <filename>cat.jpg</filename>
@@ -115,6 +125,9 @@ def test_the_cat_is_found_in_every_format(tmp_path: Path, name: str) -> None:
         ("../../data.yaml", "nc: 2\nnames: ['dog', \"cat\"]  # two\ntrain: x\n"),
         ("data.yaml", "names:\n# ours\n- dog\n\n- 'cat' # meow\nnc: 2\n"),
         ("data.yaml", "train: x\nnames:\n  0: dog\n  1: cat\n"),
+        ("data.yaml", "names: [dog,\n  cat]\n"),
+        ("data.yaml", "names: &n {1: cat, 0: dog}\nval: *n\n"),
+        ("data.yaml", "names:\n- dog\n- &pet cat\ndownload: |\n  names: x\n"),
     ],
 )
 def test_the_cat_is_found_beside_yolo_class_names(
@@ -126,7 +139,7 @@ def test_the_cat_is_found_beside_yolo_class_names(
     save(labels / names_file, names)
     for path in (labels, labels / "cat.txt"):
         found = read_boxes(path)
-        assert found.format is BoxFileFormat.yolo
+        assert found.format == "yolo"
         (region,) = regions(found.boxes_for("images/train/cat.jpg"), 200, 100)
         assert region.box.xyxy == pytest.approx((10, 20, 110.5, 70))
         assert region.label == "cat"
@@ -138,7 +151,7 @@ def test_a_folder_of_files_answers_for_every_image(tmp_path: Path) -> None:
     save(tmp_path / "a.jpg", "not looked at")
     save(tmp_path / "._a.json", "left by another system")
     found = read_boxes(tmp_path)
-    assert found.format is BoxFileFormat.labelme
+    assert found.format == "labelme"
     assert found.images == ("a.jpg", "sub/b")
     assert values(found.boxes_for("a.jpg")) == values(found.boxes_for("b.png"))
 
@@ -251,7 +264,7 @@ def test_voc_files_of_the_same_image_name_keep_to_their_folders(tmp_path: Path) 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"a.jpg": []}', '\ufeff{"a.jpg": []}\r\n'])
 def test_a_plain_file_may_be_empty(tmp_path: Path, content: str) -> None:
     found = read_boxes(save(tmp_path / "a.json", content))
-    assert found.format is BoxFileFormat.plain
+    assert found.format == "plain"
     assert not found.boxes_for("a.jpg")
 
 
@@ -365,9 +378,9 @@ def coco_of(annotation: object) -> object:
     return {"images": IMAGES, "annotations": [annotation]}
 
 
-NO_FORMAT = "is no box file that is known; give COCO"
-NOT_JSON = "is not JSON that can be read: "
-NOT_XML = "is not XML that can be read: "
+NO_FORMAT = "is not a box file of a known format; give COCO, LabelMe"
+NOT_JSON = "is not valid JSON: "
+NOT_XML = "is not valid XML: "
 HEADER = "image,x0,y0,x1,y1\n"
 NO_CORNERS = {"rectanglelabels": [], "x": 1}
 MALFORMED_JSON: list[tuple[object, str]] = [
@@ -380,17 +393,17 @@ MALFORMED_JSON: list[tuple[object, str]] = [
     ([10, 20, 30, 40], NO_FORMAT),
     ({"7": ["a caption", "another"]}, NO_FORMAT),
     ({"version": 1, "items": {}}, NO_FORMAT),
-    ({"a.jpg": [], "b.jpg": 7}, "'b.jpg' of * is 7, but a list of boxes is due"),
+    ({"a.jpg": [], "b.jpg": 7}, "'b.jpg' of * is 7; write a list of boxes"),
     ({"a.jpg": [{"label": "x"}]}, "'a.jpg'[0] of * has no 'box'"),
-    ({"a.jpg": [{"box": [1, 2, 3, 4], "label": [1]}]}, "'label' is [1], but text is due"),
-    ({"images": 7, "annotations": []}, "a.json: 'images' is 7, but a list is due"),
+    ({"a.jpg": [{"box": [1, 2, 3, 4], "label": [1]}]}, "'label' is [1]; write text"),
+    ({"images": 7, "annotations": []}, "a.json: 'images' is 7; write a list"),
     ({"images": [{"id": 1}], "annotations": []}, "images[0] of * has no 'file_name'"),
     ({"images": IMAGES * 2, "annotations": []}, "images[1] of * the id 1 appears twice"),
     (coco_of({"image_id": 2}), "annotations[0] of * no image has the id 2"),
     (coco_of({"image_id": 1, "caption": "x"}), "annotations[0] of * has no 'bbox'"),
     ({**COCO, "categories": [{"id": 4}]}, "annotations[0] of * no category has the id 3"),
     ({"shapes": [{"label": "x"}]}, "shapes[0] (polygon) of * has no 'points'"),
-    ({"shapes": [], "imagePath": {}}, "a.json: 'imagePath' is {}, but text is due"),
+    ({"shapes": [], "imagePath": {}}, "a.json: 'imagePath' is {}; write text"),
     ([{"data": {"img": "x"}, "annotations": []}], "data of [0] of * has no 'image'"),
     (task("a.jpg", {"type": "rectanglelabels", "value": NO_CORNERS}), "result[0] of * has no 'y'"),
 ]
@@ -401,13 +414,13 @@ MALFORMED_OTHERS: list[tuple[str, object, str]] = [
     ("a.xml", "<annotation>", NOT_XML),
     ("a.xml", '<?xml version="1.0" encoding="klingon"?><annotation/>', NOT_XML),
     ("a.xml", BOMB, NOT_XML + "it declares a document type"),
-    ("a.xml", "<html/>", "begins with <html>, but VOC's <annotation> is due"),
+    ("a.xml", "<html/>", "begins with <html>, not with VOC's <annotation>"),
     ("a.xml", "<annotation><object/></annotation>", "object 1 of * has no <bndbox>"),
-    ("a.txt", "\nhello 1 2 3 4", "line 2 of * begins with 'hello', but a class number is due"),
+    ("a.txt", "\nhello 1 2 3 4", "line 2 of * begins with 'hello', not with a class number"),
     ("a.csv", "", "is empty; write at least the header image,x0,y0,x1,y1,label"),
-    ("a.csv", "foo,bar\n1,2\n", "line 1 of * 'foo,bar' is no header that is known"),
-    ("a.csv", "image,x0,y0,x1,label\n", "line 1 of * is no header that is known"),
-    ("a.csv", "a.jpg,1,2,3,cat\n", "line 1 of * is no header that is known"),
+    ("a.csv", "foo,bar\n1,2\n", "line 1 of * 'foo,bar' is not a known header; write image,x0"),
+    ("a.csv", "image,x0,y0,x1,label\n", "line 1 of * is not a known header"),
+    ("a.csv", "a.jpg,1,2,3,cat\n", "line 1 of * is not a known header"),
     ("a.csv", HEADER + "a.jpg,1,2,3,4\n,1,2,3,4\n", "line 3 of * names no image"),
     ("a.csv", HEADER + "a" * 200_000, "line 2 of * is not CSV: "),
 ]
@@ -460,18 +473,10 @@ def test_a_file_that_cannot_be_opened_is_refused(
         ({}, "holds no box files; give a folder of one kind"),
         ({"classes.txt": "cat", "README.roboflow.txt": "", "a.jpg": ""}, "holds no box files"),
         ({"a.txt": "", "b.xml": VOC}, "holds .txt and .xml box files"),
-        ({"a.json": COCO}, "a.json: has no 'shapes', as a LabelMe file must"),
+        ({"a.json": COCO}, "a.json: has no 'shapes', so it is not a LabelMe file"),
         (
             {"a.txt": "2 .1 .1 .1 .1", "classes.txt": "a\nb\n"},
             "line 1 of *a.txt: the class 2 has no",
-        ),
-        (
-            {"a.txt": "0 .1 .1 .1 .1", "data.yaml": "names: [a,\n b]\n"},
-            "data.yaml: 'names' is not a",
-        ),
-        (
-            {"a.txt": "0 .1 .1 .1 .1", "data.yaml": "names: &n\n- a\n"},
-            "data.yaml: 'names' is not a",
         ),
     ],
 )
@@ -484,6 +489,35 @@ def test_a_malformed_folder_is_refused(
     with pytest.raises(BoxFileError) as error:
         read_boxes(tmp_path / "boxes")
     assert has_line(error, message), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: 5\n", "data.yaml: 'names' is '5'; write a list of class names"),
+        ("names:\nnc: 2\n", "data.yaml: 'names' is ''; write a list"),
+        ("names: [[a], b]\n", "data.yaml: 'names' is [['a'], 'b']; write a list"),
+        ("names: {a: dog}\n", "data.yaml: 'names' is {'a': 'dog'}; write a list"),
+        ("names: {-1: dog}\n", "data.yaml: 'names' is {'-1': 'dog'}; write a list"),
+        ("names: {9999999999: dog}\n", "data.yaml: 'names' is {'9999999999': 'dog'}; write"),
+        ("nc: 1\nnames: [a\n", "line 3 of *data.yaml: is not valid YAML: expected ',' or ']'"),
+        ("nc: 1\nnames: *x\n", "line 2 of *data.yaml: is not valid YAML: found undefined alias"),
+        ("names: [a]\nx: \x00", "data.yaml: is not valid YAML: unacceptable character"),
+        ("[" * 5000, "data.yaml: is not valid YAML: maximum recursion depth"),
+    ],
+)
+def test_malformed_class_names_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    save(tmp_path / "data.yaml", text)
+    with pytest.raises(BoxFileError) as error:
+        read_boxes(save(tmp_path / "a.txt", "0 .1 .1 .1 .1"))
+    assert has_line(error, message), str(error.value)
+
+
+def test_class_names_stay_text(tmp_path: Path) -> None:
+    save(tmp_path / "data.yaml", "names: [no, 1, 2026-01-02, ~, 'a: b', 0x1F]\n")
+    labels = "".join(f"{number} .1 .1 .1 .1\n" for number in range(6))
+    boxes = read_boxes(save(tmp_path / "a.txt", labels)).boxes_for("a.jpg") or ()
+    assert [box.label for box in boxes] == ["no", "1", "2026-01-02", "~", "a: b", "0x1F"]
 
 
 def test_data_yaml_without_names_leaves_boxes_unlabelled(tmp_path: Path) -> None:
@@ -520,7 +554,7 @@ BAD_BOXES: list[tuple[str, object, str]] = [
     ("a.json", shape_of("line", [1, 2], [3, 10**400]), "is not two finite numbers"),
     ("a.json", shape_of("line", [1, 2], [3, True]), "is not two finite numbers"),
     ("a.json", rectangle_of(x="1"), "annotations[0].result[0] of [0] of * four numbers"),
-    ("a.json", rectangle_of(rotation=30), "annotations[0].result[0] of [0] of * is turned"),
+    ("a.json", rectangle_of(rotation=30), "annotations[0].result[0] of [0] of * is rotated"),
     ("a.xml", voc_of("1", "2", "x", "4"), "object 1 of * 'x' is not a finite number"),
     ("a.xml", voc_of("1", "2", "3"), "object 1 of * '' is not a finite number"),
     ("a.txt", "0 .1 .1 .1", "line 1 of * 3 values found"),
@@ -572,16 +606,16 @@ SOME_IMAGES = st.lists(
 )
 
 
-@pytest.mark.parametrize("format", BoxFileFormat)
+@pytest.mark.parametrize("format", FORMATS)
 @settings(max_examples=30, deadline=None)
 @given(images=SOME_IMAGES)
-def test_what_is_written_is_read_back(format: BoxFileFormat, images: list[ImageRegions]) -> None:
+def test_what_is_written_is_read_back(format: str, images: list[ImageRegions]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        suffix = {BoxFileFormat.csv: ".csv"}.get(format, ".json")
+        suffix = ".csv" if format == "csv" else ".json"
         path = Path(folder) / ("boxes" if format in FOLDERS else f"boxes{suffix}")
         write_boxes(path, images, format)
         found = read_boxes(path)
-    assert found.format is format
+    assert found.format == format
     assert len(found.images) == len(images)
     for image in images:
         again = regions(found.boxes_for(image.name), image.width, image.height)
@@ -609,13 +643,13 @@ CAT_REGION = Region(Box(10, 20, 110, 70), "cat")
 def test_the_written_text_is_the_formats_own(
     tmp_path: Path, format: str, file: str, text: str
 ) -> None:
-    write_boxes(tmp_path / "out", [one("x/a.jpg", CAT_REGION)], BoxFileFormat(format))
+    write_boxes(tmp_path / "out", [one("x/a.jpg", CAT_REGION)], format)
     assert (tmp_path / "out" / file).read_text() == text
 
 
 def test_coco_is_written_with_sizes_and_categories(tmp_path: Path) -> None:
     images = [one("a.jpg", Region(Box(0, 0, 5, 5)), CAT_REGION), one("b.jpg", CAT_REGION)]
-    write_boxes(tmp_path / "coco.json", images, BoxFileFormat.coco)
+    write_boxes(tmp_path / "coco.json", images, "coco")
     document = json.loads((tmp_path / "coco.json").read_text())
     assert document["images"][1] == {"id": 2, "file_name": "b.jpg", "width": 200, "height": 100}
     assert document["categories"] == [{"id": 1, "name": "cat"}]
@@ -633,7 +667,7 @@ def test_coco_is_written_with_sizes_and_categories(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/abs/a.jpg", "../../abs/a.jpg", "C:\\abs\\a.jpg"])
 @pytest.mark.parametrize("format", FOLDERS)
-def test_files_stay_inside_their_folder(tmp_path: Path, format: BoxFileFormat, name: str) -> None:
+def test_files_stay_inside_their_folder(tmp_path: Path, format: str, name: str) -> None:
     write_boxes(tmp_path / "out", [one(name, CAT_REGION)], format)
     written = {path.stem for path in (tmp_path / "out/abs").iterdir()}
     assert written == {"a"}
@@ -641,7 +675,7 @@ def test_files_stay_inside_their_folder(tmp_path: Path, format: BoxFileFormat, n
 
 
 def test_labels_deep_in_a_folder_find_the_class_names_at_its_top(tmp_path: Path) -> None:
-    write_boxes(tmp_path, [one("a/b/c/d/e.jpg", CAT_REGION)], BoxFileFormat.yolo)
+    write_boxes(tmp_path, [one("a/b/c/d/e.jpg", CAT_REGION)], "yolo")
     (box,) = read_boxes(tmp_path).boxes_for("e.jpg") or ()
     assert box.label == "cat"
 
@@ -650,18 +684,18 @@ def test_labels_deep_in_a_folder_find_the_class_names_at_its_top(tmp_path: Path)
     ("format", "images", "message"),
     [
         ("plain", [one("a.jpg"), one("a.jpg")], "a.jpg: is given 2 times"),
-        ("plain", [one("./")], "'./': is no name of an image"),
+        ("plain", [one("./")], "'./': is not the name of an image"),
         ("voc", [one("a\x00.jpg")], "holds a line break or control character"),
         ("yolo", [one("a.jpg", Region(Box(0, 0, 1, 1), "a\nb"))], "'a\\nb': holds a line break"),
-        ("voc", [one("a.jpg"), one("a.png")], "a.png: its file a.xml is taken already"),
-        ("yolo", [one("classes.jpg")], "classes.jpg: its file classes.txt is taken already"),
+        ("voc", [one("a.jpg"), one("a.png")], "a.png: its file a.xml is already taken"),
+        ("yolo", [one("classes.jpg")], "classes.jpg: its file classes.txt is already taken"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(
     tmp_path: Path, format: str, images: list[ImageRegions], message: str
 ) -> None:
     with pytest.raises(OutputError) as error:
-        write_boxes(tmp_path / "out", images, BoxFileFormat(format))
+        write_boxes(tmp_path / "out", images, format)
     assert has_line(error, message), str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -669,4 +703,69 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(
 def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "file", "")
     with pytest.raises(OutputError, match=r"out\.json: cannot be written: "):
-        write_boxes(tmp_path / "file/out.json", [one("a.jpg")], BoxFileFormat.plain)
+        write_boxes(tmp_path / "file/out.json", [one("a.jpg")], "plain")
+
+
+# ---- a format is a module and a line in FORMATS ----
+
+
+class Marks:
+    """A made-up format: a line per box, `image left top right bottom`."""
+
+    TITLE = "marks"
+    IMAGE_SUFFIX = None
+
+    def recognise(self, file: SourceFile) -> bool:
+        return file.path.suffix == ".marks"
+
+    def read(self, files: Iterable[SourceFile], convention: Convention) -> BoxContents:
+        entries = []
+        for file in files:
+            for line in file.text.splitlines():
+                image, *numbers = line.split()
+                values = four(numbers_of(numbers, file.path.name), file.path.name)
+                entries.append(BoxEntry.of(image, [WrittenBox(values)]))
+        return BoxContents(tuple(entries), (LeftOut("line 9", "comment"),), ("cat",))
+
+    def write(self, images: Sequence[ImageRegions]) -> Files:
+        lines = (
+            " ".join([image.name, *(f"{number:g}" for number in region.box.xyxy)]) + "\n"
+            for image in images
+            for region in image.regions
+        )
+        return {PurePosixPath(): "".join(lines)}
+
+
+def test_a_further_format_is_an_object_and_a_line_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "boxes.marks"
+    with pytest.raises(BoxFileError, match=r"boxes\.marks: is not a box file of a known format"):
+        read_boxes(save(path, "a.jpg 1 2 3 4\n"))
+    monkeypatch.setitem(FORMATS, "marks", Marks())
+    write_boxes(path, [one("a.jpg", CAT_REGION)], "marks")
+    assert path.read_text() == "a.jpg 10 20 110 70\n"
+    found = read_boxes(path)
+    assert (found.format, found.images) == ("marks", ("a.jpg",))
+    assert found.boxes_for("a.jpg") == (WrittenBox((10, 20, 110, 70)),)
+    assert (found.left_out, found.classes) == ((LeftOut("line 9", "comment"),), ("cat",))
+    with pytest.raises(BoxFileError, match=r"known format; give COCO, .*\]\]} or marks$"):
+        read_boxes(save(tmp_path / "a.bin", "?"))
+
+
+def test_a_further_format_may_have_a_file_per_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Marks, "IMAGE_SUFFIX", ".marks")
+    monkeypatch.setitem(FORMATS, "marks", Marks())
+    save(tmp_path / "a.marks", "a.jpg 1 2 3 4\n")
+    save(tmp_path / "sub/b.MARKS", "b.jpg 5 6 7 8\n")
+    found = read_boxes(tmp_path)
+    assert (found.format, found.images) == ("marks", ("a.jpg", "b.jpg"))
+    save(tmp_path / "c.xml", VOC)
+    with pytest.raises(
+        BoxFileError,
+        match=r"holds .marks and .xml box files; .*, .json \(LabelMe\), .xml \(Pascal VOC\), "
+        r".txt \(YOLO\) or .marks \(marks\), or the file itself",
+    ):
+        read_boxes(tmp_path)

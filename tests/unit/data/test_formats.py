@@ -167,7 +167,7 @@ BAD = [
     (good(regions=[[1, 2, 3]]), "region 1: box [1, 2, 3]: four numbers are expected, 3 values"),
     (good(regions=[{"label": "a"}]), "region 1: has no 'box'"),
     (good(regions=[{"box": [1, 2, 9, 9], "lable": "a"}]), "region 1: unknown key 'lable'; did you"),
-    (good(regions=[{"box": [1, 2, 9, 9], "label": []}]), "region 1: 'label' is [], but text is"),
+    (good(regions=[{"box": [1, 2, 9, 9], "label": []}]), "region 1: 'label' is []; write text"),
     (good(regions=[[1, 2, float("nan"), 4]]), "every coordinate must be a finite number"),
     (good(regions=[[1, 2, 10**400, 4]]), "a coordinate is too large"),
     (good(regions=[[90, 2, 9, 9]]), "bottom exceed top; write left, top, right"),
@@ -275,7 +275,7 @@ UNREADABLE = [
     ("a.json", '{"images": [\n], "annotations"', "is not JSON that can be read"),
     ("a.json", '{"cat.jpg": [[1, 2, 3, 4]]}', "is no training data that is known"),
     ("a.json", '{"images": [{}], "annotations": []}', "images[0] of * has no 'id'"),
-    ("a.json", '{"images": [], "annotations": 5}', "'annotations' is 5, but a list is due"),
+    ("a.json", '{"images": [], "annotations": 5}', "'annotations' is 5; write a list"),
 ]
 
 
@@ -425,7 +425,7 @@ def test_each_box_of_coco_becomes_a_question(photos: Path) -> None:
         {"id": 3, "bbox": [200, 100, 99, 99], "category_id": 4},
     )
     data = read_training_data(save(photos / "coco.json", json.dumps(document, indent=1)))
-    assert (data.format, data.crowds, problems(data)) == (DataFormat.coco, 1, [])
+    assert (data.format, len(data.left_out), problems(data)) == (DataFormat.coco, 1, [])
     assert data.records == (
         Record(
             photos / "cat.jpg",

@@ -1,0 +1,193 @@
+"""Entries of box files, and the interface of a module that reads and writes one format.
+
+A box file can be wrong in two ways. A fault that makes the file unreadable (a missing key, a
+reference to an unknown id) raises BoxFileError and ends the run. A box whose four numbers are wrong
+fails only its own image: the message is kept as `BoxEntry.defect` until that image is asked about.
+"""
+
+import functools
+import posixpath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol, Self
+
+from regionqa.boxes.fields import load_json, load_text
+from regionqa.errors import BoxError, OutputError
+from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
+
+NOT_BOXES = frozenset({"classes.txt", "README.dataset.txt", "README.roboflow.txt"})
+"""Files that stand among YOLO labels in published datasets and hold no boxes."""
+_SUFFIXES = {".csv": ".csv", ".tsv": ".csv", ".json": ".json", ".xml": ".xml", ".txt": ".txt"}
+_FIRST_CHARACTERS = {"{": ".json", "[": ".json", "<": ".xml"}
+_HEAD = 1024  # bytes of a file without a known suffix that are looked at
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to read, and the folder the user named it from.
+
+    path: the file. top: the folder given by the user, or the file's own folder.
+    """
+
+    path: Path
+    top: Path
+
+    @property
+    def folder(self) -> Path:
+        """The file's folder, relative to `top`."""
+        return self.path.parent.relative_to(self.top)
+
+    @functools.cached_property
+    def kind(self) -> str:
+        """`.json`, `.xml`, `.csv` or `.txt` by suffix, else by the first character; or empty."""
+        suffix = self.path.suffix.lower()
+        if suffix in _SUFFIXES:
+            return _SUFFIXES[suffix]
+        with self.path.open("rb") as file:
+            head = file.read(_HEAD).decode("utf-8-sig", "replace")
+        return _FIRST_CHARACTERS.get(head.lstrip()[:1], "")
+
+    @property
+    def text(self) -> str:
+        """The whole text; BoxFileError if it is not UTF-8."""
+        return load_text(self.path)
+
+    @functools.cached_property
+    def document(self) -> object:
+        """The parsed JSON document; BoxFileError if it is not JSON."""
+        return load_json(self.path)
+
+
+@dataclass(frozen=True)
+class BoxEntry:
+    """The boxes of one image."""
+
+    name: str | None
+    """The image as the file names it; None for boxes that apply to any image."""
+    boxes: tuple[WrittenBox, ...] = ()
+    """In file order; empty if there is a defect."""
+    defect: str | None = None
+    """What is wrong with the first malformed box, in one line."""
+    by_stem: bool = False
+    """Whether `name` lacks the image's suffix, as in the file names of YOLO labels."""
+
+    @classmethod
+    def of(cls, name: str | None, boxes: Iterable[WrittenBox], *, by_stem: bool = False) -> Self:
+        """Read the boxes of an image; the first BoxError becomes the entry's defect."""
+        try:
+            return cls(name, tuple(boxes), by_stem=by_stem)
+        except BoxError as error:
+            return cls(name, defect=str(error), by_stem=by_stem)
+
+    @classmethod
+    def of_file(cls, file: SourceFile, image: str, boxes: Iterable[WrittenBox]) -> Self:
+        """Read the boxes of a file about one image.
+
+        Args:
+            file: The file; its folder below `top` is put before the image's name.
+            image: The image named in the file; if empty, the image has the stem of the file.
+            boxes: The boxes, which may raise BoxError while they are read.
+        """
+        name = image or file.path.stem
+        if file.folder != Path():
+            name = f"{file.folder.as_posix()}/{name}"
+        return cls.of(name, boxes, by_stem=not PurePosixPath(image).suffix)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An annotation that was recognised but not read."""
+
+    where: str
+    """Its place, like `annotations[3] of labels.json`."""
+    reason: str
+    """Why, like `crowd`."""
+
+
+@dataclass(frozen=True)
+class BoxContents:
+    """Everything that was read from one or several files of a format."""
+
+    entries: tuple[BoxEntry, ...]
+    """In file order."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Annotations without an entry, in file order."""
+    classes: tuple[str, ...] | None = None
+    """Class names that the file declares; None if it declares none."""
+
+
+@dataclass(frozen=True)
+class Convention:
+    """The coordinate convention stated by the user, for formats that have none of their own."""
+
+    format: BoxFormat | None = None
+    """None: the one that the file's column names imply, else xyxy."""
+    units: BoxUnits = BoxUnits.pixel
+
+
+@dataclass(frozen=True)
+class ImageRegions:
+    """An image and its regions, to be written to a box file."""
+
+    name: str
+    """The image's path or file name, as it is to appear in the file."""
+    width: int
+    """In pixels, as displayed."""
+    height: int
+    """In pixels, as displayed."""
+    regions: tuple[Region, ...]
+    """In pixels of the image as displayed; may be empty."""
+
+
+Files = Mapping[PurePosixPath, str]
+"""Texts by path, relative to the path that the user gave; `.` is that path itself."""
+
+
+class FileFormat(Protocol):
+    """A module that reads and writes one format (docs/adding-a-box-format.md)."""
+
+    @property
+    def TITLE(self) -> str:  # noqa: N802
+        """The format's name in messages."""
+
+    @property
+    def IMAGE_SUFFIX(self) -> str | None:  # noqa: N802
+        """Suffix of files about one image each, which are read as a folder; None: one file."""
+
+    def recognise(self, file: SourceFile) -> bool:
+        """Whether the file has this format, judged by suffix and content."""
+
+    def read(self, files: Iterable[SourceFile], convention: Convention) -> BoxContents:
+        """Read files; several only if `IMAGE_SUFFIX` is set."""
+
+    def write(self, images: Sequence[ImageRegions]) -> Files:
+        """Render images in this format."""
+
+
+def labels_of(images: Sequence[ImageRegions]) -> list[str]:
+    """Distinct labels in order of appearance; an empty text stands for unlabelled regions."""
+    return list(dict.fromkeys(r.label or "" for image in images for r in image.regions))
+
+
+def name_parts(name: str) -> tuple[str, ...]:
+    """Split an image's name into folders and file name; never empty.
+
+    Slashes may lean either way. Drives, and steps above the first folder, are dropped.
+    """
+    path = posixpath.normpath(name.replace("\\", "/"))
+    parts = (part for part in path.split("/") if part.strip(".") and not part.endswith(":"))
+    return tuple(parts) or (path,)
+
+
+def file_per_image(
+    images: Sequence[ImageRegions], suffix: str, text_of: Callable[[ImageRegions], str]
+) -> dict[PurePosixPath, str]:
+    """Render a file per image, in the folder that the image's name says."""
+    files: dict[PurePosixPath, str] = {}
+    for image in images:
+        path = PurePosixPath(*name_parts(image.name)).with_suffix(suffix)
+        if path in files or path.name in NOT_BOXES:
+            raise OutputError(f"{image.name}: its file {path} is already taken; rename the image")
+        files[path] = text_of(image)
+    return files
