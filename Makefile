@@ -9,15 +9,19 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/regionqa demo --out demo-images
 
-# one test a core, and one thread a test: threads that wait for each other would halve the speed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+DEFAULT := -n auto --dist worksteal -m "not slow and not gpu"
+
+# One process a core with one thread each: more threads would wait for each other. Tests run in a
+# random order; to repeat one, add PYTEST_ADDOPTS=--randomly-seed=N.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+	$(PYTEST) $(DEFAULT)
 
 slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m "slow or gpu"
+	HYPOTHESIS_PROFILE=slow $(BIN)/python -m pytest -m "slow or gpu or hypothesis"
 
 coverage: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term-missing --cov-fail-under=90
+	$(PYTEST) $(DEFAULT) --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
-"""What many tests share: photos, the starter, and the command line as a function.
+"""Fixtures of the whole suite: photos, the starter, tiny models, the command line as a function.
 
-`skimage_photos` are real photos that no model of ours was trained on.
+Whatever needs torch is imported inside the fixture that needs it, so that the tests of one folder
+start in a second where they need no model.
 """
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,21 +13,31 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from helpers.golden_weights import COMMITTED, GoldenSet
 from helpers.hub_server import Hub
-from helpers.tiny_models import copy_graphs, tiny_bundle, two_things
-from regionqa.bundles.store import Bundle, find_bundle
 from regionqa.cli import main
-from regionqa.engine import Engine
+
+if TYPE_CHECKING:
+    from regionqa.bundles.store import Bundle
+    from regionqa.engine import Engine
+
+# An example has no deadline: how long it takes depends on the machine. The default profile draws
+# the same examples in every run, so that a run fails for a change and not for its luck;
+# `make slow` draws ten times as many, each time others.
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("slow", deadline=None, max_examples=400)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What a command did."""
+class CommandResult:
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -37,23 +49,23 @@ class Ran:
         return self.out.splitlines()
 
 
-Command = Callable[..., Ran]
+Command = Callable[..., CommandResult]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--golden DIR`: another golden set, a folder with gpt4roi/ and pvit/."""
+    """Add `--golden DIR`: a golden set other than the committed one, with gpt4roi/ and pvit/."""
     parser.addoption("--golden", type=Path, default=COMMITTED, help="folder of a golden set")
 
 
 @pytest.fixture(scope="session")
 def gpt4roi(pytestconfig: pytest.Config) -> GoldenSet:
-    """What GPT4RoI computes on generated weights."""
+    """Outputs of GPT4RoI on generated weights."""
     return GoldenSet(pytestconfig.getoption("golden") / "gpt4roi")
 
 
 @pytest.fixture(scope="session")
 def pvit(pytestconfig: pytest.Config) -> GoldenSet:
-    """What PVIT computes on generated weights."""
+    """Outputs of PVIT on generated weights."""
     return GoldenSet(pytestconfig.getoption("golden") / "pvit")
 
 
@@ -61,32 +73,41 @@ def pvit(pytestconfig: pytest.Config) -> GoldenSet:
 def regionqa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line in this process: `regionqa("ask", path, "what is this?", stdin="...")`."""
 
-    def run(*words: object, stdin: str = "") -> Ran:
+    def run(*words: object, stdin: str = "") -> CommandResult:
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         capsys.readouterr()
         status = main([str(word) for word in words])
         captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
+        return CommandResult(status, captured.out, captured.err)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def starter() -> Bundle:
-    """The bundle that ships."""
+def starter() -> "Bundle":
+    """The embedded bundle."""
+    from regionqa.bundles.store import find_bundle
+
     return find_bundle("starter")
 
 
 @pytest.fixture(scope="session")
-def engine(starter: Bundle) -> Engine:
+def engine(starter: "Bundle") -> "Engine":
     """The starter on the CPU."""
+    from regionqa.engine import Engine
+
     return Engine.load(starter, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def skimage_photos() -> Path:
-    """The folder of scikit-image's photos: chelsea.png (a cat), coffee.png, astronaut.png, ..."""
-    return Path(pytest.importorskip("skimage").__file__).parent / "data"
+    """The folder of scikit-image's photos: chelsea.png (a cat), coffee.png, astronaut.png, ...
+
+    No model of ours was trained on them.
+    """
+    import skimage
+
+    return Path(skimage.__file__).parent / "data"
 
 
 @pytest.fixture
@@ -96,19 +117,21 @@ def cat(skimage_photos: Path) -> Path:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, skimage_photos: Path) -> Iterator[Path]:
+def photos(tmp_path: Path, skimage_photos: Path) -> Path:
     """A folder with three small real photos: astronaut.jpg, cat.jpg, cup.jpg."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, source in (("cat", "chelsea"), ("cup", "coffee"), ("astronaut", "astronaut")):
         with Image.open(skimage_photos / f"{source}.png") as image:
             image.convert("RGB").reduce(2).save(folder / f"{name}.jpg")
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    """Tiny untrained models by row of PVIT's table 1: `tiny("levels")`; see tinymodel.py."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "Bundle"]:
+    """Tiny untrained models by row of PVIT's table 1: `tiny("levels")`; see tiny_models.py."""
+    from helpers.tiny_models import tiny_bundle
+
     root = tmp_path_factory.mktemp("tiny")
     return cache(lambda row: tiny_bundle(row, root))
 
@@ -116,12 +139,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
 @pytest.fixture(scope="session")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Training records about red squares and blue discs."""
+    from helpers.tiny_models import two_things
+
     return two_things(tmp_path_factory.mktemp("things"))
 
 
 @pytest.fixture
-def quick_export(tiny: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are not made anew but copied, seconds faster; they know nothing of the training."""
+def quick_export(tiny: Callable[[str], "Bundle"], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy graphs of untrained encoders instead of exporting, which takes seconds.
+
+    The graphs of a model trained under this fixture are therefore not what it learned.
+    """
+    from helpers.tiny_models import copy_graphs
+
     copy_graphs(tiny("levels"), tiny("pixels"), monkeypatch)
 
 
@@ -129,8 +159,8 @@ def quick_export(tiny: Callable[[str], Bundle], monkeypatch: pytest.MonkeyPatch)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A stand-in for the Hub, with the real client pointed at it and an empty cache.
 
-    In this process the client has read its settings long ago, so they are put in their places; a
-    subprocess reads them from its environment, as a user's does.
+    In this process the client read its settings when it was imported, so they are replaced one by
+    one; a subprocess reads them from its environment, as a user's does.
     """
     import huggingface_hub
     from huggingface_hub import constants
@@ -143,7 +173,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     # Xet, the Hub's newer way to store files, needs servers of its own
     for name, value in (("HF_ENDPOINT", server.url), ("HF_HOME", home), ("HF_HUB_DISABLE_XET", 1)):
         monkeypatch.setenv(name, str(value))
-    settings = {
+    values = {
         "ENDPOINT": server.url,
         "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HOME": str(home),
@@ -153,9 +183,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": True,
     }
-    for name, setting in settings.items():
-        monkeypatch.setattr(constants, name, setting)
-    # it waits seconds before it tries again
+    for name, replacement in values.items():
+        monkeypatch.setattr(constants, name, replacement)
+    # the client waits for seconds before it tries again
     hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
     for module in ("file_download", "utils._http"):
         monkeypatch.setattr(f"huggingface_hub.{module}.time", hurried)
