@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage lint wheel-check lock sync clean
+.PHONY: demo test slow coverage mutants lint wheel-check lock sync clean
 
 demo: $(VENV)/installed
 	$(BIN)/regionqa demo --out demo-images
@@ -22,6 +22,11 @@ slow: $(VENV)/installed
 
 coverage: $(VENV)/installed
 	$(PYTEST) $(DEFAULT) --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# Small faults planted in FILES, one at a time; prints those that the tests do not notice.
+mutants: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py $(FILES)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from PIL import Image
 
 from helpers.golden_weights import COMMITTED, GoldenSet
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # the same examples in every run, so that a run fails for a change and not for its luck;
 # `make slow` draws ten times as many, each time others.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile(
+    "mutants", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate]
+)
 settings.register_profile("slow", deadline=None, max_examples=400)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

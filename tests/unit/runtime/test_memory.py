@@ -1,10 +1,10 @@
-"""How much memory `regionqa doctor` says a model needs, against what it really takes."""
+"""Estimates of the memory a model needs; benchmarks/memory.py compares them with a process."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +16,7 @@ from regionqa.bundles.store import Bundle, published_cards
 from regionqa.errors import BundleError
 from regionqa.export.bundle import read_encoders, write_bundle
 from regionqa.options import Quantize
-from regionqa.runtime import memory
-from regionqa.runtime.devices import Device
+from regionqa.runtime.devices import Device, open_session
 from regionqa.runtime.graph_sizes import graph_sizes
 from regionqa.runtime.memory import (
     MemoryEstimate,
@@ -36,37 +35,22 @@ if TYPE_CHECKING:
     from conftest import Command
 
 Tiny = Callable[[str], Bundle]
-ASK = """
-import sys
-from regionqa.cli import main
-
-def memory(what):
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(what))
-
-small, model, *words = sys.argv[1:]
-main([*words, "--model", small])
-before = memory("VmRSS")
-status = main([*words, "--model", model])
-print(before, memory("VmHWM"), file=sys.stderr)
-sys.exit(status)
-"""
-"""Asks a tiny model, then another; says what the process held in between, and the most it did."""
+VOCABULARY, WIDTH, LAYERS = 160, 96, 7
 
 
 @pytest.fixture(scope="module")
 def larger(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Tiny encoders and a LLaMA of 50 million weights, 200 MB in its file."""
+    """Tiny encoders and a LLaMA with a head of its own."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=1600, hidden_size=768, intermediate_size=2048, num_hidden_layers=7,
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=256, num_hidden_layers=LAYERS,
         num_attention_heads=12, max_position_embeddings=512, tie_word_embeddings=False,
     )  # fmt: skip
     card = tiny_card("none")
     card["language"]["context"] = 512
     small = tiny("none")
     vision = tiny_vision(())
-    vision.projector = torch.nn.Linear(16, 768)
+    vision.projector = torch.nn.Linear(16, WIDTH)
     bundle, _ = write_bundle(
         tmp_path_factory.mktemp("larger") / "bundle", card, vision, None,
         LlamaForCausalLM(config), small.root / "llm" / "tokenizer.json",
@@ -77,32 +61,14 @@ def larger(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 # -- true ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own count")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_estimate_is_what_a_process_takes(
-    tiny: Tiny, larger: Bundle, photos: Path, dtype: str
-) -> None:
-    """Of the model alone within 30 %; the program itself differs from machine to machine."""
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, tiny("none").root, larger.root, "ask", photos / "cat.jpg",
-         "what is this? " * 100, "--device", "cpu", "--dtype", dtype, "--quiet"],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    before, peak = map(int, done.stderr.split()[-2:])
-    expected = estimate(needs_of(larger), Device.cpu, Precision(Dtype(dtype)))
-    assert peak - before == pytest.approx(expected.total - memory.PROGRAM[Device.cpu], rel=0.3)
-    assert before == pytest.approx(memory.PROGRAM[Device.cpu], rel=0.35)
-
-
 def test_weights_are_counted_from_headers(larger: Bundle) -> None:
     needs = needs_of(larger)
     config = LlamaConfig.from_pretrained(larger.root / "llm")
     with torch.device("meta"):
         whole = LlamaForCausalLM(config)
     assert needs.matrices + needs.others == sum(p.numel() for p in whole.parameters())
-    head = 2 * 1600 * 768
-    assert needs.others == head + (2 * 7 + 1) * 768
+    head = 2 * VOCABULARY * WIDTH
+    assert needs.others == head + (2 * LAYERS + 1) * WIDTH
     language = {
         str(each.precision): each.language
         for each in memory_estimates(needs) if each.device is Device.cuda
@@ -242,39 +208,12 @@ def test_opening_large_encoders_may_be_the_most_of_all(starter: Bundle) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_what_opening_a_graph_freed_is_given_back(tmp_path: Path) -> None:
-    """A graph of 40 million weights, stored in float16: 160 MB stay, where 400 would without."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    rng = np.random.default_rng(0)
-    nodes, weights, seen = [], [], "x"
-    for number in range(10):
-        values = rng.standard_normal((2000, 2000), np.float32).astype(np.float16)
-        weights.append(numpy_helper.from_array(values, f"w{number}"))
-        nodes += [
-            helper.make_node("Cast", [f"w{number}"], [f"f{number}"], to=TensorProto.FLOAT),
-            helper.make_node("Transpose", [f"f{number}"], [f"t{number}"]),
-            helper.make_node("MatMul", [seen, f"t{number}"], [f"y{number}"]),
-        ]
-        seen = f"y{number}"
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2000]) for name in "xy"]
-    nodes.append(helper.make_node("Relu", [seen], ["y"]))
-    graph = helper.make_graph(nodes, "large", ends[:1], ends[1:], weights)
-    path = tmp_path / "large.onnx"
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path
-    )
-    script = (
-        "import sys\nfrom pathlib import Path\nimport onnxruntime\n"
-        "from regionqa.runtime.devices import Device, open_session\n"
-        "def now():\n"
-        "    status = open('/proc/self/status').read().split()\n"
-        "    return int(status[status.index('VmRSS:') + 1]) * 1024\n"
-        "before = now()\nsession = open_session(Path(sys.argv[1]), Device.cpu)\n"
-        "print(now() - before)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == pytest.approx(160e6, rel=0.25)
+def test_what_opening_a_graph_freed_is_given_back(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """benchmarks/memory.py measures what it is worth."""
+    calls: list[int] = []
+    library = SimpleNamespace(malloc_trim=calls.append)
+    monkeypatch.setattr("ctypes.CDLL", {"libc.so.6": library}.__getitem__)
+    open_session(tiny("levels").file("vision.onnx"), Device.cpu)
+    assert calls == [0]
