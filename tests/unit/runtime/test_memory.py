@@ -126,7 +126,9 @@ def test_a_card_without_sources_says_nothing(starter: Bundle) -> None:
 def test_the_doctor_tells_of_a_seed_that_is_not_there(
     regionqa: "Command", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regionqa.runtime.diagnostics.seed_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(
+        "regionqa.runtime.diagnostics.published_folder", lambda name: tmp_path / name
+    )
     ran = regionqa("doctor", "--model", "pvit-7b")
     assert "not downloaded yet; say: regionqa download pvit-7b" in ran.out
     assert "memory for pvit-7b, by its card, before it is downloaded:" in ran.out
