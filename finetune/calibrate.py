@@ -59,15 +59,3 @@ def log_loss(sure: Floats, right: Bools) -> float:
     """Mean surprise at which answers are right, in nats."""
     chance = np.clip(np.where(right, sure, 1 - sure), 1e-3, 1)
     return float(-np.log(chance).mean())
-
-
-def calibration_error(sure: Floats, right: Bools, bins: int = 10) -> float:
-    """Expected calibration error: over bins of confidence, the gap to the share that is right,
-    weighted by how many answers lie there (Guo et al. 2017)."""
-    place = np.minimum((sure * bins).astype(int), bins - 1)  # (Q,)
-    gaps = [
-        (place == number).mean() * abs(sure[place == number].mean() - right[place == number].mean())
-        for number in range(bins)
-        if (place == number).any()
-    ]
-    return float(sum(gaps))

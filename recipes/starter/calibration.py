@@ -16,6 +16,7 @@ from recipes.starter.questions.scenes import QuestionSample
 from recipes.starter.saving import Log
 from regionqa.bundles.store import Bundle
 from regionqa.data.english import with_article
+from regionqa.evaluation.metrics.calibration import calibration_error
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.finetune.calibrate import (
     COVERAGE,
@@ -23,7 +24,6 @@ from regionqa.finetune.calibrate import (
     TEMPERATURES,
     CalibrationQuestions,
     answered,
-    calibration_error,
     log_loss,
 )
 from regionqa.language.generation import SplicedPrompt

@@ -78,7 +78,7 @@ def write_page(
 
 
 def _part(name: str) -> str:
-    return files("regionqa.evaluation").joinpath(name).read_text(encoding="utf-8")
+    return files("regionqa.evaluation.fineeval").joinpath(name).read_text(encoding="utf-8")
 
 
 def _described(item: FineEvalItem, answers: Mapping[str, str], seed: int) -> dict[str, object]:

@@ -1,12 +1,15 @@
-"""Whether a model's confidence means anything: calibration error, and accuracy at coverage.
+"""Calibration of confidences: expected calibration error, reliability bins, accuracy at coverage.
 
-It gets confidences and whether the answers were right; it does not know where either came from.
+Confidences are probabilities (N,) and `correct` says which answers are right (N,). Bins are equally
+wide and closed above, ((m - 1) / M, m / M], as in Guo et al. 2017 (arXiv 1706.04599); the first one
+also holds 0, the last one 1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.evaluation.metrics.classes import is_unsure
@@ -15,19 +18,21 @@ from regionqa.requests import Answer
 
 BINS = 10
 COVERAGES = (0.9, 0.8, 0.5)
+"""Shares of the answers, the most confident first, for which accuracy is reported."""
+CURVE_POINTS = 20
 
 
 @dataclass(frozen=True)
 class UncertaintyRule:
-    """When an answer counts as one that the model is not sure of."""
+    """Decides which answers count as "not sure"."""
 
     rule: ConfidenceCard | None = None
-    """What the model's card says; None: it says nothing."""
+    """The rule of the model's card; None: the card has none."""
     unsure_below: float | None = None
-    """The probability below which it is not sure, in place of the card's."""
+    """A confidence threshold that replaces the card's."""
 
     def unsure(self, answer: Answer) -> bool:
-        """Whether the answer says so itself, or would have been held back."""
+        """Return whether the text says so, or the confidence is below the threshold."""
         if is_unsure(answer.text):
             return True
         rule = self.rule or ConfidenceCard(threshold=0.0)
@@ -36,55 +41,128 @@ class UncertaintyRule:
         )
 
 
-def sureness_figures(right: Bools, unsure: Bools) -> tuple[Figure, ...]:
-    """What holding back would cost and gain; nothing where nothing is unsure. Both (N,)."""
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The answers whose confidence lies in one bin."""
+
+    low: float
+    """Exclusive, except in the first bin."""
+    high: float
+    """Inclusive."""
+    count: int
+    confidence: float
+    """Mean over the bin's answers."""
+    accuracy: float
+    """Share of the bin's answers that are right."""
+
+
+def bin_indices(confidence: Floats, bins: int = BINS) -> npt.NDArray[np.int64]:
+    """Return the bin of each confidence (N,), 0 to bins - 1."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def reliability_bins(
+    confidence: Sequence[float] | Floats, correct: Sequence[bool] | Bools, bins: int = BINS
+) -> list[ReliabilityBin]:
+    """Return the bins that hold answers, in ascending order (a reliability diagram)."""
+    values, hits = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    index = bin_indices(values, bins)
+    return [
+        ReliabilityBin(
+            low=number / bins,
+            high=(number + 1) / bins,
+            count=int((index == number).sum()),
+            confidence=float(values[index == number].mean()),
+            accuracy=float(hits[index == number].mean()),
+        )
+        for number in np.unique(index).tolist()
+    ]
+
+
+def calibration_error(
+    confidence: Sequence[float] | Floats, correct: Sequence[bool] | Bools, bins: int = BINS
+) -> float:
+    """Return the expected calibration error, 0 to 1; NaN without answers.
+
+    The mean over answers of the distance between their bin's confidence and accuracy (Naeini et al.
+    2015, Guo et al. 2017).
+    """
+    found = reliability_bins(confidence, correct, bins)
+    total = sum(each.count for each in found)
+    gaps = sum(each.count * abs(each.confidence - each.accuracy) for each in found)
+    return gaps / total if total else float("nan")
+
+
+def abstention_metrics(correct: Bools, unsure: Bools) -> tuple[Figure, ...]:
+    """Return what withholding the unsure answers costs and gains; nothing where none is unsure.
+
+    Args:
+        correct: Whether each answer is right (N,).
+        unsure: Whether each answer counts as "not sure" (N,).
+    """
     if not unsure.any():
         return ()
-    held_back = right & ~unsure
-    count = len(right)
+    count = len(correct)
     sure = int((~unsure).sum())
     return (
         Figure("not_sure", "not sure", mean_of(unsure), count),
-        Figure("accuracy_when_sure", "right where it is sure", mean_of(right, ~unsure), sure),
-        Figure("accuracy_held_back", "right, if not sure is wrong", mean_of(held_back), count),
+        Figure("accuracy_when_sure", "accuracy where sure", mean_of(correct, ~unsure), sure),
+        Figure(
+            "accuracy_held_back", "accuracy, not sure is wrong", mean_of(correct & ~unsure), count
+        ),
     )
 
 
-def calibration_figures(right: Bools, confidence: Sequence[float | None]) -> tuple[Figure, ...]:
-    """What confidences say of answers; nothing where no answer has one.
+def calibration_metrics(correct: Bools, confidence: Sequence[float | None]) -> tuple[Figure, ...]:
+    """Return calibration error and accuracy at each coverage; nothing without confidences.
 
-    right: (N,). confidence: (N,), probabilities; answers without one are left out of all of it.
+    Args:
+        correct: Whether each answer is right (N,).
+        confidence: The confidence of each answer (N,); answers with None are left out.
     """
-    known = np.array([each is not None for each in confidence], bool)
+    known, values = _known(confidence)
     count = int(known.sum())
     if not count:
         return ()
-    values = np.array([0.0 if each is None else each for each in confidence], np.float64)
-    figures = [
-        Figure("calibration_error", "expected calibration error",
-               calibration_error(right, values, known), count)
-    ]  # fmt: skip
+    error = weighted_calibration_error(correct, values, known)
+    figures = [Figure("calibration_error", "expected calibration error", error, count)]
     for share in COVERAGES:
+        percent = f"{100 * share:.0f}"
         figures.append(
             Figure(
-                f"accuracy_at_{share:.0%}".rstrip("%"),
-                f"accuracy on the surest {share:.0%}".replace("%", " %"),
-                accuracy_at(share, right, values, known),
+                f"accuracy_at_{percent}",
+                f"accuracy at {percent} % coverage",
+                accuracy_at(share, correct, values, known),
                 int(np.ceil(share * count)),
             )
         )
     return tuple(figures)
 
 
-def calibration_error(right: Bools, confidence: Floats, known: Bools, bins: int = BINS) -> Measure:
-    """Mean distance of confidence and accuracy over bins of equal width, by the items in them.
+def calibration_tables(
+    correct: Bools, confidence: Sequence[float | None]
+) -> dict[str, list[dict[str, object]]]:
+    """Return the reliability bins and the accuracy-coverage curve, as `--json` holds them."""
+    known, values = _known(confidence)
+    bins = reliability_bins(values[known], correct[known])
+    return {
+        "confidence": [
+            {"from": each.low, "to": each.high, "count": each.count,
+             "confidence": each.confidence, "accuracy": each.accuracy}
+            for each in bins
+        ],
+        "coverage": coverage_curve(correct, confidence),
+    }  # fmt: skip
 
-    Naeini et al. 2015; Guo et al. 2017 (arXiv 1706.04599).
-    """
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+def weighted_calibration_error(
+    correct: Bools, confidence: Floats, known: Bools, bins: int = BINS
+) -> Measure:
+    """Return `calibration_error` of the known answers (N,) as a statistic of weighted answers."""
     member = np.zeros((len(confidence), bins))
-    member[np.arange(len(confidence)), place] = known.astype(np.float64)  # (N, B)
-    gap = (right.astype(np.float64) - confidence)[:, None] * member
+    index = bin_indices(confidence, bins)
+    member[np.arange(len(confidence)), index] = known.astype(np.float64)  # (N, B)
+    gap = (correct.astype(np.float64) - confidence)[:, None] * member
 
     def measure(weights: Floats) -> Floats:
         total = weights @ known.astype(np.float64)
@@ -94,12 +172,13 @@ def calibration_error(right: Bools, confidence: Floats, known: Bools, bins: int 
     return measure
 
 
-def accuracy_at(share: float, right: Bools, confidence: Floats, known: Bools) -> Measure:
-    """The accuracy over the share of items the model is surest of; an item may count in part.
+def accuracy_at(share: float, correct: Bools, confidence: Floats, known: Bools) -> Measure:
+    """Return the accuracy of the most confident `share` of the known answers, as a statistic.
 
-    Items of the same confidence at the edge count alike, so that their order does not matter.
+    An answer at the edge may count in part. Answers of equal confidence at the edge count alike, so
+    that their order does not matter.
     """
-    levels, inverse = np.unique(-confidence[known], return_inverse=True)  # the surest first
+    levels, inverse = np.unique(-confidence[known], return_inverse=True)  # most confident first
     level = np.full(len(confidence), len(levels))
     level[known] = inverse
     order = np.argsort(level, kind="stable")[: int(known.sum())]
@@ -107,53 +186,32 @@ def accuracy_at(share: float, right: Bools, confidence: Floats, known: Bools) ->
 
     def measure(weights: Floats) -> Floats:
         ordered = weights[:, order]
-        held = np.add.reduceat(ordered, starts, axis=1)  # (R, L)
-        won = np.add.reduceat(ordered * right[order], starts, axis=1)
-        room = share * held.sum(1, keepdims=True) - (held.cumsum(1) - held)
-        taken = np.clip(room, 0, held)
+        available = np.add.reduceat(ordered, starts, axis=1)  # (R, L)
+        right = np.add.reduceat(ordered * correct[order], starts, axis=1)
+        room = share * available.sum(1, keepdims=True) - (available.cumsum(1) - available)
+        taken = np.clip(room, 0, available)
         with np.errstate(invalid="ignore", divide="ignore"):
-            part = np.where(held > 0, taken / held, 0.0)
-            return np.where(taken.sum(1) > 0, (won * part).sum(1) / taken.sum(1), np.nan)
+            part = np.where(available > 0, taken / available, 0.0)
+            return np.where(taken.sum(1) > 0, (right * part).sum(1) / taken.sum(1), np.nan)
 
     return measure
 
 
-def risk_coverage(
-    right: Bools, confidence: Sequence[float | None], points: int = 20
-) -> list[dict[str, float]]:
-    """Accuracy against the share of items kept, the surest first: the curve behind the figures."""
-    known = np.array([each is not None for each in confidence], bool)
+def coverage_curve(
+    correct: Bools, confidence: Sequence[float | None], points: int = CURVE_POINTS
+) -> list[dict[str, object]]:
+    """Return the accuracy at `points` coverages up to 1; empty without confidences."""
+    known, values = _known(confidence)
     if not known.any():
         return []
-    values = np.array([0.0 if each is None else each for each in confidence], np.float64)
-    whole = np.ones((1, len(values)))
+    ones = np.ones((1, len(values)))
     return [
-        {"coverage": share, "accuracy": float(accuracy_at(share, right, values, known)(whole)[0])}
+        {"coverage": share, "accuracy": float(accuracy_at(share, correct, values, known)(ones)[0])}
         for share in (number / points for number in range(1, points + 1))
     ]
 
 
-def reliability(
-    right: Bools, confidence: Sequence[float | None], bins: int = BINS
-) -> list[dict[str, float]]:
-    """For every bin of confidence: how many items, their mean confidence, their accuracy."""
-    rows = []
-    known = [(value, bool(hit)) for value, hit in zip(confidence, right, strict=True)
-             if value is not None]  # fmt: skip
-    for number in range(bins):
-        inside = [
-            (value, hit)
-            for value, hit in known
-            if min(bins - 1, max(0, int(np.ceil(value * bins)) - 1)) == number
-        ]
-        if inside:
-            rows.append(
-                {
-                    "from": number / bins,
-                    "to": (number + 1) / bins,
-                    "count": len(inside),
-                    "confidence": float(np.mean([value for value, _ in inside])),
-                    "accuracy": float(np.mean([hit for _, hit in inside])),
-                }
-            )
-    return rows
+def _known(confidence: Sequence[float | None]) -> tuple[Bools, Floats]:
+    """Which answers have a confidence (N,), and the confidences with 0 for the others (N,)."""
+    known = np.array([each is not None for each in confidence], bool)
+    return known, np.array([0.0 if each is None else each for each in confidence], np.float64)

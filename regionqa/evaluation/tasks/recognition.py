@@ -18,10 +18,9 @@ from regionqa.engine import Engine
 from regionqa.errors import DataError, ItemError
 from regionqa.evaluation.metrics.calibration import (
     UncertaintyRule,
-    calibration_figures,
-    reliability,
-    risk_coverage,
-    sureness_figures,
+    abstention_metrics,
+    calibration_metrics,
+    calibration_tables,
 )
 from regionqa.evaluation.metrics.classes import ClassNames, common_synonyms, is_unsure
 from regionqa.evaluation.metrics.statistics import Bools, Figure, mean_of, mean_over_groups
@@ -223,8 +222,8 @@ def judge_recognition(found: Recognition) -> JudgedAnswers:
                 int(rest.sum()),
             ),
         )  # fmt: skip
-    figures += sureness_figures(right, unsure)
-    figures += calibration_figures(right, confidence)
+    figures += abstention_metrics(right, unsure)
+    figures += calibration_metrics(right, confidence)
     return JudgedAnswers(
         task="recognition",
         items=tuple(f"{box.image} {box.boxes} {box.label}" for box in boxes),
@@ -234,8 +233,7 @@ def judge_recognition(found: Recognition) -> JudgedAnswers:
         listings={
             "always answering the same": always_the_same(found, frequent),
             "confusions": confusions(boxes),
-            "confidence": reliability(right, confidence),
-            "coverage": risk_coverage(right, confidence),
+            **calibration_tables(right, confidence),
         },
         right=right,
     )

@@ -15,10 +15,9 @@ import numpy as np
 from regionqa.data.questions import QuestionRecord
 from regionqa.evaluation.metrics.calibration import (
     UncertaintyRule,
-    calibration_figures,
-    reliability,
-    risk_coverage,
-    sureness_figures,
+    abstention_metrics,
+    calibration_metrics,
+    calibration_tables,
 )
 from regionqa.evaluation.metrics.classes import is_unsure
 from regionqa.evaluation.metrics.matching import (
@@ -112,8 +111,8 @@ def judge_vqa(asked: Sequence[AnsweredQuestion], sureness: UncertaintyRule) -> J
         *_choice_figures(asked, right, kinds),
         *_count_figures(asked, right, kinds),
     ]
-    figures += sureness_figures(right, unsure)
-    figures += calibration_figures(right, confidence)
+    figures += abstention_metrics(right, unsure)
+    figures += calibration_metrics(right, confidence)
     return JudgedAnswers(
         task="vqa",
         items=tuple(_identity(each.question) for each in asked),
@@ -122,8 +121,7 @@ def judge_vqa(asked: Sequence[AnsweredQuestion], sureness: UncertaintyRule) -> J
         groups=_by_kind(asked, right, kinds),
         listings={
             "wrong": _wrong(asked, right),
-            "confidence": reliability(right, confidence),
-            "coverage": risk_coverage(right, confidence),
+            **calibration_tables(right, confidence),
         },
         right=right,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import regionqa.evaluation
+import regionqa.evaluation.fineeval
 from helpers.evaluation_files import answered, figures, grey
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.bundles.store import Bundle
@@ -214,7 +214,7 @@ def test_the_script_can_be_parsed() -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node")
-    script = Path(regionqa.evaluation.__file__).parent / "page.js"
+    script = Path(regionqa.evaluation.fineeval.__file__).parent / "page.js"
     subprocess.run([node, "--check", script], check=True, timeout=60)
 
 

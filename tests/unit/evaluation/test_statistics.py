@@ -4,13 +4,6 @@ import numpy as np
 import pytest
 
 from regionqa.errors import DataError
-from regionqa.evaluation.metrics.calibration import (
-    accuracy_at,
-    calibration_error,
-    calibration_figures,
-    reliability,
-    risk_coverage,
-)
 from regionqa.evaluation.metrics.statistics import (
     Figure,
     bootstrap_estimates,
@@ -86,42 +79,6 @@ def test_mcnemar_is_exact() -> None:
     assert (only_first, only_second) == (8, 2)
     assert p == pytest.approx(2 * (1 + 10 + 45) / 2**10)
     assert mcnemar(first, first)[2] == 1
-
-
-# -- calibration -----------------------------------------------------------------------------------
-
-RIGHT = np.array([True, False, True, True])
-SURE = np.array([0.95, 0.35, 0.75, 0.32])
-KNOWN = np.ones(4, bool)
-
-
-def test_the_calibration_error_by_hand() -> None:
-    # bins (0.9, 1]: 1 right, 0.95; (0.7, 0.8]: 1 right, 0.75; (0.3, 0.4]: 1 of 2 right, 0.335
-    expected = (0.05 + 0.25 + abs(1 - 0.67)) / 4
-    assert calibration_error(RIGHT, SURE, KNOWN)(WHOLE)[0] == pytest.approx(expected)
-    perfect = calibration_error(np.array([True, False]), np.array([1.0, 0.0]), np.ones(2, bool))
-    assert perfect(np.ones((1, 2)))[0] == 0
-
-
-def test_accuracy_at_coverage_takes_the_surest() -> None:
-    def at(share: float) -> float:
-        return float(accuracy_at(share, RIGHT, SURE, KNOWN)(WHOLE)[0])
-
-    assert [at(0.25), at(0.5), at(1.0)] == [1, 1, 0.75]
-    assert at(0.75) == pytest.approx(2 / 3)
-    assert at(0.625) == pytest.approx(2 / 2.5)  # half an item counts as half
-    tied = accuracy_at(0.5, RIGHT, np.full(4, 0.5), KNOWN)(WHOLE)[0]
-    assert tied == 0.75  # the order of equals does not matter
-
-
-def test_answers_without_confidence_are_left_out() -> None:
-    assert calibration_figures(RIGHT, [None] * 4) == ()
-    figures = calibration_figures(RIGHT, [0.95, 0.35, None, None])
-    assert [each.count for each in figures] == [2, 2, 2, 1]
-    assert figures[-1].measure(WHOLE)[0] == 1
-    assert [row["count"] for row in reliability(RIGHT, [0.95, 0.35, None, 0.4])] == [2, 1]
-    curve = risk_coverage(RIGHT, SURE.tolist(), points=4)
-    assert [row["accuracy"] for row in curve] == [1, 1, pytest.approx(2 / 3), 0.75]
 
 
 # -- tables ----------------------------------------------------------------------------------------
