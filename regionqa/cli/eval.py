@@ -130,13 +130,12 @@ def recognition(
     with_encoder = task.by is ClassMatcher.sentence_encoder
     if with_encoder:
         require("eval --by sentence-encoder", "eval", EVAL)
-    from regionqa.evaluation.metrics.sentence_encoder import ENCODER
-    from regionqa.evaluation.tasks.build import recognition_task
+    from regionqa.evaluation.metrics.classes import ENCODER
+    from regionqa.evaluation.tasks.recognition import RecognitionTask
 
-    boxes = task.boxes
-    built = recognition_task(
-        boxes,
-        evaluation.images or (boxes if boxes.is_dir() else boxes.parent),
+    built = RecognitionTask(
+        task.boxes,
+        evaluation.images,
         min_side=task.min_side,
         question=task.question,
         classes=task.classes,
@@ -167,9 +166,9 @@ def vqa(
 
     regionqa eval vqa questions.jsonl --compare starter my-model
     """
-    from regionqa.evaluation.tasks.build import vqa_task
+    from regionqa.evaluation.tasks.vqa import VqaTask
 
-    built = vqa_task(file, evaluation.images, limit=evaluation.limit, likelihood=task.likelihood)
+    built = VqaTask(file, evaluation.images, limit=evaluation.limit, likelihood=task.likelihood)
     return run_eval(built, runtime, generation, evaluation, output)
 
 
@@ -195,9 +194,9 @@ def caption(
 
     regionqa eval caption captions.json --images photos
     """
-    from regionqa.evaluation.tasks.build import caption_task
+    from regionqa.evaluation.tasks.captions import CaptionTask
 
-    built = caption_task(file, evaluation.images, limit=evaluation.limit, with_meteor=task.meteor)
+    built = CaptionTask(file, evaluation.images, limit=evaluation.limit, with_meteor=task.meteor)
     return run_eval(built, runtime, generation, evaluation, output)
 
 

@@ -25,12 +25,12 @@ def report_rankings(
     if evaluation.plot:
         require("--plot", "eval", PLOT)
     from regionqa.evaluation import report
-    from regionqa.evaluation.fineeval.ranking import pair_table, read_ranking, tally
-    from regionqa.evaluation.results import estimate_figures
+    from regionqa.evaluation.fineeval.ranking import pair_table, read_ranking, score_rankings
+    from regionqa.evaluation.results import estimate_metrics
 
-    counts = tally(data, [read_ranking(path) for path in rankings])
-    result = estimate_figures(counts, model="rankings")
-    first, *_, raters = report.tables(result)
+    scores = score_rankings(data, [read_ranking(path) for path in rankings])
+    result = estimate_metrics(scores, model="rankings")
+    first, *_, raters = report.result_tables(result)
     show([first, pair_table(result), raters])
     write_results(result, evaluation)
     return 0
@@ -58,7 +58,7 @@ def run_eval(
     with Console(quiet=output.quiet) as console:
         result = evaluate_models(task, EvalSettings(runtime, generation, evaluation), console)
     if isinstance(result, EvalResult):
-        show(report.tables(result))
+        show(report.result_tables(result))
         failed = result.failed
     else:
         show(report.comparison_tables(result))
@@ -74,13 +74,13 @@ def write_results(result: "EvalResult | Comparison", evaluation: EvaluationOptio
 
     if evaluation.json:
         if isinstance(result, EvalResult):
-            report.write_json(evaluation.json, report.document(result))
+            report.write_json(evaluation.json, report.result_document(result))
         else:
             report.write_json(evaluation.json, report.comparison_document(result))
     if evaluation.plot:
-        from regionqa.evaluation.plots import plot_figures
+        from regionqa.evaluation.plots import plot_results
 
-        plot_figures(result, evaluation.plot)
+        plot_results(result, evaluation.plot)
 
 
 def show(tables: "Sequence[Table]") -> None:
@@ -102,7 +102,7 @@ def show(tables: "Sequence[Table]") -> None:
                 drawn.add_row(*map(Text, row))
             console.print(drawn)
         return
-    from regionqa.evaluation.report import lines
+    from regionqa.evaluation.report import format_table
 
     for number, table in enumerate(tables):
-        print("\n".join([""] * bool(number) + lines(table)))
+        print("\n".join([""] * bool(number) + format_table(table)))

@@ -1,11 +1,11 @@
-"""Answers to an evaluation's requests, kept in a file as they come and used again.
+"""Cache of an evaluation's answers: a file that they are appended to, and read from again.
 
-    kept = KeptAnswers.open(Path("answers.jsonl"), settings)
-    for answer in kept.answers(lambda: engine, requests): ...
+    cache = AnswerCache.open(Path("answers.jsonl"), settings)
+    for answer in cache.answers(lambda: engine, requests): ...
 
-The file is JSON lines like those of `ask --format jsonl`, one per answer, in the order of asking.
-What it holds is not asked again; an answer that failed is. Nothing is held back that the model is
-not sure of: judging decides what that counts as. It does not know what is asked or why.
+The file has JSON lines like those of `ask --format jsonl`, one per answer, in the order of asking.
+Failed requests are asked again. Answers that the model is not sure of are not withheld: scoring
+decides how they count.
 """
 
 import json
@@ -23,35 +23,36 @@ from regionqa.pipeline.resume import JSON_START
 from regionqa.requests import Answer, Request
 
 Key = tuple[str, ...]
-"""What makes two requests the same: image, boxes, question, choices, model and variant."""
+"""Identifies a request: image, boxes, question, choices, model, revision and variant."""
 
 
 @dataclass
 class AnswerCache:
-    """Answers of one model, in a file or (path None) nowhere."""
+    """The cached answers of one model; without a path, nothing is cached."""
 
     path: Path | None
     settings: OutputSettings
     variant: str = ""
-    """In which other precision the model runs, if it does: its answers may differ then."""
+    """Precision, if the user chose one: answers may differ between precisions."""
     _found: dict[Key, deque[dict[str, Any]]] = field(default_factory=lambda: defaultdict(deque))
 
     @classmethod
     def open(cls, path: Path | None, settings: OutputSettings, variant: str = "") -> "AnswerCache":
-        """Read what is there; a last line that a killed run left unfinished is cut off.
+        """Read the file if it exists; an incomplete last line, left by a killed run, is cut off.
 
-        Raises OutputError where the file cannot be read, or holds something else.
+        Raises:
+            OutputError: The file cannot be read, or is no file of answers.
         """
-        kept = cls(path, settings, variant)
+        cached = cls(path, settings, variant)
         if path is None or not path.exists():
-            return kept
+            return cached
         try:
             content = path.read_bytes()
         except OSError as error:
             raise OutputError(f"{path}: cannot be read: {error.strerror}; name another") from error
         end = content.rfind(b"\n") + 1
         if not JSON_START.startswith(content[: len(JSON_START)]):
-            raise OutputError(f"{path}: is no file of answers; name another, or a new one")
+            raise OutputError(f"{path}: is not a file of answers; name another file or a new one")
         for number, line in enumerate(content[:end].splitlines(), start=1):
             try:
                 fields = json.loads(line)
@@ -59,24 +60,30 @@ class AnswerCache:
                 failed = fields["error"] is not None
             except (ValueError, LookupError, TypeError, AttributeError):
                 raise OutputError(
-                    f"{path}: line {number} is no answer of regionqa; name another file"
+                    f"{path}: line {number} is not an answer of regionqa; name another file"
                 ) from None
             if not failed:
-                kept._found[key].append(fields)
+                cached._found[key].append(fields)
         if end < len(content):
             try:
                 with path.open("r+b") as file:
                     file.truncate(end)
             except OSError as error:
-                raise OutputError(f"{path}: cannot be mended: {error.strerror}") from error
-        return kept
+                raise OutputError(f"{path}: cannot be truncated: {error.strerror}") from error
+        return cached
 
     def answers(
-        self, load: Callable[[], Engine], requests: Iterable[Request], longest: int | None = None
+        self,
+        load: Callable[[], Engine],
+        requests: Iterable[Request],
+        max_new_tokens: int | None = None,
     ) -> Iterator[Answer]:
-        """An Answer to every request, in order; only what the file lacks is asked, and appended.
+        """Yield an answer to every request, in order; only those the file lacks are asked.
 
-        load: gives the engine, and is not called where nothing is to be asked.
+        Args:
+            load: Returns the engine; called only if something must be asked.
+            requests: The requests.
+            max_new_tokens: Maximum length of an answer; None: the model's.
         """
         waiting: deque[tuple[Request, dict[str, Any] | None]] = deque()
 
@@ -87,25 +94,25 @@ class AnswerCache:
                 if found is None:
                     yield request
 
-        def recorded() -> Iterator[Answer]:
+        def cached() -> Iterator[Answer]:
             while waiting and (found := waiting[0][1]) is not None:
                 yield _as_answer(waiting.popleft()[0], found)
 
-        asked = missing()
-        first = next(asked, None)
+        to_ask = missing()
+        first = next(to_ask, None)
         if first is not None:
             engine = load()
             for answer in engine.answer(
-                chain([first], asked), max_new_tokens=longest, unsure_below=0, temperature=0
+                chain([first], to_ask), max_new_tokens=max_new_tokens, unsure_below=0, temperature=0
             ):
-                yield from recorded()
+                yield from cached()
                 waiting.popleft()
                 self._write(answer, engine)
                 yield answer
-        yield from recorded()
+        yield from cached()
 
     def _take(self, request: Request) -> dict[str, Any] | None:
-        """The record that answers a request; each answers one."""
+        """Remove and return a record that answers the request; None if there is none."""
         if request.error is not None:
             return None
         settings = self.settings
@@ -124,8 +131,8 @@ class AnswerCache:
     def _write(self, answer: Answer, engine: Engine) -> None:
         if self.path is None:
             return
-        where, how = str(engine.device), str(engine.precision)
-        record = as_record(answer, replace(self.settings, device=where, dtype=how))
+        device, dtype = str(engine.device), str(engine.precision)
+        record = as_record(answer, replace(self.settings, device=device, dtype=dtype))
         record |= {"confidence": answer.confidence, "tokens": answer.tokens}
         if self.variant:
             record["variant"] = self.variant
@@ -136,8 +143,8 @@ class AnswerCache:
                 file.write(encode(json.dumps(record, ensure_ascii=False) + "\n"))
         except OSError as error:
             raise OutputError(
-                f"{self.path}: cannot be written: {error.strerror}; what was answered is kept; "
-                "put that right, then run again"
+                f"{self.path}: cannot be written: {error.strerror}; fix that and run again; "
+                "the answers written so far will be used"
             ) from error
 
 
@@ -160,5 +167,5 @@ def _key_of_record(fields: dict[str, Any]) -> Key:
 
 
 def _key(*parts: str) -> Key:
-    """Parts as they come back from a file, where a stray byte of a name may be spelt out."""
+    """The parts as they are after writing and reading: undecodable bytes are escaped."""
     return tuple(encode(part).decode() for part in parts)

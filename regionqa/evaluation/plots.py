@@ -1,50 +1,49 @@
-"""Results as an image: a panel of bars with intervals for every group of figures.
+"""Plots of results: one panel per group of metrics, with confidence intervals.
 
-Groups named by sizes become a line, as they are in order. Needs matplotlib, of the extra `eval`.
-It does not know what figures mean.
+Groups are drawn as bars, except groups by size, which are ordered and drawn as a line. Needs
+matplotlib, from the extra `eval`.
 """
 
 from pathlib import Path
 from typing import Any
 
 from regionqa.errors import OutputError
-from regionqa.evaluation.report import rows_of
-from regionqa.evaluation.results import Comparison, EvalResult, FigureEstimate
+from regionqa.evaluation.report import scaled
+from regionqa.evaluation.results import Comparison, EvalResult, MetricEstimate
 
-ORDERED = ("size",)
-"""Groups that a line connects."""
-MOST = 80
-"""Bars of one panel."""
+LINE_GROUPS = ("size",)
+"""Groups that are drawn as a line."""
+MAX_BARS = 80
+"""Bars of one panel and model."""
 COLOURS = ("#2f6f9f", "#d08b2c")
+LINE_HEIGHT, PANEL_HEIGHT, BAR_HEIGHT = 3.5, 1.2, 0.24
+"""In inches: a panel with a line; a panel without bars, and each of its bars."""
+
+Group = tuple[MetricEstimate, ...]
 
 
-def plot_figures(result: EvalResult | Comparison, path: Path) -> None:
-    """Write the image, in the format of the path's suffix; OutputError where that fails."""
+def plot_results(result: EvalResult | Comparison, path: Path) -> None:
+    """Write the plot, in the format of the path's suffix; OutputError if that fails."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     models = [result] if isinstance(result, EvalResult) else [result.first, result.second]
-    names = [name for name in models[0].groups if all(name in model.groups for model in models)]
-    panels: list[tuple[str, list[tuple[FigureEstimate, ...]]]] = [
-        ("all", [model.figures for model in models]),
-        *((f"by {name}", [model.groups[name] for model in models]) for name in names),
-    ]
-    heights = [1.2 + 0.24 * len(models) * min(MOST, len(groups[0])) for _, groups in panels]
-    heights = [3.5 if name == "by size" else height for height, (name, _) in
-               zip(heights, panels, strict=True)]  # fmt: skip
+    panels: list[tuple[str, list[Group]]] = [("all", [model.metrics for model in models])]
+    for name in models[0].groups:
+        if all(name in model.groups for model in models):
+            panels.append((name, [model.groups[name] for model in models]))
+    heights = [_height(name, groups) for name, groups in panels]
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for axis, (name, groups) in zip(axes, panels, strict=True):
-        labels = [model.model for model in models]
-        if name.removeprefix("by ") in ORDERED:
-            _line(axis, groups, labels)
-        else:
-            _bars(axis, groups, labels)
-        axis.set_title(name, loc="left", fontsize=10)
+    labels = [model.model for model in models]
+    for number, (axis, (name, groups)) in enumerate(zip(axes, panels, strict=True)):
+        draw = _line if name in LINE_GROUPS else _bars
+        draw(axis, groups, labels)
+        axis.set_title(f"by {name}" if number else name, loc="left", fontsize=10)
     if len(models) > 1:
         axes[0].legend(fontsize=8)
-    figure.suptitle(f"{models[0].judged.task}: {', '.join(model.model for model in models)}")
+    figure.suptitle(f"{models[0].scores.task}: {', '.join(labels)}")
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
@@ -52,46 +51,48 @@ def plot_figures(result: EvalResult | Comparison, path: Path) -> None:
         raise OutputError(f"{path}: cannot be written: {reason}; name a .png or .svg") from error
 
 
-def _bars(axis: Any, groups: list[tuple[FigureEstimate, ...]], labels: list[str]) -> None:
-    """Bars side by side, the first figure on top; shares only where there are any."""
-    shares = [told for told in groups[0] if told.figure.percent]
-    keys = [told.figure.key for told in shares or groups[0]][:MOST]
+def _height(name: str, groups: list[Group]) -> float:
+    if name in LINE_GROUPS:
+        return LINE_HEIGHT
+    return PANEL_HEIGHT + BAR_HEIGHT * len(groups) * min(MAX_BARS, len(groups[0]))
+
+
+def _bars(axis: Any, groups: list[Group], labels: list[str]) -> None:
+    """Draw the models' bars side by side; only the metrics that are shares, if there are any."""
+    shares = [each.metric for each in groups[0] if each.metric.percent]
+    metrics = (shares or [each.metric for each in groups[0]])[:MAX_BARS]
+    rows = {metric.key: row for row, metric in enumerate(metrics)}
     width = 0.8 / len(groups)
     for index, group in enumerate(groups):
-        by_key = {told.figure.key: told for told in group}
-        kept = [by_key[key] for key in keys if key in by_key]
-        rows = rows_of(kept)
-        places = [keys.index(told.figure.key) + index * width for told in kept]
-        values = [value for _, value, _, _ in rows]
+        shown = [each for each in group if each.metric.key in rows]
+        places = [rows[each.metric.key] + index * width for each in shown]
+        values = [scaled(each.estimate.value, each.metric) for each in shown]
         axis.barh(places, values, width, color=COLOURS[index], label=labels[index])
-        for place, (_, _, low, high) in zip(places, rows, strict=True):
-            axis.plot([low, high], [place, place], color="black", linewidth=0.8)
-    shown = {told.figure.key: told.figure for told in groups[0]}
-    ticks = [f"{shown[key].name} ({shown[key].count})" for key in keys]
-    axis.set_yticks([place + width * (len(groups) - 1) / 2 for place in range(len(keys))], ticks)
+        for place, each in zip(places, shown, strict=True):
+            axis.plot(_ends(each), [place, place], color="black", linewidth=0.8)
+    ticks = [f"{metric.name} ({metric.count})" for metric in metrics]
+    axis.set_yticks([row + width * (len(groups) - 1) / 2 for row in rows.values()], ticks)
     axis.tick_params(labelsize=8)
-    axis.set_ylim(len(keys) - 0.4, -0.6)
+    axis.set_ylim(len(metrics) - 0.4, -0.6)
     if shares:
         axis.set_xlim(0, 100)
         axis.set_xlabel("%", fontsize=8)
 
 
-def _line(axis: Any, groups: list[tuple[FigureEstimate, ...]], labels: list[str]) -> None:
-    """A line with its interval as a band."""
+def _line(axis: Any, groups: list[Group], labels: list[str]) -> None:
+    """Draw a line per model, with its intervals as a band."""
     for index, group in enumerate(groups):
-        rows = rows_of(group)
-        places = range(len(rows))
-        axis.plot(places, [value for _, value, _, _ in rows], "o-", color=COLOURS[index],
-                  label=labels[index])  # fmt: skip
-        axis.fill_between(
-            places,
-            [low for _, _, low, _ in rows],
-            [high for _, _, _, high in rows],
-            color=COLOURS[index],
-            alpha=0.2,
-        )
-    ticks = [f"{told.figure.name}\n({told.figure.count})" for told in groups[0]]
+        places = range(len(group))
+        values = [scaled(each.estimate.value, each.metric) for each in group]
+        low, high = zip(*map(_ends, group), strict=True)
+        axis.plot(places, values, "o-", color=COLOURS[index], label=labels[index])
+        axis.fill_between(places, low, high, color=COLOURS[index], alpha=0.2)
+    ticks = [f"{each.metric.name}\n({each.metric.count})" for each in groups[0]]
     axis.set_xticks(range(len(ticks)), ticks)
     axis.tick_params(labelsize=8)
     axis.set_ylim(0, 100)
     axis.set_ylabel("%", fontsize=8)
+
+
+def _ends(each: MetricEstimate) -> tuple[float, float]:
+    return scaled(each.estimate.low, each.metric), scaled(each.estimate.high, each.metric)

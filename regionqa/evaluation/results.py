@@ -1,6 +1,6 @@
-"""What an evaluation found: figures, groups of figures, listings; and two of them compared.
+"""Results of an evaluation: metrics, groups of metrics, tables; and two models compared.
 
-A task turns answers into `JudgedAnswers`; `estimate_figures` adds confidence intervals and
+A task turns answers into `TaskScores`; `estimate_metrics` adds confidence intervals and
 `compare_results` compares two models. report.py and plots.py render the results.
 """
 
@@ -10,75 +10,89 @@ from dataclasses import dataclass, field
 from regionqa.errors import DataError
 from regionqa.evaluation.metrics.statistics import (
     Bools,
-    Difference,
     Estimate,
-    Figure,
+    McNemar,
+    Metric,
+    PairedDifference,
     bootstrap_estimates,
-    differences,
     mcnemar,
+    paired_differences,
 )
 
+TableRows = Sequence[Mapping[str, object]]
+"""Rows with equal keys, as `--json` holds them."""
+
 
 @dataclass(frozen=True)
-class JudgedAnswers:
-    """The answers of one model, judged."""
+class TaskScores:
+    """The scored answers of one model, without confidence intervals."""
 
     task: str
-    """`recognition`, `vqa` or `caption`."""
+    """`recognition`, `vqa`, `caption` or `fineeval`."""
     items: tuple[str, ...]
-    """What was asked, one text per item (N,): two models' answers are paired by it."""
+    """A text that identifies each item (N,), by which the answers of two models are paired."""
     images: tuple[str, ...]
     """The image of each item (N,)."""
-    figures: tuple[Figure, ...]
-    """The figures that sum it up, the first one first."""
-    groups: Mapping[str, tuple[Figure, ...]] = field(default_factory=dict)
-    """More figures, by what they divide the items by, like `class` or `size`."""
-    listings: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
-    """Tables without intervals, like the worst confusions, by name; the rows have equal keys."""
-    right: Bools | None = None
-    """Whether each item is right (N,), where that is a matter of yes or no."""
+    metrics: tuple[Metric, ...]
+    """Metrics of all items, the main one first."""
+    groups: Mapping[str, tuple[Metric, ...]] = field(default_factory=dict)
+    """Metrics of parts of the items, by what they are grouped by, like `class` or `size`."""
+    tables: Mapping[str, TableRows] = field(default_factory=dict)
+    """Tables without intervals, like the most frequent confusions, by name."""
+    correct: Bools | None = None
+    """Whether each answer is right (N,); None if answers are not simply right or wrong."""
 
 
 @dataclass(frozen=True)
-class FigureEstimate:
-    """A figure with its estimate."""
+class MetricEstimate:
+    """A metric with its value and interval."""
 
-    figure: Figure
+    metric: Metric
     estimate: Estimate
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """One model's evaluation, with intervals."""
+    """The evaluation of one model, with confidence intervals."""
 
-    judged: JudgedAnswers
+    scores: TaskScores
     model: str
     revision: str
     device: str
     failed: int
-    """Items without an answer; they are in no figure."""
-    figures: tuple[FigureEstimate, ...]
-    groups: Mapping[str, tuple[FigureEstimate, ...]]
+    """Items without an answer; no metric includes them."""
+    metrics: tuple[MetricEstimate, ...]
+    groups: Mapping[str, tuple[MetricEstimate, ...]]
     settings: Mapping[str, object]
-    """What was chosen of asking and judging, by option."""
+    """Options of asking and scoring, by name."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same items; differences are the second's figures less the first's."""
+    """Two models on the same items; differences are the second's metrics minus the first's."""
 
     first: EvalResult
     second: EvalResult
-    differences: tuple[Difference, ...]
-    """By figure."""
-    groups: Mapping[str, tuple[Difference, ...]]
-    """By group and figure."""
-    mcnemar: tuple[int, int, float] | None
-    """Items that only the first has right, only the second, and p; None where nothing is right."""
+    differences: tuple[PairedDifference, ...]
+    """Of the metrics that both models have, in the first's order."""
+    groups: Mapping[str, tuple[PairedDifference, ...]]
+    """By group, for groups that are equal in both."""
+    mcnemar: McNemar | None
+    """None if answers are not simply right or wrong."""
+
+    def shared(self) -> list[tuple[MetricEstimate, MetricEstimate, PairedDifference]]:
+        """Return the metrics that both models have, with their differences."""
+        second = {each.metric.key: each for each in self.second.metrics}
+        pairs = [
+            (each, second[each.metric.key])
+            for each in self.first.metrics
+            if each.metric.key in second
+        ]
+        return [(*pair, each) for pair, each in zip(pairs, self.differences, strict=True)]
 
 
-def estimate_figures(
-    judged: JudgedAnswers,
+def estimate_metrics(
+    scores: TaskScores,
     *,
     model: str,
     revision: str = "",
@@ -86,41 +100,43 @@ def estimate_figures(
     failed: int = 0,
     settings: Mapping[str, object] | None = None,
 ) -> EvalResult:
-    """The estimates of every figure."""
+    """Return the scores with a confidence interval for every metric."""
     return EvalResult(
-        judged=judged,
+        scores=scores,
         model=model,
         revision=revision,
         device=device,
         failed=failed,
-        figures=_told(judged.figures, judged.images),
-        groups={name: _told(group, judged.images) for name, group in judged.groups.items()},
+        metrics=_estimates(scores.metrics, scores.images),
+        groups={name: _estimates(group, scores.images) for name, group in scores.groups.items()},
         settings=settings or {},
     )
 
 
 def compare_results(first: EvalResult, second: EvalResult) -> Comparison:
-    """Both on the items that both answered; DataError where they were not asked the same."""
-    a, b = first.judged, second.judged
+    """Compare two models that answered the same items.
+
+    Raises:
+        DataError: The items differ.
+    """
+    a, b = first.scores, second.scores
     if a.items != b.items:
         raise DataError(
-            f"{first.model} and {second.model} did not answer the same items; ask again what failed"
+            f"{first.model} and {second.model} answered different items, so they cannot be "
+            "compared; run both on the same file"
         )
     groups = {}
     for name in a.groups:
-        if [f.key for f in a.groups[name]] == [f.key for f in b.groups.get(name, ())]:
-            groups[name] = tuple(differences(a.groups[name], b.groups[name], a.images))
-    shared = {figure.key for figure in a.figures} & {figure.key for figure in b.figures}
-    columns = [[f for f in each.figures if f.key in shared] for each in (a, b)]
-    both_right = a.right is not None and b.right is not None
-    return Comparison(
-        first=first,
-        second=second,
-        differences=tuple(differences(columns[0], columns[1], a.images)),
-        groups=groups,
-        mcnemar=mcnemar(a.right, b.right) if both_right else None,  # type: ignore[arg-type]
-    )
+        if [m.key for m in a.groups[name]] == [m.key for m in b.groups.get(name, ())]:
+            groups[name] = tuple(paired_differences(a.groups[name], b.groups[name], a.images))
+    by_key = {metric.key: metric for metric in b.metrics}
+    pairs = [(metric, by_key[metric.key]) for metric in a.metrics if metric.key in by_key]
+    differences = paired_differences([x for x, _ in pairs], [y for _, y in pairs], a.images)
+    test = None
+    if a.correct is not None and b.correct is not None:
+        test = mcnemar(a.correct, b.correct)
+    return Comparison(first, second, tuple(differences), groups, test)
 
 
-def _told(figures: Sequence[Figure], images: Sequence[str]) -> tuple[FigureEstimate, ...]:
-    return tuple(map(FigureEstimate, figures, bootstrap_estimates(figures, images)))
+def _estimates(metrics: Sequence[Metric], images: Sequence[str]) -> tuple[MetricEstimate, ...]:
+    return tuple(map(MetricEstimate, metrics, bootstrap_estimates(metrics, images)))

@@ -1,11 +1,12 @@
-"""From a task and models to results: asks, keeps answers, judges, measures, compares.
+"""Run an evaluation task with one model, or with two to compare.
 
-    evaluate(recognition_task(...), How(models=("starter",)), ...)
+    evaluate_models(VqaTask(Path("questions.jsonl")), EvalSettings(), console)
 
-Puts the parts together. It does not parse a command line, nor print.
+A model is asked by the same path as in `regionqa ask`: `Engine.answer`, greedy decoding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -18,9 +19,9 @@ from regionqa.evaluation.metrics.calibration import UncertaintyRule
 from regionqa.evaluation.results import (
     Comparison,
     EvalResult,
-    JudgedAnswers,
+    TaskScores,
     compare_results,
-    estimate_figures,
+    estimate_metrics,
 )
 from regionqa.options import (
     DtypeChoice,
@@ -33,20 +34,29 @@ from regionqa.pipeline.console import Console
 from regionqa.pipeline.outputs import OutputSettings, error_text
 from regionqa.requests import Answer, Request
 
-Answered = Mapping[int, Answer]
-"""Answers by the number of their request, those that failed left out; in order."""
 
+class EvalTask(ABC):
+    """An evaluation task: what to ask, and how to score the answers."""
 
-@dataclass(frozen=True)
-class EvalTask:
-    """What is asked, and how the answers are judged."""
+    settings: Mapping[str, object]
+    """Options of asking and scoring, by name, to be written beside the results."""
 
-    requests: Callable[[PromptRules], Sequence[Request]]
-    """At least one, the same number for every model; a card says how it wants to be asked."""
-    judge: Callable[[Answered, UncertaintyRule], JudgedAnswers]
-    """Makes figures of at least one answer."""
-    settings: Mapping[str, object] = field(default_factory=dict)
-    """What was chosen of asking and judging, by option, for whoever reads the figures later."""
+    @abstractmethod
+    def requests(self, rules: PromptRules) -> Sequence[Request]:
+        """Return the requests for a model: at least one, as many for every model.
+
+        Args:
+            rules: How the model's card wants to be asked.
+        """
+
+    @abstractmethod
+    def score(self, answers: Mapping[int, Answer], uncertainty: UncertaintyRule) -> TaskScores:
+        """Score at least one answer.
+
+        Args:
+            answers: Answers in the order of their requests, by index; failed ones are left out.
+            uncertainty: Which answers count as "not sure".
+        """
 
 
 @dataclass(frozen=True)
@@ -73,23 +83,22 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class EvalRun:
-    """What one model answered."""
+    """The answers of one model."""
 
-    answered: dict[int, Answer]
-    """By the number of the request."""
+    answers: dict[int, Answer]
+    """By index of the request."""
     failed: int
     """Requests without an answer."""
     model: str
     revision: str
     device: str
-    sureness: UncertaintyRule
-    """When an answer counts as not sure."""
+    uncertainty: UncertaintyRule
 
-    def measure(self, task: EvalTask, among: set[int]) -> EvalResult:
-        """The figures of those answers."""
-        kept = {number: answer for number, answer in self.answered.items() if number in among}
-        return estimate_figures(
-            task.judge(kept, self.sureness),
+    def evaluate(self, task: EvalTask, included: set[int]) -> EvalResult:
+        """Score the answers to the included requests."""
+        answers = {index: answer for index, answer in self.answers.items() if index in included}
+        return estimate_metrics(
+            task.score(answers, self.uncertainty),
             model=self.model,
             revision=self.revision,
             device=self.device,
@@ -109,11 +118,11 @@ def evaluate_models(
     """
     bundles = map(find_bundle, settings.models)
     runs = [run_task(task.requests(b.card.prompt), settings, b, console) for b in bundles]
-    among = set.intersection(*(set(run.answered) for run in runs))
-    if not among:
+    answered = set.intersection(*(set(run.answers) for run in runs))
+    if not answered:
         failed = max(run.failed for run in runs)
-        raise DataError(f"nothing could be answered, {failed:,} failed; see above why")
-    results = [run.measure(task, among) for run in runs]
+        raise DataError(f"no request was answered, {failed:,} failed; the reasons are above")
+    results = [run.evaluate(task, answered) for run in runs]
     return results[0] if len(results) == 1 else compare_results(*results)
 
 
@@ -136,17 +145,17 @@ def run_task(
             quantize=runtime.quantize,
         )
 
-    kept = AnswerCache.open(settings.evaluation.answers, output, variant)
-    answers = kept.answers(load, requests, settings.generation.max_new_tokens)
+    cached = AnswerCache.open(settings.evaluation.answers, output, variant)
+    answers = cached.answers(load, requests, settings.generation.max_new_tokens)
     answered: dict[int, Answer] = {}
     failed = 0
-    for number, answer in enumerate(console.track(answers, card.name, len(requests))):
+    for index, answer in enumerate(console.track(answers, card.name, len(requests))):
         if answer.error is None:
-            answered[number] = answer
+            answered[index] = answer
         else:
             failed += 1
             console.error(error_text(answer))
-    device = str(load().device) if load.cache_info().currsize else "kept answers"
+    device = str(load().device) if load.cache_info().currsize else "cached answers"
     device = f"{device}, {variant}" if variant else device
-    sureness = UncertaintyRule(card.confidence, settings.evaluation.unsure_below)
-    return EvalRun(answered, failed, card.name, card.revision, device, sureness)
+    uncertainty = UncertaintyRule(card.confidence, settings.evaluation.unsure_below)
+    return EvalRun(answered, failed, card.name, card.revision, device, uncertainty)

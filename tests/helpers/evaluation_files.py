@@ -72,7 +72,7 @@ def answered(
     return path
 
 
-def figures(document: dict[str, Any], group: str | None = None) -> dict[str, float | None]:
+def metric_values(document: dict[str, Any], group: str | None = None) -> dict[str, float | None]:
     """Values by key, of the document that --json wrote."""
     found = document["figures"] if group is None else document["groups"][group]
     return {each["key"]: each["value"] for each in found}

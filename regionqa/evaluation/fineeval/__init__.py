@@ -1,1 +1,1 @@
-"""PVIT's FineEval: questions, ranking page, tallies."""
+"""PVIT's FineEval: its questions, the page on which people rank answers, counted rankings."""

@@ -16,7 +16,7 @@ function make(tag, text, name) {
   return element;
 }
 
-function drawn(tag, attributes) {
+function makeSvg(tag, attributes) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
@@ -24,8 +24,8 @@ function drawn(tag, attributes) {
 
 const colour = (number) => page.colours[(number - 1) % page.colours.length];
 const item = () => page.items[place];
-const given = (each) => ranks[each.number] || {};
-const complete = (each) => each.answers.every((answer) => given(each)[answer.name]);
+const ranksOf = (each) => ranks[each.number] || {};
+const complete = (each) => each.answers.every((answer) => ranksOf(each)[answer.name]);
 
 function ranking() {
   return {
@@ -38,18 +38,18 @@ function store() {
   try {
     localStorage.setItem(KEY, JSON.stringify(ranking()));
   } catch (error) {
-    say("This browser does not remember your ranks; save them as a file before you close the page.");
+    showMessage("This browser cannot store your ranks; save them as a file before you close the page.");
   }
 }
 
-function say(text) {
+function showMessage(text) {
   find("message").textContent = text;
 }
 
-// Takes a saved ranking; says what is wrong where it is not one of this page.
-function take(saved) {
+// Load a saved ranking; returns what is wrong with it, empty if nothing is.
+function load(saved) {
   if (!saved || saved.format !== page.format || typeof saved.ranks !== "object") {
-    return "This file is no saved ranking.";
+    return "This file is not a saved ranking.";
   }
   if (saved.id !== page.id) return "This ranking belongs to another page: its questions or answers differ.";
   ranks = {};
@@ -66,23 +66,23 @@ function take(saved) {
   return "";
 }
 
-function showPicture() {
+function showImage() {
   const image = page.images[item().image];
   const { width, height } = image;
-  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
-  svg.append(drawn("image", { href: image.data, width, height }));
+  const svg = makeSvg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+  svg.append(makeSvg("image", { href: image.data, width, height }));
   const scale = Math.max(width, height) / 900;
   item().boxes.forEach(([x0, y0, x1, y1], index) => {
     const box = { x: x0 * width, y: y0 * height, width: (x1 - x0) * width, height: (y1 - y0) * height };
-    svg.append(drawn("rect", { ...box, class: "under" }), drawn("rect", { ...box, stroke: colour(index + 1) }));
-    const tag = drawn("g", { transform: `translate(${Math.min(box.x, width - 92 * scale)} ${Math.max(box.y, 26 * scale)}) scale(${scale})` });
-    tag.append(drawn("path", { d: "M0 0v-26h92v26z", fill: colour(index + 1) }));
-    const text = drawn("text", { x: 6, y: -7, fill: "#111" });
+    svg.append(makeSvg("rect", { ...box, class: "under" }), makeSvg("rect", { ...box, stroke: colour(index + 1) }));
+    const tag = makeSvg("g", { transform: `translate(${Math.min(box.x, width - 92 * scale)} ${Math.max(box.y, 26 * scale)}) scale(${scale})` });
+    tag.append(makeSvg("path", { d: "M0 0v-26h92v26z", fill: colour(index + 1) }));
+    const text = makeSvg("text", { x: 6, y: -7, fill: "#111" });
     text.textContent = `region ${index + 1}`;
     tag.append(text);
     svg.append(tag);
   });
-  find("picture").replaceChildren(svg);
+  find("image").replaceChildren(svg);
 }
 
 function showQuestion() {
@@ -104,7 +104,7 @@ function showAnswers() {
     for (let rank = 1; rank <= count; rank++) {
       const button = make("button", String(rank));
       button.type = "button";
-      button.setAttribute("aria-pressed", String(given(item())[answer.name] === rank));
+      button.setAttribute("aria-pressed", String(ranksOf(item())[answer.name] === rank));
       button.setAttribute("aria-label", `answer ${String.fromCharCode(65 + index)}: rank ${rank}`);
       button.addEventListener("click", (event) => {
         event.stopPropagation();
@@ -120,7 +120,7 @@ function showAnswers() {
 }
 
 function show() {
-  if (shown !== place) showPicture();
+  if (shown !== place) showImage();
   shown = place;
   showQuestion();
   showAnswers();
@@ -134,7 +134,7 @@ function show() {
 
 function setRank(rank) {
   const each = item();
-  const own = { ...given(each) };
+  const own = { ...ranksOf(each) };
   const { name } = each.answers[picked];
   if (rank) own[name] = rank;
   else delete own[name];
@@ -144,7 +144,7 @@ function setRank(rank) {
     const left = each.answers.findIndex((answer) => !own[answer.name]);
     if (left >= 0) picked = left;
   }
-  say(complete(each) ? "All ranked: Enter goes on." : "");
+  showMessage(complete(each) ? "All ranked; press Enter for the next question." : "");
   store();
   show();
 }
@@ -153,18 +153,18 @@ function go(to) {
   if (!page.items[to]) return;
   place = to;
   picked = 0;
-  say("");
+  showMessage("");
   store();
   show();
 }
 
-function goToGap() {
+function goToUnfinished() {
   const count = page.items.length;
   for (let step = 1; step <= count; step++) {
     const to = (place + step) % count;
     if (!complete(page.items[to])) return go(to);
   }
-  return say("Every question is ranked. Save the ranking.");
+  return showMessage("Every question is ranked. Save the ranking.");
 }
 
 function save() {
@@ -175,7 +175,7 @@ function save() {
   link.download = `${rater}.json`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  say(`Saved as ${link.download}.`);
+  showMessage(`Saved as ${link.download}.`);
 }
 
 function press(event) {
@@ -197,8 +197,8 @@ function press(event) {
 document.addEventListener("keydown", press);
 find("back").addEventListener("click", () => go(place - 1));
 find("next").addEventListener("click", () => go(place + 1));
-find("gap").addEventListener("click", goToGap);
-find("clear").addEventListener("click", () => { delete ranks[item().number]; picked = 0; say(""); store(); show(); });
+find("gap").addEventListener("click", goToUnfinished);
+find("clear").addEventListener("click", () => { delete ranks[item().number]; picked = 0; showMessage(""); store(); show(); });
 find("save").addEventListener("click", save);
 find("rater").addEventListener("input", store);
 find("open").addEventListener("change", async (event) => {
@@ -207,20 +207,20 @@ find("open").addEventListener("change", async (event) => {
   if (!file) return;
   let problem;
   try {
-    problem = take(JSON.parse(await file.text()));
+    problem = load(JSON.parse(await file.text()));
   } catch (error) {
-    problem = "This file is no saved ranking.";
+    problem = "This file is not a saved ranking.";
   }
   picked = 0;
   if (!problem) store();
   show();
-  say(problem || `Opened ${file.name}.`);
+  showMessage(problem || `Opened ${file.name}.`);
 });
 
 try {
   const saved = localStorage.getItem(KEY);
-  if (saved) take(JSON.parse(saved));
+  if (saved) load(JSON.parse(saved));
 } catch (error) {
-  // nothing was remembered, or it cannot be read; the page begins anew
+  // nothing is stored, or it cannot be read: start with an empty ranking
 }
 show();

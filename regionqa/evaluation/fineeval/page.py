@@ -1,8 +1,8 @@
-"""The page on which people rank answers: one HTML file that needs nothing else.
+"""The page on which people rank answers: one self-contained HTML file.
 
-Images are in it as JPEG, boxes as drawings over them, answers without their systems' names and
-in an order of their own for every question. What a system is called in the page follows from the
-seed, the question and its name, so that a saved ranking can be counted without the page.
+It embeds the images as JPEG and draws the boxes over them. Answers stand without the names of their
+systems, in a different order for every question. A system's blind name is a hash of the seed, the
+question and its name, so that a saved ranking can be counted without the page.
 """
 
 import base64
@@ -21,8 +21,8 @@ from regionqa.errors import OutputError
 from regionqa.evaluation.fineeval.questions import (
     FineEval,
     FineEvalItem,
+    answers_by_system,
     fineeval_requests,
-    with_answers,
 )
 from regionqa.evaluation.runner import EvalSettings, run_task
 from regionqa.images.reading import open_image
@@ -30,14 +30,13 @@ from regionqa.pipeline.console import Console
 from regionqa.pipeline.drawing import COLOURS
 
 FORMAT = "regionqa-fineeval-1"
-LONGEST = 900
-"""Pixels of an image's longer side in the page."""
-QUALITY = 82
-"""Of its JPEG."""
+MAX_SIDE = 900
+"""Maximum of an image's longer side on the page, in pixels."""
+JPEG_QUALITY = 82
 
 
 def blind_name(seed: int, item: FineEvalItem, system: str) -> str:
-    """What a system is called on the page, for one question."""
+    """Return the name of a system on the page, for one question."""
     text = f"{seed}/{item.number}/{item.image}/{system}"
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -45,10 +44,17 @@ def blind_name(seed: int, item: FineEvalItem, system: str) -> str:
 def write_page(
     path: Path, data: FineEval, answers: Sequence[Mapping[str, str]], seed: int = 0
 ) -> None:
-    """Write the page; answers: what is to be ranked, by system, for every item.
+    """Write the page.
 
-    Raises ImageError for an image that cannot be read, OutputError where the page cannot be
-    written.
+    Args:
+        path: The HTML file.
+        data: The questions.
+        answers: The answers to rank by system, for every item.
+        seed: Random seed of blind names and order.
+
+    Raises:
+        ImageError: An image cannot be read.
+        OutputError: The page cannot be written.
     """
     names = list(dict.fromkeys(item.image for item in data.items))
     content = {
@@ -56,11 +62,11 @@ def write_page(
         "seed": seed,
         "systems": sorted({name for each in answers for name in each}),
         "colours": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS],
-        "images": {name: _embedded(data.images / name) for name in names},
-        "items": [_described(item, given, seed)
+        "images": {name: _image_record(data.images / name) for name in names},
+        "items": [_item_record(item, given, seed)
                   for item, given in zip(data.items, answers, strict=True)],
     }  # fmt: skip
-    content["id"] = _identity(content)
+    content["id"] = _page_id(content)
     html = _part("page.html")
     for name, text in (
         ("style", _part("page.css")),
@@ -81,8 +87,8 @@ def _part(name: str) -> str:
     return files("regionqa.evaluation.fineeval").joinpath(name).read_text(encoding="utf-8")
 
 
-def _described(item: FineEvalItem, answers: Mapping[str, str], seed: int) -> dict[str, object]:
-    """One question as the page holds it, its answers in an order drawn from the seed."""
+def _item_record(item: FineEvalItem, answers: Mapping[str, str], seed: int) -> dict[str, object]:
+    """One question as the page's data has it, its answers in random order."""
     given = [(blind_name(seed, item, system), text) for system, text in sorted(answers.items())]
     order = np.random.default_rng([seed, item.number]).permutation(len(given))
     return {
@@ -94,12 +100,12 @@ def _described(item: FineEvalItem, answers: Mapping[str, str], seed: int) -> dic
     }
 
 
-def _embedded(path: Path) -> dict[str, object]:
-    """An image as the page holds it, reduced where it is large."""
+def _image_record(path: Path) -> dict[str, object]:
+    """An image as the page's data has it, reduced if it is large."""
     image: Image.Image = open_image(path).load()
-    image.thumbnail((LONGEST, LONGEST))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return {
         "width": image.width,
@@ -108,8 +114,8 @@ def _embedded(path: Path) -> dict[str, object]:
     }
 
 
-def _identity(content: Mapping[str, object]) -> str:
-    """Tells pages with other questions or answers apart, so that none takes another's ranking."""
+def _page_id(content: Mapping[str, object]) -> str:
+    """Identify the questions and answers, so that a page refuses the ranking of another."""
     text = json.dumps([content["seed"], content["items"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -117,21 +123,25 @@ def _identity(content: Mapping[str, object]) -> str:
 def make_page(
     out: Path, data: FineEval, settings: EvalSettings, console: Console, seed: int
 ) -> int:
-    """Write the page; how many questions a model has failed to answer, which stand without it.
+    """Ask the models and write the page.
 
-    Raises DataError where two systems have one name, and the errors of loading and writing.
+    Returns:
+        How many requests failed; the page shows those questions without that answer.
+
+    Raises:
+        DataError: Two systems have one name.
+        RegionQAError: A model cannot be loaded, or the page cannot be written.
     """
     bundles = [find_bundle(model) for model in settings.models]
-    with_answers(data, [(bundle.card.name, [None] * len(data.items)) for bundle in bundles])
+    answers_by_system(data, [(bundle.card.name, [None] * len(data.items)) for bundle in bundles])
     answers, failed = [], 0
     for bundle in bundles:
         requests = fineeval_requests(data, bundle.card.prompt.region_input)
-        done = run_task(requests, settings, bundle, console)
-        failed += done.failed
+        run = run_task(requests, settings, bundle, console)
+        failed += run.failed
         texts = [
-            done.answered[row].text if row in done.answered else None
-            for row in range(len(requests))
+            run.answers[row].text if row in run.answers else None for row in range(len(requests))
         ]
         answers.append((bundle.card.name, texts))
-    write_page(out, data, with_answers(data, answers), seed)
+    write_page(out, data, answers_by_system(data, answers), seed)
     return failed

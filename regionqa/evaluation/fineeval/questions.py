@@ -1,9 +1,9 @@
-"""FineEval: PVIT's 130 questions about 50 photos, with the answers that four systems gave.
+"""FineEval: PVIT's 130 questions about 50 photos, with the answers of four systems.
 
-    items = read_fineeval(Path("DATA/fineeval"))
+    data = read_fineeval(Path("DATA/fineeval"))
 
-Nothing says which answer is right: people rank them (page.py), and ranking.py counts. It reads the
-file and makes requests; it does not know about pages.
+There are no reference answers: people rank the answers on a page (page.py), and ranking.py counts
+the rankings.
 """
 
 from collections.abc import Sequence
@@ -31,22 +31,22 @@ class FineEvalItem:
     """One question and its recorded answers."""
 
     number: int
-    """Its place in the file, from 1."""
+    """Line in the file, from 1."""
     image: str
-    """The image's name."""
+    """File name."""
     question: str
     """`<region1>` names the first of `boxes`, and so on."""
     boxes: tuple[WrittenBox, ...]
-    """In per mille of the image."""
+    """In thousandths of the image."""
     in_words: str
-    """The same question with words in place of regions, for systems that take none."""
+    """The question with words in place of regions, for systems that take no regions."""
     recorded: dict[str, str]
-    """Answers by system."""
+    """Recorded answers by system."""
 
 
 @dataclass(frozen=True)
 class FineEval:
-    """The file and the folder of its images."""
+    """The questions of a file, and the folder of their images."""
 
     source: Path
     images: Path
@@ -54,31 +54,37 @@ class FineEval:
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """The systems whose answers are recorded for every question."""
+        """The systems that have a recorded answer to every question."""
         everywhere = set.intersection(*(set(item.recorded) for item in self.items))
         return tuple(name for name in self.items[0].recorded if name in everywhere)
 
 
 def read_fineeval(path: Path, images: Path | None = None, limit: int | None = None) -> FineEval:
-    """All questions of a file, or of the `fineeval.jsonl` in a folder.
+    """Read the questions of a file, or of the `fineeval.jsonl` in a folder.
 
-    images: the images' folder; `images` beside the file if not given, or else the file's own.
-    Raises DataError, naming the line, where the file is missing or malformed.
+    Args:
+        path: The file or folder.
+        images: The folder of the images; None: `images` beside the file if it exists, else the
+            file's own folder.
+        limit: Number of questions to return, the first ones; None: all.
+
+    Raises:
+        DataError: The file is missing or malformed; the message names the line.
     """
     file = path / FILE if path.is_dir() else path
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{file}: there is no such file; name FineEval's folder") from None
+        raise DataError(f"{file}: no such file; name the folder of FineEval") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {error}; name FineEval's folder") from None
+        raise DataError(f"{file}: cannot be read: {error}; name the folder of FineEval") from None
     items = [
         _item(line, number, f"{file}:{number}")
         for number, line in enumerate(text.split("\n"), start=1)
         if line.strip()
     ]
     if not items:
-        raise DataError(f"{file}: holds no questions; {GIVE}")
+        raise DataError(f"{file}: has no questions; {GIVE}")
     beside = file.parent / "images"
     folder = images or (beside if beside.is_dir() else file.parent)
     return FineEval(file, folder, tuple(items[:limit]))
@@ -95,11 +101,11 @@ def _item(line: str, number: int, where: str) -> FineEvalItem:
     for key in ("image", "instruction", "instruction_no_region"):
         value = fields.get(key)
         if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where}: {key!r} is {excerpt(value)}, not text; {GIVE}")
+            raise DataError(f"{where}: {key!r} is {excerpt(value)}, not a string; {GIVE}")
         texts[key] = value.strip()
     recorded = fields.get("recorded", {})
     if not isinstance(recorded, dict) or not all(isinstance(v, str) for v in recorded.values()):
-        raise DataError(f"{where}: 'recorded' is no answer by system; {GIVE}")
+        raise DataError(f"{where}: 'recorded' is not an object of answers by system; {GIVE}")
     [question], boxes = number_regions([texts["instruction"]])
     return FineEvalItem(
         number, texts["image"], question, tuple(boxes), texts["instruction_no_region"], recorded
@@ -107,13 +113,15 @@ def _item(line: str, number: int, where: str) -> FineEvalItem:
 
 
 def fineeval_requests(data: FineEval, region_input: RegionInput) -> list[Request]:
-    """A request per question, each on its own, though some follow on from the one before.
+    """Return a request per question; each is asked alone, though some follow on the one before.
 
-    region_input: what the model is told of regions; one that is told nothing is asked in words, as
-    LLaVA was.
+    Args:
+        data: The questions.
+        region_input: How the model takes regions; one that takes none is asked in words, as LLaVA
+            was.
     """
     open_once = lru_cache(maxsize=1)(open_image)
-    asked = []
+    requests = []
     for item in data.items:
         name = str(data.images / item.image)
         question, boxes = item.question, item.boxes
@@ -123,19 +131,23 @@ def fineeval_requests(data: FineEval, region_input: RegionInput) -> list[Request
             image = open_once(name)
             size = (image.width, image.height)
             regions, _ = clip_all(tuple(box.resolve(*size) for box in boxes), *size)
-            asked.append(Request(item.image, question, regions, image))
+            requests.append(Request(item.image, question, regions, image))
         except ItemError as error:
-            asked.append(Request(item.image, question, error=error))
-    return asked
+            requests.append(Request(item.image, question, error=error))
+    return requests
 
 
-def with_answers(
+def answers_by_system(
     data: FineEval, answers: Sequence[tuple[str, Sequence[str | None]]]
 ) -> list[dict[str, str]]:
-    """What is to be ranked, by system, for every item; systems that gave none are left out.
+    """Return the answers to rank by system, for every item; missing answers are left out.
 
-    answers: name and answers (by item) of every model that was asked now.
-    Raises DataError where a model has the name of a recorded system, or of another model.
+    Args:
+        data: The questions with their recorded answers.
+        answers: Name and answers (by item) of each model asked now; None: it failed.
+
+    Raises:
+        DataError: Two systems have one name.
     """
     names = [*data.systems, *(name for name, _ in answers)]
     for name in names:

@@ -1,10 +1,11 @@
-"""Saved rankings of the page counted: who wins, ties and loses against whom, and mean ranks.
+"""Counts of saved rankings: wins, ties and losses of each pair of systems, and mean places.
 
-    tally(read_fineeval(data), [read_ranking(path) for path in paths])
+    score_rankings(read_fineeval(data), [read_ranking(path) for path in paths])
 
-It needs the questions and the rankings, not the page, nor the answers.
+The questions and the saved files are enough; neither the page nor the answers are needed.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,29 +17,29 @@ import numpy as np
 from regionqa.errors import DataError
 from regionqa.evaluation.fineeval.page import FORMAT, blind_name
 from regionqa.evaluation.fineeval.questions import FineEval
-from regionqa.evaluation.metrics.statistics import Figure, Floats, mean_of
+from regionqa.evaluation.metrics.statistics import Floats, Metric, weighted_mean
 from regionqa.evaluation.report import Table
-from regionqa.evaluation.results import EvalResult, JudgedAnswers
+from regionqa.evaluation.results import EvalResult, MetricEstimate, TaskScores
 
 OUTCOMES = ("win", "tie", "loss")
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What one rater saved."""
+    """The saved ranking of one rater."""
 
     source: Path
     rater: str
-    """As the rater gave it; the file's name where not."""
+    """The name given on the page, else the file's name."""
     seed: int
     systems: tuple[str, ...]
-    """All that were on the page."""
+    """The systems on the page."""
     ranks: Mapping[str, Mapping[str, int]]
-    """By question number, as text, and blind name; 1 is best."""
+    """Ranks by question number, as text, and blind name; 1 is best."""
 
 
 def read_ranking(path: Path) -> Ranking:
-    """A file that the page has saved; DataError where it is missing or something else."""
+    """Read a file that the page has saved; DataError if it is missing or another kind of file."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if saved["format"] != FORMAT:
@@ -51,25 +52,27 @@ def read_ranking(path: Path) -> Ranking:
         rater = str(saved.get("rater") or path.stem)
         return Ranking(path, rater, int(saved["seed"]), systems, ranks)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; check the path") from None
+        raise DataError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; name a file") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}; name another file") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise DataError(
-            f"{path}: is no saved ranking; save one with the page that eval fineeval writes"
+            f"{path}: is not a saved ranking; save one on the page that eval fineeval writes"
         ) from None
 
 
-def tally(data: FineEval, rankings: Sequence[Ranking]) -> JudgedAnswers:
-    """Every judgement, one rater on one question, as an item: who stands above whom.
+def score_rankings(data: FineEval, rankings: Sequence[Ranking]) -> TaskScores:
+    """Score rankings; an item is one rater's ranking of one question.
 
-    Judgements of several raters on one image are drawn together when intervals are made.
-    Raises DataError where a rater is given twice, or where nothing was ranked by two systems.
+    The bootstrap draws all rankings of an image together.
+
+    Raises:
+        DataError: A rater appears twice, or no question has two ranked answers.
     """
     raters = [ranking.rater for ranking in rankings]
     for rater in raters:
         if raters.count(rater) > 1:
-            raise DataError(f"{rater}: two files are of this rater; rename one, or leave one out")
+            raise DataError(f"{rater}: two files have this rater; rename one, or leave one out")
     named = {name for ranking in rankings for name in ranking.systems}
     systems = sorted(named, key=lambda name: (name in data.systems, name))  # new ones first
     items, images, rows = [], [], []
@@ -86,18 +89,18 @@ def tally(data: FineEval, rankings: Sequence[Ranking]) -> JudgedAnswers:
                 rows.append([np.nan if rank is None else float(rank) for rank in row])
     if not rows:
         raise DataError(
-            f"{rankings[0].source}: ranks no two answers to a question of {data.source}; "
-            "are these the questions of that page?"
+            f"{rankings[0].source}: has no two ranked answers to any question of {data.source}; "
+            "name the questions that the page was made from"
         )
     ranks = np.array(rows)  # (N, S)
-    groups = {outcome: tuple(_pair_figures(ranks, systems, outcome)) for outcome in OUTCOMES}
-    return JudgedAnswers(
+    groups = {outcome: tuple(_pair_metrics(ranks, systems, outcome)) for outcome in OUTCOMES}
+    return TaskScores(
         task="fineeval",
         items=tuple(items),
         images=tuple(images),
-        figures=(*_mean_ranks(ranks, systems), *_agreement(items, ranks)),
+        metrics=(*_mean_places(ranks, systems), *_agreement(items, ranks)),
         groups=groups,
-        listings={
+        tables={
             "raters": [
                 {"rater": r.rater, "questions": sum(map(bool, r.ranks.values()))} for r in rankings
             ]
@@ -105,29 +108,31 @@ def tally(data: FineEval, rankings: Sequence[Ranking]) -> JudgedAnswers:
     )
 
 
-def _mean_ranks(ranks: Floats, systems: Sequence[str]) -> list[Figure]:
-    """The mean place of each system, the best first; equals share the mean of their places."""
+def _mean_places(ranks: Floats, systems: Sequence[str]) -> list[Metric]:
+    """The mean place of each system, the best one first."""
     places = np.apply_along_axis(_places, 1, ranks)  # (N, S)
-    figures = []
+    metrics = []
     for column, name in enumerate(systems):
         known = ~np.isnan(places[:, column])
         if known.any():
-            measure = mean_of(np.where(known, places[:, column], 0.0), known)
-            figures.append(Figure(f"place_{name}", f"{name}, mean place", measure,
-                                  int(known.sum()), percent=False))  # fmt: skip
-    whole = np.ones((1, len(ranks)))
-    return sorted(figures, key=lambda figure: float(figure.measure(whole)[0]))
+            statistic = weighted_mean(np.where(known, places[:, column], 0.0), known)
+            count = int(known.sum())
+            metrics.append(
+                Metric(f"place_{name}", f"{name}, mean place", statistic, count, percent=False)
+            )
+    ones = np.ones((1, len(ranks)))
+    return sorted(metrics, key=lambda metric: float(metric.statistic(ones)[0]))
 
 
 def _places(row: Floats) -> Floats:
-    """Places from ranks: 1, 1, 5 become 1.5, 1.5, 3."""
+    """The places of ranks, ties sharing their mean place: 1, 1, 5 become 1.5, 1.5, 3."""
     above = (row[:, None] > row[None, :]).sum(1)
     equal = (row[:, None] == row[None, :]).sum(1)
     return np.where(np.isnan(row), np.nan, above + (equal + 1) / 2)
 
 
-def _pair_figures(ranks: Floats, systems: Sequence[str], outcome: str) -> list[Figure]:
-    figures = []
+def _pair_metrics(ranks: Floats, systems: Sequence[str], outcome: str) -> list[Metric]:
+    metrics = []
     for a, b in combinations(range(len(systems)), 2):
         known = ~np.isnan(ranks[:, a]) & ~np.isnan(ranks[:, b])
         if not known.any():
@@ -135,12 +140,12 @@ def _pair_figures(ranks: Floats, systems: Sequence[str], outcome: str) -> list[F
         gap = np.sign(ranks[:, b] - ranks[:, a])  # above zero where a is ranked better
         hit = gap == {"win": 1, "tie": 0, "loss": -1}[outcome]
         name = f"{systems[a]} : {systems[b]}"
-        figures.append(Figure(name, name, mean_of(hit & known, known), int(known.sum())))
-    return figures
+        metrics.append(Metric(name, name, weighted_mean(hit & known, known), int(known.sum())))
+    return metrics
 
 
-def _agreement(items: Sequence[str], ranks: Floats) -> list[Figure]:
-    """How often two raters say the same of a pair of answers; nothing for a single rater."""
+def _agreement(items: Sequence[str], ranks: Floats) -> list[Metric]:
+    """How often two raters order a pair of answers alike; empty if no pair has two raters."""
     by_question: dict[str, list[int]] = {}
     for row, item in enumerate(items):
         by_question.setdefault(item.rsplit(" ", 1)[1], []).append(row)
@@ -155,23 +160,24 @@ def _agreement(items: Sequence[str], ranks: Floats) -> list[Figure]:
     if not count.any():
         return []
 
-    def measure(weights: Floats) -> Floats:
+    def statistic(weights: Floats) -> Floats:
         total = weights @ count
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(total > 0, (weights @ same) / total, np.nan)
 
-    return [Figure("agreement", "raters agree on a pair", measure, int(count.sum()))]
+    return [Metric("agreement", "raters agree on a pair", statistic, int(count.sum()))]
 
 
 def pair_table(result: EvalResult) -> Table:
-    """Wins, ties and losses of every pair, each with its interval."""
+    """Return wins, ties and losses of every pair of systems, each with its interval."""
     rows = []
     for win, tie, loss in zip(*(result.groups[outcome] for outcome in OUTCOMES), strict=True):
-        cells = [
-            f"{100 * told.estimate.value:.1f} "
-            f"({100 * told.estimate.low:.1f} to {100 * told.estimate.high:.1f})"
-            for told in (win, tie, loss)
-        ]
-        rows.append((win.figure.name, *cells, f"{win.figure.count:,}"))
+        cells = map(_percent_with_interval, (win, tie, loss))
+        rows.append((win.metric.name, *cells, f"{win.metric.count:,}"))
     header = ("the first against the second", "wins %", "ties %", "losses %", "of")
-    return Table("answers ranked", header, tuple(rows))
+    return Table("pairs of systems", header, tuple(rows))
+
+
+def _percent_with_interval(each: MetricEstimate) -> str:
+    value, low, high = (100 * end for end in dataclasses.astuple(each.estimate))
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"

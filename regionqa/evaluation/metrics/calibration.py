@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.evaluation.metrics.classes import is_unsure
-from regionqa.evaluation.metrics.statistics import Bools, Figure, Floats, Measure, mean_of
+from regionqa.evaluation.metrics.statistics import Bools, Floats, Metric, Statistic, weighted_mean
 from regionqa.requests import Answer
 
 BINS = 10
@@ -93,7 +93,7 @@ def calibration_error(
     return gaps / total if total else float("nan")
 
 
-def abstention_metrics(correct: Bools, unsure: Bools) -> tuple[Figure, ...]:
+def abstention_metrics(correct: Bools, unsure: Bools) -> tuple[Metric, ...]:
     """Return what withholding the unsure answers costs and gains; nothing where none is unsure.
 
     Args:
@@ -105,15 +105,18 @@ def abstention_metrics(correct: Bools, unsure: Bools) -> tuple[Figure, ...]:
     count = len(correct)
     sure = int((~unsure).sum())
     return (
-        Figure("not_sure", "not sure", mean_of(unsure), count),
-        Figure("accuracy_when_sure", "accuracy where sure", mean_of(correct, ~unsure), sure),
-        Figure(
-            "accuracy_held_back", "accuracy, not sure is wrong", mean_of(correct & ~unsure), count
+        Metric("not_sure", "not sure", weighted_mean(unsure), count),
+        Metric("accuracy_when_sure", "accuracy where sure", weighted_mean(correct, ~unsure), sure),
+        Metric(
+            "accuracy_held_back",
+            "accuracy, not sure is wrong",
+            weighted_mean(correct & ~unsure),
+            count,
         ),
     )
 
 
-def calibration_metrics(correct: Bools, confidence: Sequence[float | None]) -> tuple[Figure, ...]:
+def calibration_metrics(correct: Bools, confidence: Sequence[float | None]) -> tuple[Metric, ...]:
     """Return calibration error and accuracy at each coverage; nothing without confidences.
 
     Args:
@@ -125,18 +128,18 @@ def calibration_metrics(correct: Bools, confidence: Sequence[float | None]) -> t
     if not count:
         return ()
     error = weighted_calibration_error(correct, values, known)
-    figures = [Figure("calibration_error", "expected calibration error", error, count)]
+    metrics = [Metric("calibration_error", "expected calibration error", error, count)]
     for share in COVERAGES:
         percent = f"{100 * share:.0f}"
-        figures.append(
-            Figure(
+        metrics.append(
+            Metric(
                 f"accuracy_at_{percent}",
                 f"accuracy at {percent} % coverage",
                 accuracy_at(share, correct, values, known),
                 int(np.ceil(share * count)),
             )
         )
-    return tuple(figures)
+    return tuple(metrics)
 
 
 def calibration_tables(
@@ -157,22 +160,22 @@ def calibration_tables(
 
 def weighted_calibration_error(
     correct: Bools, confidence: Floats, known: Bools, bins: int = BINS
-) -> Measure:
+) -> Statistic:
     """Return `calibration_error` of the known answers (N,) as a statistic of weighted answers."""
     member = np.zeros((len(confidence), bins))
     index = bin_indices(confidence, bins)
     member[np.arange(len(confidence)), index] = known.astype(np.float64)  # (N, B)
     gap = (correct.astype(np.float64) - confidence)[:, None] * member
 
-    def measure(weights: Floats) -> Floats:
+    def statistic(weights: Floats) -> Floats:
         total = weights @ known.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(total > 0, np.abs(weights @ gap).sum(1) / total, np.nan)
 
-    return measure
+    return statistic
 
 
-def accuracy_at(share: float, correct: Bools, confidence: Floats, known: Bools) -> Measure:
+def accuracy_at(share: float, correct: Bools, confidence: Floats, known: Bools) -> Statistic:
     """Return the accuracy of the most confident `share` of the known answers, as a statistic.
 
     An answer at the edge may count in part. Answers of equal confidence at the edge count alike, so
@@ -184,7 +187,7 @@ def accuracy_at(share: float, correct: Bools, confidence: Floats, known: Bools) 
     order = np.argsort(level, kind="stable")[: int(known.sum())]
     starts = np.searchsorted(level[order], np.arange(len(levels)))
 
-    def measure(weights: Floats) -> Floats:
+    def statistic(weights: Floats) -> Floats:
         ordered = weights[:, order]
         available = np.add.reduceat(ordered, starts, axis=1)  # (R, L)
         right = np.add.reduceat(ordered * correct[order], starts, axis=1)
@@ -194,7 +197,7 @@ def accuracy_at(share: float, correct: Bools, confidence: Floats, known: Bools) 
             part = np.where(available > 0, taken / available, 0.0)
             return np.where(taken.sum(1) > 0, (right * part).sum(1) / taken.sum(1), np.nan)
 
-    return measure
+    return statistic
 
 
 def coverage_curve(

@@ -1,40 +1,50 @@
-"""CIDEr-D, BLEU and ROUGE-L of captions against references, as COCO's evaluation has them.
+"""Caption metrics: CIDEr-D, BLEU and ROUGE-L as the COCO caption evaluation defines them, METEOR.
 
-Each is a measure of weighted items, so that intervals can be made of all three alike. It reads
-words; it knows no images. METEOR is meteor.py's.
+All but METEOR are statistics of weighted items, so that they can be bootstrapped.
 """
 
 import math
 import re
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
-from regionqa.evaluation.metrics.statistics import Floats, Measure, mean_of
+from regionqa.errors import UsageError
+from regionqa.evaluation.metrics.statistics import Floats, Statistic, weighted_mean
 
 Words = tuple[str, ...]
-LONGEST = 4
-"""Words of the longest n-grams that count."""
+MAX_N = 4
+"""Longest n-grams, in words."""
 SIGMA = 6.0
-"""CIDEr-D's tolerance of other lengths, in words."""
+"""Width of CIDEr-D's Gaussian length penalty, in words."""
 BETA = 1.2
-"""How much more recall counts than precision in ROUGE-L."""
+"""Weight of recall against precision in ROUGE-L."""
 CLITICS = re.compile(r"^(.+?)(n't|'(?:s|re|ve|ll|d|m))$")
+METEOR_PACKAGE = "pycocoevalcap"
+"""Carries METEOR's program and its English paraphrases."""
+METEOR_OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
 
 
 @dataclass(frozen=True)
 class CaptionPair:
-    """What was said, and what people say, as words."""
+    """A caption and its references, as words."""
 
-    said: Words
+    caption: Words
     references: tuple[Words, ...]
     """At least one."""
 
 
 def caption_words(text: str) -> Words:
-    """Lower-case words without marks, as the Penn Treebank splits them: "it's" is it and 's."""
+    """Split a caption into lower-case words without punctuation, as the Penn Treebank does.
+
+    "it's" becomes it and 's.
+    """
     plain = text.lower().replace("\u2019", "'")
     found: list[str] = []
     for part in re.split(r"[\s,;:!?()\[\]{}\"`]+|--+|\.\.+", plain):
@@ -45,10 +55,9 @@ def caption_words(text: str) -> Words:
 
 
 def ngrams(words: Words) -> list[Counter[Words]]:
-    """How often each n-gram stands in a text, by n from 1 to 4."""
+    """Return the count of each n-gram, for n from 1 to `MAX_N`."""
     return [
-        Counter(words[at : at + n] for at in range(len(words) - n + 1))
-        for n in range(1, LONGEST + 1)
+        Counter(words[at : at + n] for at in range(len(words) - n + 1)) for n in range(1, MAX_N + 1)
     ]
 
 
@@ -56,101 +65,99 @@ def ngrams(words: Words) -> list[Counter[Words]]:
 
 
 def cider_d(items: Sequence[CaptionPair]) -> Floats:
-    """CIDEr-D of every item (N,), 0 to 10 (Vedantam, Zitnick and Parikh 2015, arXiv 1411.5726).
+    """Return CIDEr-D of every item (N,), 0 to 10 (Vedantam et al. 2015, arXiv 1411.5726).
 
-    N-grams weigh by how few items have them in their references, so the figure depends on what it
-    is measured among; of a single item it is 0.
+    N-grams are weighted by how few of the items have them in their references, so a score depends
+    on the set that it is computed in; in a set of one it is 0.
     """
     references = [[ngrams(words) for words in item.references] for item in items]
-    seen: Counter[Words] = Counter()
+    document_count: Counter[Words] = Counter()
     for each in references:
-        seen.update({gram for counts in each for by_n in counts for gram in by_n})
-    weight = {gram: math.log(len(items) / count) for gram, count in seen.items()}
-    unseen = math.log(max(1, len(items)))
+        document_count.update({gram for counts in each for by_n in counts for gram in by_n})
+    weight = {gram: math.log(len(items) / count) for gram, count in document_count.items()}
+    unknown = math.log(max(1, len(items)))
     scores = []
     for item, each in zip(items, references, strict=True):
-        said = [_vector(counts, weight, unseen) for counts in ngrams(item.said)]
+        caption = [_tf_idf(counts, weight, unknown) for counts in ngrams(item.caption)]
         total = 0.0
         for words, counts in zip(item.references, each, strict=True):
-            meant = [_vector(by_n, weight, unseen) for by_n in counts]
-            apart = max(0, len(item.said) - 1) - max(0, len(words) - 1)
-            tolerance = math.exp(-(apart**2) / (2 * SIGMA**2))
-            likeness = sum(map(_clipped_cosine, said, meant)) / LONGEST
-            total += likeness * tolerance
+            reference = [_tf_idf(by_n, weight, unknown) for by_n in counts]
+            # as in the original, lengths are counted in bigrams
+            gap = max(0, len(item.caption) - 1) - max(0, len(words) - 1)
+            penalty = math.exp(-(gap**2) / (2 * SIGMA**2))
+            total += penalty * sum(map(_clipped_cosine, caption, reference)) / MAX_N
         scores.append(10 * total / len(each))
     return np.array(scores)
 
 
-def _vector(
-    counts: Mapping[Words, int], weight: Mapping[Words, float], unseen: float
+def _tf_idf(
+    counts: Mapping[Words, int], weight: Mapping[Words, float], unknown: float
 ) -> dict[Words, float]:
-    return {gram: count * weight.get(gram, unseen) for gram, count in counts.items()}
+    return {gram: count * weight.get(gram, unknown) for gram, count in counts.items()}
 
 
-def _clipped_cosine(said: Mapping[Words, float], meant: Mapping[Words, float]) -> float:
-    """The cosine of two vectors; saying a thing more often than it is meant gains nothing."""
-    length = math.hypot(*said.values()) * math.hypot(*meant.values())
+def _clipped_cosine(caption: Mapping[Words, float], reference: Mapping[Words, float]) -> float:
+    """Cosine of two vectors; an n-gram counts at most as often as the reference has it."""
+    length = math.hypot(*caption.values()) * math.hypot(*reference.values())
     if not length:
         return 0.0
-    return sum(min(v, meant[gram]) * meant[gram] for gram, v in said.items() if gram in meant) / (
-        length
-    )
+    shared = (gram for gram in caption if gram in reference)
+    return sum(min(caption[gram], reference[gram]) * reference[gram] for gram in shared) / length
 
 
 # -- BLEU ------------------------------------------------------------------------------------------
 
 
-def bleu(items: Sequence[CaptionPair], order: int) -> Measure:
-    """BLEU of all items together, 0 to 1, n-grams up to `order` (Papineni et al. 2002).
+def bleu(items: Sequence[CaptionPair], order: int) -> Statistic:
+    """Return corpus BLEU, 0 to 1, with n-grams up to `order` (Papineni et al. 2002).
 
-    Of several references the one nearest in length counts for brevity. Nothing is smoothed.
+    The brevity penalty uses the reference nearest in length. There is no smoothing.
     """
-    counts = np.array([_bleu_counts(item) for item in items], np.float64)  # (N, 2 * LONGEST + 2)
+    counts = np.array([_bleu_counts(item) for item in items], np.float64)  # (N, 2 * MAX_N + 2)
 
-    def measure(weights: Floats) -> Floats:
-        totals = weights @ counts  # (R, 2 * LONGEST + 2)
+    def statistic(weights: Floats) -> Floats:
+        totals = weights @ counts  # (R, 2 * MAX_N + 2)
         with np.errstate(divide="ignore", invalid="ignore"):
-            matched, possible = totals[:, :order], totals[:, LONGEST : LONGEST + order]
+            matched, possible = totals[:, :order], totals[:, MAX_N : MAX_N + order]
             logs = np.log(matched / possible).mean(1)
             brevity = np.minimum(0.0, 1 - totals[:, -1] / totals[:, -2])
             score = np.exp(logs + brevity)
         return np.where(totals[:, -2] > 0, np.nan_to_num(score), np.nan)
 
-    return measure
+    return statistic
 
 
 def _bleu_counts(item: CaptionPair) -> list[float]:
-    """Matched n-grams by n, possible ones by n, words said, words of the nearest reference."""
-    said = ngrams(item.said)
+    """Matched n-grams by n, possible ones by n, the caption's words, the nearest reference's."""
     references = [ngrams(words) for words in item.references]
-    matched = []
-    for n, counts in enumerate(said):
+    matched, possible = [], []
+    for n, counts in enumerate(ngrams(item.caption)):
         allowed: Counter[Words] = Counter()
         for each in references:
             allowed |= each[n]
-        matched.append(sum((counts & allowed).values()))
-    possible = [sum(counts.values()) for counts in said]
-    length = len(item.said)
+        matched.append(float((counts & allowed).total()))
+        possible.append(float(counts.total()))
+    length = len(item.caption)
     nearest = min((abs(len(words) - length), len(words)) for words in item.references)[1]
-    return [*map(float, matched), *map(float, possible), float(length), float(nearest)]
+    return [*matched, *possible, float(length), float(nearest)]
 
 
 # -- ROUGE-L ---------------------------------------------------------------------------------------
 
 
-def rouge_l(items: Sequence[CaptionPair]) -> Measure:
-    """The mean ROUGE-L of items, 0 to 1 (Lin 2004): of their longest common subsequence.
+def rouge_l(items: Sequence[CaptionPair]) -> Statistic:
+    """Return the mean ROUGE-L of items, 0 to 1: F-measure of the longest common subsequence.
 
-    Precision and recall are each of the reference that suits it best.
+    Lin 2004. Precision and recall are each taken from the reference that is best for it.
     """
-    return mean_of([_rouge_l(item) for item in items])
+    return weighted_mean([_rouge_l(item) for item in items])
 
 
 def _rouge_l(item: CaptionPair) -> float:
-    common = [common_length(item.said, words) for words in item.references]
+    common = [common_length(item.caption, words) for words in item.references]
     if not any(common):
         return 0.0
-    precision = max(common) / len(item.said)
+    precision = max(common) / len(item.caption)
     recall = max(
         length / len(words) for length, words in zip(common, item.references, strict=True) if words
     )
@@ -158,10 +165,61 @@ def _rouge_l(item: CaptionPair) -> float:
 
 
 def common_length(first: Words, second: Words) -> int:
-    """Words of the longest common subsequence."""
+    """Return the length of the longest common subsequence, in words."""
     row = [0] * (len(second) + 1)
     for word in first:
         before = 0
         for at, other in enumerate(second, start=1):
             before, row[at] = row[at], before + 1 if word == other else max(row[at], row[at - 1])
     return row[-1]
+
+
+# -- METEOR ----------------------------------------------------------------------------------------
+
+
+def meteor(items: Sequence[CaptionPair]) -> Floats:
+    """Return METEOR of every item, 0 to 1, and last that of all together (N + 1,).
+
+    Runs the authors' own program (Denkowski and Lavie 2014), which needs Java and the extra
+    `meteor`. Reimplementations give other scores: one in common use 0.68 where this one gives 0.42.
+
+    Raises:
+        UsageError: Java or the program is missing, or the program fails.
+    """
+    java, program = shutil.which("java"), _meteor_program()
+    if java is None or program is None:
+        missing = "Java" if java is None else f"the package {METEOR_PACKAGE}"
+        raise UsageError(
+            f"--meteor needs {missing}, which is not installed: pip install 'regionqa[meteor]', "
+            "and a Java runtime"
+        )
+    command = [java, "-jar", "-Xmx2G", program.name, *METEOR_OPTIONS]
+    # the program's protocol: references, then the caption
+    lines = [
+        " ||| ".join(" ".join(words) for words in (*item.references, item.caption))
+        for item in items
+    ]
+    counts = _run_meteor(command, program.parent, [f"SCORE ||| {line}" for line in lines])
+    request = "EVAL ||| " + " ||| ".join(counts[: len(items)])
+    scores = _run_meteor(command, program.parent, [request])
+    if len(counts) < len(items) or len(scores) < len(items) + 1:
+        raise UsageError("--meteor: the program returned too few scores; run without --meteor")
+    return np.array(list(map(float, scores[: len(items) + 1])))
+
+
+def _meteor_program() -> Path | None:
+    found = find_spec(METEOR_PACKAGE)
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        jars = sorted((Path(folder) / "meteor").glob("meteor-*.jar"))
+        if jars:
+            return jars[0].absolute()
+    return None
+
+
+def _run_meteor(command: Sequence[str], folder: Path, lines: Sequence[str]) -> list[str]:
+    text = "".join(f"{line}\n" for line in lines)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        reason = " ".join(done.stderr.split())[-200:]
+        raise UsageError(f"--meteor: the program failed: {reason}; check your Java runtime")
+    return done.stdout.splitlines()

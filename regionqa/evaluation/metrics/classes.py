@@ -1,79 +1,104 @@
-"""What a reply names: one of a list of classes, by their names and what people call them.
+"""The class that a reply names: by the words in it, or by a sentence encoder.
 
     ClassNames(["dog", "hot dog", "cell phone"], common_synonyms()).named("two puppies.")  # "dog"
 
-It reads words only; which words mean what stands in synonyms.toml, and in files of users.
+Synonyms come from synonyms.toml and from files of users.
 """
 
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from regionqa.data.english import plural
-from regionqa.errors import DataError
+from regionqa.errors import DataError, UsageError
 
 Words = tuple[str, ...]
 Synonyms = Mapping[str, Sequence[str]]
+Classifier = Callable[[Sequence[str]], list[str | None]]
+"""Returns the class that each reply names, None where it names none."""
 UNSURE = re.compile(
     r"\b(not (quite |really |very |too )?(sure|certain)|unsure|uncertain|no idea"
     r"|(do not|don'?t|dont) know|(can ?not|can'?t|cant) (tell|say|see what))\b"
 )
-"""How a reply says that it will not say."""
+"""Phrases by which a reply says that it does not know."""
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+"""The default sentence encoder."""
+ENCODED_CLASS = "an image of a {}"
+"""The sentence that stands for a class (arXiv 2308.13437, section 5)."""
 
 
 def words_of(text: str) -> Words:
-    """Lower-case words, without marks between them; "the dog's-bed" is the dog s bed."""
+    """Split a text into case-folded words without punctuation: "The dog's" is the, dog, s."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     return tuple(re.findall(r"[^\W_]+", plain))
 
 
 def is_unsure(reply: str) -> bool:
-    """Whether the reply says that it does not know."""
+    """Return whether a reply says that it does not know."""
     return bool(UNSURE.search(reply.casefold().replace("\u2019", "'")))
+
+
+# -- synonyms --------------------------------------------------------------------------------------
 
 
 @cache
 def common_synonyms() -> Synonyms:
-    """What people call COCO's 80 classes."""
+    """Return the synonyms of COCO's 80 classes."""
     return read_synonyms(Path(__file__).parent / "synonyms.toml")
 
 
 def read_synonyms(path: Path) -> Synonyms:
-    """A TOML table of names and lists of synonyms, in file order; DataError where it is not one."""
+    """Read a TOML table of class names and lists of synonyms, in file order.
+
+    Raises:
+        DataError: The file is missing, or is no such table.
+    """
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; check the path") from None
+        raise DataError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; name a file") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}; name another file") from None
     except ValueError as error:
         raise DataError(
-            f'{path}: is not TOML that can be read: {error}; write "cell phone" = ["phone"]'
+            f'{path}: is not valid TOML: {error}; write lines such as "cell phone" = ["phone"]'
         ) from None
     for name, synonyms in table.items():
         if not isinstance(synonyms, list) or not all(isinstance(each, str) for each in synonyms):
             raise DataError(
-                f'{path}: {name!r} is {synonyms!r}, not a list of texts; write {name} = ["..."]'
+                f"{path}: the value of {name!r} is {synonyms!r}, not a list of strings; "
+                f'write {name} = ["..."]'
             )
         for text in (name, *synonyms):
             if not words_of(text):
-                raise DataError(f"{path}: {text!r} of {name!r} holds no word; remove it")
+                raise DataError(f"{path}: {text!r} of {name!r} has no letters; remove it")
     return table
 
 
+# -- by words --------------------------------------------------------------------------------------
+
+
 class ClassNames:
-    """The classes that a reply may name."""
+    """Class names with their synonyms and plurals, to be found in replies."""
 
     def __init__(self, names: Sequence[str], *synonyms: Synonyms) -> None:
-        """names: what counts as a class. synonyms: tables, of which only those of `names` count.
+        """Collect the phrases that name each class.
 
-        Where two classes could be meant by a phrase, a name goes before a synonym, and what is
-        written before a plural that follows from it.
-        Raises DataError where a phrase is a synonym of two classes.
+        A phrase that could mean two classes means the one whose name it is, rather than one it is a
+        synonym of, and the one it is written for, rather than one it is a regular plural of.
+
+        Args:
+            names: The classes.
+            synonyms: Tables of synonyms; entries of other classes are ignored.
+
+        Raises:
+            DataError: A phrase is a synonym of two classes.
         """
         self.names = tuple(dict.fromkeys(names))
         self._meant: dict[Words, str] = {words_of(name): name for name in self.names}
@@ -84,8 +109,8 @@ class ClassNames:
             meant = self._meant.setdefault(phrase, name)
             if meant != name and phrase != words_of(meant):
                 raise DataError(
-                    f"{' '.join(phrase)!r} is a synonym of {meant!r} and of {name!r}; "
-                    "leave it to one"
+                    f"{' '.join(phrase)!r} is a synonym of both {meant!r} and {name!r}; "
+                    "remove it from one of them"
                 )
         for name in self.names:
             self._meant.setdefault(words_of(plural(name)), name)
@@ -95,10 +120,10 @@ class ClassNames:
         self._longest = max(map(len, self._meant), default=0)
 
     def named(self, reply: str) -> str | None:
-        """The class that a reply names, as whole words; None where it names none, or is unsure.
+        """Return the class that a reply names, as whole words; None if none, or if it is unsure.
 
-        Longer phrases go before shorter ones that overlap them ("hot dog" is no dog); of several
-        that do not, the first counts.
+        Longer phrases win over shorter ones that they overlap ("hot dog" is not a dog); of several
+        that remain, the first one counts.
         """
         if is_unsure(reply):
             return None
@@ -114,8 +139,57 @@ class ClassNames:
                     found.append((start, name))
         return min(found)[1] if found else None
 
+    def classify(self, replies: Sequence[str]) -> list[str | None]:
+        """Return the class that each reply names; a `Classifier`."""
+        return list(map(self.named, replies))
+
 
 def _pairs(written: Mapping[str, Sequence[str]]) -> Iterator[tuple[Words, str]]:
     for name, phrases in written.items():
         for phrase in phrases:
             yield words_of(phrase), name
+
+
+# -- by a sentence encoder -------------------------------------------------------------------------
+
+
+def encoder_classifier(names: Sequence[str], encoder: str = ENCODER) -> Classifier:
+    """Return a classifier by sentence embeddings, as PVIT's authors use (arXiv 2308.13437).
+
+    A reply is compared with "an image of a [CLASS]" for every class, and the one of highest cosine
+    similarity counts. So every reply names a class, however little it says. Needs the extra `eval`.
+
+    Args:
+        names: The classes.
+        encoder: A folder or repository of sentence-transformers.
+
+    Raises:
+        UsageError: The encoder cannot be loaded.
+    """
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(
+            str(Path(encoder)) if Path(encoder).is_dir() else encoder, device="cpu"
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(
+            f"--encoder {encoder}: cannot be loaded ({reason}); give the folder of a "
+            "sentence-transformers model, or OWNER/NAME of one on the Hub"
+        ) from error
+    sentences = [ENCODED_CLASS.format(name) for name in names]
+    classes = model.encode(sentences, normalize_embeddings=True, show_progress_bar=False)  # (C, D)
+
+    def classify(replies: Sequence[str]) -> list[str | None]:
+        texts = sorted(set(replies))
+        if not texts:
+            return []
+        encoded = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)  # (T, D)
+        nearest = np.argmax(np.asarray(encoded) @ np.asarray(classes).T, axis=1)
+        named = {text: names[int(index)] for text, index in zip(texts, nearest, strict=True)}
+        return [named[reply] for reply in replies]
+
+    return classify

@@ -1,10 +1,11 @@
-"""Whether a reply says the same as an answer: normalised texts, yes or no, numbers, choices.
+"""Matching of replies to known answers: normalised texts, yes or no, numbers, choices.
 
-Replies come as sentences ("yes, it is a dog.", "there are three."), answers as words. It reads
-words only, in English.
+Replies are often sentences ("yes, it is a dog.", "there are three.") where answers are words.
+English only.
 """
 
 import re
+import string
 from collections.abc import Sequence
 
 from regionqa.evaluation.metrics.classes import ClassNames, Words, words_of
@@ -17,9 +18,10 @@ NUMBERS = {
     "couple": 2,
 }  # fmt: skip
 REGION = re.compile(r"<?\bregion([0-9]{1,9})\b>?", re.IGNORECASE)
-"""A region as questions and some models write it; others say "region 1"."""
+"""A reference to a region, as questions and some models write it; others write "region 1"."""
 COUNTED = frozenset(NUMBERS) - {"a", "an", "single", "pair", "couple", "no", "nobody", "nothing"}
-"""Number words that mean a number wherever they stand."""
+"""Number words that are a number in any context."""
+LETTERS = string.ascii_lowercase
 ARTICLES = frozenset({"a", "an", "the"})
 FILLERS = tuple(
     tuple(phrase.split())
@@ -29,14 +31,14 @@ FILLERS = tuple(
         "the colour is", "its color is", "its colour is", "in this region there is",
     )
 )  # fmt: skip
-"""What a sentence begins with that says nothing itself."""
+"""Openings of sentences that carry no information."""
 
 
 def normalise_text(text: str) -> str:
-    """The words that say something: lower case, no marks, no articles, no `it is` before them.
+    """Return a text in lower case without punctuation, articles and an opening such as "it is".
 
-    Numbers up to twenty become digits, so that "three" and "3" are the same; so are "<region1>" and
-    "region 1".
+    Number words up to twenty become digits, so that "three" equals "3"; "<region1>" becomes "region
+    1".
     """
     words = without_filler(words_of(REGION.sub(r"region \1", text)))
     kept = [word for word in words if word not in ARTICLES] or list(words)
@@ -44,7 +46,7 @@ def normalise_text(text: str) -> str:
 
 
 def without_filler(words: Words) -> Words:
-    """The words after what a sentence begins with, where anything is left."""
+    """Return the words after an opening of `FILLERS`, unless nothing would remain."""
     for filler in sorted(FILLERS, key=len, reverse=True):
         if words[: len(filler)] == filler and len(words) > len(filler):
             return words[len(filler) :]
@@ -52,7 +54,7 @@ def without_filler(words: Words) -> Words:
 
 
 def mentions(reply: str, answer: str) -> bool:
-    """Whether all of the answer's words stand in the reply, together and in order."""
+    """Return whether the reply contains the answer's words, contiguous and in order."""
     within, wanted = normalise_text(reply).split(), normalise_text(answer).split()
     span = len(wanted)
     return bool(span) and any(
@@ -61,7 +63,7 @@ def mentions(reply: str, answer: str) -> bool:
 
 
 def yes_or_no(text: str) -> bool | None:
-    """True for yes, False for no, None for neither; what comes first counts."""
+    """Return True for yes, False for no, None for neither; the first such word counts."""
     for word in words_of(text):
         if word in ("yes", "yeah", "yep", "true", "correct"):
             return True
@@ -71,7 +73,10 @@ def yes_or_no(text: str) -> bool | None:
 
 
 def number_in(text: str) -> int | None:
-    """The number that a reply to "how many?" gives, in digits or words; the first one counts."""
+    """Return the number in a reply to "how many?", in digits or words; None if there is none.
+
+    The first number counts. Words such as "a" or "no" count only if there is no other number.
+    """
     words = without_filler(words_of(text))
     for word in words:
         if re.fullmatch(r"[0-9]{1,6}", word):
@@ -85,22 +90,23 @@ def number_in(text: str) -> int | None:
 
 
 def is_count(answer: str) -> bool:
-    """Whether an answer is a number and nothing else."""
+    """Return whether an answer is a number and nothing else."""
     text = normalise_text(answer)
     return bool(re.fullmatch(r"[0-9]{1,6}", text)) or text in ("no", "none", "nobody")
 
 
-def chosen(reply: str, choices: Sequence[str]) -> int | None:
-    """Which of the choices a reply takes: the one it equals, else the first one it mentions.
+def chosen_index(reply: str, choices: Sequence[str]) -> int | None:
+    """Return the index of the choice that a reply gives; None if it gives none.
 
-    A single letter takes the choice of that place (a, b, c, ...), unless it is a choice itself.
+    The choice that it equals, else the one whose letter it is (a, b, c, ...), else the first one
+    that it mentions.
     """
-    said = normalise_text(reply)
-    plain = [normalise_text(choice) for choice in choices]
-    if said in plain:
-        return plain.index(said)
-    letter = words_of(reply)
-    if len(letter) == 1 and len(letter[0]) == 1 and "a" <= letter[0] < chr(ord("a") + len(choices)):
-        return ord(letter[0]) - ord("a")
-    named = ClassNames(plain).named(said)
-    return plain.index(named) if named is not None else None
+    text = normalise_text(reply)
+    normalised = [normalise_text(choice) for choice in choices]
+    if text in normalised:
+        return normalised.index(text)
+    words = words_of(reply)
+    if len(words) == 1 and words[0] in tuple(LETTERS[: len(choices)]):
+        return LETTERS.index(words[0])
+    named = ClassNames(normalised).named(text)
+    return normalised.index(named) if named is not None else None

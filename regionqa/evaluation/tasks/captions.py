@@ -1,9 +1,8 @@
-"""Captions: a model describes pictures or regions, and is compared with what people wrote.
+"""Captions: descriptions of images or regions are compared with reference captions.
 
     {"image": "a.jpg", "regions": [[1, 2, 30, 40]], "captions": ["a red cup.", "the cup."]}
 
-Reads JSON lines, COCO's captions, and a table of captions by picture, and judges what was said. It
-does not know a model: what is asked, its card says.
+is a line of a file of references; COCO's captions are read too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +18,18 @@ from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.data.fields import parse_regions
 from regionqa.data.jsonl import read_records
 from regionqa.errors import BoxFileError, DataError, ItemError
-from regionqa.evaluation.metrics.captions import CaptionPair, bleu, caption_words, cider_d, rouge_l
-from regionqa.evaluation.metrics.statistics import Figure, Floats, Measure, mean_of
-from regionqa.evaluation.results import JudgedAnswers
+from regionqa.evaluation.metrics.calibration import UncertaintyRule
+from regionqa.evaluation.metrics.captions import (
+    CaptionPair,
+    bleu,
+    caption_words,
+    cider_d,
+    meteor,
+    rouge_l,
+)
+from regionqa.evaluation.metrics.statistics import Floats, Metric, Statistic, weighted_mean
+from regionqa.evaluation.results import TableRows, TaskScores
+from regionqa.evaluation.runner import EvalTask
 from regionqa.images.reading import InputImage, open_image
 from regionqa.pipeline.outputs import request_boxes
 from regionqa.regions import WrittenBox, clip_all
@@ -32,30 +40,76 @@ GIVE = (
     "one; or give COCO's captions"
 )
 COCO_NAME = "{:0>12}.jpg"
-"""What COCO calls the image of an id."""
-ALIKE = 100
-"""CIDEr and the others are told a hundredfold, as papers do."""
+"""COCO's file name for an image id."""
+SCALE = 100
+"""Factor by which caption metrics are reported, as in papers."""
+MAX_WORST = 8
+"""Captions of lowest CIDEr-D that are listed."""
+
+
+class CaptionTask(EvalTask):
+    """The images and regions of a file of reference captions."""
+
+    def __init__(
+        self,
+        file: Path,
+        images: Path | None = None,
+        *,
+        limit: int | None = None,
+        with_meteor: bool = False,
+    ) -> None:
+        """Read the references; see `read_captions` for the files and errors.
+
+        Args:
+            file: JSON lines, COCO's captions, or a JSON object of captions by image.
+            images: The folder of the images; None: the file's.
+            limit: Number of references to use, the first ones; None: all.
+            with_meteor: Whether to compute METEOR too, which needs Java.
+        """
+        self.folder = images or file.parent
+        self.references = read_captions(file, self.folder, limit)
+        self.with_meteor = with_meteor
+        self.settings = {"file": str(file), "meteor": with_meteor, "limit": limit}
+
+    def requests(self, rules: PromptRules) -> Sequence[Request]:
+        """Return a request per reference, with the questions of the model's card."""
+        return caption_requests(self.references, self.folder, rules)
+
+    def score(self, answers: Mapping[int, Answer], uncertainty: UncertaintyRule) -> TaskScores:
+        """Score the captions; how certain the model is does not matter."""
+        references = [self.references[number] for number in answers]
+        captions = list(answers.values())
+        scores = meteor(caption_pairs(references, captions)) if self.with_meteor else None
+        return score_captions(references, captions, scores)
+
+
+# -- files and requests ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An image, or a region of it, and what people wrote about it."""
+    """An image, or a region of it, with reference captions."""
 
     image: str
     boxes: tuple[WrittenBox, ...]
     captions: tuple[str, ...]
     """At least one."""
     question: str | None = None
-    """What to ask; None: what the model's card says."""
+    """None: the question of the model's card."""
     kind: str | None = None
-    """What the figures are grouped by; None: whether it is about a region."""
+    """What the metrics are grouped by; None: whether it is about a region."""
 
 
 def read_captions(path: Path, images: Path, limit: int | None = None) -> list[Reference]:
-    """All references of a file, in its order; several captions of one thing are together.
+    """Read the references of a file, in its order; COCO's captions of one image become one.
 
-    images: where the images lie; only needed to tell what COCO's ids are called there.
-    Raises DataError, naming the place, for a file that is missing, empty or malformed.
+    Args:
+        path: JSON lines, COCO's captions, or a JSON object of captions by image.
+        images: The folder of the images; decides whether a numeric name is one of COCO's ids.
+        limit: Number of references to return; None: all.
+
+    Raises:
+        DataError: The file is missing, empty or malformed; the message names the place.
     """
     found = []
     for where, document in read_records(path, GIVE):
@@ -71,16 +125,16 @@ def read_captions(path: Path, images: Path, limit: int | None = None) -> list[Re
         except (ItemError, BoxFileError) as error:
             raise DataError(f"{where}: {error}; {GIVE}") from None
     if not found:
-        raise DataError(f"{path}: holds no captions; {GIVE}")
+        raise DataError(f"{path}: has no captions; {GIVE}")
     return found[:limit]
 
 
 def _reference(document: dict[str, object]) -> Reference:
     image, question, kind = (document.get(key) for key in ("image", "question", "kind"))
     if not isinstance(image, str) or not image:
-        raise ItemError(f"its image is {excerpt(image)}, not a name")
+        raise ItemError(f"its image is {excerpt(image)}, not a file name")
     if not isinstance(question, str | None) or not isinstance(kind, str | None):
-        raise ItemError("its question or kind is no text")
+        raise ItemError("its question or kind is not a string")
     boxes = parse_regions(document.get("regions")) or ()
     captions = _captions(document.get("captions", document.get("answers")))
     return Reference(image, boxes, captions, question, kind)
@@ -89,15 +143,15 @@ def _reference(document: dict[str, object]) -> Reference:
 def _captions(value: object) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
-        raise ItemError(f"its captions are {excerpt(value)}, not a list of texts")
+        raise ItemError(f"its captions are {excerpt(value)}, not a list of strings")
     for text in texts:
         if not isinstance(text, str) or not caption_words(text):
-            raise ItemError(f"its caption {excerpt(text)} holds no word")
+            raise ItemError(f"its caption {excerpt(text)} has no words")
     return tuple(texts)
 
 
 def _table(document: Mapping[str, object], images: Path) -> Iterator[Reference]:
-    """Captions by image: its name, or COCO's id of it."""
+    """Captions by image: a file name, or COCO's id of it."""
     for name, captions in document.items():
         known = name
         if name.isdigit() and not (images / name).exists():
@@ -117,9 +171,12 @@ def _coco(document: object, path: Path) -> Iterator[Reference]:
 def caption_requests(
     references: Sequence[Reference], images: Path, rules: PromptRules
 ) -> list[Request]:
-    """A request per reference, in the card's words: about the image, or about a region."""
+    """Return a request per reference; one that fails carries its error.
+
+    The question is the reference's, or the card's for images or for regions.
+    """
     open_once = lru_cache(maxsize=1)(open_image)
-    asked = []
+    requests = []
     for reference in references:
         question = reference.question or (
             rules.region_question if reference.boxes else rules.image_question
@@ -129,82 +186,84 @@ def caption_requests(
             image = open_once(str(images / reference.image))
             size = (image.width, image.height)
             regions, _ = clip_all(tuple(box.resolve(*size) for box in reference.boxes), *size)
-            asked.append(Request(reference.image, question, regions, image))
+            requests.append(Request(reference.image, question, regions, image))
         except ItemError as error:
-            asked.append(Request(reference.image, question, source=image, error=error))
-    return asked
+            requests.append(Request(reference.image, question, source=image, error=error))
+    return requests
 
 
-def as_words(references: Sequence[Reference], answers: Sequence[Answer]) -> list[CaptionPair]:
-    """What was said and what people wrote, as words."""
+# -- scores ----------------------------------------------------------------------------------------
+
+
+def caption_pairs(references: Sequence[Reference], answers: Sequence[Answer]) -> list[CaptionPair]:
+    """Return the words of every caption with those of its references."""
     return [
         CaptionPair(caption_words(answer.text), tuple(map(caption_words, reference.captions)))
         for reference, answer in zip(references, answers, strict=True)
     ]
 
 
-def judge_captions(
+def score_captions(
     references: Sequence[Reference], answers: Sequence[Answer], meteor: Floats | None
-) -> JudgedAnswers:
-    """All figures of at least one answered reference, one answer each; told a hundredfold.
+) -> TaskScores:
+    """Score at least one caption.
 
-    meteor: every item's score (N,) with the score of all together last, (N + 1,); None: not told.
+    Args:
+        references: What is described (N,).
+        answers: The captions (N,).
+        meteor: METEOR of each caption, and last that of all together (N + 1,); None: left out.
     """
-    items = as_words(references, answers)
+    items = caption_pairs(references, answers)
     count = len(items)
-    cider = ALIKE * cider_d(items)
-    figures = [
-        Figure("cider_d", "CIDEr-D", mean_of(cider), count, percent=False),
-        *(Figure(f"bleu_{n}", f"BLEU-{n}", _alike(bleu(items, n)), count, percent=False)
-          for n in (1, 2, 3, 4)),
-        Figure("rouge_l", "ROUGE-L", _alike(rouge_l(items)), count, percent=False),
-    ]  # fmt: skip
+    cider = SCALE * cider_d(items)
+    metrics = [_metric("cider_d", "CIDEr-D", weighted_mean(cider), count)]
+    for n in (1, 2, 3, 4):
+        metrics.append(_metric(f"bleu_{n}", f"BLEU-{n}", _scaled(bleu(items, n)), count))
+    metrics.append(_metric("rouge_l", "ROUGE-L", _scaled(rouge_l(items)), count))
     if meteor is not None:
-        figures.append(
-            Figure("meteor", "METEOR", _of_all(ALIKE * float(meteor[-1])), count, percent=False)
-        )
-        figures.append(
-            Figure("meteor_mean", "METEOR, mean of captions", mean_of(ALIKE * meteor[:-1]), count,
-                   percent=False)
-        )  # fmt: skip
-    lengths = [len(item.said) for item in items]
-    figures.append(Figure("words", "words in a caption", mean_of(lengths), count, percent=False))
+        corpus, mean = _constant(SCALE * float(meteor[-1])), weighted_mean(SCALE * meteor[:-1])
+        metrics.append(_metric("meteor", "METEOR", corpus, count))
+        metrics.append(_metric("meteor_mean", "METEOR, mean of captions", mean, count))
+    lengths = weighted_mean([len(item.caption) for item in items])
+    metrics.append(_metric("words", "words per caption", lengths, count))
     kinds = [each.kind or ("region" if each.boxes else "image") for each in references]
-    return JudgedAnswers(
+    return TaskScores(
         task="caption",
         items=tuple(
             f"{each.request.image} {request_boxes(each.request.regions)} {reference.captions[0]}"
             for each, reference in zip(answers, references, strict=True)
         ),
         images=tuple(reference.image for reference in references),
-        figures=tuple(figures),
-        groups={"kind, CIDEr-D": _by_kind(cider, kinds)} if len(set(kinds)) > 1 else {},
-        listings={"least like": _least(references, answers, cider)},
+        metrics=tuple(metrics),
+        groups={"kind, CIDEr-D": _metrics_by_kind(cider, kinds)} if len(set(kinds)) > 1 else {},
+        tables={"least like": _worst(references, answers, cider)},
     )
 
 
-def _alike(measure: Measure) -> Measure:
-    return lambda weights: ALIKE * measure(weights)
+def _metric(key: str, name: str, statistic: Statistic, count: int) -> Metric:
+    return Metric(key, name, statistic, count, percent=False)
 
 
-def _of_all(value: float) -> Measure:
-    """A figure known only of all items together, so without an interval."""
+def _scaled(statistic: Statistic) -> Statistic:
+    return lambda weights: SCALE * statistic(weights)
+
+
+def _constant(value: float) -> Statistic:
+    """A value that is known for all items together only, so it has no interval."""
     return lambda weights: np.where((weights == 1).all(1), value, np.nan)
 
 
-def _by_kind(scores: Floats, kinds: Sequence[str]) -> tuple[Figure, ...]:
+def _metrics_by_kind(scores: Floats, kinds: Sequence[str]) -> tuple[Metric, ...]:
     column = np.array(kinds, dtype=object)
-    figures = []
+    metrics = []
     for name in sorted(set(kinds)):
         mask = np.array(column == name, bool)
-        figures.append(Figure(name, name, mean_of(scores, mask), int(mask.sum()), percent=False))
-    return tuple(figures)
+        metrics.append(_metric(name, name, weighted_mean(scores, mask), int(mask.sum())))
+    return tuple(metrics)
 
 
-def _least(
-    references: Sequence[Reference], answers: Sequence[Answer], scores: Floats, most: int = 8
-) -> list[dict[str, object]]:
-    """The captions that are least like what people wrote."""
+def _worst(references: Sequence[Reference], answers: Sequence[Answer], scores: Floats) -> TableRows:
+    """The captions of lowest score."""
     return [
         {
             "image": references[row].image,
@@ -212,5 +271,5 @@ def _least(
             "people": references[row].captions[0],
             "CIDEr-D": round(float(scores[row]), 1),
         }
-        for row in np.argsort(scores, kind="stable")[:most].tolist()
+        for row in np.argsort(scores, kind="stable")[:MAX_WORST].tolist()
     ]

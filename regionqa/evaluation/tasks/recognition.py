@@ -1,19 +1,21 @@
-"""Recognition: every labelled box is asked what it is, and the reply is taken for a class.
+"""Recognition: each labelled box is asked what it is, and the reply is matched to a class.
 
     recognise(engine, read_boxes(Path("instances.json")), Path("images")).accuracy()
 
-Knows annotated boxes and replies; it does not know how either was made.
+`RecognitionTask` does the same for `regionqa eval`, with every option and metric.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from regionqa.boxes.files import BoxFile
+from regionqa.boxes.files import BoxFile, read_boxes
+from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.engine import Engine
 from regionqa.errors import DataError, ItemError
 from regionqa.evaluation.metrics.calibration import (
@@ -22,111 +24,219 @@ from regionqa.evaluation.metrics.calibration import (
     calibration_metrics,
     calibration_tables,
 )
-from regionqa.evaluation.metrics.classes import ClassNames, common_synonyms, is_unsure
-from regionqa.evaluation.metrics.statistics import Bools, Figure, mean_of, mean_over_groups
-from regionqa.evaluation.results import JudgedAnswers
+from regionqa.evaluation.metrics.classes import (
+    Classifier,
+    ClassNames,
+    common_synonyms,
+    encoder_classifier,
+    is_unsure,
+    read_synonyms,
+)
+from regionqa.evaluation.metrics.statistics import (
+    Bools,
+    Metric,
+    mean_over_groups,
+    weighted_mean,
+)
+from regionqa.evaluation.results import TableRows, TaskScores
+from regionqa.evaluation.runner import EvalTask
 from regionqa.images.reading import open_image
 from regionqa.pipeline.outputs import request_boxes
 from regionqa.regions import clip_all
 from regionqa.requests import NAMING_QUESTION, Answer, Request
 
-SMALLEST = 32.0
-"""Pixels of a box's shorter side, below which it is not asked about if nothing is said."""
-EDGES = (0, 16, 32, 48, 64, 96, 128, 192, 256, 512)
-"""Where the sizes begin that accuracy is told by, in pixels of the shorter side."""
-WORST = 15
+MIN_SIDE = 32.0
+"""Default minimum of a box's shorter side, in pixels."""
+SIZE_EDGES = (0, 16, 32, 48, 64, 96, 128, 192, 256, 512)
+"""Lower ends of the size groups: pixels of the shorter side."""
+MAX_CONFUSIONS = 15
 """Confusions that are listed."""
 NO_CLASS, NOT_SURE = "(no class)", "(not sure)"
-NOTHING_HELD_BACK = UncertaintyRule()
+
+
+class RecognitionTask(EvalTask):
+    """The labelled boxes of a file."""
+
+    def __init__(
+        self,
+        boxes: Path,
+        images: Path | None = None,
+        *,
+        min_side: float = MIN_SIDE,
+        question: str = NAMING_QUESTION,
+        classes: Path | None = None,
+        encoder: str | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """Read the boxes and prepare a request for each.
+
+        Args:
+            boxes: A file or folder of boxes with labels, in any format that `read_boxes` reads.
+            images: The folder of the images; None: the boxes' folder.
+            min_side: Minimum of a box's shorter side, in pixels.
+            question: What each box is asked.
+            classes: A TOML file of further class names and synonyms.
+            encoder: The sentence encoder that matches replies to classes; None: words do.
+            limit: Number of boxes to ask about, the first ones; None: all.
+
+        Raises:
+            DataError: A file cannot be read, or no box is large enough.
+        """
+        boxfile = read_boxes(boxes)
+        folder = images or (boxes if boxes.is_dir() else boxes.parent)
+        self._requests = tuple(islice(box_requests(boxfile, folder, min_side, question), limit))
+        require_boxes(self._requests, boxfile, min_side)
+        own = read_synonyms(classes) if classes else {}
+        names = list(dict.fromkeys([*class_list(boxfile), *own]))
+        self.classify: Classifier
+        if encoder is None:
+            self.classify = ClassNames(names, common_synonyms(), own).classify
+        else:
+            self.classify = encoder_classifier(names, encoder)
+        self.settings = {
+            "boxes": str(boxes),
+            "min_side": min_side,
+            "question": question,
+            "classes": len(names),
+            "by": "sentence-encoder" if encoder else "words",
+            "encoder": encoder,
+            "limit": limit,
+        }
+
+    def requests(self, rules: PromptRules) -> Sequence[Request]:
+        """Return a request per box."""
+        return self._requests
+
+    def score(self, answers: Mapping[int, Answer], uncertainty: UncertaintyRule) -> TaskScores:
+        """Score the boxes that were answered."""
+        return score_recognition(predictions(list(answers.values()), self.classify, uncertainty))
+
+
+# -- predictions -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class NamedBox:
-    """One box, and what it was taken for."""
+class BoxPrediction:
+    """A labelled box, and the class that the model's reply names."""
 
     image: str
-    boxes: str
-    """The box as text: with the image's name it says which one it is."""
+    box: str
+    """The box as text; with the image it identifies the item."""
     label: str
-    """Its class."""
+    """The true class."""
     reply: str
-    said: str | None
+    predicted: str | None
     """The class that the reply names; None: none."""
     unsure: bool
-    """Whether the model is not sure, says so or would have been held back."""
+    """Whether the answer counts as "not sure"."""
     confidence: float | None
-    """Probability of the answer, where the model gives one."""
+    """Confidence of the answer, if the model gives one."""
     side: float
     """The shorter side, in pixels."""
 
     @property
-    def right(self) -> bool:
-        """Whether the reply names its class."""
-        return self.said == self.label
+    def correct(self) -> bool:
+        """Whether the predicted class is the label."""
+        return self.predicted == self.label
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What every box was taken for."""
+    """The predictions of one model."""
 
-    boxes: tuple[NamedBox, ...]
+    boxes: tuple[BoxPrediction, ...]
 
     @cached_property
     def outcomes(self) -> Mapping[str, tuple[bool, ...]]:
-        """Whether each box was named rightly, by the box's class."""
+        """Whether each prediction is right, by class."""
         found: dict[str, list[bool]] = {}
         for box in self.boxes:
-            found.setdefault(box.label, []).append(box.right)
+            found.setdefault(box.label, []).append(box.correct)
         return {name: tuple(each) for name, each in found.items()}
 
     def accuracy(self, *, without: str | None = None) -> float:
-        """Share of boxes named rightly, in percent; `without`: a class that does not count."""
-        return share([box.right for box in self.boxes if box.label != without])
+        """Return the accuracy in percent; `without`: a class that is left out."""
+        return percent([box.correct for box in self.boxes if box.label != without])
 
     def count(self, *, without: str | None = None) -> int:
-        """Boxes that were asked about."""
+        """Return the number of boxes; `without`: a class that is left out."""
         return sum(box.label != without for box in self.boxes)
 
     @property
     def class_mean(self) -> float:
-        """Mean over classes of the share named rightly, in percent."""
-        return sum(map(share, self.outcomes.values())) / max(1, len(self.outcomes))
+        """The mean over classes of the accuracy, in percent."""
+        return sum(map(percent, self.outcomes.values())) / max(1, len(self.outcomes))
 
     def most_frequent(self, *, without: str | None = None) -> tuple[str, float]:
-        """The class most boxes are of, and what always answering it reaches, in percent."""
+        """Return the most frequent class, and its share of the boxes in percent."""
         counts = Counter(box.label for box in self.boxes if box.label != without)
         name, count = counts.most_common(1)[0]
         return name, 100 * count / counts.total()
 
 
-Mapper = Callable[[Sequence[Answer]], list[str | None]]
-"""What takes replies for classes, None where it takes one for none."""
+def percent(outcomes: Sequence[bool]) -> float:
+    """Return the percentage that is true; 0 for an empty sequence."""
+    return 100 * sum(outcomes) / max(1, len(outcomes))
 
 
 def recognise(
-    engine: Engine, boxfile: BoxFile, folder: Path, smallest: float = SMALLEST
+    engine: Engine, boxfile: BoxFile, folder: Path, min_side: float = MIN_SIDE
 ) -> Recognition:
-    """Ask what every labelled box is whose shorter side is at least `smallest` pixels.
+    """Ask an engine what each labelled box is; replies are matched by names and common synonyms.
 
-    folder: where the images lie that the file names. Replies are taken for classes by names and
-    common synonyms. Raises DataError where no box is large enough, ImageError for an image that
-    is missing.
+    Args:
+        engine: The model.
+        boxfile: Boxes with labels.
+        folder: The folder of the images.
+        min_side: Minimum of a box's shorter side, in pixels.
+
+    Raises:
+        DataError: No box is large enough.
+        ItemError: A box cannot be asked about, for example because its image is missing.
     """
+    requests = box_requests(boxfile, folder, min_side)
     answers = []
-    for answer in engine.answer(requests(boxfile, folder, smallest), unsure_below=0, temperature=0):
+    for answer in engine.answer(requests, unsure_below=0, temperature=0):
         if answer.error:
             raise answer.error
         answers.append(answer)
-    expect_some(answers, boxfile, smallest)
-    return recognition_result(answers, by_words(ClassNames(class_list(boxfile), common_synonyms())))
+    require_boxes(answers, boxfile, min_side)
+    names = ClassNames(class_list(boxfile), common_synonyms())
+    return predictions(answers, names.classify, UncertaintyRule())
 
 
-def requests(
-    boxfile: BoxFile, folder: Path, smallest: float = SMALLEST, question: str = NAMING_QUESTION
+def predictions(
+    answers: Sequence[Answer], classify: Classifier, uncertainty: UncertaintyRule
+) -> Recognition:
+    """Return what each answered box was recognised as; a reply that is unsure names no class."""
+    boxes = []
+    classes = classify([answer.text for answer in answers])
+    for answer, named in zip(answers, classes, strict=True):
+        (region,) = answer.request.regions
+        boxes.append(
+            BoxPrediction(
+                image=answer.request.image,
+                box=request_boxes(answer.request.regions),
+                label=region.label or "",
+                reply=answer.text,
+                predicted=None if is_unsure(answer.text) else named,
+                unsure=uncertainty.unsure(answer),
+                confidence=answer.confidence,
+                side=min(region.box.width, region.box.height),
+            )
+        )
+    return Recognition(tuple(boxes))
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+def box_requests(
+    boxfile: BoxFile, folder: Path, min_side: float = MIN_SIDE, question: str = NAMING_QUESTION
 ) -> Iterator[Request]:
-    """One request per labelled box that is large enough; what cannot be asked carries its error.
+    """Yield a request per labelled box that is large enough; one that fails carries its error.
 
-    What COCO marks as a crowd shows no single thing, and is left out, as in training.
+    COCO's crowd annotations show no single object and are left out, as in training.
     """
     for name in boxfile.images:
         try:
@@ -143,14 +253,14 @@ def requests(
                 continue
             try:
                 region = written.resolve(*size)
-                if min(region.box.width, region.box.height) >= smallest:
+                if min(region.box.width, region.box.height) >= min_side:
                     yield Request(name, question, clip_all((region,), *size)[0], image)
             except ItemError as error:
                 yield Request(name, question, source=image, error=error)
 
 
 def class_list(boxfile: BoxFile) -> list[str]:
-    """All classes that the file knows, sorted: COCO's categories, else the labels of its boxes."""
+    """Return the classes of a file, sorted: COCO's categories, else the labels of its boxes."""
     if boxfile.classes is not None:
         return sorted(set(boxfile.classes))
     found = set()
@@ -158,134 +268,105 @@ def class_list(boxfile: BoxFile) -> list[str]:
         try:
             found |= {box.label for box in boxfile.boxes_for(name) or () if box.label}
         except ItemError:
-            continue  # its request says so
+            continue  # the image's request carries the error
     return sorted(found)
 
 
-def expect_some(answers: Sequence[object], boxfile: BoxFile, smallest: float) -> None:
-    """DataError where nothing was asked."""
-    if not answers:
+def require_boxes(items: Sequence[object], boxfile: BoxFile, min_side: float) -> None:
+    """Raise DataError if there are no items, because no box of the file qualifies."""
+    if not items:
         raise DataError(
-            f"{boxfile.source}: no labelled box of {smallest:g} pixels or more; "
+            f"{boxfile.source}: no labelled box of {min_side:g} pixels or more; "
             "lower --min-side, or give boxes with labels"
         )
 
 
-def by_words(names: ClassNames) -> Mapper:
-    """Replies taken for classes by the words in them."""
-    return lambda answers: [names.named(answer.text) for answer in answers]
+# -- scores ----------------------------------------------------------------------------------------
 
 
-def recognition_result(
-    answers: Sequence[Answer], mapper: Mapper, sureness: UncertaintyRule = NOTHING_HELD_BACK
-) -> Recognition:
-    """What the boxes of answered requests were taken for; a reply of not being sure names none."""
-    unsure = list(map(sureness.unsure, answers))
-    boxes = []
-    for answer, said, doubts in zip(answers, mapper(answers), unsure, strict=True):
-        (region,) = answer.request.regions
-        boxes.append(
-            NamedBox(
-                image=answer.request.image,
-                boxes=request_boxes(answer.request.regions),
-                label=region.label or "",
-                reply=answer.text,
-                said=None if is_unsure(answer.text) else said,
-                unsure=doubts,
-                confidence=answer.confidence,
-                side=min(region.box.width, region.box.height),
-            )
-        )
-    return Recognition(tuple(boxes))
-
-
-def judge_recognition(found: Recognition) -> JudgedAnswers:
-    """All figures of a recognition that named at least one box."""
+def score_recognition(found: Recognition) -> TaskScores:
+    """Score at least one prediction."""
     boxes = found.boxes
-    right = np.array([box.right for box in boxes], bool)
+    correct = np.array([box.correct for box in boxes], bool)
     labels = [box.label for box in boxes]
     unsure = np.array([box.unsure for box in boxes], bool)
     confidence = [box.confidence for box in boxes]
     frequent, _ = found.most_frequent()
     rest = np.array([label != frequent for label in labels], bool)
-    figures = [
-        Figure("accuracy", "all boxes", mean_of(right), len(boxes)),
-        Figure(
-            "class_mean", "mean over classes", mean_over_groups(right, labels), len(set(labels))
-        ),
-    ]
+    metrics = [Metric("accuracy", "all boxes", weighted_mean(correct), len(boxes))]
     if rest.any():
-        figures.insert(
-            1,
-            Figure(
-                "without_most_frequent", f"without {frequent}", mean_of(right, rest),
-                int(rest.sum()),
-            ),
-        )  # fmt: skip
-    figures += abstention_metrics(right, unsure)
-    figures += calibration_metrics(right, confidence)
-    return JudgedAnswers(
+        statistic, count = weighted_mean(correct, rest), int(rest.sum())
+        metrics.append(Metric("without_most_frequent", f"without {frequent}", statistic, count))
+    class_mean = mean_over_groups(correct, labels)
+    metrics.append(Metric("class_mean", "mean over classes", class_mean, len(set(labels))))
+    metrics += abstention_metrics(correct, unsure)
+    metrics += calibration_metrics(correct, confidence)
+    return TaskScores(
         task="recognition",
-        items=tuple(f"{box.image} {box.boxes} {box.label}" for box in boxes),
+        items=tuple(f"{box.image} {box.box} {box.label}" for box in boxes),
         images=tuple(box.image for box in boxes),
-        figures=tuple(figures),
-        groups={"class": _by_class(labels, right), "size": _by_size(boxes, right)},
-        listings={
-            "always answering the same": always_the_same(found, frequent),
-            "confusions": confusions(boxes),
-            **calibration_tables(right, confidence),
+        metrics=tuple(metrics),
+        groups={
+            "class": _metrics_by_class(labels, correct),
+            "size": _metrics_by_size(boxes, correct),
         },
-        right=right,
+        tables={
+            "always answering the same": constant_baseline(found, frequent),
+            "confusions": confusions(boxes),
+            **calibration_tables(correct, confidence),
+        },
+        correct=correct,
     )
 
 
-def _by_class(labels: Sequence[str], right: Bools) -> tuple[Figure, ...]:
+def _metrics_by_class(labels: Sequence[str], correct: Bools) -> tuple[Metric, ...]:
+    """Accuracy by class, the most frequent one first."""
     counts = Counter(labels)
     column = np.array(labels, dtype=object)
     return tuple(
-        Figure(name, name, mean_of(right, column == name), count)
+        Metric(name, name, weighted_mean(correct, column == name), count)
         for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     )
 
 
-def _by_size(boxes: Sequence[NamedBox], right: Bools) -> tuple[Figure, ...]:
+def _metrics_by_size(boxes: Sequence[BoxPrediction], correct: Bools) -> tuple[Metric, ...]:
+    """Accuracy by size of the shorter side, in half-open ranges [low, high)."""
     sides = np.array([box.side for box in boxes])
-    figures = []
-    for low, high in zip(EDGES, (*EDGES[1:], float("inf")), strict=True):
+    metrics = []
+    for low, high in zip(SIZE_EDGES, (*SIZE_EDGES[1:], float("inf")), strict=True):
         inside = (sides >= low) & (sides < high)
         if inside.any():
             name = f"{low} px and more" if high == float("inf") else f"{low} to {high:g} px"
-            figures.append(Figure(f"{low}", name, mean_of(right, inside), int(inside.sum())))
-    return tuple(figures)
+            statistic = weighted_mean(correct, inside)
+            metrics.append(Metric(f"{low}", name, statistic, int(inside.sum())))
+    return tuple(metrics)
 
 
-def always_the_same(found: Recognition, frequent: str) -> list[dict[str, object]]:
-    """What naming one class for every box would reach, of all boxes and without the commonest."""
+def constant_baseline(found: Recognition, frequent: str) -> TableRows:
+    """Return the accuracy of always answering one class: of all boxes, and without `frequent`."""
     rows: list[dict[str, object]] = []
     for scope, without in (("all boxes", None), (f"without {frequent}", frequent)):
         if found.count(without=without):
-            name, percent = found.most_frequent(without=without)
-            rows.append({"boxes": scope, "answer": name, "percent": round(percent, 1)})
+            name, share = found.most_frequent(without=without)
+            rows.append({"boxes": scope, "answer": name, "percent": round(share, 1)})
     return rows
 
 
-def confusions(boxes: Iterable[NamedBox], worst: int = WORST) -> list[dict[str, object]]:
-    """The pairs of class and reply that cost most, with their count and share of the class."""
-    known = list(boxes)
-    of_class = Counter(box.label for box in known)
+def confusions(boxes: Sequence[BoxPrediction], limit: int = MAX_CONFUSIONS) -> TableRows:
+    """Return the most frequent pairs of true and predicted class, with their share of the class."""
+    class_counts = Counter(box.label for box in boxes)
     pairs = Counter(
-        (box.label, box.said or (NOT_SURE if is_unsure(box.reply) else NO_CLASS))
-        for box in known
-        if not box.right
+        (box.label, box.predicted or (NOT_SURE if is_unsure(box.reply) else NO_CLASS))
+        for box in boxes
+        if not box.correct
     )
-    rows = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:worst]
+    rows = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:limit]
     return [
-        {"class": label, "taken for": said, "count": count,
-         "share": round(100 * count / of_class[label], 1)}
-        for (label, said), count in rows
-    ]  # fmt: skip
-
-
-def share(outcomes: Sequence[bool]) -> float:
-    """Percent that are true; 0 of none."""
-    return 100 * sum(outcomes) / max(1, len(outcomes))
+        {
+            "class": label,
+            "taken for": predicted,
+            "count": count,
+            "share": round(100 * count / class_counts[label], 1),
+        }
+        for (label, predicted), count in rows
+    ]

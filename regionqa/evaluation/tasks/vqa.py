@@ -1,18 +1,19 @@
-"""Visual question answering: replies judged against known answers, by what kind of answer is due.
+"""Visual question answering: replies are scored against known answers.
 
-    judge([Asked(question, answer), ...])
-
-What an answer is tells how a reply is read: yes or no, a number, a choice, or else words. It does
-not know where questions or replies come from.
+The known answers of a question determine how a reply is read: as yes or no, a number, a choice, or
+free text.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 
-from regionqa.data.questions import QuestionRecord
+from regionqa.bundles.prompt_rules import PromptRules
+from regionqa.data.questions import QuestionRecord, read_questions
 from regionqa.evaluation.metrics.calibration import (
     UncertaintyRule,
     abstention_metrics,
@@ -21,21 +22,33 @@ from regionqa.evaluation.metrics.calibration import (
 )
 from regionqa.evaluation.metrics.classes import is_unsure
 from regionqa.evaluation.metrics.matching import (
-    chosen,
+    chosen_index,
     is_count,
     mentions,
     normalise_text,
     number_in,
     yes_or_no,
 )
-from regionqa.evaluation.metrics.statistics import Bools, Figure, Floats, mean_of, mean_over_groups
-from regionqa.evaluation.results import JudgedAnswers
+from regionqa.evaluation.metrics.statistics import (
+    Bools,
+    Floats,
+    Metric,
+    Statistic,
+    mean_over_groups,
+    weighted_mean,
+)
+from regionqa.evaluation.results import TableRows, TaskScores
+from regionqa.evaluation.runner import EvalTask
 from regionqa.pipeline.outputs import request_boxes
 from regionqa.requests import Answer, Request
 
+MAX_WRONG = 15
+"""Wrong answers that are listed."""
+GROUPS = ("kind", "kind, balanced", "kind, within one", "kind, within one, balanced")
+
 
 class AnswerKind(StrEnum):
-    """What kind of answer is due."""
+    """Kinds of answers, by which a reply is read."""
 
     yes_no = "yes/no"
     number = "count"
@@ -43,30 +56,83 @@ class AnswerKind(StrEnum):
     words = "words"
 
 
+class VqaTask(EvalTask):
+    """The questions of a file; those with choices are also put as a choice by likelihood."""
+
+    def __init__(
+        self,
+        file: Path,
+        images: Path | None = None,
+        *,
+        limit: int | None = None,
+        likelihood: bool = True,
+    ) -> None:
+        """Read the questions; see `read_questions` for the files and errors.
+
+        Args:
+            file: Training records, or requests with answers.
+            images: The folder of the images; None: the file's.
+            limit: Number of questions to use, the first ones; None: all.
+            likelihood: Whether to also ask for the likeliest choice.
+        """
+        self.questions = read_questions(file, images)[:limit]
+        scored = [number for number, each in enumerate(self.questions) if each.choices]
+        scored *= likelihood
+        self._requests = [each.request for each in self.questions]
+        self._likelihood_index = {}
+        for number in scored:
+            self._likelihood_index[number] = len(self._requests)
+            self._requests.append(likelihood_request(self.questions[number]))
+        self.settings = {"file": str(file), "likelihood": likelihood, "limit": limit}
+
+    def requests(self, rules: PromptRules) -> Sequence[Request]:
+        """Return the questions, and after them the choices by likelihood."""
+        return self._requests
+
+    def score(self, answers: Mapping[int, Answer], uncertainty: UncertaintyRule) -> TaskScores:
+        """Score the questions that were answered freely."""
+        answered = []
+        for number, question in enumerate(self.questions):
+            if number in answers:
+                likeliest = answers.get(self._likelihood_index.get(number, -1))
+                answered.append(AnsweredQuestion(question, answers[number], likeliest))
+        return score_vqa(answered, uncertainty)
+
+
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question and what was said to it."""
+    """A question with a model's answers."""
 
     question: QuestionRecord
     answer: Answer
     likeliest: Answer | None = None
-    """The choice that the model finds likeliest, where there are choices and it was asked."""
+    """The choice of highest likelihood, if the model was asked for it."""
+
+    @property
+    def reply(self) -> str:
+        """The text of the answer."""
+        return self.answer.text
+
+
+def likelihood_request(question: QuestionRecord) -> Request:
+    """Return a request that scores the question's choices instead of generating."""
+    return replace(question.request, choices=question.choices)
 
 
 def answer_kind(question: QuestionRecord) -> AnswerKind:
-    """What kind of answer the known ones are."""
+    """Return what kind of answer the known ones are."""
     if question.choices:
         return AnswerKind.choice
-    counted = all(number_in(each) is not None for each in question.answers)
-    if counted and "how many" in question.request.question.casefold():
+    numbers = all(number_in(each) is not None for each in question.answers)
+    if numbers and "how many" in question.request.question.casefold():
         return AnswerKind.number
     if all(normalise_text(each).split(" ")[0] in ("yes", "no") for each in question.answers):
         return AnswerKind.yes_no
     return AnswerKind.number if all(map(is_count, question.answers)) else AnswerKind.words
 
 
-def is_right(question: QuestionRecord, reply: str) -> bool:
-    """Whether the reply says one of the known answers; one that is unsure says none."""
+def is_correct(question: QuestionRecord, reply: str) -> bool:
+    """Return whether the reply gives one of the known answers; an unsure one gives none."""
     if is_unsure(reply):
         return False
     match answer_kind(question):
@@ -75,55 +141,45 @@ def is_right(question: QuestionRecord, reply: str) -> bool:
         case AnswerKind.number:
             return number_in(reply) in {number_in(each) for each in question.answers}
         case AnswerKind.choice:
-            index = chosen(reply, question.choices)
-            return index is not None and _is_answer(question, question.choices[index])
+            index = chosen_index(reply, question.choices)
+            return index is not None and is_answer(question, question.choices[index])
         case _:
-            return _is_answer(question, reply)
+            return is_answer(question, reply)
 
 
-def likelihood_requests(questions: Iterable[QuestionRecord]) -> list[Request]:
-    """What to ask so that the model chooses among the choices, without generating."""
-    return [
-        replace(question.request, choices=question.choices)
-        for question in questions
-        if question.choices
-    ]
-
-
-def _is_answer(question: QuestionRecord, text: str) -> bool:
+def is_answer(question: QuestionRecord, text: str) -> bool:
+    """Return whether a text is a known answer after normalisation."""
     return normalise_text(text) in {normalise_text(each) for each in question.answers}
 
 
-def judge_vqa(asked: Sequence[AnsweredQuestion], sureness: UncertaintyRule) -> JudgedAnswers:
-    """All figures of at least one answered question."""
-    right = np.array([is_right(each.question, each.answer.text) for each in asked], bool)
-    kinds = [answer_kind(each.question) for each in asked]
-    unsure = np.array([sureness.unsure(each.answer) for each in asked], bool)
-    confidence = [each.answer.confidence for each in asked]
-    figures = [
-        Figure("accuracy", "all questions", mean_of(right), len(asked)),
-        Figure("exact", "the very same text", mean_of(_marks(asked, _exact)), len(asked)),
-        Figure("normalised", "the same words", mean_of(_marks(asked, _same_words)), len(asked)),
-        Figure(
-            "mentions", "the answer is mentioned", mean_of(_marks(asked, _mentions)), len(asked)
-        ),
-        *_yes_no_figures(asked, right, kinds),
-        *_choice_figures(asked, right, kinds),
-        *_count_figures(asked, right, kinds),
-    ]
-    figures += abstention_metrics(right, unsure)
-    figures += calibration_metrics(right, confidence)
-    return JudgedAnswers(
+def score_vqa(answered: Sequence[AnsweredQuestion], uncertainty: UncertaintyRule) -> TaskScores:
+    """Score at least one answered question."""
+    correct = np.array([is_correct(each.question, each.reply) for each in answered], bool)
+    kinds = [answer_kind(each.question) for each in answered]
+    unsure = np.array([uncertainty.unsure(each.answer) for each in answered], bool)
+    confidence = [each.answer.confidence for each in answered]
+    count = len(answered)
+    return TaskScores(
         task="vqa",
-        items=tuple(_identity(each.question) for each in asked),
-        images=tuple(each.question.request.image for each in asked),
-        figures=tuple(figures),
-        groups=_by_kind(asked, right, kinds),
-        listings={
-            "wrong": _wrong(asked, right),
-            **calibration_tables(right, confidence),
+        items=tuple(_identity(each.question) for each in answered),
+        images=tuple(each.question.request.image for each in answered),
+        metrics=(
+            Metric("accuracy", "all questions", weighted_mean(correct), count),
+            Metric("exact", "exact match", _share(answered, _is_exact), count),
+            Metric("normalised", "normalised match", _share(answered, is_answer), count),
+            Metric("mentions", "answer mentioned", _share(answered, _is_mentioned), count),
+            *_yes_no_metrics(answered, correct, kinds),
+            *_choice_metrics(answered, correct, kinds),
+            *_count_metrics(answered, correct, kinds),
+            *abstention_metrics(correct, unsure),
+            *calibration_metrics(correct, confidence),
+        ),
+        groups=_metrics_by_kind(answered, correct, kinds),
+        tables={
+            "wrong": _wrong_answers(answered, correct),
+            **calibration_tables(correct, confidence),
         },
-        right=right,
+        correct=correct,
     )
 
 
@@ -132,146 +188,145 @@ def _identity(question: QuestionRecord) -> str:
     return f"{request.image} {request_boxes(request.regions)} {request.question}"
 
 
-Mark = Callable[[QuestionRecord, str], bool]
+def _share(
+    answered: Sequence[AnsweredQuestion], test: Callable[[QuestionRecord, str], bool]
+) -> Statistic:
+    """The share of the replies that pass a test."""
+    return weighted_mean([test(each.question, each.reply) for each in answered])
 
 
-def _marks(asked: Sequence[AnsweredQuestion], mark: Mark) -> Bools:
-    return np.array([mark(each.question, each.answer.text) for each in asked], bool)
-
-
-def _exact(question: QuestionRecord, reply: str) -> bool:
+def _is_exact(question: QuestionRecord, reply: str) -> bool:
     return reply.strip() in {each.strip() for each in question.answers}
 
 
-def _same_words(question: QuestionRecord, reply: str) -> bool:
-    return _is_answer(question, reply)
-
-
-def _mentions(question: QuestionRecord, reply: str) -> bool:
+def _is_mentioned(question: QuestionRecord, reply: str) -> bool:
     return any(mentions(reply, each) for each in question.answers)
 
 
-def _of(kinds: Sequence[AnswerKind], kind: AnswerKind) -> Bools:
+def _mask(kinds: Sequence[AnswerKind], kind: AnswerKind) -> Bools:
     return np.array([each is kind for each in kinds], bool)
 
 
-def _truths(asked: Sequence[AnsweredQuestion]) -> list[str]:
-    return ["yes" if yes_or_no(each.question.answers[0]) else "no" for each in asked]
+def _true_words(answered: Sequence[AnsweredQuestion]) -> list[str]:
+    return ["yes" if yes_or_no(each.question.answers[0]) else "no" for each in answered]
 
 
-def _yes_no_figures(
-    asked: Sequence[AnsweredQuestion], right: Bools, kinds: Sequence[AnswerKind]
-) -> list[Figure]:
-    mask = _of(kinds, AnswerKind.yes_no)
+def _yes_no_metrics(
+    answered: Sequence[AnsweredQuestion], correct: Bools, kinds: Sequence[AnswerKind]
+) -> list[Metric]:
+    mask = _mask(kinds, AnswerKind.yes_no)
     if not mask.any():
         return []
     count = int(mask.sum())
-    said = [yes_or_no(each.answer.text) for each in asked]
+    said_yes = [yes_or_no(each.reply) is True for each in answered]
+    balanced = mean_over_groups(correct, _true_words(answered), mask)
     return [
-        Figure("yes_no", "yes or no", mean_of(right, mask), count),
-        Figure("yes_no_balanced", "yes or no, balanced",
-               mean_over_groups(right, _truths(asked), mask), count),
-        Figure("yes_no_yes", "said yes", mean_of([each is True for each in said], mask), count),
-    ]  # fmt: skip
+        Metric("yes_no", "yes or no", weighted_mean(correct, mask), count),
+        Metric("yes_no_balanced", "yes or no, balanced", balanced, count),
+        Metric("yes_no_yes", "yes or no, share of yes", weighted_mean(said_yes, mask), count),
+    ]
 
 
-def _choice_figures(
-    asked: Sequence[AnsweredQuestion], right: Bools, kinds: Sequence[AnswerKind]
-) -> list[Figure]:
-    mask = _of(kinds, AnswerKind.choice)
+def _choice_metrics(
+    answered: Sequence[AnsweredQuestion], correct: Bools, kinds: Sequence[AnswerKind]
+) -> list[Metric]:
+    mask = _mask(kinds, AnswerKind.choice)
     if not mask.any():
         return []
-    figures = [Figure("choice", "choices, as said", mean_of(right, mask), int(mask.sum()))]
-    scored = np.array([each.likeliest is not None for each in asked], bool)
+    count = int(mask.sum())
+    metrics = [Metric("choice", "choices, by text", weighted_mean(correct, mask), count)]
+    scored = np.array([each.likeliest is not None for each in answered], bool)
     if scored.any():
         likely = [
-            each.likeliest is not None and _is_answer(each.question, each.likeliest.text)
-            for each in asked
+            each.likeliest is not None and is_answer(each.question, each.likeliest.text)
+            for each in answered
         ]
-        figures.append(
-            Figure("choice_likelihood", "choices, by likelihood", mean_of(likely, scored),
-                   int(scored.sum()))
-        )  # fmt: skip
-    chance = [1 / len(each.question.choices) if each.question.choices else 0.0 for each in asked]
-    figures.append(Figure("choice_chance", "choices, by chance", mean_of(chance, mask),
-                          int(mask.sum())))  # fmt: skip
-    return figures
+        statistic = weighted_mean(likely, scored)
+        metrics.append(
+            Metric("choice_likelihood", "choices, by likelihood", statistic, int(scored.sum()))
+        )
+    chance = [1 / len(each.question.choices) if each.question.choices else 0.0 for each in answered]
+    metrics.append(
+        Metric("choice_chance", "choices, by chance", weighted_mean(chance, mask), count)
+    )
+    return metrics
 
 
-def _count_figures(
-    asked: Sequence[AnsweredQuestion], right: Bools, kinds: Sequence[AnswerKind]
-) -> list[Figure]:
-    mask = _of(kinds, AnswerKind.number)
+def _count_metrics(
+    answered: Sequence[AnsweredQuestion], correct: Bools, kinds: Sequence[AnswerKind]
+) -> list[Metric]:
+    mask = _mask(kinds, AnswerKind.number)
     if not mask.any():
         return []
     count = int(mask.sum())
-    away = _away(asked, mask)
-    numbers = _numbers(asked, mask)
-    always = max(sorted(set(numbers[mask])), key=lambda one: (np.abs(numbers - one) <= 1).sum())
+    near = _count_errors(answered, mask) <= 1
+    numbers = _true_numbers(answered, mask)
+    constant = max(sorted(set(numbers[mask])), key=lambda one: (np.abs(numbers - one) <= 1).sum())
+    always = weighted_mean(np.abs(numbers - constant) <= 1, mask)
+    balanced = mean_over_groups(near, numbers, mask)
     return [
-        Figure("count", "counts, exact", mean_of(right, mask), count),
-        Figure("count_within_one", "counts, within one", mean_of(away <= 1, mask), count),
-        Figure("count_within_one_balanced", "counts, within one, balanced",
-               mean_over_groups(away <= 1, numbers, mask), count),
-        Figure("count_within_one_always", f"counts, always {always:.0f}, within one",
-               mean_of(np.abs(numbers - always) <= 1, mask), count),
-    ]  # fmt: skip
+        Metric("count", "counts, exact", weighted_mean(correct, mask), count),
+        Metric("count_within_one", "counts, within one", weighted_mean(near, mask), count),
+        Metric("count_within_one_balanced", "counts, within one, balanced", balanced, count),
+        Metric(
+            "count_within_one_always", f"counts, always {constant:.0f}, within one", always, count
+        ),
+    ]
 
 
-def _numbers(asked: Sequence[AnsweredQuestion], mask: Bools) -> Floats:
-    """The first number due of each question for one; infinity elsewhere."""
-    numbers = np.full(len(asked), np.inf)
+def _true_numbers(answered: Sequence[AnsweredQuestion], mask: Bools) -> Floats:
+    """The first known number of each question in the mask (N,); infinity for the others."""
+    numbers = np.full(len(answered), np.inf)
     for row in np.flatnonzero(mask).tolist():
-        numbers[row] = number_in(asked[row].question.answers[0])
+        numbers[row] = number_in(answered[row].question.answers[0])
     return numbers
 
 
-def _away(asked: Sequence[AnsweredQuestion], mask: Bools) -> Floats:
-    """How far each counted number is from the nearest known one; infinity where there is none."""
-    away = np.full(len(asked), np.inf)
+def _count_errors(answered: Sequence[AnsweredQuestion], mask: Bools) -> Floats:
+    """The distance of each reply's number to the nearest known one (N,); infinity without one."""
+    errors = np.full(len(answered), np.inf)
     for row in np.flatnonzero(mask).tolist():
-        said = number_in(asked[row].answer.text)
-        known = [number_in(each) for each in asked[row].question.answers]
-        if said is not None and not is_unsure(asked[row].answer.text):
-            away[row] = min(abs(said - number) for number in known if number is not None)
-    return away
+        given = number_in(answered[row].reply)
+        known = [number_in(each) for each in answered[row].question.answers]
+        if given is not None and not is_unsure(answered[row].reply):
+            errors[row] = min(abs(given - number) for number in known if number is not None)
+    return errors
 
 
-def _by_kind(
-    asked: Sequence[AnsweredQuestion], right: Bools, kinds: Sequence[AnswerKind]
-) -> dict[str, tuple[Figure, ...]]:
-    """Accuracy by kind of question; balanced too of yes or no; of counts within one, both ways."""
-    names = np.array([each.question.kind or str(kind) for each, kind in zip(asked, kinds,
-                      strict=True)], dtype=object)  # fmt: skip
-    counted, truths = _of(kinds, AnswerKind.number), _truths(asked)
-    near, numbers = _away(asked, counted) <= 1, _numbers(asked, counted)
-    plain, balanced, within, within_each = [], [], [], []
+def _metrics_by_kind(
+    answered: Sequence[AnsweredQuestion], correct: Bools, kinds: Sequence[AnswerKind]
+) -> dict[str, tuple[Metric, ...]]:
+    """Accuracy by kind of question; also balanced (yes or no) and within one (counts)."""
+    names = np.array(
+        [each.question.kind or str(kind) for each, kind in zip(answered, kinds, strict=True)],
+        dtype=object,
+    )
+    yes_no, counted = _mask(kinds, AnswerKind.yes_no), _mask(kinds, AnswerKind.number)
+    words = _true_words(answered)
+    near, numbers = _count_errors(answered, counted) <= 1, _true_numbers(answered, counted)
+    groups: dict[str, list[Metric]] = {name: [] for name in GROUPS}
+
+    def add(group: str, name: str, mask: Bools, statistic: Statistic) -> None:
+        groups[group].append(Metric(name, name, statistic, int(mask.sum())))
+
     for name in sorted(set(names)):
         mask = np.array(names == name, bool)
-        count = int(mask.sum())
-        plain.append(Figure(name, name, mean_of(right, mask), count))
-        if all(kinds[row] is AnswerKind.yes_no for row in np.flatnonzero(mask).tolist()):
-            balanced.append(Figure(name, name, mean_over_groups(right, truths, mask), count))
-        if all(kinds[row] is AnswerKind.number for row in np.flatnonzero(mask).tolist()):
-            within.append(Figure(name, name, mean_of(near, mask), count))
-            within_each.append(Figure(name, name, mean_over_groups(near, numbers, mask), count))
-    groups = {
-        "kind": plain,
-        "kind, balanced": balanced,
-        "kind, within one": within,
-        "kind, within one, balanced": within_each,
-    }
-    return {name: tuple(figures) for name, figures in groups.items() if figures}
+        add("kind", name, mask, weighted_mean(correct, mask))
+        if yes_no[mask].all():
+            add("kind, balanced", name, mask, mean_over_groups(correct, words, mask))
+        if counted[mask].all():
+            add("kind, within one", name, mask, weighted_mean(near, mask))
+            statistic = mean_over_groups(near, numbers, mask)
+            add("kind, within one, balanced", name, mask, statistic)
+    return {name: tuple(metrics) for name, metrics in groups.items() if metrics}
 
 
-def _wrong(
-    asked: Sequence[AnsweredQuestion], right: Bools, most: int = 15
-) -> list[dict[str, object]]:
-    """The commonest pairs of answer and wrong reply."""
-    found: dict[tuple[str, str], int] = {}
-    for each, hit in zip(asked, right, strict=True):
-        if not hit:
-            pair = each.question.answers[0], each.answer.text
-            found[pair] = found.get(pair, 0) + 1
-    worst = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most]
+def _wrong_answers(answered: Sequence[AnsweredQuestion], correct: Bools) -> TableRows:
+    """The most frequent pairs of known answer and wrong reply."""
+    pairs = Counter(
+        (each.question.answers[0], each.reply)
+        for each, right in zip(answered, correct, strict=True)
+        if not right
+    )
+    worst = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:MAX_WRONG]
     return [{"answer": pair[0], "reply": pair[1], "count": count} for pair, count in worst]

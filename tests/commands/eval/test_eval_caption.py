@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from helpers.evaluation_files import answered, figures, grey
+from helpers.evaluation_files import answered, grey, metric_values
 from regionqa.bundles.store import Bundle
 from regionqa.errors import DataError
 from regionqa.evaluation.metrics.captions import (
@@ -18,9 +18,9 @@ from regionqa.evaluation.metrics.captions import (
     caption_words,
     cider_d,
     common_length,
+    meteor,
     rouge_l,
 )
-from regionqa.evaluation.metrics.meteor import meteor
 from regionqa.evaluation.tasks.captions import read_captions
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def test_captions_are_compared_with_what_people_wrote(regionqa: "Command", folde
     assert (ran.status, ran.err) == (0, "")
     assert ran.lines[2].split() == ["CIDEr-D", "96.14", "55.87", "to", "136.41", "2"]
     document = json.loads(out.read_text())
-    told = figures(document)
+    told = metric_values(document)
     assert told["bleu_1"] == pytest.approx(42.78, abs=0.01)
     assert told["rouge_l"] == pytest.approx(48.71, abs=0.01)
     assert told["words"] == 3
-    assert figures(document, "kind, CIDEr-D") == pytest.approx(
+    assert metric_values(document, "kind, CIDEr-D") == pytest.approx(
         {"image": 136.41, "region": 55.87}, abs=0.01
     )
     assert "meteor" not in told
@@ -106,11 +106,11 @@ def test_coco_captions_of_one_image_are_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "holds no captions"),
-        ('{"image": 3}', "its image is 3, not a name"),
-        ('{"image": "a.jpg"}', "its captions are None, not a list"),
-        ('{"image": "a.jpg", "captions": ["..."]}', r"caption '\.\.\.' holds no word"),
-        ('{"image": "a.jpg", "captions": ["a"], "kind": 3}', "question or kind is no text"),
+        ("{}", "has no captions"),
+        ('{"image": 3}', "its image is 3, not a file name"),
+        ('{"image": "a.jpg"}', "its captions are None, not a list of strings"),
+        ('{"image": "a.jpg", "captions": ["..."]}', r"caption '\.\.\.' has no words"),
+        ('{"image": "a.jpg", "captions": ["a"], "kind": 3}', "question or kind is not a string"),
         ("[1]", "record 1: is 1, not an object"),
         ("[1", "is not JSON"),
         ('{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}', "no image has the id"),

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import regionqa.evaluation.fineeval
-from helpers.evaluation_files import answered, figures, grey
+from helpers.evaluation_files import answered, grey, metric_values
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.bundles.store import Bundle
 from regionqa.errors import DataError
 from regionqa.evaluation.fineeval.page import blind_name
-from regionqa.evaluation.fineeval.questions import fineeval_requests, read_fineeval, with_answers
+from regionqa.evaluation.fineeval.questions import (
+    answers_by_system,
+    fineeval_requests,
+    read_fineeval,
+)
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -128,11 +132,10 @@ def test_rankings_come_to_wins_ties_and_losses(regionqa: "Command", data: Path, 
     assert (ran.status, ran.err) == (0, "")
     document = json.loads(out.read_text())
     # llava : pvit in 5 judgements: ann loses 1 and ties 1, bob wins 3
-    assert [figures(document, outcome)["llava : pvit"] for outcome in ("win", "tie", "loss")] == [
-        60, 20, 20,
-    ]  # fmt: skip
-    assert figures(document, "loss")["starter : llava"] == 100
-    told = figures(document)
+    shares = [metric_values(document, each)["llava : pvit"] for each in ("win", "tie", "loss")]
+    assert shares == [60, 20, 20]
+    assert metric_values(document, "loss")["starter : llava"] == 100
+    told = metric_values(document)
     assert told["place_llava"] == pytest.approx((2 + 1.5 + 1 + 1 + 1) / 5)
     assert told["place_starter"] == 3
     # of the 3 pairs of question 1 they agree on 2, on the one of question 2 not
@@ -147,12 +150,12 @@ def test_rankings_come_to_wins_ties_and_losses(regionqa: "Command", data: Path, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "is no saved ranking; save one with the page"),
+        ("{}", "is not a saved ranking; save one on the page"),
         (
             '{"format": "regionqa-fineeval-1", "seed": 0, "systems": [], "ranks": {}}',
-            "ranks no two",
+            "has no two ranked",
         ),
-        ("[", "is no saved ranking"),
+        ("[", "is not a saved ranking"),
     ],
 )
 def test_other_files_are_refused(
@@ -185,20 +188,23 @@ def test_a_model_that_is_told_no_regions_is_asked_in_words(data: Path) -> None:
 
 def test_what_failed_is_left_out(data: Path) -> None:
     read = read_fineeval(data, limit=2)
-    given = with_answers(read, [("mine", ["x", None])])
+    given = answers_by_system(read, [("mine", ["x", None])])
     assert [list(each) for each in given] == [["pvit", "llava", "mine"], ["pvit", "llava"]]
     with pytest.raises(DataError, match="pvit: two systems have this name"):
-        with_answers(read, [("pvit", ["x", "y"])])
+        answers_by_system(read, [("pvit", ["x", "y"])])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no questions"),
+        ("", "has no questions"),
         ("{", r"fineeval\.jsonl:1: is not JSON"),
         ("4", "is 4, not an object"),
-        ('{"image": "a.jpg"}', "'instruction' is None, not text"),
-        (json.dumps({**RECORDS[0], "recorded": [1]}), "'recorded' is no answer by system"),
+        ('{"image": "a.jpg"}', "'instruction' is None, not a string"),
+        (
+            json.dumps({**RECORDS[0], "recorded": [1]}),
+            "'recorded' is not an object of answers by system",
+        ),
     ],
 )
 def test_a_malformed_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:

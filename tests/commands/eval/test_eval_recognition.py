@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from helpers.evaluation_files import answered, coco, figures, grey
+from helpers.evaluation_files import answered, coco, grey, metric_values
 from regionqa.boxes.files import read_boxes
 from regionqa.bundles.store import Bundle
 from regionqa.data.english import plural
@@ -24,7 +24,12 @@ from regionqa.evaluation.metrics.classes import (
     read_synonyms,
     words_of,
 )
-from regionqa.evaluation.tasks.recognition import NamedBox, Recognition, recognise, requests
+from regionqa.evaluation.tasks.recognition import (
+    BoxPrediction,
+    Recognition,
+    box_requests,
+    recognise,
+)
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -74,15 +79,15 @@ def test_json_holds_all_that_is_told(regionqa: "Command", folder: Path) -> None:
     assert (document["items"], document["images"], document["failed"]) == (4, 2, 0)
     settings = document["settings"]
     assert (settings["min_side"], settings["by"], settings["classes"]) == (32, "words", 4)
-    told = figures(document)
+    told = metric_values(document)
     assert told["accuracy"] == 50
     assert told["without_most_frequent"] == 50
     assert told["class_mean"] == 50  # person 1 of 2, dog 0 of 1, cell phone 1 of 1
     # one bin each: 0.9 and 0.8 right, 0.6 and 0.2 wrong
     assert told["calibration_error"] == pytest.approx(100 * (0.1 + 0.2 + 0.6 + 0.2) / 4)
     assert told["accuracy_at_50"] == 100
-    assert figures(document, "class") == {"person": 50, "cell phone": 100, "dog": 0}
-    assert figures(document, "size") == {"32": 100, "48": 0, "64": 100, "128": 0}
+    assert metric_values(document, "class") == {"person": 50, "cell phone": 100, "dog": 0}
+    assert metric_values(document, "size") == {"32": 100, "48": 0, "64": 100, "128": 0}
 
 
 def test_a_image_is_drawn(regionqa: "Command", folder: Path) -> None:
@@ -119,7 +124,7 @@ def test_the_model_is_asked_once(
     assert 0 < record["confidence"] <= 1
     second = regionqa(*words, photos / "kept.jsonl")
     assert (photos / "kept.jsonl").read_text() == kept
-    assert "kept answers" in second.lines[0]
+    assert "cached answers" in second.lines[0]
     assert second.lines[1:] == first.lines[1:]
     (photos / "kept.jsonl").write_text(kept[:-20])
     third = regionqa(*words, photos / "kept.jsonl")
@@ -160,7 +165,7 @@ def test_two_models_are_compared_on_the_same_boxes(
     assert ["McNemar,", "exact", "0", "2", "0.50"] in [line.split() for line in ran.lines]
     document = json.loads((folder / "out.json").read_text())
     assert document["mcnemar"] == {"only_first_right": 0, "only_second_right": 2, "p": 0.5}
-    assert figures(document["second"])["accuracy"] == 100
+    assert metric_values(document["second"])["accuracy"] == 100
     difference = document["differences"][0]
     assert (difference["key"], difference["value"], difference["high"]) == (
         "accuracy",
@@ -175,7 +180,7 @@ def test_held_back_answers_are_counted_apart(regionqa: "Command", folder: Path) 
         "eval", "recognition", "--boxes", folder / "boxes.json", "--answers",
         folder / "kept.jsonl", "--json", out, "--unsure-below", 0.85,
     )  # fmt: skip
-    told = figures(json.loads(out.read_text()))
+    told = metric_values(json.loads(out.read_text()))
     assert told["accuracy"] == 50  # the guesses
     assert told["not_sure"] == 75
     assert told["accuracy_when_sure"] == 100
@@ -191,15 +196,15 @@ def test_names_and_synonyms_of_ones_own(regionqa: "Command", folder: Path) -> No
     (folder / "names.toml").write_text('person = "red thing"\n')
     ran = regionqa(*words)
     assert (ran.status, ran.out) == (1, "")
-    assert "names.toml: 'person' is 'red thing', not a list of texts" in ran.err
+    assert "names.toml: the value of 'person' is 'red thing', not a list of strings" in ran.err
 
 
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (["--encoder", "x"], 2, "--encoder: says what takes replies for classes; add --by"),
+        (["--encoder", "x"], 2, "--encoder: needs --by sentence-encoder"),
         (["--min-side", "999"], 1, "no labelled box of 999 pixels or more"),
-        (["--classes", "gone.toml"], 1, "gone.toml: there is no such file"),
+        (["--classes", "gone.toml"], 1, "gone.toml: no such file"),
         (["--model", "gone"], 1, "gone: no such model"),
     ],
 )
@@ -217,12 +222,12 @@ def test_a_file_that_holds_no_answers_is_refused(regionqa: "Command", folder: Pa
     image = (folder / "a.jpg").read_bytes()
     ran = regionqa(*words, folder / "a.jpg")
     assert ran.status == 1
-    assert "a.jpg: is no file of answers; name another, or a new one" in ran.err
+    assert "a.jpg: is not a file of answers; name another file or a new one" in ran.err
     assert (folder / "a.jpg").read_bytes() == image
     (folder / "other.jsonl").write_text('{"image": 3}\n')
     ran = regionqa(*words, folder / "other.jsonl")
     assert ran.status == 1
-    assert "other.jsonl: line 1 is no answer of regionqa; name another file" in ran.err
+    assert "other.jsonl: line 1 is not an answer of regionqa; name another file" in ran.err
     assert (folder / "other.jsonl").read_text() == '{"image": 3}\n'
 
 
@@ -264,7 +269,7 @@ def test_a_name_goes_before_a_synonym() -> None:
 
 
 def test_a_synonym_of_two_classes_is_refused() -> None:
-    with pytest.raises(DataError, match="'pet' is a synonym of 'cat' and of 'dog'"):
+    with pytest.raises(DataError, match="'pet' is a synonym of both 'cat' and 'dog'"):
         ClassNames(["cat", "dog"], {"cat": ["pet"], "dog": ["pet"]})
 
 
@@ -303,10 +308,10 @@ def test_words_have_no_marks() -> None:
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
     (tmp_path / "names.toml").write_text("cell phone = x")
-    with pytest.raises(DataError, match=r"names\.toml: is not TOML"):
+    with pytest.raises(DataError, match=r"names\.toml: is not valid TOML"):
         read_synonyms(tmp_path / "names.toml")
     (tmp_path / "names.toml").write_text('dog = ["..."]')
-    with pytest.raises(DataError, match=r"'\.\.\.' of 'dog' holds no word"):
+    with pytest.raises(DataError, match=r"'\.\.\.' of 'dog' has no letters"):
         read_synonyms(tmp_path / "names.toml")
 
 
@@ -354,7 +359,7 @@ def test_the_nearest_class_counts(
     assert regionqa(*words, "letters", "--classes", folder / "names.toml").status == 0
     ran = regionqa(*words, "nowhere")
     assert (ran.status, ran.out) == (2, "")
-    assert "--encoder nowhere: cannot be loaded; give the folder" in ran.err
+    assert "--encoder nowhere: cannot be loaded (no nowhere); give the folder" in ran.err
 
 
 @pytest.mark.slow
@@ -379,15 +384,15 @@ def test_crowds_are_left_out(folder: Path) -> None:
     table["annotations"][0]["iscrowd"] = 1
     (folder / "boxes.json").write_text(json.dumps(table))
     boxfile = read_boxes(folder / "boxes.json")
-    kept = [request.regions[0].box.xyxy for request in requests(boxfile, folder)]
+    kept = [request.regions[0].box.xyxy for request in box_requests(boxfile, folder)]
     assert kept == [tuple(map(float, box)) for _, box, _ in BOXES[1:4]]
 
 
 # -- as training uses it ---------------------------------------------------------------------------
 
 
-def named(label: str, said: str | None) -> NamedBox:
-    return NamedBox("a.jpg", "0,0,40,40", label, f"a {said}.", said, False, None, 40.0)
+def named(label: str, said: str | None) -> BoxPrediction:
+    return BoxPrediction("a.jpg", "0,0,40,40", label, f"a {said}.", said, False, None, 40.0)
 
 
 def test_shares_are_of_what_they_say() -> None:

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from helpers.evaluation_files import answered, figures, grey
+from helpers.evaluation_files import answered, grey, metric_values
 from regionqa.bundles.store import Bundle
 from regionqa.data.questions import QuestionRecord, read_questions
 from regionqa.engine import Engine
 from regionqa.errors import DataError
 from regionqa.evaluation.metrics.matching import (
-    chosen,
+    chosen_index,
     mentions,
     normalise_text,
     number_in,
     yes_or_no,
 )
-from regionqa.evaluation.tasks.vqa import AnswerKind, answer_kind, is_right
+from regionqa.evaluation.tasks.vqa import AnswerKind, answer_kind, is_correct
 from regionqa.requests import Request
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, starter: Bundle) -> Path:
     return tmp_path
 
 
-def test_every_kind_of_question_has_its_figures(regionqa: "Command", folder: Path) -> None:
+def test_every_kind_of_question_has_its_metric_values(regionqa: "Command", folder: Path) -> None:
     out = folder / "out.json"
     ran = regionqa(
         "eval", "vqa", folder / "q.jsonl", "--answers", folder / "kept.jsonl", "--json", out
@@ -71,7 +71,7 @@ def test_every_kind_of_question_has_its_figures(regionqa: "Command", folder: Pat
     assert (ran.status, ran.err) == (0, "")
     assert "all questions" in ran.lines[2]
     document = json.loads(out.read_text())
-    told = figures(document)
+    told = metric_values(document)
     assert told["accuracy"] == pytest.approx(500 / 7, abs=1e-3)
     assert told["exact"] == pytest.approx(100 / 7, abs=1e-3)  # "no."
     assert told["normalised"] == pytest.approx(300 / 7, abs=1e-3)  # and "yes", and "gray"
@@ -79,12 +79,12 @@ def test_every_kind_of_question_has_its_figures(regionqa: "Command", folder: Pat
     assert told["yes_no_balanced"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
     assert told["yes_no_yes"] == 50
     assert (told["count"], told["count_within_one"]) == (50, 100)
-    assert figures(document, "kind") == {
+    assert metric_values(document, "kind") == {
         "colour": 100, "count": 50, "left": 100, "presence": pytest.approx(200 / 3, abs=1e-3)
     }  # fmt: skip
-    assert figures(document, "kind, balanced")["presence"] == 75
-    assert figures(document, "kind, within one") == {"count": 100}
-    assert figures(document, "kind, within one, balanced") == {"count": 100}
+    assert metric_values(document, "kind, balanced")["presence"] == 75
+    assert metric_values(document, "kind, within one") == {"count": 100}
+    assert metric_values(document, "kind, within one, balanced") == {"count": 100}
     assert {"answer": "yes.", "reply": "no, there is none.", "count": 1} in document["listings"][
         "wrong"
     ]
@@ -106,11 +106,11 @@ def test_saying_one_of_everything_is_not_counting(
     words = ("eval", "vqa", tmp_path / "q.jsonl", "--answers", tmp_path / "kept.jsonl")
     assert regionqa(*words, "--json", out).status == 0
     document = json.loads(out.read_text())
-    told = figures(document)
+    told = metric_values(document)
     assert (told["count_within_one"], told["count_within_one_balanced"]) == (75, 50)
     assert told["count_within_one_always"] == 75
     assert "counts, always 1, within one" in out.read_text()
-    assert figures(document, "kind, within one, balanced") == {"count": 50}
+    assert metric_values(document, "kind, within one, balanced") == {"count": 50}
 
 
 def test_choices_are_judged_by_words_and_by_likelihood(
@@ -123,7 +123,7 @@ def test_choices_are_judged_by_words_and_by_likelihood(
     out = photos / "out.json"
     words = ("eval", "vqa", photos / "q.jsonl", "--device", "cpu", "--json", out, "--answers")
     assert regionqa(*words, photos / "kept.jsonl").status == 0
-    told = figures(json.loads(out.read_text()))
+    told = metric_values(json.loads(out.read_text()))
     assert (told["choice"], told["choice_likelihood"], told["choice_chance"]) == (100, 100, 50)
     kept = [json.loads(line) for line in (photos / "kept.jsonl").read_text().splitlines()]
     assert [each.get("choices") for each in kept] == [None, ["nine of them.", said]]
@@ -131,7 +131,7 @@ def test_choices_are_judged_by_words_and_by_likelihood(
     assert regionqa(*words, photos / "kept.jsonl").status == 0
     assert (photos / "kept.jsonl").read_text() == before
     assert regionqa(*words[:-1], "--no-likelihood").status == 0
-    assert "choice_likelihood" not in figures(json.loads(out.read_text()))
+    assert "choice_likelihood" not in metric_values(json.loads(out.read_text()))
 
 
 def test_a_limit_asks_the_first(regionqa: "Command", folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_where_nothing_can_be_answered_that_is_said(regionqa: "Command", tmp_pat
     lines(tmp_path / "q.jsonl", [{"image": "gone.jpg", "question": "what?", "answer": "it."}])
     ran = regionqa("eval", "vqa", tmp_path / "q.jsonl", "--device", "cpu")
     assert (ran.status, ran.out) == (1, "")
-    assert "nothing could be answered, 1 failed" in ran.err.splitlines()[-1]
+    assert "no request was answered, 1 failed" in ran.err.splitlines()[-1]
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -244,12 +244,12 @@ def test_yes_and_no_by_what_comes_first() -> None:
 
 def test_what_a_reply_chooses() -> None:
     choices = ("a dog", "a hot dog", "two cats")
-    assert chosen("hot dog.", choices) == 1
-    assert chosen("I see a dog there", choices) == 0
-    assert chosen("B", choices) == 1
-    assert chosen("z", choices) is None
-    assert chosen("a bird", choices) is None
-    assert chosen("b", ("a", "b", "c")) == 1
+    assert chosen_index("hot dog.", choices) == 1
+    assert chosen_index("I see a dog there", choices) == 0
+    assert chosen_index("B", choices) == 1
+    assert chosen_index("z", choices) is None
+    assert chosen_index("a bird", choices) is None
+    assert chosen_index("b", ("a", "b", "c")) == 1
 
 
 def test_mentions_are_whole_words_in_order() -> None:
@@ -279,6 +279,6 @@ def test_answers_tell_what_is_due(asked: QuestionRecord, kind: AnswerKind) -> No
 
 
 def test_not_being_sure_is_never_right() -> None:
-    assert is_right(question("is it?", "no."), "no.")
-    assert not is_right(question("is it?", "no."), "no idea.")
-    assert not is_right(question("what?", "a dog."), "a dog, but I am not sure")
+    assert is_correct(question("is it?", "no."), "no.")
+    assert not is_correct(question("is it?", "no."), "no idea.")
+    assert not is_correct(question("what?", "a dog."), "a dog, but I am not sure")

@@ -79,12 +79,12 @@ def test_accuracy_at_coverage_takes_the_most_confident() -> None:
 
 def test_answers_without_confidence_are_left_out() -> None:
     assert calibration_metrics(CORRECT, [None] * 4) == ()
-    figures = calibration_metrics(CORRECT, [0.95, 0.35, None, None])
-    assert [each.key for each in figures] == [
+    metrics = calibration_metrics(CORRECT, [0.95, 0.35, None, None])
+    assert [each.key for each in metrics] == [
         "calibration_error", "accuracy_at_90", "accuracy_at_80", "accuracy_at_50",
     ]  # fmt: skip
-    assert [each.count for each in figures] == [2, 2, 2, 1]
-    assert figures[-1].measure(ONES)[0] == 1
+    assert [each.count for each in metrics] == [2, 2, 2, 1]
+    assert metrics[-1].statistic(ONES)[0] == 1
     tables = calibration_tables(CORRECT, [0.95, 0.35, None, 0.4])
     assert tables["confidence"] == [
         {"from": 0.3, "to": 0.4, "count": 2, "confidence": pytest.approx(0.375), "accuracy": 0.5},
@@ -105,5 +105,9 @@ def test_withheld_answers_count_as_wrong_or_not_at_all() -> None:
     assert abstention_metrics(CORRECT, np.zeros(4, bool)) == ()
     unsure = np.array([False, True, True, False])
     share, where_sure, withheld = abstention_metrics(CORRECT, unsure)
-    assert [float(each.measure(ONES)[0]) for each in (share, where_sure, withheld)] == [0.5, 1, 0.5]
+    assert [float(each.statistic(ONES)[0]) for each in (share, where_sure, withheld)] == [
+        0.5,
+        1,
+        0.5,
+    ]
     assert [each.count for each in (share, where_sure, withheld)] == [4, 2, 4]

@@ -5,30 +5,30 @@ import pytest
 
 from regionqa.errors import DataError
 from regionqa.evaluation.metrics.statistics import (
-    Figure,
+    Metric,
     bootstrap_estimates,
-    differences,
+    bootstrap_weights,
     mcnemar,
-    mean_of,
     mean_over_groups,
-    resamples,
+    paired_differences,
+    weighted_mean,
 )
-from regionqa.evaluation.report import Table, lines
-from regionqa.evaluation.results import JudgedAnswers, compare_results, estimate_figures
+from regionqa.evaluation.report import Table, format_table
+from regionqa.evaluation.results import TaskScores, compare_results, estimate_metrics
 
 WHOLE = np.ones((1, 4))
 
 
-def figure(values: list[float]) -> Figure:
-    return Figure("x", "x", mean_of(values), len(values))
+def metric(values: list[float]) -> Metric:
+    return Metric("x", "x", weighted_mean(values), len(values))
 
 
 def test_means_weigh_items() -> None:
     weights = np.array([[1.0, 1, 1, 1], [3, 1, 0, 0], [0, 0, 0, 0]])
-    found = mean_of([1, 0, 0, 1])(weights)
+    found = weighted_mean([1, 0, 0, 1])(weights)
     assert found[:2].tolist() == [0.5, 0.75]
     assert np.isnan(found[2])
-    chosen = mean_of([1, 0, 0, 1], np.array([False, True, True, True]))(weights)
+    chosen = weighted_mean([1, 0, 0, 1], np.array([False, True, True, True]))(weights)
     assert chosen[:2].tolist() == [pytest.approx(1 / 3), 0]
 
 
@@ -39,7 +39,7 @@ def test_the_mean_over_groups_counts_each_alike() -> None:
 
 
 def test_images_are_drawn_with_all_their_items() -> None:
-    drawn = np.concatenate(list(resamples(["a", "a", "b", "c"], 300)))
+    drawn = np.concatenate(list(bootstrap_weights(["a", "a", "b", "c"], 300)))
     assert drawn.shape == (300, 4)
     assert (drawn[:, 0] == drawn[:, 1]).all()
     assert (drawn[:, 1:].sum(1) == 3).all()
@@ -48,11 +48,11 @@ def test_images_are_drawn_with_all_their_items() -> None:
 def test_intervals_cover_what_theory_says() -> None:
     """500 items alone in their images: half right, so 50 % give or take 1.96 * 2.24 points."""
     values = [0.0, 1.0] * 250
-    [found] = bootstrap_estimates([figure(values)], [str(n) for n in range(500)], rounds=4000)
+    [found] = bootstrap_estimates([metric(values)], [str(n) for n in range(500)], rounds=4000)
     assert found.value == 0.5
     assert found.low == pytest.approx(0.5 - 0.0438, abs=0.004)
     assert found.high == pytest.approx(0.5 + 0.0438, abs=0.004)
-    [clustered] = bootstrap_estimates([figure(sorted(values))], [str(n // 10) for n in range(500)])
+    [clustered] = bootstrap_estimates([metric(sorted(values))], [str(n // 10) for n in range(500)])
     assert clustered.high - clustered.low > 2.5 * (found.high - found.low)
 
 
@@ -61,14 +61,14 @@ def test_a_paired_difference_is_surer_than_two_intervals() -> None:
     first = (rng.random(400) < 0.5).astype(float)
     second = np.where(rng.random(400) < 0.1, 1.0, first)
     images = [str(n) for n in range(400)]
-    one, two = figure(first.tolist()), figure(second.tolist())
-    [found] = differences([one], [two], images)
+    one, two = metric(first.tolist()), metric(second.tolist())
+    [found] = paired_differences([one], [two], images)
     low_of_second = bootstrap_estimates([two], images)[0].low
     high_of_first = bootstrap_estimates([one], images)[0].high
     assert low_of_second < high_of_first
     assert found.estimate.low > 0
     assert found.p < 0.01
-    [same] = differences([one], [one], images)
+    [same] = paired_differences([one], [one], images)
     assert (same.estimate.value, same.p) == (0, 1)
 
 
@@ -86,7 +86,7 @@ def test_mcnemar_is_exact() -> None:
 
 def test_columns_line_up() -> None:
     table = Table("a title", ("", "value", "of"), (("all", "50.0 %", "4"), ("without", "-", "10")))
-    assert lines(table) == [
+    assert format_table(table) == [
         "a title",
         "          value  of",
         "all      50.0 %   4",
@@ -96,9 +96,9 @@ def test_columns_line_up() -> None:
 
 def test_only_the_same_items_are_compared() -> None:
     one, other = (
-        estimate_figures(JudgedAnswers("vqa", items, ("p", "p"), (figure([1, 0]),)), model=model)
+        estimate_metrics(TaskScores("vqa", items, ("p", "p"), (metric([1, 0]),)), model=model)
         for model, items in (("one", ("a", "b")), ("other", ("a", "c")))
     )
-    with pytest.raises(DataError, match="one and other did not answer the same items"):
+    with pytest.raises(DataError, match="one and other answered different items"):
         compare_results(one, other)
     assert compare_results(one, one).mcnemar is None
