@@ -102,7 +102,7 @@ class Replacement(MetaPathFinder, Loader):
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """All mutants of a module's text."""
+    """All mutants of a module's text but those of decorators, as in `@dataclass(frozen=False)`."""
     lines = source.splitlines()
     for name in OPERATORS:
         operator = get_operator(f"core/{name}")()
@@ -110,7 +110,7 @@ def mutants(source: str) -> Iterator[Mutant]:
         while (changed := MutationVisitor.mutate_code(source, operator, number)) is not None:
             pairs = difflib.SequenceMatcher(None, lines, changed.splitlines(), False)
             for tag, first, last, start, end in pairs.get_opcodes():
-                if tag != "equal":
+                if tag != "equal" and not lines[first].lstrip().startswith("@"):
                     before = " ".join(line.strip() for line in lines[first:last])
                     after = " ".join(line.strip() for line in changed.splitlines()[start:end])
                     yield Mutant(name, number, changed, first + 1, before, after)

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 # `make slow` draws ten times as many, each time others.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile(
-    "mutants", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate]
+    "mutants",
+    deadline=None,
+    derandomize=True,
+    max_examples=15,
+    phases=[Phase.explicit, Phase.generate],  # a failure need not be made smaller
 )
 settings.register_profile("slow", deadline=None, max_examples=400)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
