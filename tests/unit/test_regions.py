@@ -328,3 +328,45 @@ def corners_of(box: Box) -> Iterator[tuple[float, float]]:
     for x in (box.x0, box.x1):
         for y in (box.y0, box.y1):
             yield (x, y)
+
+
+# -- edges -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_a_box_that_reaches_half_a_pixel_outside_is_clipped_to_the_edge(side: int) -> None:
+    whole = [0.0, 0.0, 100.0, 50.0]
+    outside = list(whole)
+    outside[side] += 0.5 if side > 1 else -0.5
+    box = Box(*outside)
+    assert not box.inside(100, 50)
+    assert box.clipped(100, 50) == Box(*whole)
+    (clipped,), (warning,) = clip_all((Region(box),), 100, 50)
+    assert clipped.box == Box(*whole)
+    assert warning == f"box {box} reaches outside 100 x 50: clipped to 0,0,100,50"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(0.25, 0.5, 1.5, 1), (0.25, 0.5, 1, 1.5), (-0.5, 0.5, 1, 1), (0.5, -0.5, 1, 1)],
+)
+def test_a_box_that_leaves_the_unit_square_is_no_fraction(values: Four) -> None:
+    assert WrittenBox(values).resolve(100, 100).box == Box(*values)
+
+
+@pytest.mark.parametrize(("size", "refused"), [((2, 2), True), ((1, 2), False), ((2, 1), False)])
+def test_fractions_are_looked_for_in_images_of_more_than_one_pixel(
+    size: tuple[int, int], refused: bool
+) -> None:
+    half = WrittenBox((0, 0, 0.5, 1))
+    if refused:
+        with pytest.raises(BoxError, match="smaller than one pixel"):
+            half.resolve(*size)
+    else:
+        assert half.resolve(*size).box == Box(0, 0, 0.5, 1)
+
+
+def test_width_and_height_below_one_are_no_mistake() -> None:
+    for form in (BoxFormat.xywh, BoxFormat.cxcywh):
+        region = WrittenBox((40, 20, 0.5, 0.25), form).resolve(100, 100)
+        assert (region.box.width, region.box.height) == (0.5, 0.25)
