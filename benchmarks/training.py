@@ -22,8 +22,12 @@ from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
 from regionqa.finetune.collate import Batch
 from regionqa.finetune.config import StageSettings
 from regionqa.finetune.dataset import IGNORE_INDEX
-from regionqa.finetune.model import RegionLanguageModel, add_lora, choose_what_trains
-from regionqa.finetune.optimizers import make_optimizers
+from regionqa.finetune.model import (
+    RegionLanguageModel,
+    add_lora,
+    choose_what_trains,
+    make_optimizers,
+)
 from regionqa.finetune.trainer import save_memory
 
 IMAGE_TOKENS = 256

@@ -7,6 +7,7 @@ checkpoint holds is all that training has changed, the optimizers and where the 
 import errno
 import json
 import shutil
+import tomllib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -28,7 +30,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_states
 from torch.distributed.checkpoint.state_dict_saver import save as save_states
 
-from regionqa.errors import TrainingError
+from regionqa.bundles.store import Bundle
+from regionqa.errors import TrainingError, UsageError
+from regionqa.finetune.config import FinetuneSettings, read_table, without_none
 
 PROGRESS = "progress.json"
 KEPT = 2
@@ -183,3 +187,47 @@ def _rank() -> int:
 def _barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def keep_settings(
+    path: Path,
+    settings: FinetuneSettings,
+    base: Bundle,
+    files: Sequence[Mapping[str, Any]],
+    *,
+    resume: bool,
+) -> None:
+    """Write the settings of a new run; UsageError where they differ from those of a resumed one."""
+    table: dict[str, Any] = {
+        "settings": without_none(asdict(settings)),
+        "base": {"name": base.card.name, "revision": base.card.revision},
+        "files": [dict(file) for file in files],
+    }
+    # through TOML and back, so that both sides hold what a file can hold
+    table = tomllib.loads(tomli_w.dumps(table))
+    if resume and path.is_file():
+        difference = first_difference(read_table(path), table)
+        if difference:
+            raise UsageError(
+                f"{path}: the run that is to go on differs: {difference}; leave the option out, "
+                "or start anew in another folder"
+            )
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:
+    """The first key whose values differ, with both; empty where there is none."""
+    for key in dict.fromkeys((*before, *now)):
+        old, new, name = before.get(key), now.get(key), f"{where}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found = first_difference(old, new, f"{name}.")
+            if found:
+                return found
+        elif old != new:
+            return f"{name} was {old!r} and is {new!r}"
+    return ""

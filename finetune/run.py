@@ -18,9 +18,16 @@ from regionqa.bundles.card import ModelCard
 from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
 from regionqa.errors import TrainingError, UsageError
 from regionqa.finetune import checkpoint as checkpoints
-from regionqa.finetune.checkpoint import TrainingProgress
+from regionqa.finetune.checkpoint import TrainingProgress, keep_settings
 from regionqa.finetune.collate import Collator, FrozenEncoders
-from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings, without_none
+from regionqa.finetune.config import (
+    SETTINGS,
+    TRAINING,
+    FinetuneSettings,
+    RegionPart,
+    StageSettings,
+    without_none,
+)
 from regionqa.finetune.dataset import RunData, read_run_data, sample_maker
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.finish import (
@@ -36,11 +43,10 @@ from regionqa.finetune.finish import (
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.rehearsal import with_rehearsal
 from regionqa.finetune.sampler import RecordStream, StepSampler
-from regionqa.finetune.settings import SETTINGS, keep_settings
 from regionqa.finetune.tracking import LogEntry, TrainingLog, forget_after, read_log
 from regionqa.finetune.trainer import StageRun, StopSignal, train_stages
 
-TRAINING, CHECKPOINTS, REHEARSAL = "training", "checkpoints", "rehearsal.jsonl"
+CHECKPOINTS, REHEARSAL = "checkpoints", "rehearsal.jsonl"
 REGION_ENCODER = "region encoder"
 """What cards call it among their untrained parts."""
 

@@ -25,8 +25,13 @@ from regionqa.finetune.checkpoint import TrainingProgress
 from regionqa.finetune.collate import Batch, Collator
 from regionqa.finetune.config import StageSettings, TrainingPrecision
 from regionqa.finetune.distributed import ProcessGroup, decoder_layers, plain, whole
-from regionqa.finetune.model import RegionLanguageModel, choose_what_trains
-from regionqa.finetune.optimizers import learning_rate, make_optimizers, parameters_of
+from regionqa.finetune.model import (
+    RegionLanguageModel,
+    choose_what_trains,
+    learning_rate,
+    make_optimizers,
+    parameters_of,
+)
 from regionqa.finetune.sampler import DrawnRecord
 from regionqa.finetune.tracking import LogEntry, TrainingLog
 

@@ -35,9 +35,15 @@ from regionqa.export.modules.crops import CropRegionEncoder
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.modules.resnet import ResNetVision
 from regionqa.export.onnx.export import round_to_float16
-from regionqa.finetune.config import FinetuneSettings, RegionPart, Stages, StageSettings
-from regionqa.finetune.run import TRAINING, finetune
-from regionqa.finetune.settings import SETTINGS
+from regionqa.finetune.config import (
+    SETTINGS,
+    TRAINING,
+    FinetuneSettings,
+    RegionPart,
+    Stages,
+    StageSettings,
+)
+from regionqa.finetune.run import finetune
 from regionqa.requests import NAMING_QUESTION
 
 SMALLEST = 16.0

@@ -63,7 +63,7 @@ def finetune(
     regionqa finetune --data mine.jsonl --out my-model
     """
     require("finetune", "finetune", FINETUNE)
-    from regionqa.finetune.settings import chosen_settings
+    from regionqa.finetune.config import chosen_settings
 
     if stage:
         run_settings["run"] = stage.stages

@@ -22,8 +22,7 @@ from helpers.tiny_models import BLUE, QUESTION, RED, ROWS, a_record, log_of, wri
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.cli import main
 from regionqa.finetune import rehearsal
-from regionqa.finetune.config import RegionPart, StageSettings
-from regionqa.finetune.settings import chosen_settings
+from regionqa.finetune.config import RegionPart, StageSettings, chosen_settings
 
 if TYPE_CHECKING:
     from conftest import Command

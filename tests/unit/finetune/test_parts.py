@@ -38,8 +38,13 @@ from regionqa.finetune.dataset import (
 )
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.finish import read_modules
-from regionqa.finetune.model import RegionLanguageModel, add_lora, choose_what_trains
-from regionqa.finetune.optimizers import learning_rate, make_optimizers
+from regionqa.finetune.model import (
+    RegionLanguageModel,
+    add_lora,
+    choose_what_trains,
+    learning_rate,
+    make_optimizers,
+)
 from regionqa.finetune.sampler import RecordStream, StepSampler, grouped_order
 from regionqa.finetune.tracking import LogEntry, TrainingLog, forget_after, read_log
 from regionqa.finetune.trainer import StageRun, evaluate_held_out, own_batches

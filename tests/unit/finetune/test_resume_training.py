@@ -207,7 +207,7 @@ def test_killed_while_the_result_is_measured(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "measured", killed)
+        patch.setattr(run, "measure_held_out", killed)
         assert regionqa(*words, out).status == 130
     assert regionqa(*words, out, "--resume").status == 0
     check_equal(out, reference[0])
