@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
 from regionqa.finetune.collate import Batch
-from regionqa.finetune.config import StageSettings
+from regionqa.finetune.config import FinetuneSettings, Stages, StageSettings
 from regionqa.finetune.dataset import IGNORE_INDEX
 from regionqa.finetune.model import (
     RegionLanguageModel,
@@ -91,12 +91,11 @@ def build(case: Case, device: torch.device) -> RegionLanguageModel:
 def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]:
     """Tokens a second, and counted operations a second."""
     settings = StageSettings(
-        learning_rate=1e-5, projector=True, language=True, lora_rank=case.lora,
-        gradient_checkpointing=True,
+        learning_rate=1e-5, projector=True, language=True, gradient_checkpointing=True
     )  # fmt: skip
     model = build(case, device)
-    if case.lora:
-        add_lora(model.language, settings)
+    run = FinetuneSettings("random", ("none",), Stages(settings, settings), lora_rank=case.lora)
+    add_lora(model.language, run)
     save_memory(model.language)
     named = dict(choose_what_trains(model, settings))
     (optimizer,) = make_optimizers(model, settings)

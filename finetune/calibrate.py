@@ -1,61 +1,102 @@
-"""How sure a finished language model may say it is: the card's [confidence] table, from answers.
+"""Calibration of a model's confidence: temperature, and the threshold for holding answers back.
 
-Questions about views that nothing was learned from are asked at several temperatures. The one at
-which probabilities tell best which answers are right is kept, and the threshold below which the
-model had better say that it is not sure. It does not know about files of boxes or commands.
+The same questions are answered at several temperatures. The temperature whose probabilities best
+predict which answers are right is kept (Guo et al. 2017, arXiv 1706.04599), with a threshold that
+lets a fixed share of the answers through.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from regionqa.bundles.card import ConfidenceCard
-from regionqa.bundles.store import Bundle
-from regionqa.language.generation import LanguageModel, SplicedPrompt
-from regionqa.runtime.devices import Device
+from regionqa.evaluation.metrics.calibration import calibration_error
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
 TEMPERATURES = (0.8, 1.0, 1.3, 1.7, 2.2)
+"""Temperatures that are compared."""
 LONGEST = 8
-"""Answers of more tokens are descriptions."""
+"""Answers of more tokens are descriptions, which are neither right nor wrong."""
 COVERAGE = 0.8
-"""Share of the answers to "what is this?" that are given rather than held back."""
-
-
-AT_ONCE = 64
+"""Share of the answers that are given rather than held back."""
+ENOUGH = 100
+"""Fewest answers from which a table is computed. At a coverage of 0.8, twenty of them lie below the
+threshold; with fewer it would follow single answers."""
 
 
 @dataclass(frozen=True)
-class CalibrationQuestions:
-    """Questions as the language model reads them, and what is right."""
+class ScoredAnswers:
+    """Answers to Q questions at one temperature.
 
-    prompts: list[SplicedPrompt]
-    answers: list[str]
-    naming: int
-    """So many of the first ask for names."""
+    Attributes:
+        confidence: (Q,) probabilities from 0 to 1.
+        right: (Q,) whether each answer is right.
+        lengths: (Q,) tokens of each answer.
+    """
 
+    confidence: Floats
+    right: Bools
+    lengths: Ints
 
-def answered(
-    bundle: Bundle, temperature: float, asked: CalibrationQuestions
-) -> tuple[Floats, Bools, Bools]:
-    """How sure the model is of each answer, whether it is right, whether it is short."""
-    rule = ConfidenceCard(threshold=0.0, temperature=temperature)
-    model = LanguageModel(Bundle(replace(bundle.card, confidence=rule), bundle.root), Device.cpu)
-    answers = [
-        answer
-        for start in range(0, len(asked.prompts), AT_ONCE)
-        for answer in model.generate(asked.prompts[start : start + AT_ONCE], 2 * LONGEST)
-    ]
-    return (
-        np.array([answer.confidence for answer in answers]),
-        np.array([a.text == text for a, text in zip(answers, asked.answers, strict=True)]),
-        np.array([len(answer.ids) <= LONGEST for answer in answers]),
-    )
+    def short(self, longest: int | None) -> Bools:
+        """(Q,) which answers have at most `longest` tokens; None: all of them."""
+        return self.lengths <= (np.inf if longest is None else longest)
 
 
-def log_loss(sure: Floats, right: Bools) -> float:
-    """Mean surprise at which answers are right, in nats."""
-    chance = np.clip(np.where(right, sure, 1 - sure), 1e-3, 1)
-    return float(-np.log(chance).mean())
+def calibrate(
+    answers: Mapping[float, ScoredAnswers],
+    log: Callable[[str], None],
+    *,
+    longest: int | None = LONGEST,
+    threshold_on: Bools | None = None,
+) -> dict[str, Any]:
+    """Compute the [confidence] table of a card.
+
+    Args:
+        answers: The answers to the same questions by temperature.
+        log: Receives a line for each temperature.
+        longest: Tokens of the longest answer that is no description; None: none is.
+        threshold_on: (Q,) the answers that the threshold is set on; default: the short ones.
+
+    Returns:
+        Keys `temperature`, `threshold` and, unless None, `longest`. Where no answer is short
+        enough, the model has not learned to stop: temperature 1 and threshold 0.
+    """
+    best = (np.inf, 1.0, 0.0)
+    for temperature, each in answers.items():
+        short = each.short(longest)
+        if not short.any():
+            continue
+        loss = log_loss(each.confidence[short], each.right[short])
+        chosen = short if threshold_on is None else threshold_on
+        confidence, right = each.confidence[chosen], each.right[chosen]
+        threshold = threshold_at(COVERAGE, confidence)
+        error = calibration_error(each.confidence[short], each.right[short])
+        log(
+            f"temperature {temperature}: log loss {loss:.4f}, calibration error {error:.3f}; "
+            f"{right.mean():.3f} right, {right[confidence >= threshold].mean():.3f} of those from "
+            f"{threshold:.3f} up"
+        )
+        best = min(best, (loss, temperature, threshold))
+    _, temperature, threshold = best
+    table: dict[str, Any] = {"temperature": temperature, "threshold": round(threshold, 3)}
+    return table if longest is None else {**table, "longest": longest}
+
+
+def log_loss(confidence: Floats, right: Bools) -> float:
+    """Mean negative log-likelihood, in nats, of which answers are right.
+
+    Probabilities are clipped at 0.001, so that a single sure error does not decide.
+    """
+    likelihood = np.clip(np.where(right, confidence, 1 - confidence), 1e-3, 1)
+    return float(-np.log(likelihood).mean())
+
+
+def threshold_at(coverage: float, confidence: Floats) -> float:
+    """The confidence that a share `coverage` of the answers reaches."""
+    return float(np.quantile(confidence, 1 - coverage))

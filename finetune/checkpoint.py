@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_states
 
 from regionqa.bundles.store import Bundle
 from regionqa.errors import TrainingError, UsageError
-from regionqa.finetune.config import FinetuneSettings, read_table, without_none
+from regionqa.finetune.config import FinetuneSettings, read_saved, without_none
 
 PROGRESS = "progress.json"
 KEPT = 2
@@ -206,7 +206,7 @@ def keep_settings(
     # through TOML and back, so that both sides hold what a file can hold
     table = tomllib.loads(tomli_w.dumps(table))
     if resume and path.is_file():
-        difference = first_difference(read_table(path), table)
+        difference = first_difference(read_saved(path), table)
         if difference:
             raise UsageError(
                 f"{path}: the run that is to go on differs: {difference}; leave the option out, "

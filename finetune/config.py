@@ -98,17 +98,6 @@ class StageSettings:
         section=Section.method,
     )
     """Drawn for every step (PVIT); boxes written as text shift too."""
-    lora_rank: int = option(
-        0,
-        "Rank of LoRA on all linear layers of the language model; 0 trains all its weights.",
-        "--lora",
-        section=Section.method,
-        min=0,
-    )
-    lora_alpha: int = 32
-    """LoRA's scale is alpha / rank."""
-    lora_dropout: float = 0.0
-    """Share of LoRA's inputs that are dropped."""
     precision: TrainingPrecision = option(
         TrainingPrecision.auto,
         "Precision of matrix products; auto is bf16 on GPUs that support it, else fp32.",
@@ -121,16 +110,16 @@ class StageSettings:
     )
 
     def __post_init__(self) -> None:
-        positive = ("learning_rate", "epochs", "batch", "accumulate", "group", "clip", "lora_alpha")
+        positive = ("learning_rate", "epochs", "batch", "accumulate", "group", "clip")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.steps is not None and self.steps < 1:
             raise UsageError(f"steps is {self.steps}; it must be 1 or more")
-        for name in ("warm_up", "lora_dropout", "replay_share"):
+        for name in ("warm_up", "replay_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
-        for name in ("weight_decay", "box_noise", "region_rate", "orthogonal_rate", "lora_rank"):
+        for name in ("weight_decay", "box_noise", "region_rate", "orthogonal_rate"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.box_noise >= 0.5:
@@ -253,6 +242,17 @@ class FinetuneSettings:
     )
     held_out: str | None = option(None, "Records to evaluate on; never trained on.", parse=Path)
     held_out_share: float = option(0.1, "Share of the images to hold out if no file is named.")
+    lora_rank: int = option(
+        0,
+        "Rank of LoRA on all linear layers of the language model; 0 trains all its weights.",
+        "--lora",
+        section=Section.method,
+        min=0,
+    )
+    lora_alpha: int = 32
+    """LoRA's scale is alpha / rank."""
+    lora_dropout: float = 0.0
+    """Dropout probability of LoRA's inputs."""
     keep_adapter: bool = option(
         False, "Keep the LoRA adapter beside the merged model.", section=Section.method
     )
@@ -276,8 +276,13 @@ class FinetuneSettings:
             raise UsageError(f"stages {self.run}: known are align and instruct")
         if not 0 <= self.held_out_share < 1:
             raise UsageError(f"held-out share {self.held_out_share}: from 0 to below 1")
-        if self.rehearse < 0:
-            raise UsageError(f"rehearse is {self.rehearse}; it must be 0 or more")
+        for name in ("rehearse", "lora_rank"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.lora_alpha < 1:
+            raise UsageError(f"lora_alpha is {self.lora_alpha}; it must be 1 or more")
+        if not 0 <= self.lora_dropout < 1:
+            raise UsageError(f"lora_dropout is {self.lora_dropout}; it must be from 0 to below 1")
         if self.evaluate_every < 1 or self.save_every < 1:
             raise UsageError("steps between measurements and checkpoints must be 1 or more")
 
@@ -322,7 +327,41 @@ def read_settings_file(path: Path) -> tuple[dict[str, Any], StageOverrides]:
     for name, value in tables.items():
         if not isinstance(value, dict):
             raise UsageError(f"{path}: {name} is {value!r}, but a table [{name}] is due")
-    return table, StageOverrides(**tables)
+    lora = _lora_of_stages(tables, str(path), unused_align=False)
+    return lora | table, StageOverrides(**tables)
+
+
+LORA_KEYS = ("lora_rank", "lora_alpha", "lora_dropout")
+"""Keys that version 0.1 kept in each stage, and that are settings of the run today."""
+
+
+def _lora_of_stages(
+    stages: Mapping[str, dict[str, Any]], where: str, *, unused_align: bool
+) -> dict[str, Any]:
+    """Take LoRA's keys out of the stages, where version 0.1 wrote them.
+
+    Args:
+        stages: The tables `align` and `instruct`; changed in place.
+        where: The file, for the error.
+        unused_align: Whether `align` may hold other values as long as it does not train the
+            language model. Saved settings of version 0.1 name every field of both stages.
+
+    Raises:
+        UsageError: The stages differ, so no value holds for the whole run.
+    """
+    lora = {}
+    align, instruct = stages["align"], stages["instruct"]
+    ignored = unused_align and not align.get("language")
+    for key in LORA_KEYS:
+        first, second = align.pop(key, None), instruct.pop(key, None)
+        if first is not None and first != second and not ignored:
+            raise UsageError(
+                f"{where}: {key} in [align] differs from [instruct]; LoRA is a setting of the "
+                f"whole run, so write {key} = {first} above the tables"
+            )
+        if second is not None:
+            lora[key] = second
+    return lora
 
 
 def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -387,12 +426,22 @@ def saved_settings(path: Path) -> FinetuneSettings:
     """The settings of a run that was started; UsageError where there is none."""
     if not path.is_file():
         raise UsageError(f"{path.parent.parent}: holds no run to go on with; start one with --data")
-    return from_table(FinetuneSettings, read_table(path)["settings"], str(path))
+    return from_table(FinetuneSettings, read_saved(path)["settings"], str(path))
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """A settings file of a run, which a program wrote."""
+def read_saved(path: Path) -> dict[str, Any]:
+    """The tables of a run's saved settings, those of version 0.1 in today's form.
+
+    Raises:
+        UsageError: The file cannot be read or holds no settings.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}; start anew elsewhere") from error
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = table["settings"]
+        lora = _lora_of_stages(settings["stages"], str(path), unused_align=True)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path}: cannot be read as the settings of a run: {error}; start a new run in "
+            "another folder"
+        ) from error
+    return {**table, "settings": lora | settings}

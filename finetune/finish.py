@@ -1,12 +1,13 @@
 """Trained weights -> a bundle that `ask` uses: merged, exported, compared, measured, described."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
+from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.bundles.weights import main_kind, stored
 from regionqa.data.records import Record
@@ -30,7 +32,8 @@ from regionqa.export.bundle import (
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.export.onnx.verify import ParityReport
-from regionqa.finetune.config import FinetuneSettings, StageSettings
+from regionqa.finetune.calibrate import ENOUGH, TEMPERATURES, ScoredAnswers, calibrate
+from regionqa.finetune.config import FinetuneSettings
 from regionqa.finetune.dataset import single_turns
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.images.reading import open_image
@@ -73,15 +76,15 @@ def changed_weights(model: RegionLanguageModel, trained: Sequence[str]) -> dict[
 
 
 def merge_weights(
-    base: Bundle, weights: Mapping[str, Tensor], lora: StageSettings | None, adapter: Path | None
+    base: Bundle, weights: Mapping[str, Tensor], settings: FinetuneSettings, adapter: Path | None
 ) -> BundleModules:
     """The base's modules with the changed weights in them, LoRA merged.
 
-    adapter: a folder for LoRA's own weights, in peft's format.
+    adapter: a folder that keeps the LoRA adapter, if there is one, in peft's format.
     """
     parts = read_modules(base)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
-    wrapped = add_lora(parts.language, lora) if lora else None
+    wrapped = add_lora(parts.language, settings)
     _, unknown = model.load_state_dict(weights, strict=False)
     assert not unknown, unknown
     if wrapped is None:
@@ -125,7 +128,6 @@ def finetuned_card(base: Bundle, name: str, provenance: Mapping[str, Any]) -> di
     """The base's card under a new name, without what is found when the bundle is written."""
     table = given_tables(base)
     table.pop("untrained", None)
-    table.pop("confidence", None)  # it was measured on other weights
     table["name"] = name
     table["summary"] = f"{base.card.name}, trained further"
     table["language"]["folder"] = "llm"
@@ -148,11 +150,17 @@ def describe_run(
 ) -> dict[str, Any]:
     """The card's [provenance]: what the bundle was made from, and how."""
     kept = {key: base.card.provenance[key] for key in ("licence",) if key in base.card.provenance}
+    lora = {
+        "rank": settings.lora_rank,
+        "alpha": settings.lora_alpha,
+        "dropout": settings.lora_dropout,
+    }
     return {
         **kept,
         "base": {"name": base.card.name, "revision": base.card.revision},
         "data": [dict(file) for file in files],
         "stages": [dict(stage) for stage in stages],
+        **({"lora": lora} if settings.lora_rank else {}),
         "seed": settings.seed,
         "recipe": "regionqa finetune; training/settings.toml holds all settings",
         "versions": {name: _version(name) for name in PACKAGES if _version(name)},
@@ -166,26 +174,80 @@ def _version(package: str) -> str:
         return ""
 
 
-def measure_held_out(bundle: Bundle, held_out: Sequence[Record]) -> dict[str, Any]:
-    """How often the finished bundle gives held-out answers word for word, asked as `ask` does."""
-    asked = [part for record in held_out for part in single_turns(record)][:ASKED]
-    if not asked:
-        return {}
-    rules = bundle.card.prompt
-    wanted = [plain_words(render_answer(rules, record.turns[0].answer)) for record in asked]
-    engine = Engine.load(bundle, device="cpu")
-    images = {path: open_image(path) for path in {record.image for record in asked}}
+def held_out_questions(held_out: Sequence[Record]) -> list[Record]:
+    """The held-out records that the finished bundle is asked, one question each."""
+    return [part for record in held_out for part in single_turns(record)][:ASKED]
+
+
+def ask_held_out(
+    bundle: Bundle, records: Sequence[Record], temperature: float | None = None
+) -> ScoredAnswers:
+    """Ask the questions of held-out records as `regionqa ask` does.
+
+    Args:
+        bundle: The finished bundle.
+        records: One question each.
+        temperature: Calibration temperature of the confidences; default: the card's.
+
+    Returns:
+        Answers in the order of the records. One is right if it is the record's word for word, but
+        for case, spaces and full stops.
+    """
+    rules, card = bundle.card.prompt, bundle.card
+    if temperature is not None:
+        card = replace(card, confidence=ConfidenceCard(threshold=0.0, temperature=temperature))
+    engine = Engine.load(replace(bundle, card=card), device="cpu")
+    images = {path: open_image(path) for path in {record.image for record in records}}
     requests = (
-        Request(str(r.image), r.turns[0].question, r.regions, images[r.image]) for r in asked
+        Request(str(r.image), r.turns[0].question, r.regions, images[r.image]) for r in records
     )
-    answers = [plain_words(answer.text) for answer in engine.answer(requests, unsure_below=0)]
-    right = sum(want == got for want, got in zip(wanted, answers, strict=True))
-    share = 100 * right / len(asked)
+    wanted = [plain_words(render_answer(rules, record.turns[0].answer)) for record in records]
+    answers = list(engine.answer(requests, unsure_below=0))
+    return ScoredAnswers(
+        np.array([answer.confidence or 0.0 for answer in answers]),
+        np.array([plain_words(a.text) == text for a, text in zip(answers, wanted, strict=True)]),
+        np.array([answer.tokens for answer in answers]),
+    )
+
+
+def accuracy_facts(answers: ScoredAnswers) -> dict[str, Any]:
+    """The card's figures of how many held-out answers are right."""
+    share, count = 100 * float(answers.right.mean()), len(answers.right)
     return {
-        "held_out_questions": len(asked),
+        "held_out_questions": count,
         "held_out_accuracy": round(share, 1),
-        "measured": f"{share:.1f} % of {len(asked)} held-out answers word for word",
+        "measured": f"{share:.1f} % of {count} held-out answers word for word",
     }
+
+
+def recalibrate(
+    bundle: Bundle,
+    rule: ConfidenceCard,
+    records: Sequence[Record],
+    answers: ScoredAnswers,
+    log: Callable[[str], None],
+) -> tuple[dict[str, Any] | None, str]:
+    """Compute the [confidence] table of a finished bundle, where held-out answers suffice.
+
+    Args:
+        bundle: The finished bundle.
+        rule: The base's table.
+        records: Held-out questions.
+        answers: The bundle's answers to them.
+        log: Receives a line for each temperature.
+
+    Returns:
+        The new table, or None where the base's stays, and a line about it for card and log.
+    """
+    count = int(answers.short(rule.longest).sum())
+    if count < ENOUGH:
+        return None, (
+            f"the base's; {count} short held-out answers are too few to compute it again, which "
+            f"takes {ENOUGH}"
+        )
+    scored = {t: ask_held_out(bundle, records, t) for t in TEMPERATURES}
+    table = calibrate(scored, log, longest=rule.longest)
+    return {**table, "unsure": rule.unsure}, f"computed on {count} short held-out answers"
 
 
 def plain_words(text: str) -> str:
@@ -193,9 +255,16 @@ def plain_words(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip().rstrip(".").casefold()
 
 
-def note_in_card(bundle: Bundle, parts: BundleModules, facts: Mapping[str, Any]) -> Bundle:
-    """Add facts to a written bundle's provenance."""
+def update_card(
+    bundle: Bundle,
+    parts: BundleModules,
+    facts: Mapping[str, Any],
+    confidence: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Add facts to a written bundle's provenance, and replace its [confidence] table."""
     table = given_tables(bundle)
     table["provenance"] |= facts
+    if confidence is not None:
+        table["confidence"] = dict(confidence)
     write_card(bundle.root, table, parts.vision, parts.region)
     return open_bundle(bundle.root)

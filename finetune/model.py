@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from regionqa.errors import UsageError
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.finetune.collate import Batch
-from regionqa.finetune.config import RegionPart, StageSettings
+from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings
 from regionqa.finetune.distributed import decoder_layers
 
 if TYPE_CHECKING:
@@ -152,8 +152,10 @@ def choose_what_trains(
     if stage.projector:
         model.projector.requires_grad_(True)
     if stage.language:
-        for name, parameter in model.language.named_parameters():
-            parameter.requires_grad_(not stage.lora_rank or "lora_" in name)
+        named = list(model.language.named_parameters())
+        adapters = [parameter for name, parameter in named if "lora_" in name]
+        for parameter in adapters or [parameter for _, parameter in named]:
+            parameter.requires_grad_(True)
     chosen = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not chosen:
         raise UsageError("the stage trains nothing: no region encoder, projector or language model")
@@ -169,17 +171,23 @@ def train_region(region: RegionModule, part: RegionPart) -> None:
         region.get_submodule(name).requires_grad_(True)
 
 
-def add_lora(language: PreTrainedModel, stage: StageSettings) -> "PeftModel":
-    """Put LoRA layers beside all linear layers of the language model but the head, in place.
+def add_lora(language: PreTrainedModel, settings: FinetuneSettings) -> "PeftModel | None":
+    """Add LoRA adapters to all linear layers of the language model but the head, in place.
 
-    The language model itself runs and trains as before; what is given back can merge or save them.
+    Returns:
+        The wrapper that can merge or save the adapters; None, and an unchanged model, where the
+        settings ask for no LoRA or no stage trains the language model. `language` itself is called
+        as before.
     """
+    trains = any(getattr(settings.stages, name).language for name in settings.run)
+    if not settings.lora_rank or not trains:
+        return None
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=stage.lora_rank,
-        lora_alpha=stage.lora_alpha,
-        lora_dropout=stage.lora_dropout,
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )

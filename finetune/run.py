@@ -5,7 +5,7 @@ OUT/training holds settings, log, curves and, while the run lasts, checkpoints.
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ import torch
 
 from regionqa.bundles.card import ModelCard
 from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
+from regionqa.data.records import Record
 from regionqa.errors import TrainingError, UsageError
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import TrainingProgress, keep_settings
@@ -28,16 +29,19 @@ from regionqa.finetune.config import (
     StageSettings,
     without_none,
 )
-from regionqa.finetune.dataset import RunData, read_run_data, sample_maker
+from regionqa.finetune.dataset import RunData, Say, read_run_data, sample_maker
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.finish import (
     BundleModules,
+    accuracy_facts,
+    ask_held_out,
     changed_weights,
     describe_run,
-    measure_held_out,
+    held_out_questions,
     merge_weights,
-    note_in_card,
     read_modules,
+    recalibrate,
+    update_card,
     write_result,
 )
 from regionqa.finetune.model import RegionLanguageModel, add_lora
@@ -171,8 +175,7 @@ def run_stages(
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
     encoders = frozen_encoders(run, parts)
     teacher = as_it_was(model, run.processes.device) if run.data.rehearsed else None
-    if lora := lora_stage(run):  # at once, for weights must not change their names between stages
-        add_lora(parts.language, lora)
+    add_lora(parts.language, run.settings)  # before any stage: it renames weights
     stages = [
         stage_run(run, encoders, teacher, name, number)
         for number, (name, _) in enumerate(run.stages, start=1)
@@ -186,11 +189,6 @@ def run_stages(
 def as_it_was(model: RegionLanguageModel, device: torch.device) -> RegionLanguageModel:
     """A copy of the model that stays as the base is now."""
     return deepcopy(model).to(device).eval().requires_grad_(False)
-
-
-def lora_stage(run: TrainingRun) -> StageSettings | None:
-    """The first stage that trains LoRA in place of the language model."""
-    return next((each for _, each in run.stages if each.language and each.lora_rank), None)
 
 
 def frozen_encoders(run: TrainingRun, parts: BundleModules) -> FrozenEncoders:
@@ -255,20 +253,40 @@ def finish(
 ) -> Bundle:
     """Write the bundle, measure it, describe it, and drop the checkpoints."""
     say = run.journal.say
-    lora = lora_stage(run)
-    adapter = run.out / "adapter" if run.settings.keep_adapter and lora else None
-    parts = merge_weights(run.base, weights, lora, adapter)
+    adapter = run.out / "adapter" if run.settings.keep_adapter else None
+    parts = merge_weights(run.base, weights, run.settings, adapter)
     entries = read_log(run.out / TRAINING)
     stages = [describe_stage(name, settings, entries) for name, settings in run.stages]
     provenance = describe_run(run.base, run.settings, run.data.files, stages)
     bundle, reports = write_result(run.out, run.base, parts, trained, provenance)
     for report in reports:
         say(f"{report.graph} differs from torch by {report.difference:.1e}")
-    facts = measure_held_out(bundle, run.data.held_out)
-    if facts:
-        bundle = note_in_card(bundle, parts, facts)
-        say(str(facts["measured"]))
+    bundle = measure_result(bundle, parts, run.data.held_out, say)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return bundle
+
+
+def measure_result(
+    bundle: Bundle, parts: BundleModules, held_out: Sequence[Record], say: Say
+) -> Bundle:
+    """Ask the written bundle its held-out questions; note accuracy and confidence in its card."""
+    questions = held_out_questions(held_out)
+    facts: dict[str, Any] = {}
+    confidence = None
+    if questions:
+        answers = ask_held_out(bundle, questions)
+        facts = accuracy_facts(answers)
+    if rule := bundle.card.confidence:
+        if questions:
+            confidence, note = recalibrate(bundle, rule, questions, answers, say)
+        else:
+            note = "the base's; there are no held-out answers to compute it again"
+        facts["confidence"] = note
+        say(f"confidence table: {note}")
+    if facts:
+        bundle = update_card(bundle, parts, facts, confidence)
+    if questions:
+        say(str(facts["measured"]))
     return bundle
 
 

@@ -1,11 +1,7 @@
-"""How sure a finished language model may say it is: the card's [confidence] table, from answers.
-
-Questions about views that nothing was learned from are asked at several temperatures. The one at
-which probabilities tell best which answers are right is kept, and the threshold below which the
-model had better say that it is not sure. It does not know about files of boxes or commands.
-"""
+"""Calibration of the starter on views of held-out photos: the card's [confidence] table."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,22 +10,16 @@ import torch
 from recipes.starter.language.features import ImageView, QuestionSampler
 from recipes.starter.questions.scenes import QuestionSample
 from recipes.starter.saving import Log
+from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle
 from regionqa.data.english import with_article
-from regionqa.evaluation.metrics.calibration import calibration_error
 from regionqa.export.modules.base import RegionModule, VisionModule
-from regionqa.finetune.calibrate import (
-    COVERAGE,
-    LONGEST,
-    TEMPERATURES,
-    CalibrationQuestions,
-    answered,
-    log_loss,
-)
-from regionqa.language.generation import SplicedPrompt
+from regionqa.finetune.calibrate import LONGEST, TEMPERATURES, ScoredAnswers, calibrate
+from regionqa.language.generation import LanguageModel, SplicedPrompt
 from regionqa.language.prompts import render
 from regionqa.language.tokenization import BundleTokenizer, tokenize
 from regionqa.requests import NAMING_QUESTION
+from regionqa.runtime.devices import Device
 
 QUESTIONS = 800
 """How many are asked of the mixture; boxes of every view are to be named besides."""
@@ -37,29 +27,44 @@ SMALLEST = 0.1
 """Shorter side, as a share of the picture's, of boxes that are to be named."""
 
 
-def calibrate(
+BATCH = 64
+"""Questions that are decoded together."""
+
+
+@dataclass(frozen=True)
+class CalibrationQuestions:
+    """Questions as the language model reads them, with their right answers."""
+
+    prompts: list[SplicedPrompt]
+    answers: list[str]
+    naming: int
+    """How many of the first ask for names."""
+
+
+def calibrate_starter(
     bundle: Bundle, vision: VisionModule, region: RegionModule, views: Sequence[ImageView], log: Log
 ) -> dict[str, Any]:
-    """The [confidence] table of a bundle; vision and region are its encoders."""
+    """Compute the [confidence] table of a bundle; vision and region are its encoders."""
     asked = questions(bundle, vision, region, views)
-    best = (np.inf, 1.0, 0.0)
-    for temperature in TEMPERATURES:
-        sure, right, short = answered(bundle, temperature, asked)
-        if not short.any():
-            continue  # it has hardly learned anything, not even to stop
-        loss = log_loss(sure[short], right[short])
-        error = calibration_error(sure[short], right[short])
-        named = sure[: asked.naming]
-        threshold = float(np.quantile(named, 1 - COVERAGE))
-        kept = named >= threshold
-        share, among = right[: asked.naming].mean(), right[: asked.naming][kept].mean()
-        log(
-            f"temperature {temperature}: log loss {loss:.4f}, calibration error {error:.3f}; "
-            f"names right {share:.3f}, of those above {threshold:.3f}: {among:.3f}"
-        )
-        best = min(best, (loss, temperature, threshold))
-    _, temperature, threshold = best
-    return {"temperature": temperature, "threshold": round(threshold, 3), "longest": LONGEST}
+    answers = {temperature: answer_all(bundle, temperature, asked) for temperature in TEMPERATURES}
+    naming = np.arange(len(asked.prompts)) < asked.naming
+    return calibrate(answers, log, threshold_on=naming)
+
+
+def answer_all(bundle: Bundle, temperature: float, asked: CalibrationQuestions) -> ScoredAnswers:
+    """Answer the questions, with confidences at a temperature."""
+    rule = ConfidenceCard(threshold=0.0, temperature=temperature)
+    model = LanguageModel(Bundle(replace(bundle.card, confidence=rule), bundle.root), Device.cpu)
+    answers = [
+        answer
+        for start in range(0, len(asked.prompts), BATCH)
+        for answer in model.generate(asked.prompts[start : start + BATCH], 2 * LONGEST)
+    ]
+    return ScoredAnswers(
+        np.array([answer.confidence for answer in answers]),
+        np.array([a.text == text for a, text in zip(answers, asked.answers, strict=True)]),
+        np.array([len(answer.ids) for answer in answers]),
+    )
 
 
 @torch.no_grad()

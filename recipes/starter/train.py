@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM
 
-from recipes.starter.calibration import calibrate
+from recipes.starter.calibration import calibrate_starter
 from recipes.starter.card import ANSWER, CONTEXT, IMAGE, START, STOP, starter_card
 from recipes.starter.language.features import (
     FeatureSettings,
@@ -190,7 +190,7 @@ def finish_bundle(
         round_to_float16(module)
     language.to(torch.float16)
     bundle, reports = write_bundle(folder, card, vision, region, language, tokenizer)
-    card["confidence"] = calibrate(bundle, vision, region, held, log.info)
+    card["confidence"] = calibrate_starter(bundle, vision, region, held, log.info)
     write_card(folder, card, vision, region)
     card["provenance"] |= measure_dev(folder, data)
     write_card(folder, card, vision, region)

@@ -27,7 +27,6 @@ from recipes.starter.questions.scenes import QuestionSample, Scene, draw_questio
 from recipes.starter.vision.photos import Photo, PhotoSet, split
 from regionqa.bundles.store import Bundle
 from regionqa.export.modules.crops import CropConfig, CropRegionEncoder
-from regionqa.finetune.calibrate import log_loss
 from regionqa.finetune.collate import Collator
 from regionqa.finetune.dataset import SampleBuilder
 from regionqa.language.tokenization import BundleTokenizer
@@ -193,13 +192,6 @@ def test_questions_are_a_function_of_seed_and_step(views: list[ImageView]) -> No
     lengths = [len(r.record.turns[0].question + r.record.turns[0].answer) for r in order.step(5)]
     assert lengths == sorted(lengths)
     assert order.steps(6.0) == 1
-
-
-def test_log_loss_by_hand() -> None:
-    sure = np.array([0.95, 0.95, 0.15, 0.15])
-    better = log_loss(sure, np.array([True, True, False, False]))
-    assert better == pytest.approx(-(np.log(0.95) + np.log(0.85)) / 2)
-    assert better < log_loss(sure, np.array([True, False, False, True]))
 
 
 def test_crops_get_images_of_other_photos(views: list[ImageView]) -> None:

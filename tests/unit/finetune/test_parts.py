@@ -27,7 +27,7 @@ from regionqa.engine import Engine
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import TrainingProgress
 from regionqa.finetune.collate import Collator, FrozenEncoders
-from regionqa.finetune.config import RegionPart, StageSettings
+from regionqa.finetune.config import FinetuneSettings, RegionPart, Stages, StageSettings
 from regionqa.finetune.dataset import (
     IGNORE_INDEX,
     SampleBuilder,
@@ -555,8 +555,11 @@ def test_orthogonal_steps_are_for_the_matrices_of_the_decoders_layers(tiny: Tiny
 
 def test_lora_drops_out_in_training_only(tiny: Tiny, records: tuple[Record, ...]) -> None:
     model, collator = parts_of(tiny("none"))
-    stage = replace(STAGE, language=True, lora_rank=2, lora_dropout=0.5)
-    add_lora(model.language, stage)
+    stage = replace(STAGE, language=True)
+    run = FinetuneSettings(
+        "base", ("data.jsonl",), Stages(stage, stage), lora_rank=2, lora_dropout=0.5
+    )
+    add_lora(model.language, run)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)

@@ -38,7 +38,7 @@ FILES = ("encoders.safetensors", "llm/model.safetensors", "llm/config.json")
 def words(tiny: Tiny, things: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A command of two stages with all that draws numbers, and all that keeps state."""
     settings = tmp_path_factory.mktemp("settings") / "settings.toml"
-    settings.write_text("[instruct]\nlora_rank = 4\nlora_dropout = 0.1\northogonal_rate = 0.2\n")
+    settings.write_text("lora_rank = 4\nlora_dropout = 0.1\n[instruct]\northogonal_rate = 0.2\n")
     words = (
         "finetune", "--data", things, "--model", tiny("levels").root, "--settings", settings,
         "--steps", STEPS, "--batch", 4, "--learning-rate", 0.01, "--box-noise", 0.1,
@@ -207,7 +207,7 @@ def test_killed_while_the_result_is_measured(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "measure_held_out", killed)
+        patch.setattr(run, "measure_result", killed)
         assert regionqa(*words, out).status == 130
     assert regionqa(*words, out, "--resume").status == 0
     check_equal(out, reference[0])

@@ -1,0 +1,88 @@
+"""The [confidence] table computed from answers known to be right or wrong."""
+
+import numpy as np
+import pytest
+
+from regionqa.finetune.calibrate import (
+    COVERAGE,
+    LONGEST,
+    TEMPERATURES,
+    ScoredAnswers,
+    calibrate,
+    log_loss,
+    threshold_at,
+)
+
+RIGHT = np.array([True, True, True, False, False])
+
+
+def scored(confidence: list[float], lengths: list[int] | None = None) -> ScoredAnswers:
+    """Answers of two tokens, the first three of them right."""
+    return ScoredAnswers(np.array(confidence), RIGHT, np.array(lengths or [2] * len(confidence)))
+
+
+def test_the_log_loss_is_the_mean_surprise() -> None:
+    confidence = np.array([0.95, 0.95, 0.15, 0.15])
+    best = log_loss(confidence, np.array([True, True, False, False]))
+    assert best == pytest.approx(-(np.log(0.95) + np.log(0.85)) / 2)
+    worst = log_loss(confidence, np.array([False, False, True, True]))
+    assert worst == pytest.approx(-(np.log(0.05) + np.log(0.15)) / 2)
+    assert log_loss(np.array([1.0]), np.array([False])) == pytest.approx(np.log(1000))
+    assert log_loss(np.array([1.0, 0.0]), np.array([True, False])) == 0
+
+
+def test_a_share_of_the_answers_reaches_the_threshold() -> None:
+    confidence = np.arange(11) / 10
+    assert threshold_at(0.8, confidence) == pytest.approx(0.2)
+    assert threshold_at(0.5, confidence) == pytest.approx(0.5)
+    assert threshold_at(1.0, confidence) == 0
+
+
+def test_the_temperature_with_the_least_log_loss_is_kept() -> None:
+    answers = {
+        0.8: scored([1.0, 1.0, 1.0, 1.0, 1.0]),
+        1.0: scored([0.9, 0.8, 0.7, 0.3, 0.2]),
+        1.3: scored([0.6, 0.6, 0.6, 0.5, 0.5]),
+    }
+    lines: list[str] = []
+    table = calibrate(answers, lines.append)
+    assert table == {"temperature": 1.0, "threshold": 0.28, "longest": LONGEST}
+    assert [line.partition(":")[0] for line in lines] == [f"temperature {t}" for t in answers]
+    assert lines[1] == (
+        "temperature 1.0: log loss 0.299, calibration error 0.220; 0.600 right, 0.750 of those "
+        "from 0.280 up"
+    ).replace("0.299", f"{log_loss(answers[1.0].confidence, RIGHT):.4f}")
+    assert "calibration error 0.400" in lines[0], "a confidence of 1 counts"
+
+
+def test_longer_answers_do_not_count() -> None:
+    short = {1.0: scored([0.9, 0.8, 0.7, 0.3, 0.2])}
+    more = ScoredAnswers(
+        np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.01, 0.02]),
+        np.array([*RIGHT, True, True]),
+        np.array([LONGEST] * 5 + [LONGEST + 1] * 2),
+    )
+    assert calibrate({1.0: more}, print) == calibrate(short, print)
+    with_all = calibrate({1.0: more}, print, longest=None)
+    assert with_all == {"temperature": 1.0, "threshold": pytest.approx(0.056, abs=1e-3)}
+    assert calibrate({1.0: more}, print, longest=LONGEST + 1)["longest"] == LONGEST + 1
+
+
+def test_the_threshold_may_be_set_on_some_answers_only() -> None:
+    """The temperature follows all short ones, whatever the threshold is set on."""
+    answers = {
+        1.0: scored([0.9, 0.8, 0.7, 0.3, 0.2]),
+        2.2: scored([0.5, 0.4, 0.9, 0.6, 0.6]),
+    }
+    some = np.array([True, True, False, False, False])
+    table = calibrate(answers, print, threshold_on=some)
+    assert table["temperature"] == 1.0
+    assert table["threshold"] == pytest.approx(0.8 + 0.1 * (1 - COVERAGE), abs=1e-3)
+
+
+def test_a_model_that_never_stops_holds_nothing_back() -> None:
+    lines: list[str] = []
+    endless = {t: scored([0.5] * 5, [LONGEST + 1] * 5) for t in TEMPERATURES}
+    table = calibrate(endless, lines.append)
+    assert table == {"temperature": 1.0, "threshold": 0.0, "longest": LONGEST}
+    assert lines == []

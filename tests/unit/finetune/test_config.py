@@ -1,0 +1,120 @@
+"""Settings of a run: where LoRA is written, today and by version 0.1."""
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from regionqa.errors import UsageError
+from regionqa.finetune.config import (
+    DEFAULT,
+    FinetuneSettings,
+    chosen_settings,
+    read_saved,
+    saved_settings,
+    without_none,
+)
+
+GIVEN = {"data": [Path("mine.jsonl")]}
+
+
+def chosen(tmp_path: Path, text: str, **fields: Any) -> FinetuneSettings:
+    """The settings of a command line with a settings file."""
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    return chosen_settings(None, None, file, GIVEN | fields, {})
+
+
+def lora_of(settings: FinetuneSettings) -> tuple[int, int, float]:
+    """Rank, alpha and dropout."""
+    return settings.lora_rank, settings.lora_alpha, settings.lora_dropout
+
+
+def test_lora_is_written_above_the_tables(tmp_path: Path) -> None:
+    settings = chosen(tmp_path, "lora_rank = 4\nlora_dropout = 0.1\n[instruct]\nbatch = 2\n")
+    assert lora_of(settings) == (4, 32, 0.1)
+    assert lora_of(chosen(tmp_path, "lora_rank = 4\n", lora_rank=8)) == (8, 32, 0.0)
+    assert lora_of(chosen(tmp_path, "")) == (0, 32, 0.0)
+
+
+def test_lora_of_the_second_stage_as_version_0_1_wrote_it_is_read(tmp_path: Path) -> None:
+    text = "[instruct]\nlora_rank = 4\nlora_alpha = 8\n"
+    assert lora_of(chosen(tmp_path, text)) == (4, 8, 0.0)
+    assert lora_of(chosen(tmp_path, f"[align]\nlora_rank = 4\n{text}")) == (4, 8, 0.0)
+    assert lora_of(chosen(tmp_path, text, lora_rank=2)) == (2, 8, 0.0), "flags come last"
+
+
+@pytest.mark.parametrize("instruct", ["", "[instruct]\nlora_rank = 8\n"])
+def test_lora_of_the_first_stage_alone_is_refused(tmp_path: Path, instruct: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        chosen(tmp_path, f"[align]\nlora_rank = 4\n{instruct}")
+    assert str(caught.value) == (
+        f"{tmp_path / 'mine.toml'}: lora_rank in [align] differs from [instruct]; LoRA is a "
+        "setting of the whole run, so write lora_rank = 4 above the tables"
+    )
+
+
+def saved_by_0_1(tmp_path: Path, **align: Any) -> Path:
+    """The settings.toml of a run of version 0.1 with `[instruct] lora_rank = 4`."""
+    table: Any = tomllib.loads(
+        tomli_w.dumps(
+            without_none(
+                {
+                    "model": "starter",
+                    "data": ["mine.jsonl"],
+                    "stages": {
+                        "align": {"learning_rate": 1e-3, "language": False, "lora_rank": 0},
+                        "instruct": {"learning_rate": 1e-3, "language": True, "lora_rank": 4},
+                    },
+                }
+            )
+        )
+    )
+    for stage in table["stages"].values():
+        stage |= {"lora_alpha": 16, "lora_dropout": 0.0}
+    table["stages"]["align"] |= align
+    path = tmp_path / "settings.toml"
+    path.write_text(tomli_w.dumps({"settings": table, "files": []}))
+    return path
+
+
+def test_a_run_of_version_0_1_goes_on_with_its_lora(tmp_path: Path) -> None:
+    path = saved_by_0_1(tmp_path)
+    settings = saved_settings(path)
+    assert lora_of(settings) == (4, 16, 0.0)
+    assert settings.stages.instruct.learning_rate == 1e-3
+    table = read_saved(path)
+    assert table["settings"]["lora_rank"] == 4
+    assert not any("lora" in key for stage in table["settings"]["stages"].values() for key in stage)
+    assert table["files"] == []
+
+
+def test_a_run_of_version_0_1_with_lora_in_one_of_two_language_stages_is_refused(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError, match="write lora_rank = 0 above the tables"):
+        saved_settings(saved_by_0_1(tmp_path, language=True))
+
+
+def test_saved_settings_that_are_none_say_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    for text in ("[", "x = 1\n", "settings = 3\n", "[settings]\nstages = 3\n"):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="start a new run in another folder"):
+            saved_settings(path)
+    path.unlink()
+    with pytest.raises(UsageError, match="holds no run to go on with; start one with --data"):
+        saved_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("lora_dropout", -0.1)],
+)
+def test_lora_has_bounds(field: str, value: float) -> None:
+    settings = FinetuneSettings("starter", ("mine.jsonl",), DEFAULT)
+    with pytest.raises(UsageError, match=f"{field} is {value}"):
+        replace(settings, **{field: value})  # type: ignore[arg-type]
