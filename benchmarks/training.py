@@ -25,10 +25,10 @@ from regionqa.finetune.dataset import IGNORE_INDEX
 from regionqa.finetune.model import (
     RegionLanguageModel,
     add_lora,
-    choose_what_trains,
     make_optimizers,
+    select_trainable,
 )
-from regionqa.finetune.trainer import save_memory
+from regionqa.finetune.trainer import enable_gradient_checkpointing
 
 IMAGE_TOKENS = 256
 SHAPES = {
@@ -68,7 +68,7 @@ def synthetic(case: Case, vocabulary: int, device: torch.device) -> Batch:
         places=torch.zeros(0, 2, dtype=torch.long),
         vectors=None,
         region_slots=torch.zeros(0, 3, dtype=torch.long),
-        taught=torch.zeros(case.batch, dtype=torch.bool),
+        distilled=torch.zeros(case.batch, dtype=torch.bool),
     ).to(device)
 
 
@@ -96,8 +96,8 @@ def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]
     model = build(case, device)
     run = FinetuneSettings("random", ("none",), Stages(settings, settings), lora_rank=case.lora)
     add_lora(model.language, run)
-    save_memory(model.language)
-    named = dict(choose_what_trains(model, settings))
+    enable_gradient_checkpointing(model.language)
+    named = dict(select_trainable(model, settings))
     (optimizer,) = make_optimizers(model, settings)
     batch = synthetic(case, 32000, device)
     model.train()

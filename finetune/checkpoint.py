@@ -107,7 +107,7 @@ def save_checkpoint(
         kept = f"the checkpoint {last[0]} is kept" if last else "there is no checkpoint yet"
         raise TrainingError(
             f"{target}: cannot be written: {problem.strerror or problem}; {kept}; "
-            "make room and go on with --resume"
+            "make room and continue with --resume"
         ) from problem
     return target
 
@@ -189,7 +189,7 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def keep_settings(
+def save_settings(
     path: Path,
     settings: FinetuneSettings,
     base: Bundle,

@@ -35,7 +35,7 @@ class Batch:
     sources: what the region encoder reads, one list per group of images that stack; boxes (N, 4)
     in [0, 1] of the fitted image; places (N, 2): group and row of each box's image.
     vectors: (N, D) where the region encoder is frozen. region_slots: (M, 3): question, position and
-    box of every region slot. taught: (Q,) bool, whose answers are learned as a teacher gives them.
+    box of every region slot. distilled: (Q,) bool, whose answers are learned from a teacher.
     """
 
     input_ids: Tensor
@@ -49,7 +49,7 @@ class Batch:
     places: Tensor
     vectors: Tensor | None
     region_slots: Tensor
-    taught: Tensor
+    distilled: Tensor
 
     @property
     def answer_tokens(self) -> int:
@@ -208,7 +208,7 @@ class Collator:
             features=torch.stack([image.features for image in encoded.values()]),
             image_rows=torch.tensor([paths.index(sample.record.image) for sample in samples]),
             image_starts=torch.tensor([sample.image_start for sample in samples]),
-            taught=torch.zeros(len(samples), dtype=torch.bool),
+            distilled=torch.zeros(len(samples), dtype=torch.bool),
             **self._regions(samples, encoded),
         )
 

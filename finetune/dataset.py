@@ -188,7 +188,7 @@ class RunData:
         return self
 
 
-def sample_maker(base: Bundle) -> SampleBuilder:
+def sample_builder(base: Bundle) -> SampleBuilder:
     """What turns records into samples for a bundle's model."""
     folder = base.card.language.folder
     return SampleBuilder(base.card, BundleTokenizer(base.file(f"{folder}/tokenizer.json")))
@@ -196,7 +196,7 @@ def sample_maker(base: Bundle) -> SampleBuilder:
 
 def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData:
     """All records of a run. DataError for the first file that cannot be used as it is."""
-    reader = _Reader(settings, sample_maker(base), say)
+    reader = _Reader(settings, sample_builder(base), say)
     main = reader.read(settings.data, "training")
     align = reader.read(settings.align_data, "align") or main
     replay = reader.read(settings.replay, "replay")

@@ -1,17 +1,18 @@
-"""One process or many: what each is, and how they share a model and a batch.
+"""Processes that train together: rank, device, data-parallel or sharded model, reductions.
 
-`torchrun` starts them; accelerate finds out which this one is. Every process holds the whole model
-(DDP), or a share of it where it does not fit one GPU (FSDP2). Training code asks this module and
-never how many there are.
+`torchrun` starts them and accelerate reads its environment. Every process holds the whole model
+(DDP), or a share of it where it does not fit one GPU (FSDP2).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.tracking import TensorBoardTracker
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -21,10 +22,10 @@ from regionqa.runtime.devices import Device, choose_device
 
 
 class ProcessGroup:
-    """This process among those that train together."""
+    """This process and the others that train with it."""
 
     def __init__(self, device: str = "auto", *, shard: bool = False) -> None:
-        """Join the others; DeviceError where CUDA was asked for and cannot be used."""
+        """Join the group; DeviceError where `device` is "cuda" and cannot be used."""
         chosen = choose_device(device)
         self._accelerator = Accelerator(cpu=chosen is Device.cpu)
         self.device: torch.device = self._accelerator.device
@@ -34,7 +35,7 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what all have made."""
+        """Whether this process writes files and progress for all."""
         return self.rank == 0
 
     @property
@@ -43,9 +44,9 @@ class ProcessGroup:
         return self._shard
 
     def spread(self, model: nn.Module, layers: nn.ModuleList, *, bf16: bool) -> nn.Module:
-        """The model as all processes train it; layers: what FSDP gathers one at a time."""
+        """Wrap the model for training in all processes; FSDP gathers one of `layers` at a time."""
         model.to(self.device)
-        if isinstance(model, FSDPModule):  # by the stage before
+        if isinstance(model, FSDPModule):  # an earlier stage has wrapped it
             model.reshard()
             return model
         if self._shard:
@@ -61,43 +62,49 @@ class ProcessGroup:
         return cast(nn.Module, self._accelerator.prepare_model(model))
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Sum over all processes."""
         return cast(Tensor, self._accelerator.reduce(values, "sum"))
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         self._accelerator.wait_for_everyone()
 
+    def tensorboard(self, name: str, folder: Path) -> Any:
+        """Start accelerate's TensorBoard tracker, which writes into `folder / name`."""
+        tracker = TensorBoardTracker(name, folder)
+        tracker.start()
+        return tracker
+
     @contextmanager
-    def gradients_stay(self, model: nn.Module, stay: bool) -> Iterator[None]:
-        """Keep gradients in this process while a step still accumulates."""
+    def delay_sync(self, model: nn.Module, delay: bool) -> Iterator[None]:
+        """Keep gradients local while a step accumulates more of them."""
         if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(not stay)
+            model.set_requires_gradient_sync(not delay)
             yield
-        elif stay and self.count > 1:
+        elif delay and self.count > 1:
             with self._accelerator.no_sync(model):
                 yield
         else:
             yield
 
     def close(self) -> None:
-        """Leave the others; the next run in this program starts anew."""
+        """Leave the group, so that another run in this program can join one."""
         self._accelerator.end_training()
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """The model itself, without what spreads it."""
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, without the DDP wrapper."""
     return cast(nn.Module, model.module) if hasattr(model, "module") else model
 
 
-def whole(value: Tensor) -> Tensor:
-    """A tensor that processes may hold shares of, as each of them can read it."""
+def full_tensor(value: Tensor) -> Tensor:
+    """Gather a tensor that processes may hold shards of; a plain one stays as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def decoder_layers(language: nn.Module) -> nn.ModuleList:
-    """The list of layers that holds most of a language model's weights."""
+    """The module list that holds most of a language model's weights."""
     lists = [module for module in language.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))

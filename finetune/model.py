@@ -64,7 +64,7 @@ class RegionLanguageModel(nn.Module):
     def forward(self, batch: Batch, teacher: Tensor | None = None) -> BatchMetrics:
         """The loss of a batch's answers, summed over their tokens.
 
-        teacher: logits (A, V) that answers of `batch.taught` are to follow, whatever they say.
+        teacher: logits (A, V) that answers of `batch.distilled` are to follow, whatever they say.
         """
         targets, learned = batch.labels[:, 1:], batch.learned  # (Q, L - 1) both
         logits = self.logits(batch)  # (A, V)
@@ -74,8 +74,8 @@ class RegionLanguageModel(nn.Module):
         losses = F.cross_entropy(logits.float(), wanted, reduction="none")  # (A,)
         if teacher is not None:
             soft = F.cross_entropy(logits.float(), teacher.float().softmax(-1), reduction="none")
-            taught = batch.taught.unsqueeze(1).expand_as(learned)[learned]  # (A,)
-            losses = torch.where(taught, soft, losses)
+            distilled = batch.distilled.unsqueeze(1).expand_as(learned)[learned]  # (A,)
+            losses = torch.where(distilled, soft, losses)
         loss = losses.sum()
         if self.region is not None and not len(batch.region_slots):
             # processes that share a model must all give every trained weight a gradient
@@ -139,7 +139,7 @@ class RegionLanguageModel(nn.Module):
         return logits
 
 
-def choose_what_trains(
+def select_trainable(
     model: RegionLanguageModel, stage: StageSettings
 ) -> Iterator[tuple[str, nn.Parameter]]:
     """Freeze all but what a stage trains; names and parameters of that.

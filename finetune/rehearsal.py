@@ -21,7 +21,7 @@ from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
 from regionqa.errors import UsageError
 from regionqa.finetune.config import FinetuneSettings
-from regionqa.finetune.dataset import RunData, Say, sample_maker
+from regionqa.finetune.dataset import RunData, Say, sample_builder
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.images.reading import open_image
 from regionqa.language.prompts import REFERENCE
@@ -58,7 +58,7 @@ def with_rehearsal(
     if not path.stat().st_size:
         say("rehearsal: it gave no answers that could be replayed")
         return data
-    replay, _ = sample_maker(base).fitting(read_training_data(path).records)
+    replay, _ = sample_builder(base).fitting(read_training_data(path).records)
     say(f"rehearsal: {len(replay):,} of its answers are replayed, so that it does not forget")
     return replace(data, replay=tuple(replay), rehearsed=True)
 

@@ -1,6 +1,6 @@
-"""`regionqa finetune`, top to bottom: settings + base bundle -> align -> instruct -> bundle.
+"""A finetuning run, top to bottom: settings and base bundle -> align -> instruct -> bundle.
 
-OUT/training holds settings, log, curves and, while the run lasts, checkpoints.
+OUT/training holds settings, log, curves and, until the run is finished, checkpoints.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
 from regionqa.data.records import Record
 from regionqa.errors import TrainingError, UsageError
 from regionqa.finetune import checkpoint as checkpoints
-from regionqa.finetune.checkpoint import TrainingProgress, keep_settings
+from regionqa.finetune.checkpoint import TrainingProgress, save_settings
 from regionqa.finetune.collate import Collator, FrozenEncoders
 from regionqa.finetune.config import (
     SETTINGS,
@@ -29,7 +29,7 @@ from regionqa.finetune.config import (
     StageSettings,
     without_none,
 )
-from regionqa.finetune.dataset import RunData, Say, read_run_data, sample_maker
+from regionqa.finetune.dataset import RunData, Say, read_run_data, sample_builder
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.finish import (
     BundleModules,
@@ -47,42 +47,43 @@ from regionqa.finetune.finish import (
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.rehearsal import with_rehearsal
 from regionqa.finetune.sampler import RecordStream, StepSampler
-from regionqa.finetune.tracking import LogEntry, TrainingLog, forget_after, read_log
+from regionqa.finetune.tracking import LogEntry, TrainingLog, read_log, truncate_log
 from regionqa.finetune.trainer import StageRun, StopSignal, train_stages
 
 CHECKPOINTS, REHEARSAL = "checkpoints", "rehearsal.jsonl"
 REGION_ENCODER = "region encoder"
-"""What cards call it among their untrained parts."""
+"""Its name among the `untrained` parts of a card."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What stays the same from the first step to the result."""
+    """Settings, base, data and processes of one run."""
 
     settings: FinetuneSettings
     base: Bundle
     data: RunData
     out: Path
     processes: ProcessGroup
-    journal: TrainingLog
+    log: TrainingLog
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints go."""
+        """Folder of the checkpoints."""
         return self.out / TRAINING / CHECKPOINTS
 
     @property
     def stages(self) -> list[tuple[str, StageSettings]]:
-        """The stages that have something to train, in order."""
-        carried = self.base.card.prompt.takes_features
-        names = [name for name in self.settings.run if carried or name != "align"]
+        """Names and settings of the stages that have something to train, in order."""
+        has_features = self.base.card.prompt.takes_features
+        names = [name for name in self.settings.run if has_features or name != "align"]
         return [
-            (name, resolved(getattr(self.settings.stages, name), self.base.card)) for name in names
+            (name, resolve_region(getattr(self.settings.stages, name), self.base.card))
+            for name in names
         ]
 
 
-def resolved(settings: StageSettings, card: ModelCard) -> StageSettings:
-    """The stage with `region = "auto"` decided for a base."""
+def resolve_region(settings: StageSettings, card: ModelCard) -> StageSettings:
+    """Replace `region = "auto"` by the part that suits a base."""
     if settings.region is not RegionPart.auto:
         return settings
     reads_levels = card.region is not None and card.region.image is None
@@ -100,105 +101,139 @@ def finetune(
     max_minutes: float | None = None,
     quiet: bool = False,
 ) -> Bundle | None:
-    """Train, and write the bundle into `out`.
+    """Train a bundle and write the result into `out`.
 
-    UsageError where `out` holds something else, or the settings contradict the run to be resumed;
-    DataError for bad data, before anything is computed; StoppedError and TrainingError as of
-    `train_stage`. A run that is finished is given back as it is. None in all processes but the
-    first, which writes the bundle.
+    Args:
+        settings: Everything that decides what the run computes.
+        out: Folder of the new bundle.
+        resume: Continue a run that was stopped; start one where there is none.
+        device: "auto", "cpu" or "cuda".
+        shard: Spread the weights over the processes (FSDP2).
+        max_minutes: Save and stop after so long.
+        quiet: Print no progress.
+
+    Returns:
+        The bundle in the first process, None in the others. A finished run is returned as it is.
+
+    Raises:
+        UsageError: `out` is in use, or the settings differ from those of the resumed run.
+        DataError: A record cannot be used; nothing has been computed yet.
+        StoppedError: The run was stopped and has saved a checkpoint.
+        TrainingError: The run cannot continue.
     """
-    check_place(out, resume=resume)
+    check_out(out, resume=resume)
     if (out / CARD).is_file() and not (out / TRAINING / CHECKPOINTS).exists():
-        return open_bundle(out)  # checkpoints go last: with them it may be half described
+        return open_bundle(out)  # finished: checkpoints are removed last
     processes = ProcessGroup(device, shard=shard)
-    training = out / TRAINING
-    talks = processes.is_first and not quiet
 
     def say(text: str) -> None:
-        if talks:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201 (before there is a journal)
+        if processes.is_first and not quiet:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 (the log is not open yet)
 
     try:
         base = find_bundle(settings.model)
-        if settings.run == ("align",) and not base.card.prompt.takes_features:
-            raise UsageError(
-                f"{base.card.name} is told of regions in words, if at all: there is nothing to "
-                "align; choose --stage instruct"
-            )
-        data = read_run_data(settings, base, say)
-        processes.wait()
-        if processes.is_first:
-            keep_settings(training / SETTINGS, settings, base, data.files, resume=resume)
-        processes.wait()
-        data = with_rehearsal(settings, base, data, training / REHEARSAL, processes, say)
-        resumed = checkpoints.newest(training / CHECKPOINTS)
-        if processes.is_first:
-            stage, step = (resumed[1].stage, resumed[1].step) if resumed else (settings.run[0], -1)
-            forget_after(training, settings.run[: settings.run.index(stage)], stage, step)
+        data = prepare_data(settings, base, out / TRAINING, processes, say, resume=resume)
+        resumed = find_checkpoint(settings, out / TRAINING, processes)
         with (
-            StopSignal(max_minutes) as watch,
-            TrainingLog(training, writes=processes.is_first, quiet=quiet) as journal,
+            StopSignal(max_minutes) as stop,
+            TrainingLog(out / TRAINING, processes, quiet=quiet) as log,
         ):
-            run = TrainingRun(settings, base, data, out, processes, journal)
-            weights, trained = run_stages(run, watch, resumed)
+            run = TrainingRun(settings, base, data, out, processes, log)
+            weights, trained = run_stages(run, stop, resumed)
         return finish(run, weights, trained) if processes.is_first else None
     except (MemoryError, RuntimeError) as error:
         if ran_out_of_memory(error):
             raise TrainingError(
                 "out of memory; lower --batch (and raise --accumulate by as much), or add "
-                "--gradient-checkpointing or --lora 16; then go on with --resume"
+                "--gradient-checkpointing or --lora 16; then continue with --resume"
             ) from error
         raise
     finally:
         processes.close()
 
 
-def check_place(out: Path, *, resume: bool) -> None:
-    """UsageError where `out` is in use for something else."""
+def prepare_data(
+    settings: FinetuneSettings,
+    base: Bundle,
+    training: Path,
+    processes: ProcessGroup,
+    say: Say,
+    *,
+    resume: bool,
+) -> RunData:
+    """Read all records, save the settings, and add the base's own answers for rehearsal."""
+    if settings.run == ("align",) and not base.card.prompt.takes_features:
+        raise UsageError(
+            f"{base.card.name} has no region features, so there is nothing to align; use "
+            "--stage instruct"
+        )
+    data = read_run_data(settings, base, say)
+    processes.wait()
+    if processes.is_first:
+        save_settings(training / SETTINGS, settings, base, data.files, resume=resume)
+    processes.wait()
+    return with_rehearsal(settings, base, data, training / REHEARSAL, processes, say)
+
+
+def find_checkpoint(
+    settings: FinetuneSettings, training: Path, processes: ProcessGroup
+) -> tuple[Path, TrainingProgress] | None:
+    """Find the checkpoint to resume from, and drop what the log says of later steps."""
+    resumed = checkpoints.newest(training / CHECKPOINTS)
+    if processes.is_first:
+        stage, step = (resumed[1].stage, resumed[1].step) if resumed else (settings.run[0], -1)
+        truncate_log(training, settings.run[: settings.run.index(stage)], stage, step)
+    return resumed
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """Raise UsageError where `out` is in use for something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / TRAINING / SETTINGS).is_file():
-        raise UsageError(f"{out}: exists and holds no training run; name another folder")
+        raise UsageError(f"{out}: exists and holds no training run; choose another folder")
     if not resume:
         state = "a finished run" if (out / CARD).is_file() else "a run that was stopped"
-        raise UsageError(f"{out}: holds {state}; go on with --resume, or name another folder")
+        raise UsageError(f"{out}: holds {state}; continue with --resume, or choose another folder")
 
 
 def run_stages(
-    run: TrainingRun, watch: StopSignal, resumed: tuple[Path, TrainingProgress] | None
+    run: TrainingRun, stop: StopSignal, resumed: tuple[Path, TrainingProgress] | None
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Train what is not trained yet; the changed weights, and their names."""
+    """Train the stages that are not finished; return the changed weights and their names."""
     if len(run.stages) < len(run.settings.run):
-        run.journal.say("align is left out: this model is told of regions in words, if at all")
+        run.log.say("align is skipped: this model has no region features")
     torch.manual_seed(run.settings.seed)
     parts = read_modules(run.base)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
     encoders = frozen_encoders(run, parts)
-    teacher = as_it_was(model, run.processes.device) if run.data.rehearsed else None
+    teacher = frozen_copy(model, run.processes.device) if run.data.rehearsed else None
     add_lora(parts.language, run.settings)  # before any stage: it renames weights
     stages = [
         stage_run(run, encoders, teacher, name, number)
         for number, (name, _) in enumerate(run.stages, start=1)
     ]
     result = train_stages(
-        stages, model, run.processes, run.journal, watch, resumed, partial(announce, run)
+        stages, model, run.processes, run.log, stop, resumed, partial(announce, run)
     )
     return changed_weights(model, result.trained), result.trained
 
 
-def as_it_was(model: RegionLanguageModel, device: torch.device) -> RegionLanguageModel:
-    """A copy of the model that stays as the base is now."""
+def frozen_copy(model: RegionLanguageModel, device: torch.device) -> RegionLanguageModel:
+    """Copy the model, to keep the base as a teacher."""
     return deepcopy(model).to(device).eval().requires_grad_(False)
 
 
 def frozen_encoders(run: TrainingRun, parts: BundleModules) -> FrozenEncoders:
-    """The encoders that stand outside of what trains; UsageError where sharding forbids it."""
+    """Build the encoders that do not train; UsageError where sharding does not allow it."""
     region, device = parts.region, run.processes.device
     frozen = {settings.region is RegionPart.carrier for _, settings in run.stages}
     if region is not None and run.processes.shards and True in frozen:
         if len(frozen) > 1:
-            raise UsageError("--shard takes the same `region` in both stages, all or carrier")
-        region = deepcopy(region).to(device)  # sharded weights work inside the model only
+            raise UsageError(
+                "--shard needs the same `region` in both stages; set it to all or carrier"
+            )
+        region = deepcopy(region).to(device)  # sharded weights only work inside the model
     return FrozenEncoders(run.base.card, parts.vision.to(device), region, device)
 
 
@@ -209,7 +244,7 @@ def stage_run(
     name: str,
     number: int,
 ) -> StageRun:
-    """Everything the stage needs."""
+    """Build the sampler and collator of a stage."""
     settings = dict(run.stages)[name]
     frozen = settings.region is RegionPart.carrier
     seed, replay = run.settings.seed, run.data.replay
@@ -217,7 +252,7 @@ def stage_run(
         name=name,
         number=number,
         settings=settings,
-        order=StepSampler(
+        sampler=StepSampler(
             RecordStream(run.data.records(name), settings.group, (seed, number, 0)),
             RecordStream(replay, settings.group, (seed, number, 1)) if replay else None,
             settings.batch * settings.accumulate * run.processes.count,
@@ -225,7 +260,7 @@ def stage_run(
             seed,
         ),
         held_out=run.data.held_out,
-        collator=Collator(sample_maker(run.base), encoders, frozen),
+        collator=Collator(sample_builder(run.base), encoders, frozen),
         evaluate_every=run.settings.evaluate_every,
         save_every=run.settings.save_every,
         folder=run.checkpoints,
@@ -233,26 +268,26 @@ def stage_run(
     )
 
 
-def announce(run: TrainingRun, stage: StageRun, stood: TrainingProgress | None) -> None:
-    """Say what a stage will do before it does it."""
-    settings, count = stage.settings, run.processes.count
-    assert isinstance(stage.order, StepSampler)
-    whose = "1 process" if count == 1 else f"{count} processes"
-    run.journal.say(
-        f"{stage.name}: {len(stage.order.fresh.records):,} records, {stage.steps:,} steps; "
-        f"effective batch {stage.order.effective_batch} = {settings.batch} x {settings.accumulate} "
-        f"accumulated x {whose}"
-        + (f", {stage.order.replayed} of them replayed" if stage.order.replayed else "")
+def announce(run: TrainingRun, stage: StageRun, progress: TrainingProgress | None) -> None:
+    """Print what a stage will do before it starts."""
+    settings, count, sampler = stage.settings, run.processes.count, stage.sampler
+    assert isinstance(sampler, StepSampler)
+    processes = "1 process" if count == 1 else f"{count} processes"
+    run.log.say(
+        f"{stage.name}: {len(sampler.fresh.records):,} records, {stage.steps:,} steps; "
+        f"effective batch {sampler.effective_batch} = {settings.batch} x {settings.accumulate} "
+        f"accumulated x {processes}"
+        + (f", {sampler.replayed} of them replayed" if sampler.replayed else "")
     )
-    if stood:
-        run.journal.say(f"{stage.name}: going on after step {stood.step:,}")
+    if progress:
+        run.log.say(f"{stage.name}: resumes after step {progress.step:,}")
 
 
 def finish(
     run: TrainingRun, weights: Mapping[str, torch.Tensor], trained: tuple[str, ...]
 ) -> Bundle:
-    """Write the bundle, measure it, describe it, and drop the checkpoints."""
-    say = run.journal.say
+    """Write the bundle, evaluate it, complete its card, and remove the checkpoints."""
+    say = run.log.say
     adapter = run.out / "adapter" if run.settings.keep_adapter else None
     parts = merge_weights(run.base, weights, run.settings, adapter)
     entries = read_log(run.out / TRAINING)
@@ -269,7 +304,7 @@ def finish(
 def measure_result(
     bundle: Bundle, parts: BundleModules, held_out: Sequence[Record], say: Say
 ) -> Bundle:
-    """Ask the written bundle its held-out questions; note accuracy and confidence in its card."""
+    """Ask the bundle its held-out questions, and write accuracy and confidence into its card."""
     questions = held_out_questions(held_out)
     facts: dict[str, Any] = {}
     confidence = None
@@ -291,7 +326,7 @@ def measure_result(
 
 
 def describe_stage(name: str, settings: StageSettings, entries: list[LogEntry]) -> dict[str, Any]:
-    """A stage for the card: its settings, and the figures it ended with."""
+    """Describe a stage for the card: its settings, and its last figures."""
     own = [entry for entry in entries if entry.stage == name]
     figures: dict[str, Any] = {}
     for held_out, key in ((False, "training"), (True, "held_out")):
@@ -304,7 +339,7 @@ def describe_stage(name: str, settings: StageSettings, entries: list[LogEntry]) 
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a GPU or beside it."""
+    """Whether an error means that memory ran out, on a GPU or in the host."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()

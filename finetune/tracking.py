@@ -1,12 +1,10 @@
-"""What a run tells while it goes on: a live line, a log, curves for TensorBoard and as an image.
+"""Progress of a run: a live line, log.jsonl, and curves for TensorBoard and as an image.
 
-Only the first process has a journal that writes. It does not decide anything.
+The log is the source: curves are drawn from it, again from the start where a run is resumed.
 """
 
 import json
-import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
-
 from regionqa.errors import TrainingError
+from regionqa.finetune.distributed import ProcessGroup
 
 LOG = "log.jsonl"
 CURVES = "curves.png"
@@ -31,55 +26,58 @@ LINE_EVERY = 10.0
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One line of the log: a step, or a measurement on held-out records."""
+    """One line of the log: a training step, or an evaluation on held-out records."""
 
     stage: str
     step: int
     """Counted from 1 in each stage."""
     loss: float
-    """Mean over learned tokens."""
+    """Mean over the answer tokens."""
     accuracy: float
-    """Share of answers with every token right, each given the right ones before it."""
+    """Share of the answers whose every token is predicted from the right ones before it."""
     rate: float | None = None
-    """Learning rate; None for a measurement."""
+    """Learning rate; None for an evaluation."""
     tokens: int = 0
-    """Tokens that were learned from."""
+    """Answer tokens of the step."""
     seconds: float = 0.0
     """Training time so far."""
     held_out: bool = False
-    """Whether it was measured on held-out records."""
+    """Whether this is an evaluation on held-out records."""
 
 
 class TrainingLog:
-    """Writes entries as they come. A context manager: it closes its files and its bar."""
+    """Write a run's progress to stderr and into a folder, from the first process only.
+
+    A context manager: it opens and closes its files, and draws the curves at the end.
+    """
 
     def __init__(
         self,
         folder: Path,
+        processes: ProcessGroup,
         *,
-        writes: bool = True,
         quiet: bool = False,
         stream: TextIO | None = None,
     ) -> None:
         self._folder = folder
-        self._writes = writes
+        self._processes = processes
         self._stream = stream or sys.stderr
-        self._quiet = quiet or not writes
+        self._quiet = quiet or not processes.is_first
         self._bar: Any = None
         self._task: Any = None
-        self._board: TensorBoardWriter | None = None
+        self._tracker: Any = None
         self._last_line = 0.0
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
-        if self._writes:
+        if self._processes.is_first:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = (self._folder / LOG).open("a", encoding="utf-8")
-            # anew from the log: a resumed run does some steps again, and forgets the first time
+            # a resumed run repeats steps, which TensorBoard would show twice: start from the log
             shutil.rmtree(self._folder / BOARD, ignore_errors=True)
-            self._board = TensorBoardWriter(self._folder / BOARD)
+            self._tracker = self._processes.tensorboard(BOARD, self._folder)
             for entry in read_log(self._folder):
-                show_on_board(self._board, entry)
+                self._tracker.log(curve_points(entry), step=entry.step)
         return self
 
     def __exit__(
@@ -89,14 +87,14 @@ class TrainingLog:
         trace: TracebackType | None,
     ) -> None:
         self.stop_bar()
-        if self._file and self._board:
-            with suppress(OSError):  # what is on the disk is whole lines; the rest was told before
+        if self._file:
+            with suppress(OSError):  # a full disk: `add` has reported it, and whole lines are kept
                 self._file.close()
-                self._board.close()
+                self._tracker.finish()
                 draw_curves(read_log(self._folder), self._folder / CURVES)
 
     def say(self, text: str) -> None:
-        """One plain line on stderr, unless quiet."""
+        """Print a line on stderr, unless quiet."""
         if self._quiet:
             return
         if self._bar:
@@ -105,7 +103,7 @@ class TrainingLog:
             print(text, file=self._stream, flush=True)
 
     def start_stage(self, stage: str, first: int, steps: int) -> None:
-        """A stage begins, or goes on, at step `first` of `steps`."""
+        """Show the progress of a stage that starts, or continues, at step `first` of `steps`."""
         self._last_line = 0.0
         if self._quiet or not self._stream.isatty():
             return
@@ -132,22 +130,22 @@ class TrainingLog:
         self._task = self._bar.add_task(stage, total=steps, completed=first, state="")
 
     def stop_bar(self) -> None:
-        """Take the live bar away."""
+        """Remove the live bar."""
         if self._bar:
             self._bar.stop()
             self._bar = None
 
     def add(self, entry: LogEntry, steps: int) -> None:
-        """Write an entry; `steps`: how many the stage has. TrainingError where the disk is full."""
-        if self._file is None or self._board is None:
+        """Write an entry of a stage of so many steps; TrainingError where the disk is full."""
+        if self._file is None:
             return
         try:
             self._file.write(json.dumps(without_defaults(entry)) + "\n")
             self._file.flush()
-            show_on_board(self._board, entry)
+            self._tracker.log(curve_points(entry), step=entry.step)
         except OSError as error:
             raise TrainingError(
-                f"{self._folder}: cannot be written: {error.strerror}; make room and go on from "
+                f"{self._folder}: cannot be written: {error.strerror}; make room and continue from "
                 "the last checkpoint with --resume"
             ) from error
         self._show(entry, steps)
@@ -164,17 +162,18 @@ class TrainingLog:
             self.say(f"{entry.stage} {entry.step}/{steps}: {state} rate {entry.rate:.1e} {pace}")
 
 
-def show_on_board(board: "TensorBoardWriter", entry: LogEntry) -> None:
-    """An entry as points of TensorBoard's curves."""
+def curve_points(entry: LogEntry) -> dict[str, float]:
+    """An entry as points of TensorBoard's curves, by their names."""
     kind = "held-out" if entry.held_out else "training"
-    board.scalar(f"{entry.stage}/{kind} loss", entry.loss, entry.step)
-    board.scalar(f"{entry.stage}/{kind} accuracy", entry.accuracy, entry.step)
-    if entry.rate is not None:
-        board.scalar(f"{entry.stage}/learning rate", entry.rate, entry.step)
+    points = {
+        f"{entry.stage}/{kind} loss": entry.loss,
+        f"{entry.stage}/{kind} accuracy": entry.accuracy,
+    }
+    return points if entry.rate is None else {**points, f"{entry.stage}/learning rate": entry.rate}
 
 
 def without_defaults(entry: LogEntry) -> dict[str, Any]:
-    """The entry as a line of the log."""
+    """The entry as a JSON object of the log."""
     return {
         name: value
         for name, value in vars(entry).items()
@@ -183,7 +182,7 @@ def without_defaults(entry: LogEntry) -> dict[str, Any]:
 
 
 def read_log(folder: Path) -> list[LogEntry]:
-    """All entries of a run's log; a last line that a kill cut short is left out."""
+    """Read all entries of a run's log, without a last line that a kill cut short."""
     path = folder / LOG
     return list(_entries(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
@@ -197,10 +196,10 @@ def _entries(text: str) -> Iterator[LogEntry]:
         yield LogEntry(**table)
 
 
-def forget_after(folder: Path, done: Sequence[str], stage: str, step: int) -> None:
-    """Drop what the log says of steps that a resumed run does again.
+def truncate_log(folder: Path, done: Sequence[str], stage: str, step: int) -> None:
+    """Drop the entries of steps that a resumed run repeats.
 
-    done: stages that are finished; stage, step: where the run goes on.
+    done: finished stages. stage, step: where the run continues.
     """
     kept = [
         entry
@@ -215,7 +214,7 @@ def forget_after(folder: Path, done: Sequence[str], stage: str, step: int) -> No
 
 
 def draw_curves(entries: Sequence[LogEntry], path: Path) -> None:
-    """Loss above, accuracy below, one column a stage; dots are held-out records."""
+    """Plot loss above accuracy, one column for each stage; dots are held-out evaluations."""
     if not entries:
         return
     import matplotlib
@@ -237,7 +236,7 @@ def draw_curves(entries: Sequence[LogEntry], path: Path) -> None:
                 values = [scale * getattr(entry, name) for entry in points]
                 label = "held-out" if held_out else "training"
                 axis.plot(steps, values, style, label=label, markersize=3, linewidth=1)
-            axis.set_ylabel("loss a token" if name == "loss" else "answers right, %")
+            axis.set_ylabel("loss per token" if name == "loss" else "right answers, %")
             axis.grid(alpha=0.3)
             axis.legend()
         axes[0][column].set_title(stage)
@@ -245,28 +244,3 @@ def draw_curves(entries: Sequence[LogEntry], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
-
-
-class TensorBoardWriter:
-    """One file of events in a folder that TensorBoard can be pointed at."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads a folder's files in the order of their names
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("wb")
-        self._records = RecordWriter(self._file)
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """One point of the curve `name`."""
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
-        self._write(Event(wall_time=time.time(), step=step, summary=summary))
-
-    def close(self) -> None:
-        """No more points."""
-        self._file.close()
-
-    def _write(self, event: Event) -> None:
-        self._records.write(event.SerializeToString())
-        self._file.flush()

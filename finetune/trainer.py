@@ -1,7 +1,7 @@
-"""The stages of a run one after the other, and one stage as one flat loop.
+"""The training loop: the stages of a run, and the steps of a stage.
 
-What a step computes follows from the settings, the seed and the step's number, so a run that was
-stopped goes on exactly, and several processes compute what one would with their batches together.
+A step is a function of settings, seed and step number. So a stopped run continues exactly, and
+several processes compute what one would with their batches together.
 """
 
 import math
@@ -24,20 +24,20 @@ from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import TrainingProgress
 from regionqa.finetune.collate import Batch, Collator
 from regionqa.finetune.config import StageSettings, TrainingPrecision
-from regionqa.finetune.distributed import ProcessGroup, decoder_layers, plain, whole
+from regionqa.finetune.distributed import ProcessGroup, decoder_layers, full_tensor, unwrap
 from regionqa.finetune.model import (
     RegionLanguageModel,
-    choose_what_trains,
     learning_rate,
     make_optimizers,
     parameters_of,
+    select_trainable,
 )
 from regionqa.finetune.sampler import DrawnRecord
 from regionqa.finetune.tracking import LogEntry, TrainingLog
 
 
 class StopReason(IntEnum):
-    """Why a run stops; a larger one wins where processes differ."""
+    """Why a run stops before its end; the largest wins where processes differ."""
 
     none = 0
     time = 1
@@ -45,36 +45,36 @@ class StopReason(IntEnum):
     terminate = 3
 
 
-TOLD = {
-    StopReason.time: ("the time is up", 3),
+STOPS = {
+    StopReason.time: ("time limit reached", 3),
     StopReason.interrupt: ("interrupted", 130),
-    StopReason.terminate: ("told to stop (SIGTERM)", 143),
+    StopReason.terminate: ("terminated by SIGTERM", 143),
 }
-"""What the user is told, and the exit status: the shell's own for signals, 3 for not finished."""
+"""Message and exit status: 3 for an unfinished run, the shell's own for signals."""
 
 
 class StoppedError(RegionQAError):
-    """A run stopped before its end, after it had saved where it stood."""
+    """A run stopped before its end, after saving a checkpoint."""
 
     def __init__(self, reason: StopReason, text: str) -> None:
-        words, self.exit_status = TOLD[reason]
-        super().__init__(f"{words} {text}")
+        message, self.exit_status = STOPS[reason]
+        super().__init__(f"{message} {text}")
 
 
 class StopSignal:
-    """Notes signals and the time, for the loop to ask between steps. A context manager.
+    """Record signals and the time limit, for the loop to check between steps.
 
-    A second Ctrl-C ends the program at once.
+    A context manager that handles SIGINT and SIGTERM. A second SIGINT ends the program at once.
     """
 
     def __init__(self, max_minutes: float | None) -> None:
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else None
         self._reason = StopReason.none
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+            self._handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -83,16 +83,16 @@ class StopSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._reason is StopReason.interrupt and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._reason = StopReason.interrupt if number == signal.SIGINT else StopReason.terminate
 
     def reason(self, processes: ProcessGroup) -> StopReason:
-        """Why to stop now, the same in every process; all must ask."""
+        """Return why to stop now, the same in every process; a collective call."""
         own = self._reason
         if own is StopReason.none and self._deadline and time.monotonic() > self._deadline:
             own = StopReason.time
@@ -105,203 +105,239 @@ class StopSignal:
 
 
 class Sampler(Protocol):
-    """What every step of a stage takes, as a function of its number."""
+    """The records of every step of a stage, as a function of its number."""
 
     def steps(self, epochs: float) -> int:
-        """Steps that so many passes over the data take."""
+        """Return how many steps so many passes over the data take."""
 
     def step(self, step: int) -> list[DrawnRecord]:
-        """The records of one step."""
+        """Draw the records of one step, counted from 0."""
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """Everything one stage needs."""
+    """A stage with everything it trains on."""
 
     name: str
     number: int
     """1 for the first stage of the run."""
     settings: StageSettings
-    order: "Sampler"
+    sampler: "Sampler"
     held_out: Sequence[Record]
     collator: Collator
     evaluate_every: int
     save_every: int
     folder: Path
-    """Where checkpoints go."""
+    """Folder of the checkpoints."""
     teacher: RegionLanguageModel | None = None
-    """The base as it was, where replayed records are its own answers: then they are learned as it
-    gives them, every word with its probability, and not as the one answer written down."""
+    """The base before training, where replayed records hold its own answers: these are learned by
+    distillation, as distributions over tokens rather than as the one text."""
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the stage."""
-        return self.settings.steps or self.order.steps(self.settings.epochs)
+        return self.settings.steps or self.sampler.steps(self.settings.epochs)
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a finished stage leaves."""
+    """The outcome of the stages so far."""
 
     trained: tuple[str, ...]
-    """Names of all weights changed so far."""
+    """Names of all weights that have changed."""
     seconds: float
-    """Training time so far, earlier stages included."""
+    """Training time."""
 
 
 def train_stages(
     runs: Sequence[StageRun],
     model: RegionLanguageModel,
     processes: ProcessGroup,
-    journal: TrainingLog,
-    watch: StopSignal,
+    log: TrainingLog,
+    stop: StopSignal,
     resumed: tuple[Path, TrainingProgress] | None = None,
-    announce: Callable[[StageRun, TrainingProgress | None], None] = lambda run, here: None,
+    announce: Callable[[StageRun, TrainingProgress | None], None] = lambda run, progress: None,
 ) -> StageResult:
-    """Train every stage that is not done, in place. Raises as `train_stage` does.
+    """Train every stage that is not finished, in place.
 
-    resumed: the checkpoint to go on from, of any of the stages. announce: is called before a stage
-    starts, with where it stood if it is gone on with.
+    Args:
+        runs: The stages in order.
+        model: The model that trains.
+        processes: The processes that train it together.
+        log: Receives steps and evaluations.
+        stop: Checked between steps.
+        resumed: Checkpoint to continue from, of any of the stages.
+        announce: Called before each stage, with its progress where it is resumed.
+
+    Raises:
+        StoppedError: `stop` asked for it.
+        TrainingError: The loss is not finite, or a checkpoint cannot be written.
     """
-    result, stage = StageResult((), 0.0), None
+    result, current = StageResult((), 0.0), None
     if resumed:
         result = StageResult(resumed[1].trained, resumed[1].seconds)
-        stage = next(run.number for run in runs if run.name == resumed[1].stage)
+        current = next(run.number for run in runs if run.name == resumed[1].stage)
     for run in runs:
         if run.settings.gradient_checkpointing:
-            save_memory(model.language)
-        if stage and run.number < stage:
-            continue  # the checkpoint of a later stage holds what this one did
-        here = resumed if run.number == stage else None
-        announce(run, here[1] if here else None)
-        result = train_stage(run, model, processes, journal, watch, result, here)
+            enable_gradient_checkpointing(model.language)
+        if current and run.number < current:
+            continue  # the checkpoint of a later stage holds its weights
+        checkpoint = resumed if run.number == current else None
+        announce(run, checkpoint[1] if checkpoint else None)
+        result = StageTrainer(run, model, processes, log, result, checkpoint).train(stop)
     return result
 
 
-def save_memory(language: PreTrainedModel) -> None:
-    """Let a language model compute its activations again instead of keeping them."""
-    # transformers 5 renamed it on the way
+def enable_gradient_checkpointing(language: PreTrainedModel) -> None:
+    """Recompute a language model's activations in the backward pass instead of keeping them."""
+    # newer releases of transformers 5 renamed the method
     old = language.gradient_checkpointing_enable
     getattr(language, "activation_checkpointing_enable", old)({"use_reentrant": False})
 
 
-def train_stage(
-    run: StageRun,
-    model: RegionLanguageModel,
-    processes: ProcessGroup,
-    journal: TrainingLog,
-    watch: StopSignal,
-    before: StageResult,
-    resumed: tuple[Path, TrainingProgress] | None = None,
-) -> StageResult:
-    """Train in place. Raises StoppedError where told to stop, TrainingError where it cannot go on.
+class StageTrainer:
+    """The loop of one stage, over a model that trains in place."""
 
-    before: what earlier stages, or the part of this one that is resumed, have left. resumed: the
-    checkpoint of this stage to go on from.
-    """
-    settings, steps = run.settings, run.steps
-    names = [name for name, _ in choose_what_trains(model, settings)]
-    trained = tuple(sorted({*before.trained, *names}))
-    bf16 = computes_in_bf16(settings.precision, processes.device)
-    spread = processes.spread(model, decoder_layers(model.language), bf16=bf16)
-    optimizers = make_optimizers(model, settings)
-    # not those of before, in whose place sharding has put its own
-    parameters = [p for optimizer in optimizers for p in parameters_of(optimizer)]
-    first = 0
-    if resumed:
-        checkpoints.load_checkpoint(*resumed, plain(spread), optimizers)
-        first = resumed[1].step
-    journal.start_stage(run.name, first, steps)
-    started = time.monotonic() - before.seconds
+    def __init__(
+        self,
+        run: StageRun,
+        model: RegionLanguageModel,
+        processes: ProcessGroup,
+        log: TrainingLog,
+        before: StageResult,
+        resumed: tuple[Path, TrainingProgress] | None = None,
+    ) -> None:
+        """Prepare model and optimizers, and load the checkpoint of a resumed stage.
 
-    def measure(step: int) -> None:
-        if run.held_out:
-            model.language.eval()
-            loss, accuracy = evaluate_held_out(run, plain(spread), processes, bf16=bf16)
-            journal.add(LogEntry(run.name, step, loss, accuracy, held_out=True), steps)
+        before: the result of earlier stages, or of the part of this one that is resumed.
+        """
+        self._run, self._processes, self._log = run, processes, log
+        names = [name for name, _ in select_trainable(model, run.settings)]
+        self._trained = tuple(sorted({*before.trained, *names}))
+        self._language = model.language
+        self._bf16 = computes_in_bf16(run.settings.precision, processes.device)
+        self._model = processes.spread(model, decoder_layers(model.language), bf16=self._bf16)
+        self._optimizers = make_optimizers(model, run.settings)
+        # read from the optimizers: sharding replaces the parameters of the model
+        self._parameters = [p for each in self._optimizers for p in parameters_of(each)]
+        self._first = 0
+        if resumed:
+            checkpoints.load_checkpoint(*resumed, unwrap(self._model), self._optimizers)
+            self._first = resumed[1].step
+        self._started = time.monotonic() - before.seconds
 
-    def save(step: int) -> Path:
-        progress = TrainingProgress(run.name, step, trained, time.monotonic() - started)
-        return checkpoints.save_checkpoint(
-            run.folder, run.number, progress, plain(spread), optimizers
-        )
+    def train(self, stop: StopSignal) -> StageResult:
+        """Train to the last step; raises as `train_stages` does."""
+        run, steps = self._run, self._run.steps
+        self._log.start_stage(run.name, self._first, steps)
+        if self._first == 0:
+            self._evaluate(0)
+        for step in range(self._first, steps):
+            self._train_step(step)
+            done = step + 1
+            if done % run.evaluate_every == 0 or done == steps:
+                self._evaluate(done)
+            reason = stop.reason(self._processes)
+            if done % run.save_every == 0 or done == steps or reason is not StopReason.none:
+                path = self._save(done)
+                if reason is not StopReason.none and done < steps:
+                    raise StoppedError(
+                        reason,
+                        f"at step {done} of {steps} of {run.name}; saved in {path}; continue with "
+                        "the same command and --resume",
+                    )
+        return StageResult(self._trained, self._seconds())
 
-    if first == 0:
-        measure(0)
-    for step in range(first, steps):
-        model.language.train()  # or it neither drops out nor computes activations again
-        rate = learning_rate(settings, step, steps)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:  # a checkpoint brings its own groups
+    def _train_step(self, step: int) -> None:
+        """Take one optimizer step and log it; step counts from 0."""
+        run = self._run
+        self._language.train()  # enables dropout and gradient checkpointing
+        rate = learning_rate(run.settings, step, run.steps)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:  # loading a checkpoint replaces the groups
                 group["lr"] = rate * group["share"]
-        tally = forward_and_backward(run, spread, step, processes, bf16=bf16)
-        norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
-        check_finite(run, step, float(tally[0]), whole(norm))
-        for optimizer in optimizers:
+        totals = forward_and_backward(run, self._model, step, self._processes, bf16=self._bf16)
+        norm = nn.utils.clip_grad_norm_(self._parameters, run.settings.clip)
+        check_finite(run, step, float(totals[0]), full_tensor(norm))
+        for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        loss, accuracy = float(tally[0] / tally[1]), float(tally[4] / tally[3])
-        elapsed = round(time.monotonic() - started, 1)
-        done = step + 1
-        journal.add(LogEntry(run.name, done, loss, accuracy, rate, int(tally[1]), elapsed), steps)
-        if done % run.evaluate_every == 0 or done == steps:
-            measure(done)
-        reason = watch.reason(processes)
-        if done % run.save_every == 0 or done == steps or reason is not StopReason.none:
-            path = save(done)
-            if reason is not StopReason.none and done < steps:
-                raise StoppedError(
-                    reason,
-                    f"at step {done} of {steps} of {run.name}; saved in {path}; "
-                    "the same command with --resume goes on",
-                )
-    return StageResult(trained, time.monotonic() - started)
+        loss, accuracy = loss_and_accuracy(totals)
+        tokens, seconds = int(totals[1]), round(self._seconds(), 1)
+        entry = LogEntry(run.name, step + 1, loss, accuracy, rate, tokens, seconds)
+        self._log.add(entry, run.steps)
+
+    def _evaluate(self, step: int) -> None:
+        """Log loss and accuracy on the held-out records, if there are any."""
+        if self._run.held_out:
+            self._language.eval()
+            loss, accuracy = evaluate_held_out(
+                self._run, unwrap(self._model), self._processes, bf16=self._bf16
+            )
+            entry = LogEntry(self._run.name, step, loss, accuracy, held_out=True)
+            self._log.add(entry, self._run.steps)
+
+    def _save(self, step: int) -> Path:
+        """Write a checkpoint after so many steps."""
+        run = self._run
+        progress = TrainingProgress(run.name, step, self._trained, self._seconds())
+        return checkpoints.save_checkpoint(
+            run.folder, run.number, progress, unwrap(self._model), self._optimizers
+        )
+
+    def _seconds(self) -> float:
+        """Training time so far, earlier stages included."""
+        return time.monotonic() - self._started
 
 
 def forward_and_backward(
     run: StageRun, model: nn.Module, step: int, processes: ProcessGroup, *, bf16: bool
 ) -> Tensor:
-    """Leave a step's gradients in the model; what it came to, over all processes (5,)."""
+    """Compute a step's gradients, of the mean loss over all its tokens.
+
+    Returns:
+        The summed metrics (5,) of all processes, in the order of `BatchMetrics`.
+    """
     batches = own_batches(run, step, processes)
     own_tokens = sum(batch.answer_tokens for batch in batches)
     tokens = processes.sum(torch.tensor(own_tokens, device=processes.device))
-    tally = torch.zeros(5, dtype=torch.float64, device=processes.device)
+    totals = torch.zeros(5, dtype=torch.float64, device=processes.device)
     for position, batch in enumerate(batches, start=1):
         batch = batch.to(processes.device)
         with (
-            processes.gradients_stay(model, position < len(batches)),
+            processes.delay_sync(model, position < len(batches)),
             torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16),
         ):
             result = model(batch, teacher_logits(run, batch))
-            # processes average their gradients; the mean is over all their tokens together
+            # gradients are averaged over processes; `tokens` is the sum over them
             (result.loss / tokens * processes.count).backward()
-        tally += result.detached()
-    return processes.sum(tally)
+        totals += result.detached()
+    return processes.sum(totals)
 
 
 @torch.no_grad()
 def teacher_logits(run: StageRun, batch: Batch) -> Tensor | None:
-    """What the base says at every learned position (A, V), where a batch rehearses."""
-    if run.teacher is None or not bool(batch.taught.any()):
+    """Compute the base's logits (A, V) at every answer token; None where nothing is distilled."""
+    if run.teacher is None or not bool(batch.distilled.any()):
         return None
     return run.teacher.logits(batch)
 
 
 def own_batches(run: StageRun, step: int, processes: ProcessGroup) -> list[Batch]:
-    """This process's share of a step, one batch per forward pass."""
+    """Collate this process's share of a step, one batch per forward pass."""
     settings = run.settings
-    everything = run.order.step(step)
-    share = len(everything) // processes.count  # the effective batch is a multiple of the processes
-    own = everything[processes.rank * share : (processes.rank + 1) * share]
+    drawn = run.sampler.step(step)
+    share = len(drawn) // processes.count  # the effective batch is a multiple of the processes
+    own = drawn[processes.rank * share : (processes.rank + 1) * share]
     parts = [own[start : start + settings.batch] for start in range(0, len(own), settings.batch)]
     return [
         replace(
             run.collator.batch(
-                [drawn.record for drawn in part],
+                [each.record for each in part],
                 settings.box_noise,
-                [drawn.seed for drawn in part],
+                [each.seed for each in part],
             ),
-            taught=torch.tensor([run.teacher is not None and drawn.replayed for drawn in part]),
+            distilled=torch.tensor([run.teacher is not None and each.replayed for each in part]),
         )
         for part in parts
     ]
@@ -311,20 +347,25 @@ def own_batches(run: StageRun, step: int, processes: ProcessGroup) -> list[Batch
 def evaluate_held_out(
     run: StageRun, model: nn.Module, processes: ProcessGroup, *, bf16: bool
 ) -> tuple[float, float]:
-    """Mean loss a token, and share of answers right, on held-out records."""
+    """Compute the mean loss per token and the accuracy on held-out records."""
     size, count = run.settings.batch, len(run.held_out)
     passes = math.ceil(count / (size * processes.count))
-    tally = torch.zeros(5, dtype=torch.float64, device=processes.device)
+    totals = torch.zeros(5, dtype=torch.float64, device=processes.device)
     for index in range(passes):
         start = (index * processes.count + processes.rank) * size
         part = run.held_out[start : start + size]
-        # a process without a share goes along with any record: sharded weights need all of them
+        # a process without records runs one for nothing: sharded weights need every process
         batch = run.collator.batch(part or run.held_out[:1]).to(processes.device)
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16):
             result = model(batch).detached()
-        tally += result if part else 0 * result
-    tally = processes.sum(tally)
-    return float(tally[0] / tally[1]), float(tally[4] / tally[3])
+        totals += result if part else 0 * result
+    return loss_and_accuracy(processes.sum(totals))
+
+
+def loss_and_accuracy(totals: Tensor) -> tuple[float, float]:
+    """Compute mean loss per token and share of right answers from summed `BatchMetrics` (5,)."""
+    loss, tokens, _, answers, right_answers = totals.tolist()
+    return loss / tokens, right_answers / answers
 
 
 def computes_in_bf16(precision: TrainingPrecision, device: torch.device) -> bool:
@@ -335,13 +376,13 @@ def computes_in_bf16(precision: TrainingPrecision, device: torch.device) -> bool
 
 
 def check_finite(run: StageRun, step: int, loss: float, norm: Tensor) -> None:
-    """TrainingError where the loss or its gradient is no number; nothing was changed by it."""
+    """Raise TrainingError where loss or gradient is not finite, before any weight changes."""
     if math.isfinite(loss) and bool(torch.isfinite(norm)):
         return
     last = checkpoints.newest(run.folder)
     kept = f"the last good checkpoint is {last[0]}" if last else "there is no checkpoint yet"
     what = "the loss" if not math.isfinite(loss) else "the gradient"
     raise TrainingError(
-        f"{what} is no finite number at step {step + 1} of {run.name}; {kept}; start again with a "
-        "lower --learning-rate, or look at the data with: regionqa data check"
+        f"{what} is not finite at step {step + 1} of {run.name}; {kept}; start again with a lower "
+        "--learning-rate, or check the data with: regionqa data check"
     )

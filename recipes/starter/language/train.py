@@ -183,7 +183,7 @@ class LanguagePlan:
             name=name,
             number=1,
             settings=stage,
-            order=order,
+            sampler=order,
             held_out=(),
             collator=Collator(SampleBuilder(card, self.tokenizer), seen, frozen_region=True),
             evaluate_every=500,
@@ -235,8 +235,8 @@ def train_run(runs: Sequence[StageRun], model: RegionLanguageModel, out: Path) -
     processes = ProcessGroup("cpu")
     resumed = checkpoints.newest(out / CHECKPOINTS)
     try:
-        with StopSignal(None) as watch, TrainingLog(out) as journal:
-            return train_stages(runs, model, processes, journal, watch, resumed).trained
+        with StopSignal(None) as stop, TrainingLog(out, processes) as log:
+            return train_stages(runs, model, processes, log, stop, resumed).trained
     finally:
         processes.close()
 

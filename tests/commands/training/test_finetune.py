@@ -111,7 +111,7 @@ def test_a_model_learns_to_tell_two_things_apart_where_it_is_told_of_regions(
     told_in_words = row in ("coordinates", "none")
     stages = {entry["stage"] for entry in entries}
     assert stages == ({"instruct"} if told_in_words else {"align", "instruct"})
-    assert ("align is left out: this model is told of regions in words" in ran.err) == told_in_words
+    assert ("align is skipped: this model has no region features" in ran.err) == told_in_words
 
 
 def test_what_is_said_while_it_trains(trained: Callable[[str], Trained], things: Path) -> None:
@@ -465,7 +465,7 @@ def test_a_result_is_not_trained_over(
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     ran = regionqa(*words)
     assert ran.status == 2
-    assert "holds a finished run; go on with --resume, or name another folder" in ran.err
+    assert "holds a finished run; continue with --resume, or choose another folder" in ran.err
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
 
 

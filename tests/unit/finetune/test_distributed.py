@@ -105,11 +105,11 @@ def test_shared_weights_train_the_same_and_go_on_after_a_stop(
     command = (*words, *model, "--batch", 4, "--shard", "--out", out)
     stopped = together(*command, "--max-minutes", 0.001)
     assert stopped.returncode != 0
-    assert "error: the time is up at step " in stopped.stderr
+    assert "error: time limit reached at step " in stopped.stderr
     assert stopped.stdout == ""
     resumed = together(*command, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert "align: going on after step " in resumed.stderr
+    assert "align: resumes after step " in resumed.stderr
     assert resumed.stdout == f"{out}\n"
     check_close(out, one)
 

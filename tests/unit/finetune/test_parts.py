@@ -33,7 +33,7 @@ from regionqa.finetune.dataset import (
     SampleBuilder,
     held_out_images,
     jitter_box,
-    sample_maker,
+    sample_builder,
     single_turns,
 )
 from regionqa.finetune.distributed import ProcessGroup
@@ -41,12 +41,12 @@ from regionqa.finetune.finish import read_modules
 from regionqa.finetune.model import (
     RegionLanguageModel,
     add_lora,
-    choose_what_trains,
     learning_rate,
     make_optimizers,
+    select_trainable,
 )
 from regionqa.finetune.sampler import RecordStream, StepSampler, grouped_order
-from regionqa.finetune.tracking import LogEntry, TrainingLog, forget_after, read_log
+from regionqa.finetune.tracking import LogEntry, TrainingLog, read_log, truncate_log
 from regionqa.finetune.trainer import StageRun, evaluate_held_out, own_batches
 from regionqa.images.reading import open_image
 from regionqa.language.decoders import LlamaDecoder
@@ -87,7 +87,7 @@ def parts_of(
     encoders = FrozenEncoders(bundle.card, parts.vision, parts.region, CPU)
     frozen = part is RegionPart.carrier
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
-    return model, Collator(sample_maker(bundle), encoders, frozen)
+    return model, Collator(sample_builder(bundle), encoders, frozen)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ class Seen:
     """In place of a batch: what it would be made of."""
 
     drawn: list[tuple[Record, Sequence[int]]]
-    taught: Any = None
+    distilled: Any = None
 
 
 def test_processes_take_together_what_one_takes() -> None:
@@ -223,7 +223,7 @@ def test_a_shifted_box_stays_inside_and_keeps_an_area(
 @pytest.fixture(scope="module")
 def maker(tiny: Tiny) -> SampleBuilder:
     """Of a model with region features."""
-    return sample_maker(tiny("levels"))
+    return sample_builder(tiny("levels"))
 
 
 def with_rules(maker: SampleBuilder, **changes: Any) -> SampleBuilder:
@@ -417,7 +417,7 @@ def test_what_is_measured_on_held_out_records_equals_a_computation_one_by_one(
         loss, accuracy = evaluate_held_out(run, model, processes, bf16=False)
         assert (loss, accuracy) == pytest.approx(by_hand(model, collator, records), abs=1e-5)
         assert accuracy == 0
-        (optimizer,) = make_optimizers(taught(model), replace(STAGE, learning_rate=0.01))
+        (optimizer,) = make_optimizers(unfrozen(model), replace(STAGE, learning_rate=0.01))
         for _ in range(60):
             tally = model(collator.batch(records))
             (tally.loss / tally.tokens).backward()
@@ -430,10 +430,10 @@ def test_what_is_measured_on_held_out_records_equals_a_computation_one_by_one(
     assert accuracy > 0, "or a count of right answers would say nothing"
 
 
-def taught(model: RegionLanguageModel) -> RegionLanguageModel:
-    """The model with all that the second stage trains let loose."""
+def unfrozen(model: RegionLanguageModel) -> RegionLanguageModel:
+    """The model with everything trainable that the second stage trains."""
     stage = replace(STAGE, projector=True, language=True)
-    assert len(list(choose_what_trains(model, stage))) > 10
+    assert len(list(select_trainable(model, stage))) > 10
     return model
 
 
@@ -515,7 +515,7 @@ def test_weight_decay_spares_biases_and_norms_and_regions_have_a_rate_of_their_o
 ) -> None:
     model, _ = parts_of(tiny("levels"))
     stage = replace(STAGE, weight_decay=0.1, region_rate=0.5)
-    (optimizer,) = make_optimizers(taught(model), stage)
+    (optimizer,) = make_optimizers(unfrozen(model), stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     seen = {}
     for group in optimizer.param_groups:
@@ -533,7 +533,7 @@ def test_weight_decay_spares_biases_and_norms_and_regions_have_a_rate_of_their_o
 def test_orthogonal_steps_are_for_the_matrices_of_the_decoders_layers(tiny: Tiny) -> None:
     model, _ = parts_of(tiny("levels"))
     stage = replace(STAGE, language=True, learning_rate=0.01, orthogonal_rate=2.0)
-    trained = dict(choose_what_trains(model, stage))
+    trained = dict(select_trainable(model, stage))
     adamw, muon = make_optimizers(model, stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     turned = {names[id(p)] for group in muon.param_groups for p in group["params"]}
@@ -563,7 +563,7 @@ def test_lora_drops_out_in_training_only(tiny: Tiny, records: tuple[Record, ...]
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
-    trains = {name for name, _ in choose_what_trains(model, stage)}
+    trains = {name for name, _ in select_trainable(model, stage)}
     assert trains and all("lora_" in name for name in trains)
     batch = collator.batch(records[:2])
     losses = {}
@@ -584,20 +584,24 @@ def test_a_resumed_run_forgets_what_it_does_again(tmp_path: Path) -> None:
         LogEntry("instruct", 1, 1.0, 0.5, 0.1, 5, 1.2),
         LogEntry("instruct", 2, 0.5, 1.0, 0.1, 5, 1.5),
     ]
-    with TrainingLog(tmp_path, quiet=True) as journal:
-        for entry in entries:
-            journal.add(entry, 2)
+    processes = ProcessGroup("cpu")
+    try:
+        with TrainingLog(tmp_path, processes, quiet=True) as log:
+            for entry in entries:
+                log.add(entry, 2)
+    finally:
+        processes.close()
     assert read_log(tmp_path) == entries
-    log = tmp_path / "log.jsonl"
-    log.write_text(log.read_text()[:-20])
+    file = tmp_path / "log.jsonl"
+    file.write_text(file.read_text()[:-20])
     assert read_log(tmp_path) == entries[:-1], "a line that was cut short is left out"
-    forget_after(tmp_path, ("align",), "instruct", 0)
+    truncate_log(tmp_path, ("align",), "instruct", 0)
     assert read_log(tmp_path) == entries[:3]
-    forget_after(tmp_path, (), "align", 1)
+    truncate_log(tmp_path, (), "align", 1)
     assert read_log(tmp_path) == entries[:1]
-    assert log.read_text().endswith("}\n")
-    forget_after(tmp_path, (), "align", -1)
-    assert log.read_text() == ""
+    assert file.read_text().endswith("}\n")
+    truncate_log(tmp_path, (), "align", -1)
+    assert file.read_text() == ""
     assert read_log(tmp_path / "nowhere") == []
 
 

@@ -15,7 +15,7 @@ from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
 from regionqa.finetune.collate import Collator, FrozenEncoders
-from regionqa.finetune.dataset import sample_maker
+from regionqa.finetune.dataset import sample_builder
 from regionqa.finetune.finish import read_modules
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.rehearsal import (
@@ -156,26 +156,26 @@ def test_following_a_teacher_that_says_the_same_changes_nothing(
     parts = read_modules(known)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
     encoders = FrozenEncoders(known.card, parts.vision, parts.region, torch.device("cpu"))
-    collator = Collator(sample_maker(known), encoders, frozen_region=False)
+    collator = Collator(sample_builder(known), encoders, frozen_region=False)
     records = read_training_data(things).records[:4]
     batch = collator.batch(records)
-    taught = replace(batch, taught=torch.ones(4, dtype=torch.bool))
+    distilled = replace(batch, distilled=torch.ones(4, dtype=torch.bool))
     with torch.no_grad():
-        own = model.logits(taught)
+        own = model.logits(distilled)
 
     def gradient(teacher: torch.Tensor | None, rows: torch.Tensor) -> float:
         model.zero_grad()
-        model(replace(batch, taught=rows), teacher).loss.backward()
+        model(replace(batch, distilled=rows), teacher).loss.backward()
         return max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
 
     nobody = torch.zeros(4, dtype=torch.bool)
-    assert gradient(own, taught.taught) < 1e-4
+    assert gradient(own, distilled.distilled) < 1e-4
     assert gradient(own, nobody) > 0.01
     assert gradient(own, nobody) == pytest.approx(gradient(None, nobody))
     with torch.no_grad():
-        mixed = model(replace(batch, taught=torch.tensor([True, False, True, False])), own + 1.0)
+        mixed = model(replace(batch, distilled=torch.tensor([True, False, True, False])), own + 1.0)
         plain = model(batch)
-        soft = model(taught, own)
+        soft = model(distilled, own)
     assert min(float(plain.loss), float(soft.loss)) < float(mixed.loss)
     assert float(mixed.loss) < max(float(plain.loss), float(soft.loss))
 
@@ -183,7 +183,7 @@ def test_following_a_teacher_that_says_the_same_changes_nothing(
 def test_without_rehearsed_rows_no_teacher_is_asked(known: Bundle, things: Path) -> None:
     parts = read_modules(known)
     encoders = FrozenEncoders(known.card, parts.vision, parts.region, torch.device("cpu"))
-    batch = Collator(sample_maker(known), encoders, False).batch(
+    batch = Collator(sample_builder(known), encoders, False).batch(
         read_training_data(things).records[:2]
     )
 

@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     resumed = regionqa(*words, out, "--resume")
     assert resumed.status == 0, resumed.err
     assert resumed.out == f"{out}\n"
-    going_on = re.search(r"(\w+): going on after step (\d+)", resumed.err)
+    going_on = re.search(r"(\w+): resumes after step (\d+)", resumed.err)
     assert going_on
     assert going_on[1] == stage
     assert int(going_on[2]) >= step - step % 5, "only what follows the last checkpoint is lost"
@@ -137,14 +137,14 @@ def test_sigterm_saves_says_how_to_go_on_and_ends_with_143(
     assert (process.returncode, stdout) == (143, "")
     last = stderr.splitlines()[-1]
     told = re.fullmatch(
-        rf"regionqa: error: told to stop \(SIGTERM\) at step (\d+) of {STEPS} of align; saved in "
-        r"(.+); the same command with --resume goes on",
+        rf"regionqa: error: terminated by SIGTERM at step (\d+) of {STEPS} of align; saved in "
+        r"(.+); continue with the same command and --resume",
         last,
     )
     assert told, last
     assert Path(told[2]).is_dir()
     resumed = regionqa("finetune", "--out", out, "--resume", *CPU)
-    assert f"align: going on after step {told[1]}" in resumed.err
+    assert f"align: resumes after step {told[1]}" in resumed.err
     check_equal(out, reference[0])
 
 
@@ -191,7 +191,7 @@ def test_a_run_in_pieces_of_a_moment_each_comes_to_the_same(
     for piece in range(2):
         ran = regionqa(*words, out, "--max-minutes", 0.0001, *(["--resume"] if piece else []))
         assert (ran.status, ran.out) == (3, "")
-        said = f"the time is up at step {piece + 1} of {STEPS} of align; saved in "
+        said = f"time limit reached at step {piece + 1} of {STEPS} of align; saved in "
         assert said in ran.err.splitlines()[-1]
     assert regionqa(*words, out, "--resume").status == 0
     check_equal(out, reference[0])
@@ -235,10 +235,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     kept = out / "training" / "checkpoints" / "1-000010"
     assert "1-000015: cannot be written: " in last
     assert "File too large" in last
-    assert f"the checkpoint {kept} is kept; make room and go on with --resume" in last
+    assert f"the checkpoint {kept} is kept; make room and continue with --resume" in last
     assert sorted(path.name for path in kept.parent.iterdir()) == ["1-000005", "1-000010"]
     resumed = regionqa(*words, out, "--resume")
-    assert "align: going on after step 10" in resumed.err
+    assert "align: resumes after step 10" in resumed.err
     check_equal(out, reference[0])
 
 
@@ -282,9 +282,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(
     )  # fmt: skip
     assert (ran.status, ran.out) == (1, "")
     last = ran.err.splitlines()[-1]
-    assert re.search(
-        r"is no finite number at step [23] of instruct; the last good checkpoint", last
-    )
+    assert re.search(r"is not finite at step [23] of instruct; the last good checkpoint", last)
     assert "lower --learning-rate" in last
     kept = checkpoints.newest(out / "training" / "checkpoints")
     assert kept and str(kept[0]) in last
@@ -317,7 +315,7 @@ def test_a_run_does_not_go_on_with_other_settings(
         ((*words, stopped, "--resume", "--model", tiny("none").root), "settings.model was "),
         ((*bare, "--batch", 2), "leave batch out, or give the whole command again"),
         ((*bare, "--preset", "pvit"), "leave preset out, or give the whole command again"),
-        ((*words, stopped), "holds a run that was stopped; go on with --resume, or"),
+        ((*words, stopped), "holds a run that was stopped; continue with --resume, or"),
     ):
         ran = regionqa(*options)
         assert (ran.status, ran.out) == (2, ""), ran.err
@@ -344,7 +342,7 @@ def test_a_checkpoint_that_was_left_half_written_is_passed_over(
     unnamed = whole.with_name("1-000009")
     unnamed.mkdir()
     resumed = regionqa(*words, stopped, "--resume")
-    assert "align: going on after step 3" in resumed.err
+    assert "align: resumes after step 3" in resumed.err
     check_equal(stopped, reference[0])
 
 
