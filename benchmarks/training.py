@@ -94,7 +94,9 @@ def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]
         learning_rate=1e-5, projector=True, language=True, gradient_checkpointing=True
     )  # fmt: skip
     model = build(case, device)
-    run = FinetuneSettings("random", ("none",), Stages(settings, settings), lora_rank=case.lora)
+    run = FinetuneSettings(
+        model="random", data=("none",), stages=Stages(settings, settings), lora_rank=case.lora
+    )
     add_lora(model.language, run)
     enable_gradient_checkpointing(model.language)
     named = dict(select_trainable(model, settings))

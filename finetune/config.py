@@ -1,12 +1,12 @@
-"""What a stage of training is, as data: what trains, on what, how long and how fast.
+"""Settings of a finetuning run and of its stages, presets, and settings files.
 
-Presets hold the papers' settings. A settings file (TOML) and flags change single fields. Nothing
-here trains.
+The presets `pvit` and `gpt4roi` hold the settings of the two papers. A settings file (TOML) and
+flags change single fields.
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -296,7 +296,7 @@ class StageOverrides:
 
 
 def override_stages(stages: Stages, changes: StageOverrides, where: str) -> Stages:
-    """The stages with some fields changed; UsageError, naming field and source, for a wrong one."""
+    """Change fields of the stages; UsageError, naming field and source, for a wrong one."""
     return Stages(
         **{
             name: _changed_stage(getattr(stages, name), getattr(changes, name), f"{where}: {name}")
@@ -306,7 +306,7 @@ def override_stages(stages: Stages, changes: StageOverrides, where: str) -> Stag
 
 
 def _changed_stage(stage: StageSettings, values: Mapping[str, Any], where: str) -> StageSettings:
-    """One stage with the values of a TOML table, each checked against its field's type."""
+    """Change fields of a stage to the values of a TOML table, each checked against its type."""
     from regionqa.bundles.card import from_table  # imports PIL, which `--help` does without
 
     current = {item.name: getattr(stage, item.name) for item in fields(stage)}
@@ -318,7 +318,7 @@ def _changed_stage(stage: StageSettings, values: Mapping[str, Any], where: str) 
 
 
 def read_settings_file(path: Path) -> tuple[dict[str, Any], StageOverrides]:
-    """A settings file: keys of `FinetuneSettings`, and the tables [align] and [instruct]."""
+    """Read a settings file: keys of `FinetuneSettings`, and tables [align] and [instruct]."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -326,7 +326,7 @@ def read_settings_file(path: Path) -> tuple[dict[str, Any], StageOverrides]:
     tables = {name: table.pop(name, {}) for name in ("align", "instruct")}
     for name, value in tables.items():
         if not isinstance(value, dict):
-            raise UsageError(f"{path}: {name} is {value!r}, but a table [{name}] is due")
+            raise UsageError(f"{path}: {name} is {value!r}, but it must be a table [{name}]")
     lora = _lora_of_stages(tables, str(path), unused_align=False)
     return lora | table, StageOverrides(**tables)
 
@@ -365,7 +365,7 @@ def _lora_of_stages(
 
 
 def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table as TOML can hold it: fields that are None are left out."""
+    """Leave out keys whose value is None, which TOML cannot hold."""
     return {
         key: without_none(value) if isinstance(value, Mapping) else value
         for key, value in table.items()
@@ -373,64 +373,17 @@ def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def chosen_settings(
-    resumed: Path | None,
-    preset: str | None,
-    file: Path | None,
-    fields: Mapping[str, Any],
-    stage_fields: Mapping[str, Any],
-) -> FinetuneSettings:
-    """What a command line asks for: preset, then the settings file, then flags; None is not said.
-
-    resumed: the folder of a run to go on with, whose own settings hold where no data is named.
-    Paths become absolute, so that a run can go on from another folder.
-    """
-    path = resumed / TRAINING / SETTINGS if resumed else None
-    given = {name: value for name, value in fields.items() if value is not None}
-    stage_given = {name: value for name, value in stage_fields.items() if value is not None}
-    if path and path.is_file() and file is None and not given.get("data"):
-        if given or stage_given or preset:
-            one = next(iter((*given, *stage_given, "preset")))
-            raise UsageError(
-                f"--resume without --data goes on with the run's own settings; leave {one} out, or "
-                "give the whole command again"
-            )
-        return saved_settings(path)
-    table: dict[str, Any] = {}
-    stages = PRESETS[preset or "default"]
-    if file is not None:
-        table, changes = read_settings_file(file)
-        stages = override_stages(stages, changes, str(file))
-    table |= given
-    stages = override_stages(stages, StageOverrides(stage_given, stage_given), "options")
-    for name in ("data", "align_data", "replay"):
-        table[name] = [str(Path(entry).absolute()) for entry in table.get(name) or ()]
-    for name in ("images", "held_out", "rehearse_on"):
-        if table.get(name) is not None:
-            table[name] = str(Path(table[name]).absolute())
-    table["model"] = absolute_model(table.get("model", "starter"))
-    table["stages"] = asdict(stages)
-    table["run"] = list(table.get("run", ("align", "instruct")))
-    try:
-        return from_table(FinetuneSettings, without_none(table), str(file or "options"))
-    except BundleError as error:
-        raise UsageError(str(error)) from error
-
-
-def absolute_model(model: str) -> str:
-    """A bundle's folder as an absolute path; a shipped name or a Hub id as it is."""
-    return str(Path(model).absolute()) if Path(model).is_dir() else model
-
-
 def saved_settings(path: Path) -> FinetuneSettings:
-    """The settings of a run that was started; UsageError where there is none."""
+    """Read the settings of a run that was started; UsageError where there is none."""
+    from regionqa.bundles.card import from_table  # imports PIL, which `--help` does without
+
     if not path.is_file():
-        raise UsageError(f"{path.parent.parent}: holds no run to go on with; start one with --data")
+        raise UsageError(f"{path.parent.parent}: holds no run to resume; start one with --data")
     return from_table(FinetuneSettings, read_saved(path)["settings"], str(path))
 
 
 def read_saved(path: Path) -> dict[str, Any]:
-    """The tables of a run's saved settings, those of version 0.1 in today's form.
+    """Read a run's saved settings as tables, those of version 0.1 in today's form.
 
     Raises:
         UsageError: The file cannot be read or holds no settings.

@@ -1,14 +1,28 @@
 """`finetune`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from regionqa.cli.options import FINETUNE, Overrides, only, require, with_options
-from regionqa.finetune.config import FinetuneSettings, Preset, StageSettings
+from regionqa.errors import BundleError, UsageError
+from regionqa.finetune.config import (
+    PRESETS,
+    SETTINGS,
+    TRAINING,
+    FinetuneSettings,
+    Preset,
+    StageOverrides,
+    StageSettings,
+    override_stages,
+    read_settings_file,
+    saved_settings,
+    without_none,
+)
 from regionqa.options import Options, OutputOptions, RuntimeOptions, Section, option
 
 
@@ -63,8 +77,6 @@ def finetune(
     regionqa finetune --data mine.jsonl --out my-model
     """
     require("finetune", "finetune", FINETUNE)
-    from regionqa.finetune.config import chosen_settings
-
     if stage:
         run_settings["run"] = stage.stages
     chosen = chosen_settings(
@@ -83,3 +95,59 @@ def finetune(
     )
     if bundle:
         print(bundle.root)
+
+
+def chosen_settings(
+    resumed: Path | None,
+    preset: str | None,
+    file: Path | None,
+    run_values: Mapping[str, Any],
+    stage_values: Mapping[str, Any],
+) -> FinetuneSettings:
+    """Combine preset, settings file and flags; the latter take precedence.
+
+    Paths become absolute, so that a run can be resumed from another folder.
+
+    Args:
+        resumed: Folder of a run to resume; its own settings hold where no data is named.
+        preset: Name of the preset; default: "default".
+        file: Settings file.
+        run_values: Fields of `FinetuneSettings` from flags; None is not given.
+        stage_values: Fields of both stages from flags; None is not given.
+
+    Raises:
+        UsageError: A setting is unknown or impossible, or contradicts the resumed run.
+    """
+    from regionqa.bundles.card import from_table
+
+    path = resumed / TRAINING / SETTINGS if resumed else None
+    given = {name: value for name, value in run_values.items() if value is not None}
+    stage_given = {name: value for name, value in stage_values.items() if value is not None}
+    if path and path.is_file() and file is None and not given.get("data"):
+        if given or stage_given or preset:
+            one = next(iter((*given, *stage_given, "preset")))
+            raise UsageError(
+                f"--resume without --data uses the run's own settings; leave {one} out, or repeat "
+                "the whole command"
+            )
+        return saved_settings(path)
+    table: dict[str, Any] = {}
+    stages = PRESETS[preset or "default"]
+    if file is not None:
+        table, changes = read_settings_file(file)
+        stages = override_stages(stages, changes, str(file))
+    table |= given
+    stages = override_stages(stages, StageOverrides(stage_given, stage_given), "options")
+    for name in ("data", "align_data", "replay"):
+        table[name] = [str(Path(entry).absolute()) for entry in table.get(name) or ()]
+    for name in ("images", "held_out", "rehearse_on"):
+        if table.get(name) is not None:
+            table[name] = str(Path(table[name]).absolute())
+    model = table.get("model", "starter")
+    table["model"] = str(Path(model).absolute()) if Path(model).is_dir() else model
+    table["stages"] = asdict(stages)
+    table["run"] = list(table.get("run", ("align", "instruct")))
+    try:
+        return from_table(FinetuneSettings, without_none(table), str(file or "options"))
+    except BundleError as error:
+        raise UsageError(str(error)) from error

@@ -21,8 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from helpers.tiny_models import BLUE, QUESTION, RED, ROWS, a_record, log_of, write_lines
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.cli import main
+from regionqa.cli.finetune import chosen_settings
 from regionqa.finetune import rehearsal
-from regionqa.finetune.config import RegionPart, StageSettings, chosen_settings
+from regionqa.finetune.config import RegionPart, StageSettings
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -437,7 +438,7 @@ def test_what_cannot_start_says_why_in_one_line(
         ((*data, *model, *out, "--precision", "fp8"), "", 2, "fp8"),
         ((*data, *model, *out, "--settings", settings), "sede = 3", 2, "sede"),
         ((*data, *model, *out, "--settings", settings), "[align]\nlr = 3", 2, "lr"),
-        ((*data, *model, *out, "--settings", settings), "align = 3", 2, "a table [align] is due"),
+        ((*data, *model, *out, "--settings", settings), "align = 3", 2, "must be a table [align]"),
         ((*data, *model, *out, "--settings", settings), "[align]\nbatch = 'x'", 2, "batch"),
         ((*data, *model, *out, "--settings", settings), "[", 2, "cannot be read as settings"),
         (

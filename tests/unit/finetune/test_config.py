@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import tomli_w
 
+from regionqa.cli.finetune import chosen_settings
 from regionqa.errors import UsageError
 from regionqa.finetune.config import (
     DEFAULT,
     FinetuneSettings,
-    chosen_settings,
     read_saved,
     saved_settings,
     without_none,
@@ -106,7 +106,7 @@ def test_saved_settings_that_are_none_say_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="start a new run in another folder"):
             saved_settings(path)
     path.unlink()
-    with pytest.raises(UsageError, match="holds no run to go on with; start one with --data"):
+    with pytest.raises(UsageError, match="holds no run to resume; start one with --data"):
         saved_settings(path)
 
 
@@ -115,6 +115,6 @@ def test_saved_settings_that_are_none_say_what_to_do(tmp_path: Path) -> None:
     [("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("lora_dropout", -0.1)],
 )
 def test_lora_has_bounds(field: str, value: float) -> None:
-    settings = FinetuneSettings("starter", ("mine.jsonl",), DEFAULT)
+    settings = FinetuneSettings(model="starter", data=("mine.jsonl",), stages=DEFAULT)
     with pytest.raises(UsageError, match=f"{field} is {value}"):
         replace(settings, **{field: value})  # type: ignore[arg-type]

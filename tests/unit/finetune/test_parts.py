@@ -557,7 +557,11 @@ def test_lora_drops_out_in_training_only(tiny: Tiny, records: tuple[Record, ...]
     model, collator = parts_of(tiny("none"))
     stage = replace(STAGE, language=True)
     run = FinetuneSettings(
-        "base", ("data.jsonl",), Stages(stage, stage), lora_rank=2, lora_dropout=0.5
+        model="base",
+        data=("data.jsonl",),
+        stages=Stages(stage, stage),
+        lora_rank=2,
+        lora_dropout=0.5,
     )
     add_lora(model.language, run)
     for name, parameter in model.named_parameters():

@@ -313,8 +313,8 @@ def test_a_run_does_not_go_on_with_other_settings(
         ((*words, stopped, "--resume", "--batch", 2), "settings.stages.align.batch was 4 and is 2"),
         ((*words, stopped, "--resume", "--seed", 3), "settings.seed was 0 and is 3"),
         ((*words, stopped, "--resume", "--model", tiny("none").root), "settings.model was "),
-        ((*bare, "--batch", 2), "leave batch out, or give the whole command again"),
-        ((*bare, "--preset", "pvit"), "leave preset out, or give the whole command again"),
+        ((*bare, "--batch", 2), "leave batch out, or repeat the whole command"),
+        ((*bare, "--preset", "pvit"), "leave preset out, or repeat the whole command"),
         ((*words, stopped), "holds a run that was stopped; continue with --resume, or"),
     ):
         ran = regionqa(*options)
