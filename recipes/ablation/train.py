@@ -191,7 +191,7 @@ def untrained_region_encoder(
 def variant_card(base: Bundle, starter: Bundle, kind: str) -> dict[str, Any]:
     """The base's card with the tables that tell of regions changed."""
     table = given_tables(base)
-    own_image = given_tables(starter)["region"]["picture"]
+    own_image = given_tables(starter)["region"]["image"]
     for key in ("provenance", "region", "untrained"):
         table.pop(key, None)
     table["name"] = f"ablation-{kind}"
@@ -203,7 +203,7 @@ def variant_card(base: Bundle, starter: Bundle, kind: str) -> dict[str, Any]:
         table["untrained"] = ["region encoder"]
         table["region"] = {"graph": "region.onnx", "tokens": 1}
     if kind == "pixels":
-        table["region"]["picture"] = own_image
+        table["region"]["image"] = own_image
     return table
 
 

@@ -20,12 +20,12 @@ def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
         "name": "starter",
         "summary": "small PVIT-kind model: 80 everyday things in photos; runs anywhere, offline",
         "max_regions": 16,
-        "picture": image_preprocessing(vision.input_size),
+        "image": image_preprocessing(vision.input_size),
         "vision": {"graph": "vision.onnx", "image_tokens": vision.image_tokens},
         "region": {
             "graph": "region.onnx",
             "tokens": region.tokens,
-            "picture": image_preprocessing(IMAGE),
+            "image": image_preprocessing(IMAGE),
         },
         "language": {
             "folder": "llm",
@@ -37,7 +37,7 @@ def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
         "prompt": {
             "template": f"{START}{{image}}{{question}}{ANSWER}",
             "region": "{number}{region}",
-            "picture_question": "describe this picture.",
+            "image_question": "describe this picture.",
             "region_question": "describe <region1>.",
             "introduction": "{regions}",
             "separator": "",
