@@ -39,7 +39,7 @@ def run(*words: str | Path, folder: Path = TREE) -> str:
     """Stdout of a Python that must end well, started in a folder that it imports from first."""
     ran = subprocess.run(
         [sys.executable, *words],
-        capture_output=True, text=True, timeout=300, check=False, cwd=folder,
+        capture_output=True, text=True, timeout=900, check=False, cwd=folder,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

@@ -310,7 +310,7 @@ class Terminal:
                     return
         pytest.fail(f"{pattern!r} is not in {self.shown!r}")
 
-    def expect(self, pattern: str, seconds: float = 60) -> str:
+    def expect(self, pattern: str, seconds: float = 900) -> str:
         """Read until the pattern is shown; what came up to its end."""
         text = self.read_until(pattern, seconds)
         assert text is not None, f"{pattern!r} is not in {self.shown!r}"
@@ -374,7 +374,7 @@ def test_a_session_at_a_terminal(cat: Path) -> None:
         assert "Traceback" not in shown
         terminal.interrupt_until_shown(r"\n> ")
         terminal.type("\x04")
-        assert terminal.process.wait(30) == 0
+        assert terminal.process.wait(900) == 0
 
 
 def test_answers_go_to_a_file_and_the_prompt_does_not(cat: Path, tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_answers_go_to_a_file_and_the_prompt_does_not(cat: Path, tmp_path: Path)
         terminal.type("describe this picture.\n")
         terminal.expect("> ")
         terminal.type("/quit\n")
-        assert terminal.process.wait(30) == 0
+        assert terminal.process.wait(900) == 0
     assert answers.read_text().count("\n") == 1
     assert "> " not in answers.read_text()
 

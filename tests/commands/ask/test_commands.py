@@ -118,7 +118,6 @@ def test_the_doctor_finds_a_damaged_model(
 
 
 def test_the_demo_asks_and_draws(regionqa: "Command", tmp_path: Path) -> None:
-    pytest.importorskip("skimage")
     ran = regionqa("demo", "--out", tmp_path / "images", "--device", "cpu")
     assert (ran.status, ran.err) == (0, "")
     assert len([line for line in ran.lines if line.endswith("?")]) == 5

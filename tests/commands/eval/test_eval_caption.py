@@ -158,7 +158,8 @@ def test_cider_d_by_hand() -> None:
 
 
 def test_bleu_agrees_with_sacrebleu() -> None:
-    sacrebleu = pytest.importorskip("sacrebleu")
+    import sacrebleu
+
     rng = np.random.default_rng(0)
     words = np.array("a the cat dog sits stands on mat red big".split())  # noqa: SIM905
     said = [" ".join(rng.choice(words, rng.integers(4, 12))) for _ in range(40)]
@@ -200,6 +201,7 @@ def test_captions_become_words(text: str, words: str) -> None:
     assert " ".join(caption_words(text.replace("\u201c", '"').replace("\u201d", '"'))) == words
 
 
+@pytest.mark.slow
 def test_meteor_is_its_authors_own(regionqa: "Command", folder: Path) -> None:
     """Scores of the original program for the example, where it is installed."""
     pytest.importorskip("pycocoevalcap")

@@ -216,6 +216,7 @@ def test_a_malformed_file_names_its_line(tmp_path: Path, text: str, message: str
 # -- the page in a browser -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_script_can_be_parsed() -> None:
     node = shutil.which("node")
     if node is None:
@@ -224,6 +225,7 @@ def test_the_script_can_be_parsed() -> None:
     subprocess.run([node, "--check", script], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_rater_ranks_saves_and_goes_on(page: Path, data: Path, tmp_path: Path) -> None:
     """By mouse and keyboard, in a real browser, where one is installed."""
     playwright = pytest.importorskip("playwright.sync_api")

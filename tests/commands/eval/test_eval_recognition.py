@@ -91,7 +91,6 @@ def test_json_holds_all_that_is_told(regionqa: "Command", folder: Path) -> None:
 
 
 def test_a_image_is_drawn(regionqa: "Command", folder: Path) -> None:
-    pytest.importorskip("matplotlib")
     words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers")
     ran = regionqa(*words, folder / "kept.jsonl", "--plot", folder / "bars.png")
     assert ran.status == 0

@@ -93,7 +93,7 @@ def in_process(*words: str, limit: int | None = None, **settings: str) -> Finish
 
     ran = subprocess.run(
         [sys.executable, "-m", "regionqa", *words],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **settings},
+        capture_output=True, text=True, timeout=900, check=False, env={**os.environ, **settings},
         preexec_fn=limit_files if limit else None,
     )  # fmt: skip
     return Finished(ran.returncode, ran.stdout, ran.stderr)
@@ -552,7 +552,7 @@ def test_bars_are_for_a_terminal(tiny: Hub) -> None:
     try:
         subprocess.run(
             [sys.executable, "-m", "regionqa", "download", TINY],
-            stdout=subprocess.DEVNULL, stderr=theirs, timeout=120, check=True,
+            stdout=subprocess.DEVNULL, stderr=theirs, timeout=900, check=True,
         )  # fmt: skip
         shown = os.read(ours, 1 << 20).decode()
     finally:

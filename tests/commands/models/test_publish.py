@@ -106,7 +106,7 @@ def test_a_model_is_published_and_answers_from_there(
 def test_the_command_as_users_run_it(ann: Hub, starter: Bundle) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "regionqa", "export", "starter", "--push", REPO, "--private"],
-        capture_output=True, text=True, timeout=300, check=False, env=os.environ,
+        capture_output=True, text=True, timeout=900, check=False, env=os.environ,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout) == (0, f"{ann.url}/{REPO}\n"), ran.stderr
     assert len(ran.stderr.splitlines()) == 2

@@ -30,7 +30,7 @@ def together(*words: object) -> subprocess.CompletedProcess[str]:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     return subprocess.run(
         [*torchrun, "-m", "regionqa", *map(str, words)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def wait_for(process: subprocess.Popen[str], out: Path, stage: str, step: int) -
     """Until the log tells of a step."""
     log = out / "training" / "log.jsonl"
     wanted = f'"stage": "{stage}", "step": {step},'
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while not (log.is_file() and wanted in log.read_text()):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.005)
