@@ -44,8 +44,8 @@ def check(
     regionqa data check mine.jsonl --draw 10 --out drawn
     """
     from regionqa.data.check import summarise
+    from regionqa.data.english import counted
     from regionqa.data.files import read_training_data
-    from regionqa.data.records import counted
     from regionqa.errors import UsageError
     from regionqa.pipeline.draw_records import draw_examples
 
@@ -79,8 +79,8 @@ def convert(
     regionqa data convert instances.json --images photos --out mine.jsonl
     """
     from regionqa.data.convert import write_training_data
+    from regionqa.data.english import counted
     from regionqa.data.files import read_training_data
-    from regionqa.data.records import counted
     from regionqa.errors import UsageError
 
     if out.exists() and file.exists() and out.samefile(file):

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from regionqa.data.records import DataFormat, Problem, TrainingData, counted, one_line
+from regionqa.data.english import counted
+from regionqa.data.records import DataFormat, Problem, TrainingData, one_line
 
 SIZES = (16, 32, 64, 128, 256)
 """Pixels of a region's shorter side at which the next bar begins."""

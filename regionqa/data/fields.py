@@ -1,39 +1,159 @@
-"""Everything between the command line's arguments and a stream of requests.
+"""Fields of JSON records: schemas, and what is wrong with a record in plain words.
 
-Two steps, both lazy: `find_images` makes items of files, folders, globs and stdin, and
-`make_requests` opens their images, finds their boxes and words their questions. What is wrong
-with one item becomes its request's error, and the stream goes on. No model is known or run here.
+A schema is a msgspec struct whose fields all have a default. A field is required if its type does
+not admit None. `Meta.description` completes the advice "write ...".
 """
 
-import json
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar
 
-from regionqa.errors import ItemError
+import msgspec
+from msgspec import Meta
+
+from regionqa.boxes.fields import excerpt
+from regionqa.errors import BoxError, ItemError
 from regionqa.regions import WrittenBox, four_numbers
 
+Fields = TypeVar("Fields", bound=msgspec.Struct)
 
-def parse_regions(regions: object) -> tuple[WrittenBox, ...] | None:
-    """Pixel xyxy, each as a list or under "box" beside a "label"; ItemError for anything else."""
-    if regions is None:
+ImageName = Annotated[str, Meta(min_length=1, description='a name, like "a.jpg"')]
+OptionalText = Annotated[str | None, Meta(description="text")]
+TextList = Annotated[list[str] | None, Meta(description='a list of texts, like ["a", "b"]')]
+RegionList = Annotated[list[Any] | None, Meta(description="a list, like [[10, 20, 90, 80]]")]
+FourNumbers = Annotated[list[Any], Meta(description="four numbers, like [10, 20, 90, 80]")]
+
+
+class RequestFields(msgspec.Struct):
+    """A request on a line of stdin."""
+
+    image: ImageName = ""
+    regions: RegionList = None
+    question: OptionalText = None
+
+
+class RegionFields(msgspec.Struct):
+    """A region with a label, in requests and evaluation."""
+
+    box: FourNumbers = []
+    label: OptionalText = None
+
+
+class LearnedRegionFields(msgspec.Struct):
+    """A region with a label in training data, where labels are often class numbers."""
+
+    box: FourNumbers = []
+    label: Annotated[str | int | None, Meta(description="text")] = None
+
+
+def read_fields(document: Mapping[str, object], schema: type[Fields]) -> tuple[Fields, list[str]]:
+    """Read the fields of a JSON object that a schema knows.
+
+    Returns:
+        The fields, with the default for each that is missing or wrong, and every problem.
+    """
+    values: dict[str, object] = {}
+    problems: list[str] = []
+    for field in msgspec.structs.fields(schema):
+        key = field.encode_name
+        value = document.get(key)
+        try:
+            values[field.name] = msgspec.convert(value, field.type)
+        except msgspec.ValidationError:
+            advice = f"write {field.type.__metadata__[0].description}"
+            found = f"has no {key}" if value is None else f"{key!r} is {excerpt(value)}"
+            problems.append(f"{found}; {advice}")
+    return schema(**values), problems
+
+
+def unknown_keys(
+    document: Mapping[str, object], schema: type[msgspec.Struct], *, strict: bool
+) -> Iterator[str]:
+    """Name the keys that a schema does not know; those that begin with `_` are always allowed.
+
+    strict: whether every unknown key is a problem, and not only one that looks misspelt.
+    """
+    known = [field.encode_name for field in msgspec.structs.fields(schema)]
+    for key in document:
+        if key in known or key.startswith("_"):
+            continue
+        near = get_close_matches(key.lower(), known, n=1, cutoff=0.6 if strict else 0.85)
+        if near:
+            yield f"unknown key {excerpt(key)}; did you mean {near[0]!r}?"
+        elif strict:
+            yield (
+                f"unknown key {excerpt(key)}; known are {', '.join(known)}, "
+                "and keys that begin with _ are ignored"
+            )
+
+
+def read_regions(
+    items: list[Any], *, training: bool = False
+) -> tuple[list[WrittenBox | None], list[str]]:
+    """Read a list of regions: pixel xyxy, each as a list or under `box` beside a `label`.
+
+    Args:
+        items: The elements of the list.
+        training: Whether unknown keys and broken text are problems, and labels may be numbers.
+
+    Returns:
+        The boxes, None in the place of a malformed one, and every problem.
+    """
+    boxes: list[WrittenBox | None] = []
+    problems: list[str] = []
+    for number, item in enumerate(items, start=1):
+        box, wrong = _read_region(item, training)
+        boxes.append(box)
+        problems += (f"region {number}: {text}" for text in wrong)
+    return boxes, problems
+
+
+def parse_regions(items: list[Any] | None) -> tuple[WrittenBox, ...] | None:
+    """Read the regions of a request; ItemError for the first problem, None if not given."""
+    if items is None:
         return None
-    if not isinstance(regions, list):
-        raise ItemError(f"the regions are {regions!r}, not a list")
-    return tuple(_parse_region(region) for region in regions)
+    boxes, problems = read_regions(items)
+    if problems:
+        raise ItemError(problems[0])
+    return tuple(filter(None, boxes))
 
 
-def _parse_region(region: object) -> WrittenBox:
-    fields = region if isinstance(region, dict) else {"box": region}
-    values, label = fields.get("box"), fields.get("label")
-    if not isinstance(label, str | None):
-        raise ItemError(f"the label is {label!r}, not text")
-    return WrittenBox(four_numbers(values, json.dumps(values)), label=label)
+def _read_region(item: object, training: bool) -> tuple[WrittenBox | None, list[str]]:
+    values, label, problems = item, None, list[str]()
+    if isinstance(item, dict):
+        values = item.get("box")
+        label, problems = _read_label(item, training)
+        if not isinstance(values, list):
+            return None, problems
+    try:
+        return WrittenBox(four_numbers(values, excerpt(values)), label=label), problems
+    except BoxError as error:
+        return None, [*problems, str(error)]
+
+
+def _read_label(item: Mapping[str, object], training: bool) -> tuple[str | None, list[str]]:
+    """Return the label of a region, and every problem of its fields."""
+    if not training:
+        fields, problems = read_fields(item, RegionFields)
+        return fields.label, problems
+    learned, problems = read_fields(item, LearnedRegionFields)
+    problems += unknown_keys(item, LearnedRegionFields, strict=True)
+    label = "" if learned.label is None else str(learned.label).strip()
+    if fault := text_fault(label):
+        problems.append(f"the label {fault}; save the file as UTF-8")
+    return label or None, problems
+
+
+def text_fault(text: str) -> str | None:
+    """Say where a text has stray bytes or half a surrogate pair; None if it has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"is not valid text at character {error.start + 1}"
+    return None
 
 
 def check_text(question: str, image: str) -> None:
-    """ItemError where a command line has stray bytes, or JSON half a character."""
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        raise ItemError(
-            f"{image}: the question is no valid text at character {error.start + 1}; "
-            "write it in UTF-8"
-        ) from None
+    """Raise ItemError if a question is not valid text, as from an argument with stray bytes."""
+    if fault := text_fault(question):
+        raise ItemError(f"{image}: the question {fault}; write it in UTF-8")

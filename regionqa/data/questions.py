@@ -1,68 +1,99 @@
-"""Questions with known answers, read from JSON lines: training records, or requests with answers.
+"""Questions with known answers, from JSON lines: training records, or requests with answers.
 
     {"image": "a.jpg", "regions": [[1, 2, 30, 40]], "question": "how many?", "answer": "two"}
     {"image": "a.jpg", "conversations": [{"from": "human", "value": "..."}, {"from": "gpt", ...}]}
 
-A line may say its `kind` and `choices`. Questions about an image that is missing carry an error,
-as requests do; a malformed file ends the run. Nothing here knows a model or judges a reply.
+A record may state its `kind` and `choices`. A question whose image cannot be opened carries the
+error, as requests do; a malformed file raises DataError.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from regionqa.boxes.fields import excerpt
-from regionqa.data.conversations import number_regions
-from regionqa.data.fields import parse_regions
-from regionqa.data.jsonl import read_records
+from regionqa.data.conversations import IMAGE, ROLES, number_regions
+from regionqa.data.fields import (
+    ImageName,
+    OptionalText,
+    RegionList,
+    TextList,
+    parse_regions,
+    read_fields,
+)
+from regionqa.data.jsonl import JsonFile
 from regionqa.errors import DataError, ItemError
 from regionqa.images.reading import InputImage, open_image
 from regionqa.language.prompts import REFERENCE
 from regionqa.regions import WrittenBox, clip_all
 from regionqa.requests import Request
 
-GIVE = (
+ADVICE = (
     'write {"image": "a.jpg", "regions": [[x0, y0, x1, y1]], "question": "...", "answer": "..."}, '
     "or training records (docs/guide/data.md)"
 )
 
 
+class QuestionFields(msgspec.Struct):
+    """What all questions of a record share."""
+
+    image: ImageName = ""
+    regions: RegionList = None
+
+
+class AnswerFields(msgspec.Struct):
+    """What belongs to a question; a turn of a conversation may state its own."""
+
+    kind: OptionalText = None
+    choices: TextList = None
+    answers: TextList = None
+
+
 @dataclass(frozen=True)
 class QuestionRecord:
-    """A question, and what is right to say."""
+    """A question with its correct answers."""
 
     request: Request
     answers: tuple[str, ...]
-    """At least one; any of them is right."""
+    """At least one; each is correct."""
     choices: tuple[str, ...] = ()
-    """What can be chosen from; holds an answer. None: the question is open."""
+    """Answers to choose from, a correct one among them; empty for an open question."""
     kind: str | None = None
-    """What kind of question it is, in the words of its file."""
+    """The kind of question, as its file names it."""
+
+
+@dataclass(frozen=True)
+class QuestionTurn:
+    """A question of a record, before its image is opened."""
+
+    question: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...]
+    kind: str | None
 
 
 def read_questions(path: Path, images: Path | None = None) -> list[QuestionRecord]:
-    """All questions of a file, in its order; those about one image share it.
+    """Read all questions of a file, in file order; consecutive ones share their image.
 
-    images: the folder that images are named from; the file's own if not given.
-    Raises DataError, naming the line, for a file that is missing, empty or malformed.
+    Args:
+        path: The file.
+        images: Folder that image names are relative to; by default the file's own.
+
+    Raises:
+        DataError: If the file is missing, empty or malformed; the message names the line.
     """
     folder = path.parent if images is None else images
     open_once = lru_cache(maxsize=1)(open_image)
     found: list[QuestionRecord] = []
-    for where, document in read_records(path, GIVE):
-        if not isinstance(document, dict):
-            raise DataError(f"{where}: is {excerpt(document)}, not an object; {GIVE}")
+    for record in JsonFile.read(path, ADVICE).valid_records(ADVICE):
         try:
-            turns, inline = _numbered(list(_turns(document)))
-            image = document.get("image")
-            if not isinstance(image, str) or not image:
-                raise ItemError("has no image")
-            boxes = tuple(inline) or parse_regions(document.get("regions")) or ()
-            if inline and document.get("regions"):
-                raise ItemError("gives regions both inline and in a list")
+            image, boxes, turns = _read(record.document)
         except ItemError as error:
-            raise DataError(f"{where}: {error}; {GIVE}") from None
+            raise DataError(f"{record.where}: {error}; {ADVICE}") from None
         source: InputImage | ItemError
         try:
             source = open_once(str(folder / image))
@@ -73,56 +104,60 @@ def read_questions(path: Path, images: Path | None = None) -> list[QuestionRecor
             request = _request(image, alone.question, named or boxes, source)
             found.append(QuestionRecord(request, alone.answers, alone.choices, alone.kind))
     if not found:
-        raise DataError(f"{path}: holds no questions; {GIVE}")
+        raise DataError(f"{path}: holds no questions; {ADVICE}")
     return found
 
 
-@dataclass(frozen=True)
-class QuestionTurn:
-    """One question of a record, before its image is known."""
-
-    question: str
-    answers: tuple[str, ...]
-    choices: tuple[str, ...]
-    kind: str | None
+def _read(document: object) -> tuple[str, tuple[WrittenBox, ...], list[QuestionTurn]]:
+    """Return the image, the boxes and the questions of a record."""
+    if not isinstance(document, dict):
+        raise ItemError(f"is {excerpt(document)}, not an object")
+    turns, inline = _numbered(list(_turns(document)))
+    fields, problems = read_fields(document, QuestionFields)
+    if problems:
+        raise ItemError(problems[0])
+    boxes = tuple(inline) or parse_regions(fields.regions) or ()
+    if inline and fields.regions:
+        raise ItemError("gives regions both inline and in a list")
+    return fields.image, boxes, turns
 
 
 def _turns(document: dict[str, object]) -> Iterator[QuestionTurn]:
-    """The questions of one record; each turn of a conversation is one, asked on its own."""
+    """Read the questions of a record; each turn of a conversation is asked on its own."""
     if "conversations" not in document:
-        yield _turn(document, document.get("question"), document.get("answer"), document)
+        yield _turn(document.get("question"), document.get("answer"), document)
         return
     texts = document["conversations"]
     if not isinstance(texts, list) or not texts or len(texts) % 2:
-        raise ItemError("its conversations are no list of questions and answers in turn")
-    for asked, said in zip(texts[::2], texts[1::2], strict=True):
-        if not (isinstance(asked, dict) and isinstance(said, dict)):
-            raise ItemError(f"{excerpt([asked, said])} is no question and answer")
-        if asked.get("from") != "human" or said.get("from") != "gpt":
+        raise ItemError("its conversations are not a list of questions and answers in turn")
+    for question, answer in zip(texts[::2], texts[1::2], strict=True):
+        if not (isinstance(question, dict) and isinstance(answer, dict)):
+            raise ItemError(f"{excerpt([question, answer])} is not a question and its answer")
+        if (question.get("from"), answer.get("from")) != ROLES:
             raise ItemError("its conversations are not from human and gpt in turn")
-        yield _turn(asked, asked.get("value"), said.get("value"), document)
+        own = {key: question[key] for key in ("kind", "choices") if key in question}
+        yield _turn(question.get("value"), answer.get("value"), document | own)
 
 
-def _turn(
-    fields: dict[str, object], question: object, answer: object, document: dict[str, object]
-) -> QuestionTurn:
+def _turn(question: object, answer: object, document: Mapping[str, Any]) -> QuestionTurn:
     if not isinstance(question, str) or not question.strip():
         raise ItemError("has no question")
-    question = question.replace("<image>", " ").strip()
-    answers = _texts(document.get("answers"), "answers") if answer is None else (answer,)
-    if not answers or not all(isinstance(each, str) and each.strip() for each in answers):
+    fields, problems = read_fields(document, AnswerFields)
+    if problems:
+        raise ItemError(problems[0])
+    given = fields.answers or [] if answer is None else [answer]
+    answers = [each for each in given if isinstance(each, str) and each.strip()]
+    if not answers or len(answers) < len(given):
         raise ItemError("has a question without an answer")
-    choices = _texts(fields.get("choices", document.get("choices")), "choices")
-    if choices and not set(map(_plain, answers)) & set(map(_plain, choices)):  # type: ignore[arg-type]
-        raise ItemError(f"its answer {excerpt(answers[0])} is none of its choices")
-    kind = fields.get("kind", document.get("kind"))
-    if not isinstance(kind, str | None):
-        raise ItemError(f"its kind is {excerpt(kind)}, not text")
-    return QuestionTurn(question, tuple(map(str, answers)), choices, kind)
+    choices = tuple(fields.choices or ())
+    if choices and not set(map(_plain, answers)) & set(map(_plain, choices)):
+        raise ItemError(f"its answer {excerpt(answers[0])} is not among its choices")
+    text = question.replace(IMAGE, " ").strip()
+    return QuestionTurn(text, tuple(answers), choices, fields.kind)
 
 
 def _numbered(turns: Sequence[QuestionTurn]) -> tuple[list[QuestionTurn], list[WrittenBox]]:
-    """The turns with `<regionK>` in place of regions written into their texts, and their boxes."""
+    """Replace regions written into the texts by `<region1>` and so on; return their boxes too."""
     texts = [text for turn in turns for text in (turn.question, *turn.answers)]
     replaced, boxes = number_regions(texts)
     rest = iter(replaced)
@@ -135,10 +170,14 @@ def _numbered(turns: Sequence[QuestionTurn]) -> tuple[list[QuestionTurn], list[W
 def only_named(
     turn: QuestionTurn, boxes: Sequence[WrittenBox]
 ) -> tuple[QuestionTurn, tuple[WrittenBox, ...]]:
-    """The turn with the boxes that its question names, numbered anew; no boxes where it names none.
+    """Reduce the boxes to those that a turn's question names, and renumber its texts.
 
-    A turn of a conversation is asked alone, and boxes that belong to other turns would only be in
-    its way; training reads such records in the same way.
+    A turn of a conversation is asked alone, so the boxes of other turns are left out; training
+    does the same.
+
+    Returns:
+        The turn and its boxes; the turn as it is and no boxes if its question names none, or one
+        that does not exist.
     """
     numbers = sorted({int(digits) for digits in REFERENCE.findall(turn.question)})
     kept = [number for number in numbers if 1 <= number <= len(boxes)]
@@ -157,14 +196,6 @@ def only_named(
 
 def _plain(text: str) -> str:
     return text.strip().rstrip(".").casefold()
-
-
-def _texts(value: object, name: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ItemError(f"its {name} are {excerpt(value)}, not a list of texts")
-    return tuple(value)
 
 
 def _request(

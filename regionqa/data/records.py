@@ -1,9 +1,4 @@
-"""What training learns from: records, and what is wrong with those that cannot be used.
-
-    data = read_training_data(Path("mine.jsonl")).or_stop(skip_bad=False)   # datafiles.py
-
-Plain values, checked by whoever reads them. Nothing here knows a file format, pixels or a model.
-"""
+"""Training records, and the problems of those that cannot be used."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,15 +7,16 @@ from pathlib import Path
 from typing import Self
 
 from regionqa.boxes.entries import LeftOut
+from regionqa.data.english import counted
 from regionqa.errors import DataError
 from regionqa.regions import Region
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
-"""What would break a line, steer the terminal, or cannot be printed at all."""
+"""Characters that break a line, control the terminal, or cannot be encoded."""
 
 
 class DataFormat(StrEnum):
-    """What a file of training data was recognised as."""
+    """Formats of training data."""
 
     lines = "JSON lines"
     array = "a JSON array of conversations"
@@ -34,7 +30,7 @@ class Turn:
     question: str
     """`<region1>` names the first region of the record, and so on."""
     answer: str
-    """What the model is to say; may name regions too."""
+    """The target text; may name regions too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +40,21 @@ class Record:
     image: Path
     """The image's file."""
     regions: tuple[Region, ...]
-    """Inside the image, in pixels of the image as displayed; none: the whole image."""
+    """Inside the image, in pixels of the image as displayed; empty: the whole image."""
     turns: tuple[Turn, ...]
     """At least one."""
     where: str
-    """Where it stands, like `mine.jsonl:12`."""
+    """Its place, like `mine.jsonl:12`."""
     clipped: int = field(default=0, compare=False)
-    """How many regions reached outside the image, and were cut off at its edge."""
+    """Number of regions that reached outside the image and were clipped to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a record, which cannot be used therefore."""
+    """A reason why a record cannot be used."""
 
     where: str
-    """The record, like `mine.jsonl:12`."""
+    """The record's place, like `mine.jsonl:12`."""
     text: str
     """What is wrong, and what to do."""
 
@@ -68,24 +64,24 @@ class Problem:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All that was read of a file of training data."""
+    """Everything that was read from a file of training data."""
 
     source: Path
     """The file."""
     format: DataFormat
-    """What it was recognised as."""
+    """Its format."""
     records: tuple[Record, ...]
-    """Those that can be used, in file order."""
+    """Usable records, in file order."""
     problems: tuple[Problem, ...]
-    """What is wrong with the others, in file order."""
+    """Problems of the other records, in file order; a record may have several."""
     sha256: str
-    """Of the file's bytes, to tell later what a model has learned from."""
+    """Digest of the file's bytes, kept with a model that was trained on it."""
     left_out: tuple[LeftOut, ...] = ()
     """Annotations that are not meant to be learned, such as COCO's crowds, in file order."""
 
     @property
     def bad(self) -> int:
-        """Records that cannot be used."""
+        """Number of records that cannot be used."""
         return len({problem.where for problem in self.problems})
 
     @property
@@ -94,10 +90,14 @@ class TrainingData:
         return tuple(dict.fromkeys(record.image for record in self.records))
 
     def or_stop(self, *, skip_bad: bool) -> Self:
-        """The data itself, where one can train on it.
+        """Return the data if it can be trained on.
 
-        skip_bad: whether to do without the bad records. Raises DataError, with the first problem,
-        where there are bad records and they may not be left out, or where no good one is left.
+        Args:
+            skip_bad: Whether bad records may be left out.
+
+        Raises:
+            DataError: With the first problem, if there are bad records and they may not be left
+                out, or if no usable record is left.
         """
         if not self.problems and not self.records:
             raise DataError(f"{self.source}: holds no records; add some, see docs/guide/data.md")
@@ -113,11 +113,6 @@ class TrainingData:
         return self
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 record`, `2,478 records`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
 def one_line(text: str) -> str:
-    """The text as it can be printed in one line."""
+    """Replace characters that cannot be printed within a line."""
     return CONTROLS.sub(" ", text)

@@ -6,7 +6,6 @@ with one item becomes its request's error, and the stream goes on. No model is k
 """
 
 import glob
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import TextIO
 
 from regionqa.boxes.files import BoxFile
-from regionqa.data.fields import check_text, parse_regions
+from regionqa.data.fields import RequestFields, check_text, parse_regions, read_fields
+from regionqa.data.jsonl import parse_line
 from regionqa.errors import ItemError, UsageError
 from regionqa.images.reading import InputImage, open_image
 from regionqa.regions import Region, WrittenBox, clip_all
@@ -161,20 +161,20 @@ def _read_lines(stdin: TextIO) -> Iterator[InputItem]:
 
 
 def _parse_line(text: str, where: str) -> InputItem:
-    """The item of a JSON line; one with an error, naming `where`, for anything unexpected."""
-    image = STDIN
+    """Read a request from a JSON line; what is wrong with it becomes the item's error."""
+    record = parse_line(text, where)
+    if not isinstance(record.document, dict):
+        error = f"{where}: is not a JSON request: {record.error}"
+        return InputItem(STDIN, error=ItemError(error))
+    fields, problems = read_fields(record.document, RequestFields)
+    image = fields.image or STDIN
     try:
-        fields = json.loads(text)
-        if not isinstance(fields.get("image"), str):
-            raise ItemError('has no image; write {"image": "a.jpg"}')
-        image = fields["image"]
-        question = fields.get("question")
-        if not isinstance(question, str | None):
-            raise ItemError(f"the question is {question!r}, not text")
-        return InputItem(image, parse_regions(fields.get("regions")), question)
+        if problems:
+            raise ItemError(problems[0])
+        return InputItem(image, parse_regions(fields.regions), fields.question)
     except ItemError as error:
         return InputItem(image, error=ItemError(f"{where}: {error}"))
-    except (ValueError, OverflowError, RecursionError) as error:  # absurd numbers or depth
+    except RecursionError as error:  # from rendering a deeply nested value in a message
         return InputItem(image, error=ItemError(f"{where}: is not a JSON request: {error}"))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from regionqa.data.english import plural
 from regionqa.language.prompts import REFERENCE
 
 Floats = npt.NDArray[np.float32]
@@ -20,11 +21,10 @@ MANY = "more than ten"
 
 
 PLURALS = {
-    "person": "people", "sheep": "sheep", "skis": "skis", "scissors": "scissors", "knife": "knives",
-    "mouse": "mice", "broccoli": "broccoli", "bus": "buses", "bench": "benches",
-    "couch": "couches", "sandwich": "sandwiches", "toothbrush": "toothbrushes",
-    "wine glass": "wine glasses",
+    "skis": "skis", "scissors": "scissors", "broccoli": "broccoli", "somebody": "somebodys",
+    "man or a woman": "man or a womans", "computer mouse": "computer mouses",
 }  # fmt: skip
+"""Plurals of the released starter's prompts that differ from `plural`."""
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "vehicle": ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
     "animal": (
@@ -72,7 +72,7 @@ POLITE = ("please, ", "tell me: ", "can you tell me, ", "hey, ", "so, ", "now ")
 
 def coco_plural(name: str) -> str:
     """`dogs`, `people`."""
-    return PLURALS.get(name, f"{name}s")
+    return PLURALS.get(name) or plural(name)
 
 
 def listed(parts: Sequence[str]) -> str:

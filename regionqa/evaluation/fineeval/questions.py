@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from regionqa.boxes.fields import excerpt, parse_json
+from regionqa.boxes.fields import excerpt
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.data.conversations import number_regions
+from regionqa.data.jsonl import JsonFile, JsonRecord
 from regionqa.errors import DataError, ItemError
 from regionqa.images.reading import open_image
 from regionqa.regions import WrittenBox, clip_all
@@ -72,17 +73,7 @@ def read_fineeval(path: Path, images: Path | None = None, limit: int | None = No
         DataError: The file is missing or malformed; the message names the line.
     """
     file = path / FILE if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file; name the folder of FineEval") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {error}; name the folder of FineEval") from None
-    items = [
-        _item(line, number, f"{file}:{number}")
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip()
-    ]
+    items = [_item(record) for record in JsonFile.read(file, GIVE).valid_records(GIVE)]
     if not items:
         raise DataError(f"{file}: has no questions; {GIVE}")
     beside = file.parent / "images"
@@ -90,11 +81,8 @@ def read_fineeval(path: Path, images: Path | None = None, limit: int | None = No
     return FineEval(file, folder, tuple(items[:limit]))
 
 
-def _item(line: str, number: int, where: str) -> FineEvalItem:
-    try:
-        fields = parse_json(line)
-    except ValueError as error:
-        raise DataError(f"{where}: is not JSON: {error}; {GIVE}") from None
+def _item(record: JsonRecord) -> FineEvalItem:
+    where, fields = record.where, record.document
     if not isinstance(fields, dict):
         raise DataError(f"{where}: is {excerpt(fields)}, not an object; {GIVE}")
     texts = {}
@@ -108,7 +96,12 @@ def _item(line: str, number: int, where: str) -> FineEvalItem:
         raise DataError(f"{where}: 'recorded' is not an object of answers by system; {GIVE}")
     [question], boxes = number_regions([texts["instruction"]])
     return FineEvalItem(
-        number, texts["image"], question, tuple(boxes), texts["instruction_no_region"], recorded
+        record.number,
+        texts["image"],
+        question,
+        tuple(boxes),
+        texts["instruction_no_region"],
+        recorded,
     )
 
 

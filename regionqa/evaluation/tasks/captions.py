@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from regionqa.boxes.coco import CocoDocument, is_coco
 from regionqa.boxes.fields import excerpt
 from regionqa.bundles.prompt_rules import PromptRules
-from regionqa.data.fields import parse_regions
-from regionqa.data.jsonl import read_records
+from regionqa.data.fields import ImageName, OptionalText, RegionList, parse_regions, read_fields
+from regionqa.data.jsonl import JsonFile
 from regionqa.errors import BoxFileError, DataError, ItemError
 from regionqa.evaluation.metrics.calibration import UncertaintyRule
 from regionqa.evaluation.metrics.captions import (
@@ -112,7 +113,8 @@ def read_captions(path: Path, images: Path, limit: int | None = None) -> list[Re
         DataError: The file is missing, empty or malformed; the message names the place.
     """
     found = []
-    for where, document in read_records(path, GIVE):
+    for record in JsonFile.read(path, GIVE).valid_records(GIVE):
+        document = record.document
         try:
             if is_coco(document):
                 found += list(_coco(document, path))
@@ -123,21 +125,28 @@ def read_captions(path: Path, images: Path, limit: int | None = None) -> list[Re
             else:
                 raise ItemError(f"is {excerpt(document)}, not an object")
         except (ItemError, BoxFileError) as error:
-            raise DataError(f"{where}: {error}; {GIVE}") from None
+            raise DataError(f"{record.where}: {error}; {GIVE}") from None
     if not found:
         raise DataError(f"{path}: has no captions; {GIVE}")
     return found[:limit]
 
 
+class ReferenceFields(msgspec.Struct):
+    """A record of captions in JSON lines."""
+
+    image: ImageName = ""
+    regions: RegionList = None
+    question: OptionalText = None
+    kind: OptionalText = None
+
+
 def _reference(document: dict[str, object]) -> Reference:
-    image, question, kind = (document.get(key) for key in ("image", "question", "kind"))
-    if not isinstance(image, str) or not image:
-        raise ItemError(f"its image is {excerpt(image)}, not a file name")
-    if not isinstance(question, str | None) or not isinstance(kind, str | None):
-        raise ItemError("its question or kind is not a string")
-    boxes = parse_regions(document.get("regions")) or ()
+    fields, problems = read_fields(document, ReferenceFields)
+    if problems:
+        raise ItemError(problems[0])
+    boxes = parse_regions(fields.regions) or ()
     captions = _captions(document.get("captions", document.get("answers")))
-    return Reference(image, boxes, captions, question, kind)
+    return Reference(fields.image, boxes, captions, fields.question, fields.kind)
 
 
 def _captions(value: object) -> tuple[str, ...]:

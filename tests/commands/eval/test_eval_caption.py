@@ -107,12 +107,12 @@ def test_coco_captions_of_one_image_are_together(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{}", "has no captions"),
-        ('{"image": 3}', "its image is 3, not a file name"),
+        ('{"image": 3}', "'image' is 3; write a name"),
         ('{"image": "a.jpg"}', "its captions are None, not a list of strings"),
         ('{"image": "a.jpg", "captions": ["..."]}', r"caption '\.\.\.' has no words"),
-        ('{"image": "a.jpg", "captions": ["a"], "kind": 3}', "question or kind is not a string"),
+        ('{"image": "a.jpg", "captions": ["a"], "kind": 3}', "'kind' is 3; write text"),
         ("[1]", "record 1: is 1, not an object"),
-        ("[1", "is not JSON"),
+        ("[1", "is not valid JSON"),
         ('{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}', "no image has the id"),
     ],
 )

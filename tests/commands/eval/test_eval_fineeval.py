@@ -197,7 +197,8 @@ def test_what_failed_is_left_out(data: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no questions"),
+        ("", r"fineeval\.jsonl: is empty; write"),
+        ("[]", "has no questions"),
         ("{", r"fineeval\.jsonl:1: is not JSON"),
         ("4", "is 4, not an object"),
         ('{"image": "a.jpg"}', "'instruction' is None, not a string"),

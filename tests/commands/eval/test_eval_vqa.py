@@ -166,18 +166,28 @@ def test_where_nothing_can_be_answered_that_is_said(regionqa: "Command", tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no questions"),
+        ("", r"q\.jsonl: is empty; write"),
+        ("[]", "holds no questions"),
         ("{", r"q\.jsonl:1: is not JSON"),
         ("3", r"q\.jsonl:1: is 3, not an object"),
         ('{"image": "a.jpg", "answer": "yes"}', "has no question"),
         ('{"image": "a.jpg", "question": "what?"}', "a question without an answer"),
-        ('{"image": "a.jpg", "question": "what?", "answers": "x"}', "answers are 'x', not a list"),
+        (
+            '{"image": "a.jpg", "question": "what?", "answers": "x"}',
+            "'answers' is 'x'; write a list",
+        ),
         ('{"question": "what?", "answer": "x"}', "has no image"),
-        ('{"image": "a.jpg", "question": "what?", "answer": "x", "kind": 3}', "kind is 3"),
-        ('{"image": "a.jpg", "question": "a?", "answer": "x", "choices": ["y"]}', "none of its"),
+        (
+            '{"image": "a.jpg", "question": "what?", "answer": "x", "kind": 3}',
+            "'kind' is 3; write text",
+        ),
+        (
+            '{"image": "a.jpg", "question": "a?", "answer": "x", "choices": ["y"]}',
+            "is not among its choices",
+        ),
         ('{"image": "a.jpg", "question": "a?", "answer": "x", "regions": [[1, 2]]}', "1, 2"),
         ('{"image": "a.jpg", "conversations": [{"from": "human", "value": "a"}]}', "in turn"),
-        ('[{"image": "a.jpg", "conversations": []}]', "record 1: its conversations are no list"),
+        ('[{"image": "a.jpg", "conversations": []}]', "record 1: its conversations are not a list"),
     ],
 )
 def test_a_malformed_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -160,12 +160,12 @@ BAD = [
     ('{"image": "cat.jpg",', "is not JSON: Expecting property name enclosed in double quotes"),
     ('{"image": "a", "image": "b"}', "is not JSON: the key 'image' appears twice"),
     ("[" * 100_000, "is not JSON: "),
-    ([1, 2], "is [1, 2], but an object with image and conversations is due"),
+    ([1, 2], "is [1, 2]; write an object with image and conversations"),
     (good(region=[]), "unknown key 'region'; did you mean 'regions'?"),
     (good(colour=1), "unknown key 'colour'; known are image, regions, conversations, id, kind"),
-    (good(regions={"a": 1}), "'regions' is {'a': 1}, but a list like [[10, 20, 90, 80]] is due"),
+    (good(regions={"a": 1}), "'regions' is {'a': 1}; write a list, like [[10, 20, 90, 80]]"),
     (good(regions=[[1, 2, 3]]), "region 1: box [1, 2, 3]: four numbers are expected, 3 values"),
-    (good(regions=[{"label": "a"}]), "region 1: has no 'box'"),
+    (good(regions=[{"label": "a"}]), "region 1: has no box; write four numbers, like [10, 20"),
     (good(regions=[{"box": [1, 2, 9, 9], "lable": "a"}]), "region 1: unknown key 'lable'; did you"),
     (good(regions=[{"box": [1, 2, 9, 9], "label": []}]), "region 1: 'label' is []; write text"),
     (good(regions=[[1, 2, float("nan"), 4]]), "every coordinate must be a finite number"),
@@ -175,24 +175,25 @@ BAD = [
     (good(regions=[[300, 2, 400, 9]]), "outside the image, which is 226 x 150 pixels; write"),
     (good(regions=[[0.1, 0.1, 0.5, 0.5]]), "is smaller than one pixel; write left, top, right"),
     (good(regions=[]), "the question of turn 1 names <region1>, but 0 regions were given"),
-    (good(image=None), 'has no image; write "image": "a.jpg"'),
-    (good(image=["cat.jpg"]), "'image' is ['cat.jpg'], but a name is due"),
+    (good(image=None), 'has no image; write a name, like "a.jpg"'),
+    (good(image=["cat.jpg"]), "'image' is ['cat.jpg']; write a name, like"),
     (good(image="gone.jpg"), "gone.jpg: no such file; say where the images lie with --images"),
     (good(image="notes.txt"), "notes.txt: not an image"),
     (good(image="."), "a directory, not an image"),
     (good(image="x" * 300), "no such file"),
     (good(image="a\0b"), "no such file"),
-    (good(image="\ud800"), "the name of the image is no valid text at character 1"),
+    (good(image="\ud800"), "the name of the image is not valid text at character 1"),
+    (good(conversations=[]), "'conversations' is []; write [{"),
     (good(conversations=None), 'has no conversations; write [{"from": "human"'),
-    (good(conversations="hi"), "'hi' is no list of conversations"),
-    (good(conversations=["hi", "ho"]), "conversations[0]: is 'hi', but {\"from\""),
-    (good(conversations=turns("a", "b")[::-1]), "is from 'gpt', but human is due"),
-    (good(conversations=[{"from": "user", "value": "a"}]), "is from 'user', but human is due"),
+    (good(conversations="hi"), "'conversations' is 'hi'; write [{"),
+    (good(conversations=["hi", "ho"]), "conversations[0]: is 'hi'; write {\"from\""),
+    (good(conversations=turns("a", "b")[::-1]), "is from 'gpt'; write human"),
+    (good(conversations=[{"from": "user", "value": "a"}]), "is from 'user'; write human"),
     (good(conversations=turns("what?")), "the last question has no answer"),
     (good(conversations=turns("<image>\n", "b")), "the question of turn 1 is empty"),
     (good(conversations=turns("a", "b", "c", " ")), "the answer of turn 2 is empty"),
     (good(conversations=turns("a", "<image>")), "the answer of turn 1 holds <image>"),
-    (good(conversations=turns("a", "\udcff")), "the answer of turn 1 is no valid text at"),
+    (good(conversations=turns("a", "\udcff")), "the answer of turn 1 is not valid text at"),
     (good(conversations=turns("a", "<region2>")), "names <region2>, but 1 region was given"),
     (good(conversations=turns("a", "<region0>")), "names <region0>, but 1 region was given"),
     (good(conversations=turns("a", f"<region{'9' * 5000}>")), "names <region999999999>, but"),
@@ -243,7 +244,8 @@ def test_stray_bytes_spoil_their_own_line(photos: Path) -> None:
     data = read_training_data(file)
     assert [record.where for record in data.records] == ["mine.jsonl:1", "mine.jsonl:3"]
     assert problems(data) == [
-        "mine.jsonl:2: the answer of turn 1 is no valid text at character 1; save the file as UTF-8"
+        "mine.jsonl:2: the answer of turn 1 is not valid text at character 1; "
+        "save the file as UTF-8"
     ]
 
 
@@ -271,9 +273,9 @@ def test_images_says_where_images_lie(photos: Path) -> None:
 
 UNREADABLE = [
     ("a.json", "", "is empty"),
-    ("a.json", '[{"image": 1},', "is not JSON that can be read"),
-    ("a.json", '{"images": [\n], "annotations"', "is not JSON that can be read"),
-    ("a.json", '{"cat.jpg": [[1, 2, 3, 4]]}', "is no training data that is known"),
+    ("a.json", '[{"image": 1},', "is not valid JSON"),
+    ("a.json", '{"images": [\n], "annotations"', "is not valid JSON"),
+    ("a.json", '{"cat.jpg": [[1, 2, 3, 4]]}', "is not training data of a known format"),
     ("a.json", '{"images": [{}], "annotations": []}', "images[0] of * has no 'id'"),
     ("a.json", '{"images": [], "annotations": 5}', "'annotations' is 5; write a list"),
 ]
