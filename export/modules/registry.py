@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from regionqa.bundles.card import ModelCard, from_table
+from regionqa.bundles.card import ModelCard
 from regionqa.errors import BundleError
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.modules.crops import CropConfig, CropRegionEncoder
@@ -19,6 +19,7 @@ from regionqa.export.modules.pixels import PixelRegionConfig, PixelRegionEncoder
 from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
 from regionqa.export.modules.tower import TowerConfig, TowerVision
+from regionqa.schema import from_table
 
 VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
     "resnet": (ResNetConfig, ResNetVision),

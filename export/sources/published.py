@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
-from regionqa.bundles.card import ModelCard, Sources, from_table
+from regionqa.bundles.card import ModelCard, Sources
 from regionqa.bundles.store import CARD, Bundle, open_bundle, shipped_folder
 from regionqa.errors import BundleError
 from regionqa.export.bundle import (
@@ -61,6 +61,7 @@ from regionqa.export.sources.sentencepiece import (
     read_added_tokens,
 )
 from regionqa.export.sources.shards import Shards, TensorEntry, join, write_safetensors
+from regionqa.schema import from_table
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",

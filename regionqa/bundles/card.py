@@ -7,17 +7,18 @@ not know where a bundle's files lie or whether they exist.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.errors import BundleError
 from regionqa.images.preprocessing import Fit, Preprocessing
+from regionqa.schema import from_table as from_table
 
-Table = TypeVar("Table")
+OLD_KEYS = {"picture": "image", "picture_question": "image_question"}
+"""Keys of cards written by version 0.1, and their names today."""
 
 
 def check_inside(path: str) -> None:
@@ -266,56 +267,4 @@ def read_card(path: Path) -> ModelCard:
         raise BundleError(f"{path}: no such file; a model's folder has a card.toml") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BundleError(f"{path}: cannot be read as a card: {error}") from error
-    return from_table(ModelCard, table, str(path))
-
-
-OLD_KEYS = {"picture": "image", "picture_question": "image_question"}
-"""Keys of cards written by version 0.1 and what they are called today."""
-
-
-def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
-    """A frozen dataclass from a TOML table, every key known and every value of its type."""
-    table = {OLD_KEYS.get(key, key): value for key, value in table.items()}
-    hints = get_type_hints(kind)
-    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(table) - set(known))
-    if unknown:
-        raise BundleError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
-    values = {}
-    for name, item in known.items():
-        if name in table:
-            values[name] = convert_value(table[name], hints[name], f"{where}: {name}")
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise BundleError(f"{where}: the key {name!r} is missing")
-    try:
-        return kind(**values)
-    except ValueError as error:
-        message = str(error)
-        raise BundleError(
-            message if message.startswith(where) else f"{where}: {message}"
-        ) from error
-
-
-def convert_value(value: Any, hint: Any, where: str) -> Any:
-    """The TOML value as the type a field asks for."""
-    if isinstance(hint, UnionType):
-        hint = next(option for option in get_args(hint) if option is not type(None))
-    origin = get_origin(hint)
-    if origin is tuple and isinstance(value, list):
-        kinds = get_args(hint)
-        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
-            raise BundleError(f"{where}: {len(kinds)} values are expected, {len(value)} found")
-        return tuple(convert_value(entry, kinds[0], where) for entry in value)
-    if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
-        return value
-    if isinstance(hint, type):
-        if is_dataclass(hint) and isinstance(value, dict):
-            return from_table(hint, value, where)
-        if issubclass(hint, StrEnum) and value in list(hint):
-            return hint(value)
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if type(value) is hint:
-            return value
-    expected = getattr(hint, "__name__", str(hint))
-    raise BundleError(f"{where}: {value!r} is not of type {expected}")
+    return from_table(ModelCard, table, str(path), renamed=OLD_KEYS)

@@ -48,7 +48,6 @@ from helpers.tiny_checkpoints import (
     write_llava,
     write_qwen_tokenizer,
 )
-from regionqa.bundles.card import from_table
 from regionqa.bundles.prompt_rules import PromptRules, RegionInput
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.cli import init as making
@@ -65,6 +64,7 @@ from regionqa.export.sources.llava import llava_bundle
 from regionqa.images.preprocessing import Fit, Preprocessing
 from regionqa.language.prompts import render
 from regionqa.language.tokenization import BundleTokenizer, Preceding, tokenize
+from regionqa.schema import from_table
 
 if TYPE_CHECKING:
     from conftest import Command

@@ -73,6 +73,15 @@ def test_the_starter_card_is_read(starter: Bundle) -> None:
     assert all(isinstance(spec, FileSpec) for spec in card.files)
 
 
+def test_a_card_of_version_0_1_is_read(starter: Bundle, path: Path) -> None:
+    table = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+    table["picture"] = table.pop("image")
+    table["region"]["picture"] = table["region"].pop("image")
+    table["prompt"]["picture_question"] = table["prompt"].pop("image_question")
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    assert read_card(path) == starter.card
+
+
 def test_what_may_be_left_out_has_a_default(path: Path, table: Table) -> None:
     del table["max_regions"], table["provenance"], table["architecture"], table["files"]
     del table["language"]["runtime"]
@@ -124,21 +133,45 @@ def test_a_key_that_is_missing(path: Path, table: Table, key: str, message: str)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("name", 7, ": name: 7 is not of type str"),
-        ("vision", "vision.onnx", ": vision: 'vision.onnx' is not of type VisionCard"),
-        ("vision.image_tokens", "16", ": vision: image_tokens: '16' is not of type int"),
-        ("vision.image_tokens", 16.0, ": vision: image_tokens: 16.0 is not of type int"),
-        ("vision.image_tokens", True, ": vision: image_tokens: True is not of type int"),
-        ("vision.levels", "level0", ": vision: levels: 'level0' is not of type tuple"),
-        ("vision.levels", ["level0", 1], ": vision: levels: 1 is not of type str"),
-        ("image.fit", "stretch", ": image: fit: 'stretch' is not of type Fit"),
-        ("image.fit", ["pad"], ": image: fit: ['pad'] is not of type Fit"),
-        ("image.mean", [0.5, "0.5", 0.5], ": image: mean: '0.5' is not of type float"),
-        ("image.mean", [True, 0.5, 0.5], ": image: mean: True is not of type float"),
-        ("language.runtime", "llama.cpp", ": language: runtime: 'llama.cpp' is not of type"),
-        ("prompt.again", 1, ": prompt: again: 1 is not of type str"),
-        ("provenance", "COCO", ": provenance: 'COCO' is not of type Mapping"),
-        ("files", [{"path": "a", "sha256": "b", "size": "c"}], ": files: size: 'c' is not of"),
+        ("name", 7, ": name: expected text, found 7"),
+        ("vision", "vision.onnx", ": vision: expected a table, found 'vision.onnx'"),
+        (
+            "vision.image_tokens",
+            "16",
+            ": vision: image_tokens: expected a whole number, found '16'",
+        ),
+        (
+            "vision.image_tokens",
+            16.0,
+            ": vision: image_tokens: expected a whole number, found 16.0",
+        ),
+        (
+            "vision.image_tokens",
+            True,
+            ": vision: image_tokens: expected a whole number, found True",
+        ),
+        ("vision.levels", "level0", ": vision: levels: expected a list, found 'level0'"),
+        ("vision.levels", ["level0", 1], ": vision: levels: expected text, found 1"),
+        (
+            "image.fit",
+            "stretch",
+            ": image: fit: 'stretch' is unknown; known are squash, pad, crop, shortest",
+        ),
+        ("image.fit", ["pad"], ": image: fit: expected text, found ['pad']"),
+        ("image.mean", [0.5, "0.5", 0.5], ": image: mean: expected a number, found '0.5'"),
+        ("image.mean", [True, 0.5, 0.5], ": image: mean: expected a number, found True"),
+        (
+            "language.runtime",
+            "llama.cpp",
+            ": language: runtime: 'llama.cpp' is unknown; known are native, tr",
+        ),
+        ("prompt.again", 1, ": prompt: again: expected text, found 1"),
+        ("provenance", "COCO", ": provenance: expected a table, found 'COCO'"),
+        (
+            "files",
+            [{"path": "a", "sha256": "b", "size": "c"}],
+            ": files: size: expected a whole number, found 'c'",
+        ),
     ],
 )
 def test_a_value_of_the_wrong_type(
@@ -150,7 +183,7 @@ def test_a_value_of_the_wrong_type(
 @pytest.mark.parametrize("values", [[], [0.5, 0.5], [0.5] * 4])
 def test_a_list_of_the_wrong_length(path: Path, table: Table, values: list[float]) -> None:
     message = refused(written(path, table, "image.mean", values))
-    assert message == f": image: mean: 3 values are expected, {len(values)} found"
+    assert message == f": image: mean: expected 3 values, found {len(values)}"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +242,7 @@ def test_a_vision_encoder_looks_at_squares(path: Path, table: Table) -> None:
     [
         ({"fit": "squash"}, "fit is squash and longest is 1333; longest goes with shortest"),
         ({"longest": 799}, "longest is 799, below size, 800"),
-        ({"longest": 1333.5}, ": longest: 1333.5 is not of type int"),
+        ({"longest": 1333.5}, ": longest: expected a whole number, found 1333.5"),
         ({"shortest": 800}, ": unknown key 'shortest'"),
     ],
 )

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from helpers.golden_checkpoints import regionclip_state
 from helpers.golden_weights import RegionClipSizes, pvit_maker
-from regionqa.bundles.card import from_table
 from regionqa.export.modules.regionclip import (
     AttentionPool,
     Bottleneck,
@@ -21,6 +20,7 @@ from regionqa.export.modules.regionclip import (
 )
 from regionqa.export.modules.registry import REGION, architecture_table
 from regionqa.export.onnx.export import export_region
+from regionqa.schema import from_table
 
 SIZES = RegionClipSizes(stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 2, 2), cells=9, out=12)
 CONFIG = RegionClipConfig(

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig, CLIPVisionConfig, SiglipVisionConfig
 
-from regionqa.bundles.card import from_table
 from regionqa.bundles.model_config import VisionSizes, text_sizes, vision_sizes
 from regionqa.errors import BundleError
 from regionqa.export.modules.registry import architecture_table
 from regionqa.export.modules.tower import ProjectorKind, TowerConfig, TowerVision, tower_table
+from regionqa.schema import from_table
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2,
