@@ -15,7 +15,6 @@ from regionqa.errors import BundleError
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.modules.crops import CropConfig, CropRegionEncoder
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
-from regionqa.export.modules.pixels import PixelRegionConfig, PixelRegionEncoder
 from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
 from regionqa.export.modules.tower import TowerConfig, TowerVision
@@ -28,7 +27,6 @@ VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
 REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
     "cuts": (CropConfig, CropRegionEncoder),
     "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),
-    "pixels": (PixelRegionConfig, PixelRegionEncoder),
     "regionclip": (RegionClipConfig, RegionClipEncoder),
 }
 
@@ -57,10 +55,13 @@ def architecture_table(module: VisionModule | RegionModule) -> dict[str, Any]:
 
 def _build(kinds: Mapping[str, tuple[type, type[nn.Module]]], table: Any, where: str) -> Any:
     if not isinstance(table, Mapping):
-        raise BundleError(f"{where}: is missing, so the model can be asked but not trained")
+        raise BundleError(f"{where} is missing, so the model can be asked but not trained")
     settings = dict(table)
     kind = settings.pop("kind", None)
     if kind not in kinds:
-        raise BundleError(f"{where}: kind is {kind!r}; known are {', '.join(kinds)}")
+        raise BundleError(
+            f"{where}: kind {kind!r} has no torch definition here, so the model can be asked but "
+            f"not trained; known are {', '.join(kinds)}"
+        )
     config, definition = kinds[kind]
     return definition(from_table(config, settings, where))

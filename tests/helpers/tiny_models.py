@@ -23,7 +23,7 @@ from regionqa.export import bundle as bundle_module
 from regionqa.export.bundle import write_bundle
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
-from regionqa.export.modules.pixels import PixelRegionConfig, PixelRegionEncoder
+from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
 from regionqa.export.onnx.verify import ParityReport
 from regionqa.language.tokenization import BundleTokenizer
@@ -31,6 +31,10 @@ from regionqa.language.tokenization import BundleTokenizer
 ROWS = ("levels", "pixels", "coordinates", "none")
 """Region features of the vision encoder's maps, or of pixels of its own; boxes as text; nothing."""
 HIDDEN = 32
+TINY_CLIP = RegionClipConfig(
+    stem=8, planes=(2, 2, 2, 4), depths=(1, 1, 1, 1), roi_size=2, heads=2, region_width=16,
+    hidden_size=HIDDEN,
+)  # fmt: skip
 RED, BLUE = "a red thing.", "a blue thing."
 QUESTION = "what is <region1>?"
 SPOKEN = (
@@ -75,10 +79,12 @@ def tiny_region(row: str, vision: ResNetVision) -> RegionModule | None:
         nn.init.normal_(encoder.roi_align.updims.weight, std=0.3)
         return encoder
     if row == "pixels":
-        config = PixelRegionConfig((8, 16), (1, 1), roi_level=0, roi_size=2, hidden_size=HIDDEN)
-        pixels = PixelRegionEncoder(config)
-        nn.init.normal_(pixels.prompt_projector.weight, std=2.0)
-        return pixels
+        clip = RegionClipEncoder(TINY_CLIP)
+        for module in clip.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.normal_(clip.prompt_projector.weight, std=2.0)
+        return clip
     return None
 
 

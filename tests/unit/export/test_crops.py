@@ -21,6 +21,7 @@ from regionqa.export.modules.crops import (
     within,
 )
 from regionqa.export.modules.registry import architecture_table
+from regionqa.export.modules.resnet import BasicBlock
 from regionqa.export.onnx.export import export_region
 from regionqa.export.onnx.interface import RegionGraph
 from regionqa.export.onnx.verify import TOLERANCE, compare
@@ -186,3 +187,12 @@ def test_a_namer_comes_back_from_its_file_and_names_vectors(tmp_path: Path) -> N
     assert torch.equal(vectors, namer.region.region_vectors(*inputs))
     expected = vectors[:, : SMALL.region_width] @ namer.classifier.weight.T + namer.classifier.bias
     assert torch.allclose(back.namer.logits(vectors), expected, atol=1e-6)
+
+
+def test_odd_sides_average_what_is_there() -> None:
+    shortcut = BasicBlock(8, 8, stride=2).shortcut
+    assert isinstance(shortcut, nn.Sequential)
+    row = torch.tensor([1.0, 3.0, 7.0]).reshape(1, 1, 1, 3)
+    assert shortcut[0](row).flatten().tolist() == [2, 7]
+    even = torch.randn(1, 1, 4, 6)
+    assert torch.equal(shortcut[0](even), nn.functional.avg_pool2d(even, 2))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from helpers.golden_checkpoints import regionclip_state
 from helpers.golden_weights import RegionClipSizes, pvit_maker
@@ -20,6 +21,8 @@ from regionqa.export.modules.regionclip import (
 )
 from regionqa.export.modules.registry import REGION, architecture_table
 from regionqa.export.onnx.export import export_region
+from regionqa.export.onnx.interface import RegionGraph
+from regionqa.export.onnx.verify import TOLERANCE, compare
 from regionqa.schema import from_table
 
 SIZES = RegionClipSizes(stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 2, 2), cells=9, out=12)
@@ -40,6 +43,16 @@ def encoder() -> RegionClipEncoder:
     }
     made.load_state_dict({**regionclip_state(SIZES, make), **linear})
     return made
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graph of `encoder()`, compared with it."""
+    path = tmp_path_factory.mktemp("graph") / "region.onnx"
+    report = export_region(encoder(), path)
+    report.check()
+    assert "1 images with 0 regions" in report.cases
+    return path
 
 
 def test_names_and_shapes_are_the_published_ones() -> None:
@@ -116,11 +129,72 @@ def test_stage_four_sees_a_region_alone() -> None:
 
 
 @torch.no_grad()
-def test_a_graph_with_free_sides_and_no_regions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(80, 336), (330, 70)])
+def test_a_region_is_cut_from_the_map_by_roi_align(size: tuple[int, int]) -> None:
+    """Step by step, with roi_align called by hand, in an image that is not square."""
     made = encoder()
-    report = export_region(made, tmp_path / "region.onnx")
-    report.check()
-    session = onnxruntime.InferenceSession(str(tmp_path / "region.onnx"))
+    height, width = size
+    rng = np.random.default_rng(height)
+    pixels = torch.from_numpy(rng.standard_normal((2, 3, height, width), np.float32))
+    # RoIAlign's cells are three cells of the map on the longer side, or a fraction of one
+    boxes = torch.tensor([[0.05, 0.02, 0.95, 0.97], [0.5, 0.1, 0.6, 0.9], [0.2, 0.2, 0.25, 0.22]])
+    index = torch.tensor([1, 0, 1])
+    trunk = made.backbone.region_map(pixels)
+    assert trunk.shape == (2, 32, height // 16, width // 16)
+    tokens = made([pixels], boxes, index)
+    assert tokens.shape == (3, 1, 16)
+    for row, (box, image) in enumerate(zip(boxes, index, strict=True)):
+        x0, y0, x1, y1 = box.tolist()
+        corners = torch.tensor([[x0 * width, y0 * height, x1 * width, y1 * height]])
+        cut = roi_align(
+            trunk[image : image + 1], [corners], (6, 6), 1 / 16, sampling_ratio=0, aligned=True
+        )
+        vector = made.backbone.attnpool(made.backbone.layer4(cut))[0]  # type: ignore[operator]
+        expected = made.prompt_projector(vector) + made.bbox_fc(box)
+        assert torch.allclose(tokens[row, 0], expected, atol=1e-5)
+        coarse = roi_align(trunk[image : image + 1], [corners], 6, 1 / 16, 2, aligned=True)
+        if row == 0:
+            assert not torch.allclose(cut, coarse, atol=1e-3), "the points of a cell adapt to it"
+
+
+@pytest.mark.parametrize("regions", [0, 1, 5])
+@pytest.mark.parametrize("size", [(160, 266), (97, 33), (18, 333), (64, 64)])
+def test_the_graph_equals_torch_at_any_size(
+    graph: Path, size: tuple[int, int], regions: int
+) -> None:
+    rng = np.random.default_rng(size[0] + regions)
+    corners = np.sort(rng.uniform(-0.1, 1.1, (regions, 2, 2)), axis=1)  # (N, 2, 2)
+    cases = {
+        f"{images} images": {
+            "pixel_values": rng.standard_normal((images, 3, *size), np.float32),
+            "boxes": corners.reshape(regions, 4).astype(np.float32),
+            "image_index": rng.integers(0, images, regions),
+        }
+        for images in (1, 2)
+    }
+    assert compare(RegionGraph(encoder()), graph, ["region_tokens"], cases).difference <= TOLERANCE
+
+
+def test_the_carrier_is_all_that_carry_uses() -> None:
+    made = encoder()
+    assert sorted(made.carrier) == ["bbox_fc", "prompt_projector"]
+    gradients = torch.autograd.grad(
+        made.carry(torch.ones(1, CONFIG.region_width), torch.ones(1, 4)).sum(),
+        list(made.parameters()),
+        allow_unused=True,
+    )
+    used = {
+        name.partition(".")[0]
+        for (name, _), gradient in zip(made.named_parameters(), gradients, strict=True)
+        if gradient is not None
+    }
+    assert used == set(made.carrier)
+
+
+@torch.no_grad()
+def test_a_graph_with_free_sides_and_no_regions(graph: Path) -> None:
+    made = encoder()
+    session = onnxruntime.InferenceSession(str(graph))
     rng = np.random.default_rng(0)
     # boxes from a fraction of a cell to the whole: the points of a cell adapt to the box
     boxes = np.array([[0, 0, 1, 1], [0.4, 0.4, 0.402, 0.41], [0.3, 0.9, 1.3, 1.1]], np.float32)

@@ -1,6 +1,7 @@
-"""A region encoder with pixels of its own: from the user's question down to the torch module."""
+"""Region encoders that read pixels of their own, of fixed or free sides: answers and errors."""
 
 import json
+import shutil
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,20 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from torch import nn
-from torchvision.ops import roi_align
 
+from helpers.tiny_models import a_record
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.engine import Engine
 from regionqa.errors import BundleError, ImageError
 from regionqa.export.bundle import read_encoders, write_bundle
-from regionqa.export.modules.pixels import PixelRegionConfig, PixelRegionEncoder
+from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.registry import architecture_table
-from regionqa.export.modules.resnet import BasicBlock, ResNetConfig, ResNetVision
-from regionqa.export.onnx.export import export_region
-from regionqa.export.onnx.interface import RegionGraph
-from regionqa.export.onnx.verify import TOLERANCE, compare
 from regionqa.images.preprocessing import Fit
 from regionqa.images.reading import InputImage, open_image
 from regionqa.regions import Box, Region
@@ -39,12 +37,16 @@ RULES = {
     "shortest": {"size": 160, "fit": "shortest", "longest": 266},
 }
 """How the two bundles of these tests fit the image to the region encoder."""
+CLIP = RegionClipConfig(
+    stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 1, 1), roi_size=4, heads=4, region_width=24,
+    hidden_size=192,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def bundles(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     """The starter with another region encoder, which is untrained."""
-    root = tmp_path_factory.mktemp("pixels")
+    root = tmp_path_factory.mktemp("own-pixels")
     table: dict[str, Any] = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
     for found in ("revision", "architecture", "files"):
         del table[found]
@@ -53,12 +55,11 @@ def bundles(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     for name, rule in RULES.items():
         torch.manual_seed(0)
         fixed = 384 if rule["fit"] == "squash" else None
-        trunk = ResNetVision(ResNetConfig(levels=()))
-        lively(trunk.train())
-        with torch.no_grad():  # its norms learn what goes through it, or little of an image would
-            for _ in range(30):
-                trunk.maps(torch.randn(4, 3, 64, 64))
-        region = PixelRegionEncoder.from_vision(trunk, 192, roi_size=4, input_size=fixed)
+        region = RegionClipEncoder(replace(CLIP, input_size=fixed))
+        for module in region.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.normal_(region.prompt_projector.weight, std=3)  # so that the region is noticed
         nn.init.normal_(region.bbox_fc.weight, std=3)  # so that an answer depends on the box
         card = {**table, "name": name}
         card["region"] = {**table["region"], "image": {**table["image"], **rule}}
@@ -245,140 +246,38 @@ def test_a_card_that_says_maps_where_the_graph_reads_pixels(bundles: dict[str, B
 
 def test_the_torch_encoder_comes_back_from_the_bundle(bundle: Bundle) -> None:
     vision, region = read_encoders(bundle)
-    assert isinstance(region, PixelRegionEncoder)
+    assert isinstance(region, RegionClipEncoder)
     assert region.config.input_size == (384 if bundle.card.name == "squash" else None)
     assert region.source_shapes == ((3, region.config.input_size, region.config.input_size),)
     assert vision.level_shapes == ()
     table = bundle.card.architecture["region"]
-    assert table["kind"] == "pixels"
-    assert architecture_table(region) == {
-        **table,
-        "widths": (32, 64, 160, 256),
-        "depths": (2, 2, 3, 2),
+    assert table["kind"] == "regionclip"
+    tuples = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }
+    assert architecture_table(region) == tuples
 
 
-# -- the torch definition --------------------------------------------------------------------------
-
-
-SMALL = PixelRegionConfig((8, 8, 16, 24), (1, 1, 1, 1), roi_size=3, hidden_size=16)
-
-
-def lively(module: nn.Module) -> None:
-    """Give every BatchNorm numbers of its own: as they start, they hide whole branches."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias)
-            part.running_mean.normal_()  # type: ignore[union-attr]
-            part.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
-
-
-@pytest.fixture(scope="module")
-def small() -> PixelRegionEncoder:
-    torch.manual_seed(0)
-    encoder = PixelRegionEncoder(SMALL)
-    lively(encoder)
-    return encoder.eval()
-
-
-@pytest.fixture(scope="module")
-def graph(small: PixelRegionEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("graph") / "region.onnx"
-    report = export_region(small, path)
-    report.check()
-    assert "1 images with 0 regions" in report.cases
-    return path
-
-
-def a_case(height: int, width: int, images: int, regions: int) -> dict[str, Any]:
-    rng = np.random.default_rng(height + regions)
-    corners = np.sort(rng.uniform(-0.1, 1.1, (regions, 2, 2)), axis=1)  # (N, 2, 2)
-    return {
-        "pixel_values": rng.standard_normal((images, 3, height, width), np.float32),
-        "boxes": corners.reshape(regions, 4).astype(np.float32),
-        "image_index": rng.integers(0, images, regions),
-    }
-
-
-@pytest.mark.parametrize("regions", [0, 1, 5])
-@pytest.mark.parametrize("size", [(160, 266), (97, 33), (18, 333), (64, 64), (3, 1)])
-def test_the_graph_equals_torch_at_any_size(
-    small: PixelRegionEncoder, graph: Path, size: tuple[int, int], regions: int
+def test_an_encoder_without_a_torch_definition_answers_but_does_not_train(
+    bundles: dict[str, Bundle], regionqa: "Command", cat: Path, tmp_path: Path
 ) -> None:
-    cases = {str(images): a_case(*size, images, regions) for images in (1, 2)}
-    report = compare(RegionGraph(small), graph, ["region_tokens"], cases)
-    assert report.difference <= TOLERANCE
-
-
-@torch.no_grad()
-def test_a_copied_trunk_gives_the_very_same_maps() -> None:
-    torch.manual_seed(1)
-    vision = ResNetVision(ResNetConfig(64, SMALL.widths, SMALL.depths, (), 1, 16))
-    lively(vision)
-    copy = PixelRegionEncoder.from_vision(vision.eval(), 32, roi_size=5).eval()
-    assert copy.config == PixelRegionConfig(SMALL.widths, SMALL.depths, 2, 5, hidden_size=32)
-    x = torch.randn(2, 3, 96, 64)
-    maps = vision.maps(x)
-    assert torch.equal(copy.region_map(x), maps[2])
-    assert torch.equal(copy.stages[3](copy.region_map(x)), maps[3])
-    nn.init.zeros_(next(vision.stem.parameters()))
-    assert not torch.equal(copy.region_map(x), vision.maps(x)[2]), "a copy, not the same weights"
-
-
-@torch.no_grad()
-def test_a_region_is_cut_from_the_map_and_goes_through_the_last_stage_alone(
-    small: PixelRegionEncoder,
-) -> None:
-    """A second computation, step by step, of what the module does in one call."""
-    case = {name: torch.from_numpy(value) for name, value in a_case(100, 70, 2, 4).items()}
-    trunk = small.stem(case["pixel_values"])
-    for stage in list(small.stages)[:3]:
-        trunk = stage(trunk)
-    assert trunk.shape == (2, 16, 7, 5), "sides rounded up at every step"
-    for row, (box, image) in enumerate(zip(case["boxes"], case["image_index"], strict=True)):
-        pixels = box * torch.tensor([70, 100, 70, 100])
-        cut = roi_align(trunk[image][None], [pixels[None]], 3, 1 / 16, 2, aligned=True)
-        vector = small.stages[3](cut).mean((2, 3))[0]  # (24,)
-        expected = small.prompt_projector(vector) + small.bbox_fc(box)
-        one = (case["boxes"][row : row + 1], case["image_index"][row : row + 1])
-        token = small([case["pixel_values"]], *one)
-        assert token.shape == (1, 1, 16)
-        assert torch.allclose(token[0, 0], expected, atol=1e-5)
-
-
-def test_odd_sides_average_what_is_there() -> None:
-    shortcut = BasicBlock(8, 8, stride=2).shortcut
-    assert isinstance(shortcut, nn.Sequential)
-    row = torch.tensor([1.0, 3.0, 7.0]).reshape(1, 1, 1, 3)
-    assert shortcut[0](row).flatten().tolist() == [2, 7]
-    even = torch.randn(1, 1, 4, 6)
-    assert torch.equal(shortcut[0](even), nn.functional.avg_pool2d(even, 2))
-
-
-def test_the_carrier_is_all_that_carry_uses(small: PixelRegionEncoder) -> None:
-    assert sorted(small.carrier) == ["bbox_fc", "prompt_projector"]
-    gradients = torch.autograd.grad(
-        small.carry(torch.ones(1, 24), torch.ones(1, 4)).sum(),
-        list(small.parameters()),
-        allow_unused=True,
+    """Version 0.1 had a kind called "pixels"; its graphs need no torch definition."""
+    root = tmp_path / "old"
+    shutil.copytree(bundles["squash"].root, root)
+    table = tomllib.loads((root / CARD).read_text(encoding="utf-8"))
+    table["architecture"]["region"] = {"kind": "pixels", "roi_level": 2, "hidden_size": 192}
+    (root / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")
+    words = (cat, "what is this?", "--box", "120,20,345,240", *CPU, "--model")
+    before = regionqa("ask", *words, bundles["squash"].root)
+    asked = regionqa("ask", *words, root)
+    assert (asked.status, asked.out) == (0, before.out), asked.err
+    data = tmp_path / "data.jsonl"
+    data.write_text(
+        json.dumps(a_record(str(cat), [[1, 2, 90, 90]], ("what is <region1>?", "a cat")))
     )
-    used = {
-        name.partition(".")[0]
-        for (name, _), gradient in zip(small.named_parameters(), gradients, strict=True)
-        if gradient is not None
-    }
-    assert used == set(small.carrier)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"depths": (1, 1)}, "4 widths for 2 depths"),
-        ({"roi_level": 4}, "roi_level is 4, of 4 stages"),
-        ({"roi_level": -1}, "roi_level is -1"),
-    ],
-)
-def test_a_shape_that_contradicts_itself(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(SMALL, **changes)
+    trained = regionqa("finetune", "--data", data, "--model", root, "--out", tmp_path / "out", *CPU)
+    assert trained.status == 1
+    assert (
+        "architecture.region: kind 'pixels' has no torch definition here, so the model can be "
+        "asked but not trained; known are cuts, multilevel, regionclip"
+    ) in trained.err
