@@ -1,61 +1,57 @@
-"""A LLaMA `tokenizer.model` and the tokens added to it -> the `tokenizer.json` of a bundle.
+"""LLaMA's `tokenizer.model` and a model's added tokens to the `tokenizer.json` of a bundle.
 
-What comes out gives the ids of transformers' slow LlamaTokenizer in its legacy mode, in which the
-published models were trained (up to transformers 4.33; docs/adr/13-legacy-tokenizer.md). The
-SentencePiece file is read here, so that no library has to be installed for it. It does not know
-which tokens a model adds, nor about templates.
+The result gives the ids of transformers' slow LlamaTokenizer in legacy mode, with which the
+published models were trained (up to transformers 4.33; see the decision "Legacy tokenizer" in
+docs). The file is parsed with the message definitions of the sentencepiece package.
 """
 
 import json
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from regionqa.errors import BundleError
 
 SPACE = "\u2581"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's symbol for a space."""
 MODEL_FILE, ADDED_FILE = "tokenizer.model", "added_tokens.json"
-Value = int | bytes
+MESSAGES: Any = sentencepiece_model_pb2
 
 
 class Kind(IntEnum):
-    """What a piece is, as SentencePiece numbers it (sentencepiece_model.proto)."""
+    """SentencePiece's types of pieces."""
 
-    normal = 1
-    unknown = 2
-    control = 3
-    user_defined = 4
-    unused = 5
-    byte = 6
+    normal = MESSAGES.ModelProto.SentencePiece.NORMAL
+    unknown = MESSAGES.ModelProto.SentencePiece.UNKNOWN
+    control = MESSAGES.ModelProto.SentencePiece.CONTROL
+    user_defined = MESSAGES.ModelProto.SentencePiece.USER_DEFINED
+    unused = MESSAGES.ModelProto.SentencePiece.UNUSED
+    byte = MESSAGES.ModelProto.SentencePiece.BYTE
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One entry of the vocabulary; its id is its place."""
+    """One entry of the vocabulary; its position is its id."""
 
     text: str
     score: float
-    """The higher, the earlier it is put together."""
+    """Merge priority: pieces of higher score are merged first."""
     kind: Kind
 
 
-def read_legacy_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a published model's folder: `tokenizer.model` and `added_tokens.json`.
-
-    Raises BundleError as of `read_added_tokens` and `legacy_llama_tokenizer`.
-    """
-    return legacy_llama_tokenizer(folder / MODEL_FILE, read_added_tokens(folder))
-
-
 def read_added_tokens(folder: Path) -> tuple[str, ...]:
-    """Tokens beyond the SentencePiece file's, by id; BundleError where their ids have gaps.
+    """Read the tokens that `added_tokens.json` adds to `tokenizer.model`, ordered by id.
 
-    Their names and ids are the published `added_tokens.json`; a folder without it has none.
+    A folder without the file adds none.
+
+    Raises:
+        BundleError: The ids do not follow those of the SentencePiece file, or have gaps.
     """
     file = folder / ADDED_FILE
     if not file.exists():
@@ -78,13 +74,19 @@ def read_added_tokens(folder: Path) -> tuple[str, ...]:
 
 
 def legacy_llama_tokenizer(model_file: Path, added: Sequence[str]) -> Tokenizer:
-    """The tokenizer of a SentencePiece file, with tokens added after its last id, in this order.
+    """Build the tokenizer of a SentencePiece file with added tokens.
 
-    It begins a text with `<s>` and ends it with nothing. A text is cut at special tokens, each
-    stretch between them is encoded on its own with a space before it, and the added tokens take
-    the white space on both sides with them, which `<s>`, `</s>` and `<unk>` do not.
-    Raises BundleError where the file is damaged, or not of LLaMA's kind: pair encoding with bytes
-    for what it does not know, and nothing normalised.
+    A text begins with `<s>` and has no end token. It is split at special tokens, and every stretch
+    between them is encoded on its own with a space before it. Added tokens consume the white space
+    on both sides; `<s>`, `</s>` and `<unk>` do not.
+
+    Args:
+        model_file: LLaMA's `tokenizer.model`.
+        added: Texts of the added tokens, which get the ids after the last piece, in this order.
+
+    Raises:
+        BundleError: The file cannot be read or is not like LLaMA's (see `read_pieces`), or an added
+            token is in the vocabulary already.
     """
     pieces = read_pieces(model_file)
     ids = {piece.text: index for index, piece in enumerate(pieces)}
@@ -130,11 +132,11 @@ def legacy_llama_tokenizer(model_file: Path, added: Sequence[str]) -> Tokenizer:
 
 
 def merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
-    """All pairs of pieces that make a piece, in the order in which SentencePiece joins them.
+    """List all pairs of pieces that form a piece, in SentencePiece's order of merging.
 
-    It takes the pair that makes the piece of the highest score, and of equal ones the leftmost.
-    Here every way to make one piece has a place of its own in the order; that has made no
-    difference on any text tried (tests/test_sentencepiece.py).
+    SentencePiece merges the pair that forms the piece of the highest score, the leftmost of equal
+    ones. Here every split of one piece has a rank of its own; no text has been found for which that
+    makes a difference (tests/unit/export/test_sentencepiece.py).
     """
     joined = {piece.text: piece.score for piece in pieces if piece.kind is Kind.normal}
     return [
@@ -146,80 +148,32 @@ def merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
 
 
 def read_pieces(model_file: Path) -> list[Piece]:
-    """The vocabulary of a SentencePiece file; BundleError where it is not of LLaMA's kind."""
+    """Read the vocabulary of a SentencePiece file.
+
+    Raises:
+        BundleError: The file is missing, damaged, or not a byte-fallback BPE like LLaMA's.
+    """
+    model = MESSAGES.ModelProto()
     try:
-        message = list(fields(model_file.read_bytes()))
-        pieces = [_piece(value) for number, value in message if number == 1]
-        settings = {number: dict(fields(_bytes(value))) for number, value in message if number > 1}
+        model.ParseFromString(model_file.read_bytes())
+        pieces = [Piece(each.piece, each.score, Kind(each.type)) for each in model.pieces]
     except FileNotFoundError:
         raise BundleError(f"{model_file}: no such file; LLaMA's tokenizer is needed") from None
-    except (OSError, ValueError, IndexError, KeyError, struct.error) as error:
-        raise BundleError(f"{model_file}: is no SentencePiece model: {error}") from error
-    trained, normalized = settings.get(2, {}), settings.get(3, {})
+    except (OSError, ValueError, DecodeError) as error:
+        raise BundleError(f"{model_file}: not a SentencePiece model: {error}") from error
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
     kinds = {piece.kind for piece in pieces}
-    refusals = (
-        (trained.get(3, 1) == 2, "is of another kind than pair encoding"),
-        (trained.get(35, 0) == 1 and Kind.byte in kinds, "does not fall back to bytes"),
-        (not normalized.get(2), "normalises texts"),
-        (normalized.get(3, 1) == 1, "puts no space before a text"),
-        (normalized.get(4, 1) == 0, "removes spaces"),
-        (normalized.get(5, 1) == 1, "keeps spaces as they are"),
-        (not kinds & {Kind.user_defined, Kind.unused}, "has pieces of a user's own"),
-        (sum(p.kind is Kind.unknown for p in pieces) == 1, "has no single unknown piece"),
+    requirements = (
+        (trainer.model_type == MESSAGES.TrainerSpec.BPE, "is not a byte pair encoding"),
+        (trainer.byte_fallback and Kind.byte in kinds, "does not fall back to bytes"),
+        (not normalizer.precompiled_charsmap, "normalises texts"),
+        (normalizer.add_dummy_prefix, "puts no space before a text"),
+        (not normalizer.remove_extra_whitespaces, "removes spaces"),
+        (normalizer.escape_whitespaces, "does not escape spaces"),
+        (not kinds & {Kind.user_defined, Kind.unused}, "has user-defined or unused pieces"),
+        (sum(piece.kind is Kind.unknown for piece in pieces) == 1, "has no single unknown piece"),
     )
-    for fine, what in refusals:
-        if not fine:
+    for met, what in requirements:
+        if not met:
             raise BundleError(f"{model_file}: {what}, unlike LLaMA's; this cannot be converted")
     return pieces
-
-
-def _piece(value: Value) -> Piece:
-    entry = dict(fields(_bytes(value)))
-    (score,) = struct.unpack("<f", _bytes(entry.get(2, bytes(4))))
-    return Piece(_bytes(entry[1]).decode("utf-8"), score, Kind(_number(entry.get(3, 1))))
-
-
-def _number(value: Value) -> int:
-    if not isinstance(value, int):
-        raise ValueError("a message stands where a number is due")
-    return value
-
-
-def _bytes(value: Value) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError("a number stands where a message is due")
-    return value
-
-
-def fields(message: bytes) -> Iterator[tuple[int, Value]]:
-    """Numbers and values of a protobuf message's fields (protobuf.dev, "Encoding").
-
-    Raises ValueError, or IndexError at a sudden end, where it is none.
-    """
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        number, wire = key >> 3, key & 7
-        value: Value
-        if wire == 0:
-            value, at = _varint(message, at)
-            yield number, value
-            continue
-        size = {1: 8, 5: 4}.get(wire)
-        if wire == 2:
-            size, at = _varint(message, at)
-        if size is None or at + size > len(message):
-            raise ValueError(f"field {number} at byte {at} is damaged")
-        yield number, message[at : at + size]
-        at += size
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number at a position, low bits first and 7 to a byte, and the position after it."""
-    value = 0
-    for place in range(10):
-        byte = message[at + place]
-        value |= (byte & 127) << 7 * place
-        if byte < 128:
-            return value, at + place + 1
-    raise ValueError(f"the number at byte {at} has no end")

@@ -181,7 +181,7 @@ def _item_type(hint: Any) -> Any:
     return arguments[0] if get_origin(hint) is tuple and arguments[-1] is Ellipsis else None
 
 
-EXPORT = ("onnxscript", "tomli_w")
+EXPORT = ("onnxscript", "sentencepiece", "tomli_w")
 FINETUNE = (*EXPORT, "accelerate", "peft", "tensorboard", "matplotlib")
 PLOT = ("matplotlib",)
 EVAL = (*PLOT, "sentence_transformers")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
 from helpers.golden_weights import GoldenSet
@@ -25,7 +26,6 @@ from regionqa.export.sources.sentencepiece import (
     legacy_llama_tokenizer,
     merges,
     read_added_tokens,
-    read_legacy_tokenizer,
     read_pieces,
 )
 
@@ -158,6 +158,16 @@ def test_no_letters_make_a_special_token(tmp_path: Path) -> None:
     assert "<s>" not in tokenizer.encode("<s>", add_special_tokens=False).tokens
 
 
+def test_the_sentencepiece_library_reads_the_same_vocabulary(vicuna: Toy, llama: Toy) -> None:
+    for toy in (vicuna, llama):
+        library: Any = SentencePieceProcessor(model_file=str(toy.model))
+        theirs = [
+            (library.id_to_piece(index), library.get_score(index))
+            for index in range(library.get_piece_size())
+        ]
+        assert [(piece.text, piece.score) for piece in read_pieces(toy.model)] == theirs
+
+
 # -- files -----------------------------------------------------------------------------------------
 
 
@@ -197,11 +207,12 @@ def write_model(
 @pytest.mark.parametrize(
     ("trained", "normalized", "reason"),
     [
-        ({3: 1}, {}, "is of another kind than pair encoding"),
+        ({3: 1}, {}, "is not a byte pair encoding"),
         ({35: 0}, {}, "does not fall back to bytes"),
         ({}, {2: b"a map"}, "normalises texts"),
         ({}, {3: 0}, "puts no space before a text"),
         ({}, {4: 1}, "removes spaces"),
+        ({}, {5: 0}, "does not escape spaces"),
     ],
 )
 def test_what_is_unlike_llama_is_refused(
@@ -242,7 +253,7 @@ def test_any_cut_of_a_file_is_refused(vicuna: Toy, tmp_path: Path) -> None:
 
 def test_a_folder_without_the_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such file"):
-        read_legacy_tokenizer(tmp_path)
+        legacy_llama_tokenizer(tmp_path / "tokenizer.model", [])
 
 
 # -- added tokens ----------------------------------------------------------------------------------
@@ -258,7 +269,7 @@ def test_added_tokens_are_read_by_name_with_their_ids(vicuna: Toy, tmp_path: Pat
     shuffled = dict(sorted(vicuna.ids["added"].items())) | {"</s>": 2}
     folder = released(tmp_path, vicuna, shuffled)
     assert list(read_added_tokens(folder)) == vicuna.added
-    tokenizer = read_legacy_tokenizer(folder)
+    tokenizer = legacy_llama_tokenizer(folder / "tokenizer.model", read_added_tokens(folder))
     assert {token: tokenizer.token_to_id(token) for token in shuffled} == shuffled
 
 
@@ -278,5 +289,6 @@ def test_added_tokens_that_do_not_fit_are_refused(
     size = len(read_pieces(vicuna.model))
     if isinstance(ids, dict):
         ids = {name: size + at if isinstance(at, int) else at for name, at in ids.items()}
+    folder = released(tmp_path, vicuna, ids)
     with pytest.raises(BundleError, match=reason.format(*range(size, size + 3))):
-        read_legacy_tokenizer(released(tmp_path, vicuna, ids))
+        legacy_llama_tokenizer(folder / "tokenizer.model", read_added_tokens(folder))
