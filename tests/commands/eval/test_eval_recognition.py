@@ -12,24 +12,8 @@ import numpy as np
 import pytest
 
 from helpers.evaluation_files import answered, coco, grey, metric_values
-from regionqa.boxes.files import read_boxes
 from regionqa.bundles.store import Bundle
-from regionqa.data.english import plural
 from regionqa.engine import Engine
-from regionqa.errors import DataError, ImageError
-from regionqa.evaluation.metrics.classes import (
-    ClassNames,
-    common_synonyms,
-    is_unsure,
-    read_synonyms,
-    words_of,
-)
-from regionqa.evaluation.tasks.recognition import (
-    BoxPrediction,
-    Recognition,
-    box_requests,
-    recognise,
-)
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -230,90 +214,6 @@ def test_a_file_that_holds_no_answers_is_refused(regionqa: "Command", folder: Pa
     assert (folder / "other.jsonl").read_text() == '{"image": 3}\n'
 
 
-# -- what a reply counts as ------------------------------------------------------------------------
-
-NAMES = ("bear", "dog", "hot dog", "person", "teddy bear", "tv", "cell phone", "skis", "knife")
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ("a dog.", "dog"),
-        ("A hot dog.", "hot dog"),
-        ("two hot-dogs and a dog", "hot dog"),
-        ("a dog with a hot dog", "dog"),
-        ("it is a teddy bear", "teddy bear"),
-        ("a doghouse.", None),
-        ("two dogs.", "dog"),
-        ("the dog's ear", "dog"),
-        ("", None),
-        ("TV", "tv"),
-        ("a mobile phone", "cell phone"),
-        ("POLICEMEN", "person"),
-        ("several people on skis", "person"),
-        ("a ski", "skis"),
-        ("knives", "knife"),
-        ("puppies", "dog"),
-        ("I am not sure, perhaps a dog.", None),
-        ("I don\u2019t know.", None),
-    ],
-)
-def test_a_reply_names_a_class_as_whole_words(reply: str, expected: str | None) -> None:
-    assert ClassNames(NAMES, common_synonyms()).named(reply) == expected
-
-
-def test_a_name_goes_before_a_synonym() -> None:
-    assert ClassNames(["person", "woman"], common_synonyms()).named("a woman") == "woman"
-    assert ClassNames(["person"], common_synonyms()).named("a woman") == "person"
-
-
-def test_a_synonym_of_two_classes_is_refused() -> None:
-    with pytest.raises(DataError, match="'pet' is a synonym of both 'cat' and 'dog'"):
-        ClassNames(["cat", "dog"], {"cat": ["pet"], "dog": ["pet"]})
-
-
-def test_the_common_synonyms_are_of_the_80_classes_and_each_of_one() -> None:
-    table = common_synonyms()
-    assert len(table) == 80
-    names = ClassNames(list(table), table)
-    for name, synonyms in table.items():
-        for text in (name, plural(name), *synonyms, *map(plural, synonyms)):
-            assert names.named(f"there: {text}!") == name, text
-
-
-@pytest.mark.parametrize(
-    ("one", "many"),
-    [("box", "boxes"), ("fire truck", "fire trucks"), ("berry", "berries"), ("boy", "boys"),
-     ("snowman", "snowmen"), ("tooth", "teeth"), ("human", "humans")],
-)  # fmt: skip
-def test_plurals(one: str, many: str) -> None:
-    assert plural(one) == many
-
-
-@pytest.mark.parametrize(
-    "reply",
-    ["I am not sure.", "i'm not quite sure", "It is uncertain", "I cannot tell", "No idea."],
-)
-def test_ways_of_not_being_sure(reply: str) -> None:
-    assert is_unsure(reply)
-    assert not is_unsure("a dog, for sure.")
-
-
-def test_words_have_no_marks() -> None:
-    assert words_of("  The dog's\u00a0hot-dog_stand, №1!") == (
-        "the", "dog", "s", "hot", "dog", "stand", "no1",
-    )  # fmt: skip
-
-
-def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
-    (tmp_path / "names.toml").write_text("cell phone = x")
-    with pytest.raises(DataError, match=r"names\.toml: is not valid TOML"):
-        read_synonyms(tmp_path / "names.toml")
-    (tmp_path / "names.toml").write_text('dog = ["..."]')
-    with pytest.raises(DataError, match=r"'\.\.\.' of 'dog' has no letters"):
-        read_synonyms(tmp_path / "names.toml")
-
-
 # -- by a sentence encoder -------------------------------------------------------------------------
 
 
@@ -376,54 +276,3 @@ def test_a_real_encoder_knows_what_words_do_not(
     assert by_words.lines[2].split()[2] == "0.0"
     ran = regionqa(*words, folder / "pets.jsonl", "--by", "sentence-encoder", "--encoder", model)
     assert ran.lines[2].split()[2] == "100.0"
-
-
-def test_crowds_are_left_out(folder: Path) -> None:
-    table = json.loads((folder / "boxes.json").read_text())
-    table["annotations"][0]["iscrowd"] = 1
-    (folder / "boxes.json").write_text(json.dumps(table))
-    boxfile = read_boxes(folder / "boxes.json")
-    kept = [request.regions[0].box.xyxy for request in box_requests(boxfile, folder)]
-    assert kept == [tuple(map(float, box)) for _, box, _ in BOXES[1:4]]
-
-
-# -- as training uses it ---------------------------------------------------------------------------
-
-
-def named(label: str, said: str | None) -> BoxPrediction:
-    return BoxPrediction("a.jpg", "0,0,40,40", label, f"a {said}.", said, False, None, 40.0)
-
-
-def test_shares_are_of_what_they_say() -> None:
-    truths: dict[str, list[Any]] = {
-        "person": ["person"] * 6, "cat": ["cat", None], "dog": [None, "cat"]
-    }  # fmt: skip
-    result = Recognition(tuple(named(t, said) for t, each in truths.items() for said in each))
-    assert result.accuracy() == pytest.approx(70)
-    assert result.accuracy(without="person") == pytest.approx(25)
-    assert result.count() == 10
-    assert result.count(without="person") == 4
-    assert result.class_mean == pytest.approx(50)
-    name, always = result.most_frequent()
-    assert name == "person"
-    assert always == pytest.approx(60)
-    assert result.most_frequent(without="person")[1] == pytest.approx(50)
-
-
-def test_small_boxes_are_not_asked_about(engine: Engine, tmp_path: Path) -> None:
-    grey(tmp_path, "a.jpg")
-    boxes = [("a.jpg", box, "cat") for box in ((0, 0, 40, 40), (5, 5, 36, 65), (9, 9, 99, 79))]
-    result = recognise(engine, read_boxes(coco(tmp_path / "b.json", boxes)), tmp_path)
-    assert result.count() == 2
-    truth = engine.ask(tmp_path / "a.jpg", ASK, [(0, 0, 40, 40)], unsure_below=0).text
-    assert result.boxes[0].reply == truth
-
-
-def test_nothing_to_ask_about_is_an_error(engine: Engine, tmp_path: Path) -> None:
-    grey(tmp_path, "a.jpg")
-    small = read_boxes(coco(tmp_path / "small.json", [("a.jpg", (0, 0, 10, 10), "cat")]))
-    with pytest.raises(DataError, match="no labelled box of 32 pixels"):
-        recognise(engine, small, tmp_path)
-    large = read_boxes(coco(tmp_path / "large.json", [("a.jpg", (0, 0, 90, 90), "cat")]))
-    with pytest.raises(ImageError, match="no such file"):
-        recognise(engine, large, tmp_path / "elsewhere")

@@ -9,18 +9,9 @@ import pytest
 
 from helpers.evaluation_files import answered, grey, metric_values
 from regionqa.bundles.store import Bundle
-from regionqa.data.questions import QuestionRecord, read_questions
+from regionqa.data.questions import read_questions
 from regionqa.engine import Engine
 from regionqa.errors import DataError
-from regionqa.evaluation.metrics.matching import (
-    chosen_index,
-    mentions,
-    normalise_text,
-    number_in,
-    yes_or_no,
-)
-from regionqa.evaluation.tasks.vqa import AnswerKind, answer_kind, is_correct
-from regionqa.requests import Request
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -221,74 +212,3 @@ def test_regions_may_stand_in_the_text_as_pvit_writes_them(tmp_path: Path) -> No
     lines(tmp_path / "q.jsonl", [{**record, "regions": [LEFT]}])
     with pytest.raises(DataError, match="both inline and in a list"):
         read_questions(tmp_path / "q.jsonl")
-
-
-# -- matching --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("It's a red CUP.", "red cup"), ("the", "the"), ("three dogs", "3 dogs"), ("No.", "no"),
-     ("the colour is dark-blue", "dark blue"), ("this is it", "it"),
-     ("<region2>.", "region 2"), ("Region1 is", "region 1 is")],
-)  # fmt: skip
-def test_normalised_texts(text: str, expected: str) -> None:
-    assert normalise_text(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("there are three.", 3), ("3", 3), ("No dogs.", 0), ("none", 0), ("a single one", 1),
-     ("many", None), ("a pair of them", 1), ("there is a cup", 1), ("it is 12 or 13", 12),
-     ("more than ten", 10)],
-)  # fmt: skip
-def test_numbers_in_replies(text: str, number: int | None) -> None:
-    assert number_in(text) == number
-
-
-def test_yes_and_no_by_what_comes_first() -> None:
-    assert yes_or_no("Yes, it is no dog") is True
-    assert yes_or_no("it is not") is False
-    assert yes_or_no("perhaps") is None
-
-
-def test_what_a_reply_chooses() -> None:
-    choices = ("a dog", "a hot dog", "two cats")
-    assert chosen_index("hot dog.", choices) == 1
-    assert chosen_index("I see a dog there", choices) == 0
-    assert chosen_index("B", choices) == 1
-    assert chosen_index("z", choices) is None
-    assert chosen_index("a bird", choices) is None
-    assert chosen_index("b", ("a", "b", "c")) == 1
-
-
-def test_mentions_are_whole_words_in_order() -> None:
-    assert mentions("it is red and white", "red")
-    assert not mentions("it is reddish", "red")
-    assert not mentions("white and red", "red and white")
-
-
-def question(ask: str, *answers: str, choices: tuple[str, ...] = ()) -> QuestionRecord:
-    return QuestionRecord(Request("a.jpg", ask), answers, choices)
-
-
-@pytest.mark.parametrize(
-    ("asked", "kind"),
-    [
-        (question("is it?", "no."), AnswerKind.yes_no),
-        (question("is it?", "yes, it is a dog."), AnswerKind.yes_no),
-        (question("how many dogs?", "no dogs."), AnswerKind.number),
-        (question("how many dogs?", "three."), AnswerKind.number),
-        (question("which number?", "3"), AnswerKind.number),
-        (question("what?", "red", choices=("red", "blue")), AnswerKind.choice),
-        (question("what?", "a dog."), AnswerKind.words),
-    ],
-)
-def test_answers_tell_what_is_due(asked: QuestionRecord, kind: AnswerKind) -> None:
-    assert answer_kind(asked) is kind
-
-
-def test_not_being_sure_is_never_right() -> None:
-    assert is_correct(question("is it?", "no."), "no.")
-    assert not is_correct(question("is it?", "no."), "no idea.")
-    assert not is_correct(question("what?", "a dog."), "a dog, but I am not sure")

@@ -5,12 +5,14 @@ import pytest
 
 from regionqa.errors import DataError
 from regionqa.evaluation.metrics.statistics import (
+    Estimate,
     Metric,
     bootstrap_estimates,
     bootstrap_weights,
     mcnemar,
     mean_over_groups,
     paired_differences,
+    sign_p,
     weighted_mean,
 )
 from regionqa.evaluation.report import Table, format_table
@@ -79,6 +81,59 @@ def test_mcnemar_is_exact() -> None:
     assert (only_first, only_second) == (8, 2)
     assert p == pytest.approx(2 * (1 + 10 + 45) / 2**10)
     assert mcnemar(first, first)[2] == 1
+
+
+def test_p_is_never_below_what_the_rounds_can_show() -> None:
+    """All 99 rounds on one side: the observed difference counts as one on the other side."""
+    assert sign_p(np.full(99, 0.3)) == sign_p(np.full(99, -0.3)) == pytest.approx(2 / 100)
+    assert sign_p(np.array([1.0, 1, 1, -1])) == pytest.approx(2 * 2 / 5)
+    assert sign_p(np.array([1.0, 1, 1, 0])) == pytest.approx(2 * 2 / 5)  # zero is on both sides
+    assert sign_p(np.array([1.0, -1])) == 1
+    assert sign_p(np.zeros(10)) == 1
+    assert sign_p(np.array([1.0, np.nan, 1])) == pytest.approx(2 / 3)
+    assert np.isnan(sign_p(np.full(3, np.nan)))
+
+
+def test_a_difference_in_every_round_has_the_smallest_p() -> None:
+    images = [str(n) for n in range(40)]
+    worse, better = metric([0.0] * 40), metric([1.0] * 40)
+    [up] = paired_differences([worse], [better], images, rounds=99)
+    [down] = paired_differences([better], [worse], images, rounds=99)
+    assert (up.estimate, down.estimate) == (Estimate(1, 1, 1), Estimate(-1, -1, -1))
+    assert up.p == down.p == pytest.approx(0.02)
+
+
+def test_the_same_answers_give_the_same_intervals() -> None:
+    images = [str(n // 2) for n in range(60)]
+    values = metric([float(n % 3 == 0) for n in range(60)])
+    assert bootstrap_estimates([values], images) == bootstrap_estimates([values], images)
+    first, second = (np.concatenate(list(bootstrap_weights(images, 150))) for _ in range(2))
+    assert (first == second).all()
+    assert not (first[:100][:50] == first[100:]).all()  # chunks are drawn anew
+
+
+def test_intervals_are_the_central_95_percent() -> None:
+    """The percentiles of the bootstrap's own values, of all rounds."""
+    images = [str(n) for n in range(30)]
+    values = metric([float(n) for n in range(30)])
+    sample = np.concatenate([values.statistic(w) for w in bootstrap_weights(images, 250)])
+    assert len(sample) == 250
+    [found] = bootstrap_estimates([values], images, rounds=250)
+    assert (found.low, found.high) == tuple(np.percentile(sample, (2.5, 97.5)))
+
+
+def test_what_no_round_knows_has_no_interval() -> None:
+    nothing = Metric("x", "x", weighted_mean([1, 0], np.zeros(2, bool)), 0)
+    [found] = bootstrap_estimates([nothing], ["a", "b"], rounds=10)
+    assert np.isnan([found.value, found.low, found.high]).all()
+    assert bootstrap_estimates([], ["a"]) == []
+
+
+def test_the_mean_over_groups_leaves_out_what_the_mask_does() -> None:
+    mask = np.array([True, False, True, False])
+    statistic = mean_over_groups([1, 0, 0, 1], ["a", "a", "a", "b"], mask)
+    assert statistic(WHOLE)[0] == 0.5
+    assert np.isnan(statistic(np.array([[0.0, 1, 0, 1]]))[0])
 
 
 # -- tables ----------------------------------------------------------------------------------------
