@@ -1,10 +1,13 @@
-"""How long one answer about one region of one photo takes, in CPU time on one thread after loading.
+"""Measure the CPU time of an answer about one region, on one thread, after loading.
 
     python benchmarks/answering.py [MODEL] [IMAGE]
 
 The process is bound to one CPU before anything is imported, so that no library starts a second
-thread. Every question is asked of a newly opened photo: nothing is remembered from one to the next.
-Without an image, scikit-image's cat is asked about. Medians of twenty.
+thread. The image is opened again for every question, so that its encoding is not reused. The
+default image is scikit-image's cat.
+
+Prints a line per question: the question, the answer, its tokens, and the median CPU time of twenty
+rounds in milliseconds.
 """
 
 import os
@@ -15,13 +18,13 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-ROUNDS = 20
+ROUNDS, WARM_UP = 20, 3
 QUESTIONS = ("what is this?", "what colour is it?", "describe <region1>.")
 BOX = (0.1, 0.1, 0.9, 0.9)
 
 
 def cat() -> str:
-    """scikit-image's photo of a cat."""
+    """Return the path of scikit-image's photo of a cat."""
     found = find_spec("skimage")
     if not found or not found.origin:
         sys.exit("name an image, or install scikit-image for its photo of a cat")
@@ -29,17 +32,17 @@ def cat() -> str:
 
 
 def cpu_milliseconds(work: Callable[[], object]) -> float:
-    """The median over rounds of the CPU time of all threads, after three that do not count."""
-    taken = []
-    for _ in range(ROUNDS + 3):
+    """Return the median CPU time of all threads, after three rounds of warming up."""
+    times = []
+    for _ in range(WARM_UP + ROUNDS):
         started = time.process_time()
         work()
-        taken.append(1000 * (time.process_time() - started))
-    return statistics.median(taken[3:])
+        times.append(1000 * (time.process_time() - started))
+    return statistics.median(times[WARM_UP:])
 
 
 def main(model: str, image: str) -> None:
-    """Measure and print."""
+    """Measure and print every question."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import torch

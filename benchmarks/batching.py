@@ -1,11 +1,13 @@
-"""What it gains to encode an image once, and to decode questions together: questions per second.
+"""Measure what encoding an image once and decoding in batches gain, in questions per second.
 
     python benchmarks/batching.py [MODEL [DEVICE]]
 
-Asks 32 questions about boxes of scikit-image's cat, in three ways that take turns in one run:
-the image encoded for every question, the image encoded once, and questions in batches of 16
-besides. All three must give the same answers. Prints medians of three rounds and their ratios,
-after a round that does not count.
+Asks 32 questions about boxes of scikit-image's cat in three ways: encoding the image for every
+question, encoding it once, and encoding it once with questions in batches of 16. The ways alternate
+within one run, after a round of warming up.
+
+Prints whether the answers are equal, then a line per way: the median of three rounds in questions
+per second, and its ratio to the line above.
 """
 
 import statistics
@@ -26,8 +28,8 @@ WORDINGS = ("what is this?", "describe <region1>.")
 COLUMNS, ROWS = 4, 4
 
 
-def requests() -> list[Request]:
-    """Every wording of every cell of a grid over the image."""
+def grid_requests() -> list[Request]:
+    """Return a request for every wording and every cell of a grid over the image."""
     image = open_image(photo_folder() / "chelsea.png")
     across, down = image.width / COLUMNS, image.height / ROWS
     cells = [
@@ -38,20 +40,20 @@ def requests() -> list[Request]:
     return [Request(image.name, words, (cell,), image) for cell in cells for words in WORDINGS]
 
 
-def encoded_each_time(engine: Engine, asked: list[Request]) -> list[str]:
-    """One question after the other, each about an image that was newly opened."""
-    fresh = [replace(request, source=open_image(request.image)) for request in asked]
+def encoded_each_time(engine: Engine, requests: list[Request]) -> list[str]:
+    """Ask one question at a time, opening the image again for each."""
+    fresh = [replace(request, source=open_image(request.image)) for request in requests]
     return [answer.text for request in fresh for answer in engine.answer([request])]
 
 
-def encoded_once(engine: Engine, asked: list[Request]) -> list[str]:
-    """One question after the other, all about the same image."""
-    return [answer.text for request in asked for answer in engine.answer([request])]
+def encoded_once(engine: Engine, requests: list[Request]) -> list[str]:
+    """Ask one question at a time, all about the same opened image."""
+    return [answer.text for request in requests for answer in engine.answer([request])]
 
 
-def batched(engine: Engine, asked: list[Request]) -> list[str]:
-    """All questions at once."""
-    return [answer.text for answer in engine.answer(asked)]
+def batched(engine: Engine, requests: list[Request]) -> list[str]:
+    """Ask all questions at once."""
+    return [answer.text for answer in engine.answer(requests)]
 
 
 WAYS: dict[str, Callable[[Engine, list[Request]], list[str]]] = {
@@ -62,9 +64,9 @@ WAYS: dict[str, Callable[[Engine, list[Request]], list[str]]] = {
 
 
 def main(model: str = "starter", device: str = "auto") -> None:
-    """Ask, time, compare, print."""
+    """Time every way and print the rates."""
     engine = regionqa.load(model, device=device, batch_size=16)
-    asked = requests()
+    asked = grid_requests()
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     answers: dict[str, list[str]] = {}
     for _ in range(ROUNDS + 1):
@@ -76,7 +78,7 @@ def main(model: str = "starter", device: str = "auto") -> None:
     same = all(given == first for given in answers.values())
     print(f"{len(asked)} questions about one image, {model} on {engine.device}; "
           f"answers {'equal' if same else 'DIFFER'}")  # fmt: skip
-    rates = {name: len(asked) / statistics.median(taken[1:]) for name, taken in times.items()}
+    rates = {name: len(asked) / statistics.median(seconds[1:]) for name, seconds in times.items()}
     above = next(iter(rates.values()))
     for name, rate in rates.items():
         print(f"{name:30} {rate:8.1f} questions/s  {rate / above:5.2f} x the line above")

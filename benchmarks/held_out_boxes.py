@@ -1,10 +1,13 @@
-"""The boxes of the photos that the starter's recipe holds out, for `regionqa eval recognition`.
+"""Write the boxes of the photos that the starter's recipe holds out from training.
 
     python benchmarks/held_out_boxes.py DATA/coco_small held_out.json
     regionqa eval recognition --boxes held_out.json --images DATA/coco_small/images
 
-Nothing is learned from these photos of `instances_train.json`, but confidences are calibrated on
-them. Where candidates were compared on dev, they tell how much of that was luck.
+The photos are a part of `instances_train.json`. The starter is not trained on them, only its
+confidence is calibrated on them. They show how far choosing between candidates on dev has
+overfitted dev.
+
+Prints the number of photos and of boxes.
 """
 
 import json
@@ -15,7 +18,7 @@ from recipes.starter.vision.photos import read_photos, split
 
 
 def main(folder: Path, out: Path) -> None:
-    """Write the part of the instances that belongs to photos held out, and say how much it is."""
+    """Write the annotations of the held-out photos, and print how many there are."""
     _, held_out = split(read_photos(folder, "train"))
     names = {photo.path.name for photo in held_out.photos}
     instances = json.loads((folder / "instances_train.json").read_text(encoding="utf-8"))

@@ -3,10 +3,12 @@
     python benchmarks/same_answers.py DATA/coco_small              # compare with the recorded file
     python benchmarks/same_answers.py DATA/coco_small --record     # record this version
 
-Three runs over the 200 dev images of coco_small are compared line by line, byte for byte: "what is
-this?" of every box, `caption` of every box, `caption` of every image. So are the exit statuses of
-`--help` for every command. The recorded file keeps digests, not answers: the images' annotations
-are not ours to publish.
+Runs three commands over the 200 dev images of coco_small and compares their JSON lines byte by
+byte: "what is this?" for every box, `caption` for every box, `caption` for every image. The exit
+status of `--help` is compared for every command. The recorded file has digests instead of answers,
+because the images' annotations may not be republished.
+
+Prints a line per run: its number of lines, and how many differ. The exit status is 1 if any does.
 """
 
 import argparse
@@ -50,7 +52,7 @@ def without_confidence(line: str) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def found(data: Path) -> dict[str, object]:
+def digests_of(data: Path) -> dict[str, object]:
     """Digests of every line of every run, and the status of every `--help`."""
     names = sorted(
         image["file_name"]
@@ -78,7 +80,7 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="the folder coco_small")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    now = found(options.data)
+    now = digests_of(options.data)
     if options.record:
         RECORDED.write_text(json.dumps(now, indent=0) + "\n", encoding="utf-8")
         return 0

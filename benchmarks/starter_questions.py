@@ -1,14 +1,16 @@
-"""Questions about photos with known boxes, for `regionqa eval vqa`: what the starter should answer.
+"""Write questions about photos with labelled boxes, for `regionqa eval vqa`.
 
     python benchmarks/starter_questions.py DATA/coco_small dev questions.jsonl
     regionqa eval vqa questions.jsonl --images DATA/coco_small/images
 
 Kinds: relations (left, above, bigger, in front), on which of two sides, which of several, presence
 (half of the answers are yes), counts of one to five, places, sameness, checks of a name. They are
-drawn by the rules of training (finetune/questions.py), always the same ones; the photos should be
-none of training's: `dev`, or `held-out`, those of train that the recipe holds out. Of dev, colours
-too: 100 boxes that a person looked at, with every colour that a person may say of them
-(colour_labels.jsonl).
+sampled with the question makers of the starter's recipe (recipes/starter/questions/) and a fixed
+random seed. The split should not be one of training: `dev`, or `held-out`, the photos of train that
+the recipe holds out. For dev there are questions about colours too: 100 boxes that a person
+labelled with every acceptable colour (colour_labels.jsonl).
+
+Prints a line per kind: its number of questions.
 """
 
 import json
@@ -25,21 +27,21 @@ from recipes.starter.questions.several_regions import comparing, matching, relat
 from recipes.starter.questions.whole_image import counting, presence
 from recipes.starter.vision.photos import PhotoSet, read_photos, split
 
-SMALLEST = 16
-"""Shorter side, in pixels, of boxes that are asked about."""
+MIN_SIDE = 16
+"""Minimum of a box's shorter side, in pixels."""
 KINDS: tuple[tuple[str, Maker, int], ...] = (
     ("relation", relating, 4), ("side", siding, 2), ("which", comparing, 2),
     ("presence", presence, 4), ("count", counting, 3), ("place", placing, 2),
     ("same", matching, 2), ("check", checking, 2),
 )  # fmt: skip
-"""What is asked, and how often of each photo."""
+"""Kind, question maker, and how often it is tried for each photo."""
 HELD_OUT = "held-out"
 COLOURS = Path(__file__).with_name("colour_labels.jsonl")
 COUNTED = frozenset(f"{word}." for word in NUMBER_WORDS[1:6])
 
 
 def colour_questions() -> Iterator[dict[str, object]]:
-    """Boxes of dev and their colours, as a person saw them."""
+    """Yield questions about the boxes of dev that a person labelled with colours."""
     for line in COLOURS.read_text(encoding="utf-8").splitlines():
         label = json.loads(line)
         answers = [f"{colour}." for colour in label.pop("colours")]
@@ -47,21 +49,21 @@ def colour_questions() -> Iterator[dict[str, object]]:
 
 
 def photos_of(folder: Path, name: str) -> PhotoSet:
-    """The photos of a split; those held out are a part of train."""
+    """Return the photos of a split; `held-out` is a part of train."""
     if name != HELD_OUT:
         return read_photos(folder, name)
     return split(read_photos(folder, "train"))[1]
 
 
 def main(folder: Path, name: str, out: Path) -> None:
-    """Write the questions; a line of each kind says how many there are."""
+    """Write the questions, and print how many there are of each kind."""
     rng = np.random.default_rng(0)
     photos = photos_of(folder, name)
     lines, counts = [], dict.fromkeys((kind for kind, _, _ in KINDS), 0)
     for photo in photos.photos:
         if not len(photo.labels):
             continue
-        scene = whole_scene(photo, photos.names, SMALLEST)
+        scene = whole_scene(photo, photos.names, MIN_SIDE)
         asked = set()
         for kind, maker, times in KINDS:
             for _ in range(times):
@@ -70,7 +72,7 @@ def main(folder: Path, name: str, out: Path) -> None:
                     continue
                 boxes = photo.boxes[list(sample.regions)]  # (R, 4)
                 sides = boxes[:, 2:] - boxes[:, :2]
-                if (len(boxes) and sides.min() < SMALLEST) or sample in asked:
+                if (len(boxes) and sides.min() < MIN_SIDE) or sample in asked:
                     continue
                 asked.add(sample)
                 counts[kind] += 1

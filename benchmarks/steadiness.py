@@ -1,11 +1,13 @@
-"""Whether a model's names are luck: photos it never saw, their boxes shifted and scaled at random.
+"""Measure how robust a model's answers are to small changes of the box.
 
     python benchmarks/steadiness.py [MODEL [COUNT [SHARE]]] [--guess]
 
-Asks "what is this?" of the cat, cup, astronaut and motorcycle of scikit-image, COUNT times each
-(100), the box shifted and its sides scaled by up to SHARE of them (0.1), always the same boxes.
-Prints the share of right answers, and the wrong ones that are given most. --guess: "I am not sure."
-is no answer.
+Asks "what is this?" about the cat, cup, astronaut and motorcycle of scikit-image, which the starter
+was not trained on, COUNT times each (default 100). Each time the box is shifted, and its sides are
+scaled, by up to SHARE of the sides (default 0.1), with a fixed random seed. With --guess, "I am not
+sure." is not an answer.
+
+Prints a line per photo: its class, the share of right answers, and the most frequent wrong ones.
 """
 
 import argparse
@@ -25,41 +27,41 @@ TRUTHS |= {"motorcycle.png": "motorcycle"}
 QUESTION = "what is this?"
 
 
-def moved(box: Box, share: float, rng: np.random.Generator, width: int, height: int) -> Box:
-    """The box with its middle and its sides changed by up to `share` of the sides."""
+def jittered(box: Box, share: float, rng: np.random.Generator, width: int, height: int) -> Box:
+    """Return the box with its centre and sides changed by up to `share` of the sides."""
     x0, y0, x1, y1 = box.xyxy
     sides = np.array([x1 - x0, y1 - y0])
-    middle = np.array([x0 + x1, y0 + y1]) / 2 + rng.uniform(-share, share, 2) * sides
+    centre = np.array([x0 + x1, y0 + y1]) / 2 + rng.uniform(-share, share, 2) * sides
     half = sides * (1 + rng.uniform(-share, share, 2)) / 2
-    low = np.maximum(middle - half, 0)
-    high = np.minimum(middle + half, [width, height])
+    low = np.maximum(centre - half, 0)
+    high = np.minimum(centre + half, [width, height])
     return Box(*low.tolist(), *high.tolist())
 
 
 def main() -> None:
-    """Ask, and print one line a photo."""
+    """Ask about every photo and print the results."""
     parser = argparse.ArgumentParser(prog="python benchmarks/steadiness.py")
     parser.add_argument("model", nargs="?", default="starter")
     parser.add_argument("count", nargs="?", type=int, default=100)
     parser.add_argument("share", nargs="?", type=float, default=0.1)
-    parser.add_argument("--guess", action="store_true", help="hold no answer back")
+    parser.add_argument("--guess", action="store_true", help="answer even if the model is not sure")
     options = parser.parse_args()
     engine = regionqa.load(options.model, device="cpu")
     names = ClassNames(sorted(set(TRUTHS.values())), common_synonyms())
-    for photo, truth in TRUTHS.items():
+    for photo, label in TRUTHS.items():
         box = next(each.boxes[0] for each in QUESTIONS if each.photo == photo and each.boxes)
         image = open_image(photo_folder() / SOURCES[photo])
         rng = np.random.default_rng(0)
         width, height = image.width, image.height
-        boxes = [moved(box, options.share, rng, width, height) for _ in range(options.count)]
+        boxes = [jittered(box, options.share, rng, width, height) for _ in range(options.count)]
         requests = [Request(image.name, QUESTION, (Region(each),), image) for each in boxes]
         unsure_below = 0.0 if options.guess else None
         answers = engine.answer(requests, unsure_below=unsure_below)
         replies = [answer.text for answer in answers]
-        wrong = Counter(reply for reply in replies if names.named(reply) != truth)
+        wrong = Counter(reply for reply in replies if names.named(reply) != label)
         right = len(replies) - wrong.total()
         most = ", ".join(f"{reply} ({times})" for reply, times in wrong.most_common(3))
-        print(f"{truth:<12}{100 * right / len(replies):5.1f} %  {most}")
+        print(f"{label:<12}{100 * right / len(replies):5.1f} %  {most}")
 
 
 if __name__ == "__main__":
