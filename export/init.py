@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ from regionqa.export.sources.checkpoints import (
 )
 from regionqa.export.sources.image_processors import image_table
 from regionqa.images.preprocessing import Fit
+from regionqa.options import RegionSource
 
 SHORTEST, LONGEST = 512, 853
 """Sides in pixels of what a region encoder with pixels of its own looks at; PVIT's are 800 and
@@ -61,15 +61,6 @@ ROOM = 16
 """Positions that a question needs at the very least."""
 SEED = 0
 """Of the new weights, so that the same parts give the same bundle."""
-
-
-class RegionSource(StrEnum):
-    """What a new region encoder looks at."""
-
-    levels = "levels"
-    """Hidden states of the vision tower (GPT4RoI)."""
-    pixels = "pixels"
-    """The image, at a higher resolution (PVIT)."""
 
 
 @dataclass(frozen=True)

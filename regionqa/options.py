@@ -188,6 +188,15 @@ RESUMABLE = (OutputFormat.jsonl, OutputFormat.csv)
 """Formats in which every record is complete on its own."""
 
 
+class RegionSource(StrEnum):
+    """Input of a new region encoder."""
+
+    levels = "levels"
+    """Hidden states of the vision encoder (GPT4RoI)."""
+    pixels = "pixels"
+    """The image, at a higher resolution (PVIT)."""
+
+
 # -- groups ----------------------------------------------------------------------------------------
 
 

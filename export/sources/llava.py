@@ -17,7 +17,6 @@ from regionqa.errors import BundleError
 from regionqa.export.init import (
     BundleParts,
     InitResult,
-    RegionSource,
     assemble,
     level_indices,
     new_region_encoder,
@@ -28,6 +27,7 @@ from regionqa.export.sources.chat_templates import check_ids, read_conversation,
 from regionqa.export.sources.checkpoints import as_list, load_model, quiet_transformers, read_config
 from regionqa.export.sources.image_processors import image_table
 from regionqa.images.preprocessing import Fit
+from regionqa.options import RegionSource
 
 OTHERS: Mapping[str, str] = {
     "llava_next": "cuts images into tiles",

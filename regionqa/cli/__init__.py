@@ -1,4 +1,4 @@
-"""The command line."""
+"""Command line."""
 
 from regionqa.cli.main import app, main
 

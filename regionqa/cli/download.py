@@ -1,4 +1,4 @@
-"""`download` and `export`: models from the Hub, and models to it."""
+"""`download`: fetch models from the Hub."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Part = Annotated[
     str | None,
     typer.Option(
-        metavar="PLACE", help="By name: take this part from a folder, a file or OWNER/NAME instead."
+        metavar="PLACE",
+        help="Published models: folder, file or OWNER/NAME to take this part from instead.",
     ),
 ]
 
@@ -28,18 +29,18 @@ def download(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A published model by name (see regionqa models list), or any repository of the "
+            help="Name of a published model (see regionqa models list), or any repository of the "
             "Hugging Face Hub as OWNER/NAME.",
         ),
     ],
     revision: Annotated[
-        str | None, typer.Option(help="A branch, tag or commit; main if not said.")
+        str | None, typer.Option(help="Branch, tag or commit. Default: main.")
     ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="List the files, their sizes, and the disk and memory needed; fetch nothing.",
+            help="List files and sizes, and the disk and memory needed, without downloading.",
         ),
     ] = False,
     delta: Part = None,
@@ -48,22 +49,29 @@ def download(
     region: Part = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="By name: write the model to this folder."),
+        typer.Option("--out", "-o", help="Published models: folder to write the model to."),
     ] = None,
     dtype: Annotated[
         StoredDtypeChoice,
-        typer.Option(help="By name: of the language model's weights; auto is as published."),
+        typer.Option(
+            help="Published models: dtype of the language model's weights; auto is as published."
+        ),
     ] = StoredDtypeChoice.auto,
     keep_delta: Annotated[
         bool,
-        typer.Option("--keep-delta", help="By name: leave the differences in the Hub's cache."),
+        typer.Option(
+            "--keep-delta", help="Published models: keep the delta weights in the Hub's cache."
+        ),
     ] = False,
     any_base: Annotated[
         bool,
-        typer.Option("--any-base", help="By name: add a base that looks like the wrong one."),
+        typer.Option(
+            "--any-base",
+            help="Published models: accept a base model that seems to be the wrong one.",
+        ),
     ] = False,
 ) -> None:
-    """Fetch a model from the Hub, or what is new in it; prints the folder it lies in.
+    """Download a model from the Hub, or its changed files, and print its folder.
 
     regionqa download gpt4roi-7b
 
@@ -79,11 +87,11 @@ def download(
     published = published_cards()
     if repo in published:
         if revision:
-            raise UsageError(f"{repo}: its card says which revisions; leave --revision out")
+            raise UsageError(f"{repo}: its card sets the revisions; leave --revision out")
         return download_seed(repo, published[repo], options, dry_run)
     if options != ConversionOptions({}):
         raise UsageError(
-            f"{repo}: is fetched as it is; --delta, --base, --vision, --region, --out, --dtype, "
+            f"{repo}: is downloaded as it is; --delta, --base, --vision, --region, --out, --dtype, "
             f"--keep-delta and --any-base belong to {', '.join(published)}"
         )
     if dry_run:
@@ -96,13 +104,13 @@ def download(
 
 
 def show_licence(listing: "Listing") -> None:
-    """The licence, before the first byte arrives."""
+    """Print the licence before the download starts."""
     if listing.licence:
         print(f"licence of {listing.repo}: {listing.licence}", file=sys.stderr)
 
 
 def show_listing(listing: "Listing") -> None:
-    """Every file with its size, the sum, and how much of it is still to come."""
+    """Print every file with its size, the total, and how much of it is to be downloaded."""
     from regionqa.bundles.hub import readable
 
     show_licence(listing)
@@ -110,4 +118,4 @@ def show_listing(listing: "Listing") -> None:
         print(f"{readable(file.size):>12}  {file.path}")
     total = sum(file.size for file in listing.files)
     missing = sum(file.size for file in listing.missing)
-    print(f"{readable(total):>12}  in all; {readable(missing)} to fetch")
+    print(f"{readable(total):>12}  in total; {readable(missing)} to fetch")

@@ -1,5 +1,7 @@
-"""`init`: a bundle of one's own from published parts."""
+"""`init`: assemble a bundle from published parts."""
 
+import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,129 +10,109 @@ import typer
 
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.cli.options import EXPORT, require, with_options
+from regionqa.errors import UsageError
+from regionqa.options import Options, RegionSource, option
 
 if TYPE_CHECKING:
     from regionqa.export.init import InitResult
 
 
 BESIDE_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
-"""What a checkpoint in transformers' format holds beside its weights."""
-
-
-class SourceChoice(StrEnum):
-    """Values of --region-source, the same as `export.init.RegionSource`."""
-
-    levels = "levels"
-    pixels = "pixels"
+"""Files of a transformers checkpoint beside its weights."""
 
 
 class FitChoice(StrEnum):
-    """Values of --fit, the same as those of `placement.Fit` that make squares."""
+    """Ways to make an image square: those of `regionqa.images.preprocessing.Fit`."""
 
     squash = "squash"
     pad = "pad"
     crop = "crop"
 
 
+@dataclass(frozen=True, kw_only=True)
+class InitOptions(Options):
+    """Parts of a new bundle, and how they are connected."""
+
+    vision: str | None = option(None, "Vision tower: CLIP or SigLIP.", metavar="ID")
+    llm: str | None = option(None, "Causal language model, with its tokenizer.", metavar="ID")
+    from_llava: str | None = option(
+        None, "LLaVA in transformers' format, to take all parts from.", metavar="ID"
+    )
+    region_input: RegionInput | None = option(
+        None,
+        "Input of the language model for a region. Default: features for new parts, coordinates "
+        "for a LLaVA.",
+    )
+    region_source: RegionSource = option(
+        RegionSource.levels, "With features: input of the region encoder."
+    )
+    fit: FitChoice | None = option(
+        None,
+        "How an image is made square. Default: squash for new parts, the LLaVA's own way for a "
+        "LLaVA.",
+    )
+    name: str | None = option(None, "Name of the model. Default: the folder's.")
+
+    def check(self) -> None:
+        """Require either two parts or a LLaVA."""
+        parts = self.vision and self.llm and not self.from_llava
+        llava = self.from_llava and not self.vision and not self.llm
+        if not parts and not llava:
+            raise UsageError("give either --vision and --llm, or --from-llava alone")
+
+
 @with_options
 def init(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new bundle's folder.")],
-    vision: Annotated[
-        str | None, typer.Option(metavar="ID", help="A vision tower: CLIP or SigLIP.")
-    ] = None,
-    llm: Annotated[
-        str | None, typer.Option(metavar="ID", help="A causal language model with its tokenizer.")
-    ] = None,
-    from_llava: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID", help="A LLaVA in transformers' format, of which all parts are taken."
-        ),
-    ] = None,
-    region_input: Annotated[
-        RegionInput | None,
-        typer.Option(
-            help="What the language model is told of a region; features for new parts, "
-            "coordinates for a LLaVA, if not said."
-        ),
-    ] = None,
-    region_source: Annotated[
-        SourceChoice, typer.Option(help="With features: what the region encoder looks at.")
-    ] = SourceChoice.levels,
-    fit: Annotated[
-        FitChoice | None,
-        typer.Option(
-            help="How an image becomes a square; squash for new parts, a LLaVA's own way, if not "
-            "said."
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What the model is called; the folder's name, if not said.")
-    ] = None,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new bundle.")],
+    *,
+    parts: InitOptions,
 ) -> None:
-    """Put a model together from published parts, each a folder or a repository of the Hub.
+    """Assemble a model from published parts, each a folder or a repository on the Hub.
 
     regionqa init my-model --vision openai/clip-vit-large-patch14 --llm Qwen/Qwen2-0.5B-Instruct
 
     regionqa init my-llava --from-llava llava-hf/llava-1.5-7b-hf
     """
-    import sys
-
-    from regionqa.errors import UsageError
-
-    if not (from_llava and not vision and not llm) and not (vision and llm and not from_llava):
-        raise UsageError("say either --vision and --llm, or --from-llava alone")
     folder = free_folder(out)
     require("init", "export", EXPORT)
-    made = make(folder, vision, llm, from_llava, region_input, region_source, fit, name)
-    for line in told(made):
+    for line in summary(assemble(folder, parts)):
         print(line, file=sys.stderr)
     print(out)
 
 
-def make(
-    folder: Path,
-    vision: str | None,
-    llm: str | None,
-    from_llava: str | None,
-    region_input: RegionInput | None,
-    region_source: SourceChoice,
-    fit: FitChoice | None,
-    name: str | None,
-) -> "InitResult":
-    """Fetch what is not here, and write the bundle."""
-    from regionqa.export.init import RegionSource, init_bundle
+def assemble(folder: Path, parts: InitOptions) -> "InitResult":
+    """Download what is missing, and write the bundle."""
+    from regionqa.export.init import init_bundle
     from regionqa.export.sources.llava import llava_bundle
     from regionqa.images.preprocessing import Fit
 
-    source = RegionSource(region_source)
-    if from_llava:
+    if parts.from_llava:
         return llava_bundle(
-            checkpoint(from_llava),
+            checkpoint(parts.from_llava),
             folder,
-            name=name,
-            region_input=region_input or RegionInput.coordinates,
-            region_source=source,
-            fit=Fit(fit) if fit else None,
-            origin=display_name(from_llava),
+            name=parts.name,
+            region_input=parts.region_input or RegionInput.coordinates,
+            region_source=parts.region_source,
+            fit=Fit(parts.fit) if parts.fit else None,
+            origin=display_name(parts.from_llava),
         )
-    assert vision and llm
+    assert parts.vision and parts.llm
     return init_bundle(
-        checkpoint(vision),
-        checkpoint(llm),
+        checkpoint(parts.vision),
+        checkpoint(parts.llm),
         folder,
-        name=name,
-        region_input=region_input or RegionInput.features,
-        region_source=source,
-        fit=Fit(fit or "squash"),
-        origins=(display_name(vision), display_name(llm)),
+        name=parts.name,
+        region_input=parts.region_input or RegionInput.features,
+        region_source=parts.region_source,
+        fit=Fit(parts.fit or FitChoice.squash),
+        origins=(display_name(parts.vision), display_name(parts.llm)),
     )
 
 
 def checkpoint(name: str) -> Path:
-    """The folder of a checkpoint in transformers' format; of a repository, what is needed of it.
+    """Return the folder of a transformers checkpoint, downloading what is needed of a repository.
 
-    Many repositories hold their weights twice, and the old form only where there is no other.
+    Many repositories hold their weights twice; pickled ones are the last resort.
     """
     from regionqa.bundles.hub import local_or_hub
 
@@ -141,34 +123,32 @@ def checkpoint(name: str) -> Path:
 
 
 def display_name(name: str) -> str:
-    """What a card calls a checkpoint: no path of this machine."""
+    """Return the name of a checkpoint for a card, without a path of this machine."""
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def free_folder(out: Path) -> Path:
-    """The whole path of a folder that is not there, or empty; UsageError where it is taken."""
-    from regionqa.errors import UsageError
-
+    """Return the absolute path of a new or empty folder; UsageError if there is anything in it."""
     folder = out.absolute()
     if folder.is_dir() and not any(folder.iterdir()):
         return folder
     if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{out}: is there already; give a new folder, or an empty one")
+        raise UsageError(f"{out}: already exists; name a new or empty folder")
     return folder
 
 
-def told(made: "InitResult") -> list[str]:
-    """What was put together, line by line."""
-    counts = (f"{part} {number / 1e6:,.1f} M" for part, number in made.parameters.items())
-    prompt = made.bundle.card.prompt
+def summary(result: "InitResult") -> list[str]:
+    """Summarise a new bundle in lines."""
+    counts = (f"{part} {number / 1e6:,.1f} M" for part, number in result.parameters.items())
+    prompt = result.bundle.card.prompt
     lines = [f"weights: {', '.join(counts)}", f"regions: {prompt.region_input}"]
     lines += [
         f"{report.graph}: differs from torch by {report.difference:.1e} over "
         f"{', '.join(report.cases)}"
-        for report in made.reports
+        for report in result.reports
     ]
-    lines += [f"note: {note}" for note in made.notes]
-    if made.untrained:
-        parts = " and ".join(made.untrained)
+    lines += [f"note: {note}" for note in result.notes]
+    if result.untrained:
+        parts = " and ".join(result.untrained)
         lines.append(f"untrained: {parts}; train it with regionqa finetune")
     return lines

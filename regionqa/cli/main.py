@@ -1,7 +1,7 @@
-"""The program: every command put together, and every error made one line and an exit status.
+"""The `regionqa` program: its commands, and one line and an exit status for every error.
 
-1 is fatal, 2 usage, 3 some items failed. Nothing is decided in this package that another module
-could decide; heavy imports stand inside the commands.
+Exit statuses are 1 for fatal errors, 2 for wrong usage, and 3 if some items failed. Commands import
+heavy libraries in their functions, so that `--help` is fast.
 """
 
 import os
@@ -16,16 +16,16 @@ from regionqa.cli import ask, chat, data, download, eval, export, finetune, init
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
-"""The statuses that shells give to a program ended by Ctrl-C or by a reader that went away."""
+"""Exit statuses of shells for SIGINT and SIGPIPE."""
 (ParseError,) = typer.BadParameter.__bases__
-"""What typer raises for a command line it cannot parse; it has no public name of its own."""
+"""Error of typer for command lines that cannot be parsed; it has no public name."""
 
 app = typer.Typer(
     name="regionqa",
-    help="Answers questions about regions of images, on your own machine.",
+    help="Answer questions about regions of images, on your own machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # help set by rich takes twice as long, and loses what is in brackets
+    rich_markup_mode=None,  # with rich, help takes twice as long and drops text in brackets
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(ask.ask)
@@ -42,9 +42,9 @@ app.command()(models.doctor)
 app.command()(models.demo)
 
 
-def show_version(asked: bool) -> None:
-    """Print the version and stop."""
-    if asked:
+def show_version(version: bool) -> None:
+    """Print the version and exit."""
+    if version:
         print(f"regionqa {regionqa.__version__}")
         raise typer.Exit
 
@@ -56,18 +56,18 @@ def options(
         typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Answers questions about regions of images, on your own machine."""
+    """Answer questions about regions of images, on your own machine."""
 
 
 def replace_closed_streams() -> None:
-    """Open what the shell closed (`2>&-`), for which Python leaves None."""
+    """Open streams that the shell closed (`2>&-`), which are None in Python."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
-def drop_unwritten() -> None:
-    """Keep Python from failing once more, as it ends, to write what stdout has not taken."""
+def discard_stdout() -> None:
+    """Discard what stdout cannot take, on which Python would fail again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -75,7 +75,7 @@ def drop_unwritten() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit status. Errors become one line, or a trace with --debug."""
+    """Run a command line and return the exit status. --debug adds tracebacks to errors."""
     from regionqa.errors import RegionQAError
 
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -83,12 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(words, prog_name="regionqa", standalone_mode=False)
         sys.stdout.flush()
-        if status == INTERRUPTED:  # typer's own answer to Ctrl-C
+        if status == INTERRUPTED:  # typer's exit status for Ctrl-C
             raise KeyboardInterrupt
         return int(status or 0)
-    except SystemExit as ended:
-        # typer ends so when the reader has gone, and when it has completed a word for a shell
-        if isinstance(ended.__context__, BrokenPipeError):
+    except SystemExit as error:
+        # raised by typer if the reader has gone, and after shell completion
+        if isinstance(error.__context__, BrokenPipeError):
             return PIPE_CLOSED
         raise
     except RegionQAError as error:
@@ -97,25 +97,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = getattr(error, "format_message", error.__str__)()
         return fail(f"{message} Try: regionqa --help", 2, error, words) if message else 2
     except BrokenPipeError:  # the reader has gone (| head -1)
-        drop_unwritten()
+        discard_stdout()
         return PIPE_CLOSED
     except (KeyboardInterrupt, typer.Abort):
-        return fail("interrupted; what was written is kept", INTERRUPTED, None, words)
+        return fail("interrupted; the output so far is kept", INTERRUPTED, None, words)
     except Exception as error:
         return fail(f"unexpected {type(error).__name__}: {error}", 1, error, words)
 
 
 def fail(message: str, status: int, error: BaseException | None, words: Sequence[str]) -> int:
-    """One line on stderr, after the trace where --debug asked for it."""
+    """Print an error on one line, after its traceback with --debug, and return the status."""
     if error is not None and "--debug" in words:
         import traceback
 
         traceback.print_exception(error)
     hint = "" if status != 1 or "--debug" in words or not message.startswith("unexpected") else (
-        "; run again with --debug for the trace"
+        "; run again with --debug for the traceback"
     )  # fmt: skip
     print(f"regionqa: error: {' '.join(message.split())}{hint}", file=sys.stderr)
-    drop_unwritten()
+    discard_stdout()
     return status
 
 

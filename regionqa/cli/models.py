@@ -1,4 +1,4 @@
-"""`models`, `doctor` and `demo`: what is at hand and whether it works."""
+"""`models`, `doctor` and `demo`: show what is installed and whether it works."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,13 @@ import regionqa
 from regionqa.cli.options import only, with_options
 from regionqa.options import RuntimeOptions
 
-models_app = typer.Typer(help="The models at hand.", no_args_is_help=True)
+models_app = typer.Typer(help="List and show models.", no_args_is_help=True)
 
 
 @models_app.command("list")
 @with_options
 def list_models() -> None:
-    """List the models that come with the package, and those that can be downloaded by name."""
+    """List shipped models, and published models that can be downloaded by name."""
     from regionqa.bundles.hub import readable
     from regionqa.bundles.store import (
         CARD,
@@ -31,7 +31,7 @@ def list_models() -> None:
     for name, card in published_cards().items():
         if (published_folder(name) / CARD).is_file():
             size = open_bundle(published_folder(name)).size
-            print(f"{name}\t{readable(size)}\t{card.summary}; here")
+            print(f"{name}\t{readable(size)}\t{card.summary}; downloaded")
         elif card.sources:
             print(
                 f"{name}\t{readable(card.sources.size)} to fetch\t{card.summary}; not downloaded: "
@@ -43,10 +43,13 @@ def list_models() -> None:
 @with_options
 def show_model(
     model: Annotated[
-        str, typer.Argument(help="A shipped model, a bundle's folder, or OWNER/NAME on the Hub.")
+        str,
+        typer.Argument(
+            help="Name of a shipped model, folder of a bundle, or OWNER/NAME on the Hub."
+        ),
     ] = "starter",
 ) -> None:
-    """Show a model's card: what it is, what it learned from, how well it does, its licence."""
+    """Print a model's card: description, training data, results, licence."""
     from regionqa.bundles.store import CARD, find_bundle
 
     bundle = find_bundle(model)

@@ -189,7 +189,7 @@ EVAL = (*PLOT, "sentence_transformers")
 
 
 def require(command: str, extra: str, packages: tuple[str, ...]) -> None:
-    """UsageError, naming the extra, where a command's packages are not installed."""
+    """Raise UsageError, naming the extra, if packages of a command are not installed."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise UsageError(

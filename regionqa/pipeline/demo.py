@@ -1,7 +1,7 @@
-"""`regionqa demo`: questions about real photos that come with scikit-image.
+"""`regionqa demo`: questions about photos that come with scikit-image.
 
-The photos are in no training set of ours. They are copied beside the drawings, so that there is
-something at hand to go on with. It does nothing that `ask --draw` does not do.
+The photos are in no training set of this repository. They are copied beside the drawings, as input
+for commands of the user's own.
 """
 
 import shutil
@@ -23,19 +23,18 @@ SOURCES = {
     "astronaut.png": "astronaut.png",
     "motorcycle.png": "motorcycle_left.png",
 }
-"""Our name of each photo, and scikit-image's."""
+"""File names of the copies, and of scikit-image's photos."""
 
 
 @dataclass(frozen=True)
 class DemoQuestion:
-    """One question of the demonstration."""
+    """A question of the demo."""
 
     photo: str
-    """One of `SOURCES`."""
+    """Key of `SOURCES`."""
     boxes: tuple[Box, ...]
-    """Its regions."""
+    """Regions of the question; empty: the whole image."""
     text: str
-    """What is asked."""
 
 
 QUESTIONS = (
@@ -50,7 +49,7 @@ QUESTIONS = (
 
 
 def photo_folder() -> Path:
-    """Where scikit-image keeps its photos; UsageError where it is not installed."""
+    """Return the folder of scikit-image's photos; UsageError if it is not installed."""
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
         raise UsageError("the demo's photos come with scikit-image: pip install 'regionqa[demo]'")
@@ -58,19 +57,19 @@ def photo_folder() -> Path:
 
 
 def copy_photos(folder: Path) -> None:
-    """Put the photos into a folder under our names; OutputError where that fails."""
+    """Copy the photos to a folder; OutputError if that fails."""
     source = photo_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for ours, theirs in SOURCES.items():
-            shutil.copyfile(source / theirs, folder / ours)
+        for name, original in SOURCES.items():
+            shutil.copyfile(source / original, folder / name)
     except OSError as error:
-        reason = f"{folder}: cannot be filled: {error.strerror}; name another folder"
+        reason = f"{folder}: cannot be written: {error.strerror}; name another folder"
         raise OutputError(reason) from error
 
 
-def run_demo(engine: Engine, out: Path, tell: Callable[[str], None]) -> None:
-    """Ask, tell each question with its answer, and draw an image per photo into `out`."""
+def run_demo(engine: Engine, out: Path, show: Callable[[str], None]) -> None:
+    """Answer the questions, show each with its answer, and save a drawing per photo to `out`."""
     copy_photos(out / "photos")
     images = {name: open_image(out / "photos" / name) for name in SOURCES}
     requests = [
@@ -81,9 +80,9 @@ def run_demo(engine: Engine, out: Path, tell: Callable[[str], None]) -> None:
     for answer in answers:
         request = answer.request
         where = " ".join(f"[{region.box}]" for region in request.regions) or "[whole image]"
-        tell(f"{request.image} {where} {request.question}\n    {answer.text or answer.error}")
+        show(f"{request.image} {where} {request.question}\n    {answer.text or answer.error}")
     for name, image in images.items():
         drawing = draw_answers(image.load(), [a for a in answers if a.request.image == name])
         path = out / name
         save_drawing(drawing, path)
-        tell(f"drawn: {path}")
+        show(f"drawn: {path}")

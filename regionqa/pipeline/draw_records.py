@@ -1,7 +1,4 @@
-"""What a file of training data holds, before anything trains on it: figures, bars, drawings.
-
-It is given `TrainingData` and says what it sees; whether that is enough is for a person to judge.
-"""
+"""Drawings of training records, for `regionqa data check --draw`."""
 
 import random
 from collections import defaultdict
@@ -15,17 +12,28 @@ from regionqa.pipeline.drawing import draw_answers, save_drawing
 from regionqa.requests import Answer, Request
 
 DRAWN_TURNS = 24
-"""Turns written under one drawn image; more would make it longer than anybody reads."""
+"""Maximum number of turns below an image."""
 
 
 def draw_examples(
     data: TrainingData, count: int, folder: Path, warn: Callable[[str], None], seed: int = 0
 ) -> list[Path]:
-    """Draw images with the regions and turns of all their records; the files written.
+    """Draw images with the regions and turns of all their records.
 
-    The images are spread over the data: one from each of `count` stretches, by chance that
-    `seed` fixes. `warn` is told of an image that cannot be decoded, which the header does not
-    show. Raises OutputError where nothing can be written.
+    The images are spread over the data: a random one from each of `count` equal parts.
+
+    Args:
+        data: Training records.
+        count: Number of images.
+        folder: Folder of the drawings; it is created.
+        warn: Called with a line for each image that cannot be decoded.
+        seed: Random seed.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OutputError: The folder or a drawing cannot be written.
     """
     records: defaultdict[Path, list[Record]] = defaultdict(list)
     for record in data.records:
@@ -33,7 +41,7 @@ def draw_examples(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}; name another") from None
+        raise OutputError(f"{folder}: cannot be created: {error.strerror}; name another") from None
     written = []
     for number, path in enumerate(_spread(list(records), count, seed), start=1):
         drawing = folder / f"{number:03}-{path.stem}.jpg"
@@ -48,15 +56,15 @@ def draw_examples(
 
 
 def _spread(paths: Sequence[Path], count: int, seed: int) -> list[Path]:
-    """One of each of `count` equal stretches; all where there are no more than that."""
-    chance = random.Random(seed)
+    """Draw one path at random from each of `count` equal parts; all if there are fewer."""
+    generator = random.Random(seed)
     count = min(count, len(paths))
-    edges = [len(paths) * stretch // max(1, count) for stretch in range(count + 1)]
-    return [paths[chance.randrange(edges[i], edges[i + 1])] for i in range(count)]
+    edges = [len(paths) * part // max(1, count) for part in range(count + 1)]
+    return [paths[generator.randrange(edges[i], edges[i + 1])] for i in range(count)]
 
 
 def _answers(records: Sequence[Record]) -> list[Answer]:
-    """The turns of an image as if a model had answered them, for drawing."""
+    """Turn the turns of an image into answers, for drawing."""
     return [
         Answer(Request(str(record.image), turn.question, record.regions), turn.answer)
         for record in records

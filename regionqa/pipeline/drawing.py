@@ -1,7 +1,4 @@
-"""Answers drawn onto their image: numbered boxes, and under them what was said of each.
-
-It is given pixels and answers. It does not know where either comes from, and opens no image.
-"""
+"""Drawings of answers: the image with numbered boxes, and a legend of the answers below it."""
 
 import os
 import unicodedata
@@ -22,10 +19,10 @@ from regionqa.requests import Answer
 
 Colour = tuple[int, int, int]
 Edges = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels of the drawing; half-open."""
+"""Left, top, right, bottom, in pixels of the drawing; half-open."""
 
 SMALLEST, LARGEST = 640, 2000
-"""Pixels of the longer side that smaller images are enlarged to, and larger ones reduced to."""
+"""Range of a drawing's longer side in pixels; other images are resized to it."""
 
 COLOURS: tuple[Colour, ...] = (
     (230, 159, 0),
@@ -36,7 +33,7 @@ COLOURS: tuple[Colour, ...] = (
     (213, 94, 0),
     (204, 121, 167),
 )
-"""Okabe and Ito's palette, which the colour-blind can tell apart; box 8 looks as box 1 does."""
+"""Palette of Okabe and Ito, distinct for colour-blind readers; repeats from box 8."""
 
 BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
@@ -45,20 +42,24 @@ INK: Colour = (20, 20, 20)
 ALARM: Colour = (170, 0, 0)
 
 TAGS_A_ROW = 4
-"""Numbers that stand side by side in the legend before the next row."""
+"""Number tags per row of the legend."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""What a drawing's name may end in; it says how the drawing is written."""
+"""Suffixes of drawings; they set the file format."""
 
 
 def draw_answers(
     image: Image.Image, answers: Sequence[Answer], *, questions: bool = False
 ) -> Image.Image:
-    """The image with its boxes numbered, and a legend of the answers below it.
+    """Draw numbered boxes on the image, and a legend of the answers below it.
 
-    image: RGB as displayed, to which the boxes of `answers` refer. questions: whether each answer
-    has its question before it, even where the box tells what was asked. Returns a new RGB image,
-    in which the given one is enlarged or reduced where that makes it easier to read.
+    Args:
+        image: RGB, as displayed; the boxes of `answers` are in its pixels.
+        answers: Answers about this image.
+        questions: Show every question, even if the box identifies it.
+
+    Returns:
+        A new RGB image. Small and large images are resized so that the drawing is legible.
     """
     numbers = _numbered(answers)
     shown = _resized(image)
@@ -73,37 +74,41 @@ def draw_answers(
 
 
 def check_drawing(path: Path, *, several: bool) -> None:
-    """UsageError where drawings could not be saved there, to be found out before any is made.
+    """Raise UsageError if drawings cannot be saved to a path.
 
-    several: whether more than one image may be drawn, for which `path` must be a folder.
+    several: whether there may be several images, so that `path` must be a folder.
     """
     if several and path.suffix and not path.is_dir():
-        raise UsageError(f"--draw {path}: there may be several images; name a folder for them")
+        raise UsageError(f"--draw {path}: there may be several images; name a folder")
     if not several and path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: a drawing's name must end in one of {', '.join(SUFFIXES)}")
 
 
 def save_drawing(image: Image.Image, path: Path) -> None:
-    """Write a drawing as its suffix says; what stood there before stays until it is complete.
+    """Write a drawing in the format of its suffix; an existing file is replaced at the end.
 
-    Raises UsageError for a suffix that is not written, OutputError where nothing can be written.
+    Raises:
+        UsageError: The suffix is not supported.
+        OutputError: The file cannot be written.
     """
     check_drawing(path, several=False)
-    part = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the suffix that Pillow goes by
+    part = path.with_name(
+        f".{os.getpid()}-{path.name}"
+    )  # with the suffix, from which Pillow takes the format
     try:
         try:
-            image.save(part, quality=92)  # of JPEG and WebP
+            image.save(part, quality=92)  # for JPEG and WebP
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: more pixels than the format can hold
+    except (OSError, ValueError) as error:  # ValueError: too many pixels for the format
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: cannot be written: {reason}; choose another place") from None
+        raise OutputError(f"{path}: cannot be written: {reason}; name another file") from None
 
 
 @dataclass(frozen=True)
 class _Style:
-    """Sizes in pixels. All follow from the side of a square with as many pixels as the image."""
+    """Sizes in pixels, derived from the side of a square of the image's area."""
 
     side: float
 
@@ -125,17 +130,17 @@ class _Style:
 
     @property
     def tag(self) -> tuple[int, int]:
-        """Width and height of the tag around a number."""
+        """Width and height of a number tag."""
         return round(self.text * 1.7), round(self.text * 1.3)
 
     @property
     def casing(self) -> int:
-        """How thick each of the two casings of an outline is."""
+        """Width of the inner and of the outer casing of an outline."""
         return max(1, round(self.side / 800))
 
     @property
     def stroke(self) -> int:
-        """How thick the coloured line between them is."""
+        """Width of the coloured line between the casings."""
         return max(3, round(self.side / 220))
 
 
@@ -143,25 +148,25 @@ class _Style:
 
 
 def _numbered(answers: Sequence[Answer]) -> dict[Box, int]:
-    """The number of every box, from 1 in the order in which they are first asked about."""
+    """Number boxes from 1, in the order of the questions."""
     boxes = dict.fromkeys(region.box for answer in answers for region in answer.request.regions)
     return {box: number for number, box in enumerate(boxes, start=1)}
 
 
 def _resized(image: Image.Image) -> Image.Image:
-    """A copy whose longer side is neither below SMALLEST nor above LARGEST."""
+    """Return a copy whose longer side is from SMALLEST to LARGEST."""
     longer = max(image.size)
     scale = min(max(longer, SMALLEST), LARGEST) / longer
     if scale == 1:
         return image.copy()
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # a tiny image keeps its pixels as squares: what is shown is all that the model saw
+    # pixels of tiny images stay squares, which shows how little the model gets
     resample = Image.Resampling.LANCZOS if scale < 4 else Image.Resampling.NEAREST
     return image.resize(size, resample)
 
 
 def _outline(box: Box, size: tuple[int, int], shown: tuple[int, int], style: _Style) -> Edges:
-    """The outer edges of a box's outline, which lies around the box wherever there is room."""
+    """Outer edges of a box's outline, which surrounds the box if there is room."""
     across, down = shown[0] / size[0], shown[1] / size[1]
     room = style.stroke + 2 * style.casing
     return (
@@ -173,19 +178,19 @@ def _outline(box: Box, size: tuple[int, int], shown: tuple[int, int], style: _St
 
 
 def _draw_boxes(shown: Image.Image, outlines: Sequence[Edges], style: _Style) -> None:
-    """Outlines, large ones first, then tags: no box hides what tells of another."""
+    """Draw outlines, large boxes first, then tags, so that no box hides another or its tag."""
     draw = ImageDraw.Draw(shown)
     numbered = list(enumerate(outlines, start=1))
     for number, outline in sorted(numbered, key=lambda pair: _area(pair[1]), reverse=True):
         _draw_outline(draw, outline, _colour(number), style)
     tags: list[Edges] = []
     for number, outline in numbered:
-        tags.append(_free_place(outline, tags, shown.size, style))
+        tags.append(_tag_place(outline, tags, shown.size, style))
         _draw_tag(draw, tags[-1], number, style)
 
 
 def _draw_outline(draw: ImageDraw.ImageDraw, outline: Edges, colour: Colour, style: _Style) -> None:
-    """A line between a black and a white casing: whatever is beneath, two of the three differ."""
+    """Draw a line between a black and a white casing, visible on any background."""
     left, top, right, bottom = outline
     for band, width in ((BLACK, style.casing), (colour, style.stroke), (WHITE, style.casing)):
         for _ in range(width):
@@ -198,21 +203,21 @@ def _area(edges: Edges) -> int:
     return (edges[2] - edges[0]) * (edges[3] - edges[1])
 
 
-def _free_place(
-    outline: Edges, taken: Sequence[Edges], shown: tuple[int, int], style: _Style
+def _tag_place(
+    outline: Edges, others: Sequence[Edges], shown: tuple[int, int], style: _Style
 ) -> Edges:
-    """The place for a box's tag: the first that hides no other tag, or the first of all."""
+    """Place of a box's tag: the first that overlaps no other tag, else the first of all."""
     places = [*_corners(outline, shown, style)]
     free = (
         place
         for place in (*places, *_nearby(outline, shown, style))
-        if not any(_overlap(place, other) for other in taken)
+        if not any(_overlap(place, other) for other in others)
     )
     return next(free, places[0])
 
 
 def _corners(outline: Edges, shown: tuple[int, int], style: _Style) -> Iterator[Edges]:
-    """Places for a tag at the corners of a box, outside before inside, all within the image."""
+    """Places for a tag at the corners of a box, outside it before inside, all in the image."""
     left, top, right, bottom = outline
     width, height = style.tag
     outside = product((top - height, bottom), (left, right - width))
@@ -223,7 +228,7 @@ def _corners(outline: Edges, shown: tuple[int, int], style: _Style) -> Iterator[
 
 
 def _nearby(outline: Edges, shown: tuple[int, int], style: _Style) -> list[Edges]:
-    """Places for a tag all over the image, the nearest to a box's top left corner first."""
+    """Places for a tag all over the image, sorted by distance to the box's top left corner."""
     width, height = style.tag
     left, top = outline[:2]
     columns, rows = range(left % width, shown[0], width), range(top % height, shown[1], height)
@@ -232,7 +237,7 @@ def _nearby(outline: Edges, shown: tuple[int, int], style: _Style) -> list[Edges
 
 
 def _tag_at(x: int, y: int, shown: tuple[int, int], style: _Style) -> Edges:
-    """A tag as near to this place as the image allows."""
+    """Edges of a tag at this place, moved into the image."""
     width, height = style.tag
     x, y = max(0, min(x, shown[0] - width)), max(0, min(y, shown[1] - height))
     return x, y, x + width, y + height
@@ -267,7 +272,7 @@ def _colour(number: int) -> Colour:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the legend says of one answer, and of which boxes."""
+    """An entry of the legend: box numbers and text."""
 
     numbers: tuple[int, ...]
     text: str
@@ -277,30 +282,30 @@ class _Entry:
 def _entries(
     answers: Sequence[Answer], numbers: dict[Box, int], all_questions: bool
 ) -> list[_Entry]:
-    """One entry an answer, with the question where the box alone would not tell what was asked."""
+    """One entry per answer, with the question unless a single box identifies it."""
     boxes = [tuple(numbers[r.box] for r in answer.request.regions) for answer in answers]
     questions: dict[tuple[int, ...], set[str]] = defaultdict(set)
     for own, answer in zip(boxes, answers, strict=True):
         questions[own].add(answer.request.question)
     entries = []
     for own, answer in zip(boxes, answers, strict=True):
-        text = _worded(answer.text, own) or "(no answer)"
-        said = f"error: {answer.error}" if answer.error else text
+        text = _renumbered(answer.text, own) or "(no answer)"
+        line = f"error: {answer.error}" if answer.error else text
         if all_questions or len(own) != 1 or len(questions[own]) > 1:
-            said = f"{_worded(answer.request.question, own)} -> {said}"
+            line = f"{_renumbered(answer.request.question, own)} -> {line}"
         colour = ALARM if answer.error else INK
-        entries.append(_Entry(tuple(dict.fromkeys(own)), _drawable(said), colour))
+        entries.append(_Entry(tuple(dict.fromkeys(own)), _drawable(line), colour))
     return entries
 
 
-def _worded(text: str, numbers: tuple[int, ...]) -> str:
-    """The text with the drawing's numbers in the place of `<region1>` and the like."""
+def _renumbered(text: str, numbers: tuple[int, ...]) -> str:
+    """Replace `<region1>` and the like by the drawing's box numbers."""
     names = {f"<region{place}>": f"[{number}]" for place, number in enumerate(numbers, start=1)}
     return REFERENCE.sub(lambda match: names.get(match[0], match[0]), text)
 
 
 def _drawable(text: str) -> str:
-    """The text in one line, in letters that Pillow's font has where there is a near one."""
+    """Put the text on one line, with the nearest ASCII letters that Pillow's font has."""
     letters = []
     for letter in " ".join(text.split()).encode(errors="replace").decode():
         plain = "".join(c for c in unicodedata.normalize("NFKD", letter) if c.isascii())
@@ -309,9 +314,9 @@ def _drawable(text: str) -> str:
 
 
 def _legend(entries: Sequence[_Entry], width: int, style: _Style) -> Image.Image:
-    """The answers as an image of this width, as high as they need."""
+    """Draw the legend as an image of this width."""
     column = style.tag[0] + style.margin // 2
-    least = int(any(entry.numbers for entry in entries))  # so that all texts stand in line
+    least = int(any(entry.numbers for entry in entries))  # so that all texts are aligned
     blocks, height = [], style.margin
     for entry in entries:
         left = style.margin + column * min(max(len(entry.numbers), least), TAGS_A_ROW)
@@ -333,7 +338,7 @@ def _legend(entries: Sequence[_Entry], width: int, style: _Style) -> Image.Image
 
 
 def _wrapped(text: str, width: int, style: _Style) -> list[str]:
-    """The text in lines of at most this width, broken between words where a word fits a line."""
+    """Wrap text to this width in pixels, between words if they fit on a line."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines[-1] else word

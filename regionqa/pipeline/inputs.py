@@ -1,8 +1,8 @@
-"""Everything between the command line's arguments and a stream of requests.
+"""Command-line arguments to a stream of requests.
 
-Two steps, both lazy: `find_images` makes items of files, folders, globs and stdin, and
-`make_requests` opens their images, finds their boxes and words their questions. What is wrong
-with one item becomes its request's error, and the stream goes on. No model is known or run here.
+There are two lazy steps: `find_images` expands files, folders, globs and stdin to items, and
+`make_requests` opens their images, looks up their boxes and sets their questions. A fault of one
+item becomes the error of its request; the stream continues.
 """
 
 import glob
@@ -23,7 +23,7 @@ from regionqa.regions import Region, WrittenBox, clip_all
 from regionqa.requests import Request
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""What a file must end in to be found in a folder or by a glob; a file that is named need not."""
+"""Suffixes of the files found in folders and by globs; a file given by name may have any."""
 STDIN = "-"
 
 
@@ -32,46 +32,50 @@ class InputItem:
     """One image to ask about, before it is opened."""
 
     image: str
-    """The image's name as the user gave it; `-` for a line of stdin that has none."""
+    """Name of the image as the user gave it; `-` for a line of stdin without one."""
     boxes: tuple[WrittenBox, ...] | None = None
-    """The item's own, in place of the command's; empty: the whole image; None: the command's."""
+    """Boxes of this item; empty: the whole image; None: the command's boxes."""
     question: str | None = None
-    """The item's own, in place of the command's."""
+    """Question about this item; None: the command's question."""
     error: ItemError | None = None
-    """Why it cannot be asked."""
+    """Why there can be no request."""
 
 
 @dataclass(frozen=True)
 class AskSettings:
-    """What the command asks of items that do not say it themselves."""
+    """Questions and boxes for items that have none of their own."""
 
     question: str | None = None
-    """Asked of a whole image, and of regions that have no question of their own."""
+    """Question about the whole image, or about its regions."""
     region_question: str | None = None
-    """Asked of a region where `each`; None: `question`."""
+    """Question about a single region, if `each`; None: `question`."""
     boxes: tuple[WrittenBox, ...] = ()
-    """Boxes on every image; none: the whole image."""
+    """Boxes on every image; empty: the whole image."""
     boxfile: BoxFile | None = None
-    """A file of boxes for every image; one that it does not mention is an error."""
+    """Boxes by image; an image that it does not list is an error."""
     each: bool = False
-    """Whether every region is asked about alone, rather than all of an image's together. Then a
-    image that the file of boxes mentions without any is not asked about at all."""
+    """One request per region instead of one per image. An image that `boxfile` lists without any
+    box then has no request."""
 
 
 # -- arguments to items ----------------------------------------------------------------------------
 
 
 def find_images(arguments: Sequence[str], stdin: TextIO) -> Iterator[InputItem]:
-    """Items for arguments, in their order: files, folders, globs, and `-` for lines of stdin.
+    """Expand arguments to items, in their order.
 
-    Folders are walked in sorted order, without hidden files and without links to folders. A glob
-    is one that the shell left alone; a file of just that name goes before. A line of stdin is a
-    path, taken as it is, or a JSON object `{"image", "regions", "question"}` of which the last two
-    may be missing; keys beyond these are ignored, so that written answers can be asked again.
-    Lines are read one at a time, when their turn comes.
+    Folders are walked in sorted order, without hidden files and links to folders. A glob is
+    expanded if there is no file of that name. A line of stdin is a path, or a JSON object
+    `{"image", "regions", "question"}` of which the last two may be missing; other keys are ignored,
+    so that JSON lines of answers can serve as input. Lines are read one at a time, on demand.
 
-    Raises UsageError, before the first item, for no arguments, a second `-`, and a folder or glob
-    without images.
+    Args:
+        arguments: Files, folders, globs, and at most one `-` for lines of stdin.
+        stdin: Stream to read lines from.
+
+    Raises:
+        UsageError: There are no arguments, `-` is repeated, or a folder or glob has no images.
+            Raised before the first item.
     """
     if not arguments:
         raise UsageError("no images: name files, folders, or - to read them from stdin")
@@ -88,7 +92,7 @@ def find_images(arguments: Sequence[str], stdin: TextIO) -> Iterator[InputItem]:
 
 
 def is_one_image(arguments: Sequence[str]) -> bool:
-    """Whether the arguments name a single image, and nothing that could become several."""
+    """Return whether the arguments are a single image, not a folder, glob or stdin."""
     return len(arguments) == 1 and arguments[0] != STDIN and not _is_several(arguments[0])
 
 
@@ -121,12 +125,12 @@ def _is_glob(argument: str) -> bool:
 def _exists(argument: str) -> bool:
     try:
         return Path(argument).exists()
-    except OSError:  # such as a name too long, which `open_image` reports
+    except OSError:  # such as a name that is too long; `open_image` reports it
         return False
 
 
 def _walk(folder: str) -> Iterator[InputItem]:
-    """Images in a folder and below it; folders that cannot be listed come last, as errors."""
+    """Images in a folder and its subfolders; unreadable folders come last, as errors."""
     unreadable: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -139,7 +143,7 @@ def _walk(folder: str) -> Iterator[InputItem]:
 
 
 def _match(pattern: str) -> Iterator[InputItem]:
-    # pathlib's own glob takes no absolute pattern, and matches hidden files
+    # Path.glob takes no absolute pattern, and matches hidden files
     found = sorted(set(glob.glob(pattern, recursive=True)))  # noqa: PTH207
     return (InputItem(path) for path in found if _looks_like_image(path) and not _is_folder(path))
 
@@ -150,10 +154,12 @@ def _looks_like_image(name: str) -> bool:
 
 def _read_lines(stdin: TextIO) -> Iterator[InputItem]:
     if isinstance(stdin, TextIOWrapper):
-        stdin.reconfigure(errors="surrogateescape")  # a file's name need not be valid text
-    # readline, because iterating over a stream may read ahead
+        stdin.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
+    # not `for line in stdin`, which may read ahead
     for number, line in enumerate(iter(stdin.readline, ""), start=1):
-        text = line.rstrip("\r\n").removeprefix("\ufeff")  # Windows begins a pipe with one
+        text = line.rstrip("\r\n").removeprefix(
+            "\ufeff"
+        )  # PowerShell pipes begin with a byte-order mark
         if text.lstrip().startswith("{"):
             yield _parse_line(text, f"line {number} of stdin")
         elif text.strip():
@@ -179,40 +185,47 @@ def _parse_line(text: str, where: str) -> InputItem:
 
 
 # -- items to requests -----------------------------------------------------------------------------
-def make_requests(
-    items: Iterable[InputItem], asking: AskSettings, warn: Callable[[str], None]
-) -> Iterator[Request]:
-    """Requests for items, in their order, each made before the next item is read.
 
-    Items in a row that name the same image share one `InputImage`, so that it is encoded once. An
-    item's own boxes and question go before the command's. Boxes are clipped to their image, and
-    `warn` is told of it. A request that cannot be asked carries its error: of an image's boxes,
-    where each is asked about alone, only the malformed ones fail.
+
+def make_requests(
+    items: Iterable[InputItem], settings: AskSettings, warn: Callable[[str], None]
+) -> Iterator[Request]:
+    """Make the requests of items, in their order, each before the next item is read.
+
+    Consecutive items of the same image share one `InputImage`, so that it is encoded once. An
+    item's own boxes and question take precedence over those of `settings`. Boxes are clipped to
+    the image. An item at fault becomes a request with an error; with `settings.each`, a malformed
+    box fails alone.
+
+    Args:
+        items: Items of `find_images`.
+        settings: Questions and boxes for items without their own.
+        warn: Called with a line for each box that is clipped.
     """
-    open_once = lru_cache(maxsize=1)(open_image)  # so that neighbours share what it returns
+    open_cached = lru_cache(maxsize=1)(open_image)
     for item in items:
         image = None
         try:
             if item.error is not None:
                 raise item.error
-            image = open_once(item.image)
-            groups = _groups(item, asking)
+            image = open_cached(item.image)
+            groups = _groups(item, settings)
         except ItemError as error:
-            yield Request(item.image, _question(item, asking), source=image, error=error)
+            yield Request(item.image, _question(item, settings), source=image, error=error)
         else:
             for boxes in groups:
-                yield _request(item, asking, image, boxes, warn)
+                yield _request(item, settings, image, boxes, warn)
 
 
 def _request(
     item: InputItem,
-    asking: AskSettings,
+    settings: AskSettings,
     image: InputImage,
     boxes: tuple[WrittenBox, ...],
     warn: Callable[[str], None],
 ) -> Request:
-    """One request about these boxes together, or about the whole image where there are none."""
-    question = _question(item, asking, alone=asking.each and bool(boxes))
+    """Make one request about all these boxes, or about the whole image if there are none."""
+    question = _question(item, settings, alone=settings.each and bool(boxes))
     try:
         if not question:
             raise ItemError(f'{item.image}: no question; give one, or a "question" in its line')
@@ -225,28 +238,28 @@ def _request(
     return Request(item.image, question, regions, image)
 
 
-def _groups(item: InputItem, asking: AskSettings) -> list[tuple[WrittenBox, ...]]:
-    """The boxes of each request to be made; an empty group asks about the whole image."""
-    boxes = asking.boxes if item.boxes is None else item.boxes
-    if item.boxes is None and asking.boxfile is not None:
-        found = asking.boxfile.boxes_for(item.image)
+def _groups(item: InputItem, settings: AskSettings) -> list[tuple[WrittenBox, ...]]:
+    """Boxes of each request to make; an empty group stands for the whole image."""
+    boxes = settings.boxes if item.boxes is None else item.boxes
+    if item.boxes is None and settings.boxfile is not None:
+        found = settings.boxfile.boxes_for(item.image)
         if found is None:
-            raise ItemError(f"{item.image}: {asking.boxfile.source} has no boxes for this image")
-        if not found and asking.each:
+            raise ItemError(f"{item.image}: {settings.boxfile.source} has no boxes for this image")
+        if not found and settings.each:
             return []
         boxes = found
-    return [(box,) for box in boxes] if asking.each and boxes else [boxes]
+    return [(box,) for box in boxes] if settings.each and boxes else [boxes]
 
 
 def _place(
     boxes: tuple[WrittenBox, ...], image: InputImage
 ) -> tuple[tuple[Region, ...], list[str]]:
-    """Regions inside the image, and a warning for each that reached outside."""
+    """Clip boxes to the image; return regions in pixels, and a warning for each clipped box."""
     size = (image.width, image.height)
     return clip_all(tuple(box.resolve(*size) for box in boxes), *size)
 
 
-def _question(item: InputItem, asking: AskSettings, *, alone: bool = False) -> str:
-    """What to ask, of one region `alone` or of anything else; empty where nobody has said it."""
-    command = asking.region_question if alone else None
-    return item.question or command or asking.question or ""
+def _question(item: InputItem, settings: AskSettings, *, alone: bool = False) -> str:
+    """The question of a request; empty if there is none. alone: whether it has a single region."""
+    command = settings.region_question if alone else None
+    return item.question or command or settings.question or ""

@@ -1,7 +1,4 @@
-"""Everything between answers and bytes: one line each, as text, JSON, JSON lines or CSV.
-
-It does not know how an answer came about, nor what an earlier run has written (`resume` does).
-"""
+"""Answers as text, JSON, JSON lines or CSV."""
 
 import csv
 import io
@@ -25,44 +22,43 @@ CSV_HEADER = (
 COLUMNS = tuple(CSV_HEADER.strip().split(","))
 CONFIDENCE = "confidence"
 WHOLE_IMAGE = "-"
-"""Stands for the boxes in a text line without any: an empty column would confuse `read` and awk."""
+"""Boxes column of a text line about the whole image; `read` and awk would skip an empty one."""
 
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """How answers are written, and what is said of the model that gave them."""
+    """Format of answers, and the facts about the model that records hold."""
 
     format: OutputFormat
-    """One of the four."""
     model: str
-    """The model's name."""
+    """Name of the model."""
     revision: str
-    """The model's revision."""
+    """Revision of the model."""
     device: str
-    """Where the model ran."""
+    """Device the model runs on."""
     dtype: str
-    """The precision it ran in."""
+    """Precision the model runs in."""
     timing: bool = False
-    """Whether `ms` is filled in; without it the same command gives the same bytes."""
+    """Write `ms`. Without it, the same command writes the same bytes."""
     bare: bool = False
-    """Whether a line of text is the answer alone, for a command that asks a single thing."""
+    """Write only the answer in a line of text, for a command with a single request."""
     confidence: bool = False
-    """Whether JSON and CSV say how sure the model is, after all else. Off, nothing tells of it, for
-    the keys of a record are an interface."""
+    """Write the confidence, as the last key of a record. It is absent by default because the keys
+    of records are an interface."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of CSV."""
+        """Columns of CSV."""
         return (*COLUMNS, CONFIDENCE) if self.confidence else COLUMNS
 
     @property
     def csv_header(self) -> str:
-        """The first line of CSV."""
+        """First line of CSV."""
         return ",".join(self.columns) + "\n"
 
     @property
     def layout(self) -> "Layout":
-        """What stands around records."""
+        """Text around the records."""
         if self.format is OutputFormat.csv:
             return Layout(start=self.csv_header, empty=self.csv_header)
         return LAYOUTS[self.format]
@@ -70,7 +66,7 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a format puts around its records."""
+    """Text around the records of a format."""
 
     start: str = ""
     """Before the first record."""
@@ -79,7 +75,7 @@ class Layout:
     end: str = ""
     """After the last record."""
     empty: str = ""
-    """Instead of all that, where there are no records."""
+    """The whole output, if there are no records."""
 
 
 LAYOUTS = {
@@ -90,33 +86,31 @@ LAYOUTS = {
 
 
 def encode(text: str) -> bytes:
-    r"""UTF-8; what that cannot hold (a file name's stray byte) becomes `\udcff`, as in JSON."""
+    r"""Encode as UTF-8; undecodable bytes of file names are escaped as `\udcff`, as in JSON."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def rounded(number: float) -> int | float:
-    """A coordinate as it is written: two decimals at most, none when whole."""
+    """Round a coordinate to at most two decimals; an int if it is whole."""
     near = round(float(number), 2)
     return int(near) if near.is_integer() else near
 
 
 def boxes_text(boxes: Iterable[Sequence[float]]) -> str:
-    """Boxes on one line: `10,20,200,300;5,5,20,20.5`; empty for none."""
+    """Format boxes on one line: `10,20,200,300;5,5,20,20.5`; empty for none."""
     return ";".join(",".join(str(rounded(number)) for number in box) for box in boxes)
 
 
 def request_boxes(regions: Iterable[Region]) -> str:
-    """The boxes of regions on one line."""
+    """Format the boxes of regions on one line."""
     return boxes_text(region.box.xyxy for region in regions)
 
 
 def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
-    """The JSON object of one answer; its keys and their order are part of the interface."""
+    """Return the JSON object of an answer. Its keys and their order are an interface."""
     request, error = answer.request, answer.error
     image = request.source
-    sureness = answer.confidence
-    told = {CONFIDENCE: None if sureness is None else round(sureness, 3)}
-    return {
+    record: dict[str, object] = {
         "image": request.image,
         "width": image.width if image else None,
         "height": image.height if image else None,
@@ -132,22 +126,23 @@ def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
         "dtype": settings.dtype,
         "ms": round(answer.seconds * 1000, 1) if settings.timing and error is None else None,
         "error": str(error) if error is not None else None,
-        **(told if settings.confidence else {}),
     }
+    if settings.confidence:
+        confidence = answer.confidence
+        record[CONFIDENCE] = None if confidence is None else round(confidence, 3)
+    return record
 
 
 def as_json(answer: Answer, settings: OutputSettings) -> str:
-    """One answer as a JSON object on one line, without a line end."""
+    """Format an answer as a JSON object on one line, without a line end."""
     return json.dumps(as_record(answer, settings), ensure_ascii=False)
 
 
 def as_csv(answer: Answer, settings: OutputSettings) -> str:
-    """One answer as a CSV record under the settings' columns.
+    """Format an answer as a CSV record (RFC 4180, but lines end in a bare newline).
 
-    As RFC 4180 has it, but lines end in a bare newline.
-
-    What JSON writes as null is empty here. Labels are joined by `;` in the order of the boxes, and
-    a `;` inside one becomes a comma.
+    A null of JSON is an empty cell. Labels are joined by `;` in the order of the boxes; a `;` in a
+    label becomes a comma.
     """
     regions = answer.request.regions
     labels = ";".join((region.label or "").replace(";", ",") for region in regions)
@@ -156,15 +151,15 @@ def as_csv(answer: Answer, settings: OutputSettings) -> str:
         "labels": labels if any(region.label for region in regions) else "",
     }
     line = io.StringIO()
-    # with "\r\n" as its line end, every version of the csv module quotes a lone \r or \n
+    # with "\r\n" as line terminator, every version of csv quotes a lone \r or \n
     csv.writer(line, lineterminator="\r\n").writerow([cells[column] for column in settings.columns])
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def as_text(answer: Answer, *, bare: bool) -> str:
-    """One answer as a line for people and pipes: image, boxes and answer with tabs between.
+    """Format an answer as a line of text: image, boxes and answer, separated by tabs.
 
-    Control characters, tabs and line ends among them, become spaces. bare: only the answer.
+    Control characters become spaces. With `bare`, the line is the answer alone.
     """
     request = answer.request
     boxes = request_boxes(request.regions) or WHOLE_IMAGE
@@ -173,21 +168,21 @@ def as_text(answer: Answer, *, bare: bool) -> str:
 
 
 def error_text(answer: Answer) -> str:
-    """Why there is no answer, as one line that names the image."""
+    """Format the error of an answer as one line that names the image."""
     image, message = answer.request.image, str(answer.error)
     named = message if message.startswith(f"{image}:") else f"{image}: {message}"
     return printable(named)
 
 
 class AnswerWriter:
-    """Writes answers to stdout or a file, each in one write and one flush.
+    """Write answers to stdout or a file, each in one write and one flush.
 
-    So the first is seen at once, and a killed run loses no more than the line it was writing.
-    Use it in a `with` statement; its end closes the JSON array, and the file.
+    Readers see every answer at once, and a run that is killed loses at most the line that it was
+    writing. Use it in a `with` statement, which ends the JSON array and closes the file.
     """
 
     failed: int
-    """Answers so far that were errors."""
+    """Number of errors so far."""
 
     def __init__(
         self,
@@ -197,11 +192,14 @@ class AnswerWriter:
         *,
         append: bool = False,
     ) -> None:
-        """Prepare; nothing is opened yet.
+        """Prepare to write; the file is opened by `with`.
 
-        report_error: takes the line for an answer that failed, in the text format; in the other
-            formats such an answer is a record like any other.
-        out: the file; None: stdout. append: go on after what the file holds, rather than anew.
+        Args:
+            settings: Format, and facts about the model.
+            report_error: Called with a line for each error, in the text format; the other formats
+                have a record for it.
+            out: The file; None: stdout.
+            append: Append to the file instead of replacing it.
         """
         self.failed = 0
         self._settings = settings
@@ -214,7 +212,7 @@ class AnswerWriter:
         self._stream: BinaryIO
 
     def __enter__(self) -> Self:
-        """Open the file; OutputError where that fails."""
+        """Open the file; OutputError if that fails."""
         if self._out is None:
             self._stream = sys.stdout.buffer
         else:
@@ -228,7 +226,7 @@ class AnswerWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Complete and close; quiet where a write has already failed."""
+        """Write the end of the output and close the file, unless a write has failed."""
         try:
             if not self._broken and (self._started or kind is None):
                 self._put(self._layout.end if self._started else self._layout.empty)
@@ -237,9 +235,11 @@ class AnswerWriter:
                 self._close()
 
     def write(self, answer: Answer) -> None:
-        """Write one answer.
+        """Write an answer.
 
-        Raises OutputError where that fails, and BrokenPipeError where nobody reads any more.
+        Raises:
+            OutputError: The answer cannot be written.
+            BrokenPipeError: The reader has gone.
         """
         if answer.error is not None:
             self.failed += 1
@@ -271,22 +271,22 @@ class AnswerWriter:
             self._broken = True
             if isinstance(error, BrokenPipeError):
                 raise
-            raise self._cannot_go_on(error) from error
+            raise self._write_error(error) from error
 
     def _close(self) -> None:
         try:
             self._stream.close()
         except OSError as error:
-            # closing tries once more what a failed write has left over
+            # closing writes again what a failed write left in the buffer
             if not self._broken:
-                raise self._cannot_go_on(error) from error
+                raise self._write_error(error) from error
 
-    def _cannot_go_on(self, error: OSError) -> OutputError:
+    def _write_error(self, error: OSError) -> OutputError:
         resumable = self._out is not None and self._settings.format in RESUMABLE
         again = "run again with --resume" if resumable else "run again"
         return OutputError(
-            f"{self._out or 'stdout'}: cannot be written: {error.strerror}; "
-            f"the answers before are kept; put that right, then {again}"
+            f"{self._out or 'stdout'}: cannot be written: {error.strerror}; the answers so far are "
+            f"saved; fix this, then {again}"
         )
 
 
@@ -294,7 +294,7 @@ def _open(path: Path, mode: Literal["ab", "wb"]) -> BinaryIO:
     try:
         return path.open(mode)
     except FileNotFoundError:
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it first") from None
+        raise OutputError(f"{path}: there is no folder {path.parent}; create it first") from None
     except IsADirectoryError:
         raise OutputError(f"{path}: is a folder; name a file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

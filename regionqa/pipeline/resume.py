@@ -1,7 +1,6 @@
-"""What an earlier run has already written, so that it can be taken up where it stopped.
+"""Resume an output file: read the answers of an earlier run and prepare the file for more.
 
-It reads the two formats of which every line stands for itself, and it alone changes a file that
-is there. It does not know how answers are made, nor does it write any.
+JSON lines and CSV can be resumed, because each of their records is complete on its own.
 """
 
 import csv
@@ -25,59 +24,65 @@ from regionqa.pipeline.outputs import (
 from regionqa.requests import Request
 
 Key = tuple[str, ...]
-"""What makes two records the same: image, boxes, question, model and revision."""
+"""Identity of a record: image, boxes, question, model and revision."""
 JSON_START = b'{"image"'
 
 
 @dataclass(frozen=True)
 class WrittenRecord:
-    """One record of the file."""
+    """A record of the file."""
 
     key: Key
     failed: bool
-    """Whether it says why there is no answer."""
+    """Whether it is an error."""
     size: int
-    """Bytes, with the line end."""
+    """Bytes, including the line end."""
 
 
 class FinishedRequests:
-    """The requests that the file already answers."""
+    """Requests that the file has a record of."""
 
     failed: int
-    """How many of them it answers with an error."""
+    """Number of records that are errors."""
 
     def __init__(self, records: list[WrittenRecord], settings: OutputSettings) -> None:
-        """Take the records of an earlier run; settings are those of this run."""
+        """Count the records of an earlier run; `settings` are those of this run."""
         self.failed = sum(record.failed for record in records)
-        self._left = Counter(record.key for record in records)
+        self._unused = Counter(record.key for record in records)
         self._settings = settings
 
     def skip(self, request: Request) -> bool:
-        """Whether the file answers this request; each of its records counts for one request."""
+        """Return whether the file has a record of this request; a record counts for one request."""
         boxes = request_boxes(request.regions)
         settings = self._settings
         key = _key(request.image, boxes, request.question, settings.model, settings.revision)
-        if not self._left[key]:
+        if not self._unused[key]:
             return False
-        self._left[key] -= 1
+        self._unused[key] -= 1
         return True
 
 
 def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -> FinishedRequests:
-    """Make the file ready to be appended to, and say what it answers already.
+    """Prepare a file for appending, and return what it holds.
 
-    A last line that is unfinished or makes no sense is cut off; then the file ends where a run
-    that was killed had got to. retry_errors: records of errors are removed, so that these
-    requests are asked again; otherwise they count as answered. A missing file answers nothing.
+    A last line that is incomplete or damaged is cut off: a killed run leaves one. A missing file
+    holds nothing.
 
-    Raises OutputError for a file that cannot be
-    read, that regionqa did not write, or that is damaged before its last line.
+    Args:
+        out: The file.
+        settings: Format and model of this run.
+        retry_errors: Remove the records of errors, so that these requests are repeated; otherwise
+            they count as finished.
+
+    Raises:
+        OutputError: The file cannot be read, is not an output of regionqa, or is damaged before
+            its last line.
     """
     try:
         if not out.exists():
             return FinishedRequests([], settings)
         if not out.is_file():
-            raise OutputError(f"{out}: is not a file, so there is nothing to resume; name another")
+            raise OutputError(f"{out}: is not a file; name another")
         records, end = _read(out, settings)
         if retry_errors and any(record.failed for record in records):
             _remove_failed(out.resolve(), records, end)
@@ -93,14 +98,14 @@ def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -
 
 
 def _read(path: Path, settings: OutputSettings) -> tuple[list[WrittenRecord], int]:
-    """The sound records of a file, and the byte at which the last of them ends."""
+    """Read the complete records of a file; return them and the offset at which the last ends."""
     kind = settings.format
     is_csv = kind is OutputFormat.csv
     signature = settings.csv_header.encode() if is_csv else JSON_START
     with path.open("rb") as file:
         start = file.read(len(signature))
         if not signature.startswith(start):
-            raise OutputError(f"{path}: is not {kind} that regionqa wrote; name another file")
+            raise OutputError(f"{path}: is not {kind} written by regionqa; name another file")
         if start != signature:
             return [], 0
         if not is_csv:
@@ -111,31 +116,31 @@ def _read(path: Path, settings: OutputSettings) -> tuple[list[WrittenRecord], in
 def _read_records(
     file: BinaryIO, path: Path, columns: tuple[str, ...]
 ) -> tuple[list[WrittenRecord], int]:
-    """columns: those of CSV; none: the lines are JSON."""
+    """Read records from here on. columns: columns of CSV; empty: the lines are JSON."""
     end = file.tell()
     records: list[WrittenRecord] = []
     fault: str | None = None
     for number, line in _lines(file, bool(columns)):
         where = f"{path}: line {number}"
         if fault is not None:
-            raise OutputError(f"{fault}; mend or remove it, then run again")
+            raise OutputError(f"{fault}; fix or remove the line, then run again")
         try:
             record = _from_csv(line, columns) if columns else _from_json(line)
-        except ValueError as error:  # forgiven in the last line alone
+        except ValueError as error:  # an error unless it is the last line
             fault = f"{where} is damaged: {error}"
             continue
         except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
-            raise OutputError(f"{where} is no answer of regionqa; name another file") from None
+            raise OutputError(f"{where} is not an answer of regionqa; name another file") from None
         records.append(record)
         end += record.size
     return records, end
 
 
 def _lines(file: BinaryIO, is_csv: bool) -> Iterator[tuple[int, bytes]]:
-    """Every record that was written to its end, with the number of its first line.
+    """Yield complete records, each with the number of its first line.
 
-    A CSV record goes on over a line end that stands inside quotes. There the number of quotes so
-    far is odd, also behind a doubled one; in UTF-8 no other character holds either byte.
+    A CSV record continues after a line end inside quotes, where the number of quotes so far is
+    odd; doubled quotes do not change that. In UTF-8, no other character contains either byte.
     """
     header = 1 if is_csv else 0
     parts: list[bytes] = []
@@ -149,7 +154,7 @@ def _lines(file: BinaryIO, is_csv: bool) -> Iterator[tuple[int, bytes]]:
 
 
 def _from_json(line: bytes) -> WrittenRecord:
-    """Raises ValueError for broken JSON, and several others where it is not a record of ours."""
+    """Parse a line; ValueError for broken JSON, other errors for JSON that is not a record."""
     fields = json.loads(line)
     boxes = boxes_text(region["box"] for region in fields["regions"])
     key = _key(fields["image"], boxes, fields["question"], fields["model"], fields["revision"])
@@ -157,7 +162,7 @@ def _from_json(line: bytes) -> WrittenRecord:
 
 
 def _from_csv(line: bytes, columns: tuple[str, ...]) -> WrittenRecord:
-    """Raises ValueError for a broken record."""
+    """Parse a record; ValueError if it is broken."""
     try:
         [row] = csv.reader([line.decode("utf-8")], strict=True)
     except csv.Error as error:
@@ -168,22 +173,22 @@ def _from_csv(line: bytes, columns: tuple[str, ...]) -> WrittenRecord:
 
 
 def _key(*parts: str) -> Key:
-    """Parts as they come back from a file, where a stray byte of a name may be spelt out."""
+    """Make a key of parts as a file holds them: undecodable bytes of names are escaped."""
     return tuple(encode(part).decode() for part in parts)
 
 
 def _remove_failed(path: Path, records: list[WrittenRecord], end: int) -> None:
-    """Replace the file by one without its failed records; until then the old one stays whole."""
-    with NamedTemporaryFile(dir=path.parent, prefix=".regionqa-", delete=False) as kept:
+    """Replace the file by one without failed records; the old file stays intact until then."""
+    with NamedTemporaryFile(dir=path.parent, prefix=".regionqa-", delete=False) as copy:
         try:
             with path.open("rb") as file:
-                kept.write(file.read(end - sum(record.size for record in records)))
+                copy.write(file.read(end - sum(record.size for record in records)))
                 for record in records:
                     line = file.read(record.size)
                     if not record.failed:
-                        kept.write(line)
-            kept.close()
-            shutil.copymode(path, kept.name)
-            Path(kept.name).replace(path)
+                        copy.write(line)
+            copy.close()
+            shutil.copymode(path, copy.name)
+            Path(copy.name).replace(path)
         finally:
-            Path(kept.name).unlink(missing_ok=True)
+            Path(copy.name).unlink(missing_ok=True)

@@ -133,7 +133,7 @@ def test_a_csv_with_confidences_is_resumed(
     assert part.read_bytes() == whole
     ran = regionqa("ask", photos, *ASKED, "-f", "csv", "--out", part, "--resume")
     assert ran.status == 1
-    assert "is not csv that regionqa wrote; name another file" in ran.err, "columns differ"
+    assert "is not csv written by regionqa; name another file" in ran.err, "columns differ"
 
 
 # -- the engine ------------------------------------------------------------------------------------

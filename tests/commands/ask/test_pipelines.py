@@ -153,7 +153,7 @@ def test_the_first_answer_comes_while_the_pipe_is_open_and_ctrl_c_ends_the_rest(
         assert first["image"] == str(paths[0])
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130
-        assert rest(process.stderr) == "regionqa: error: interrupted; what was written is kept\n"
+        assert rest(process.stderr) == "regionqa: error: interrupted; the output so far is kept\n"
 
 
 def test_each_line_is_answered_before_the_next_is_sent(paths: list[Path]) -> None:

@@ -121,10 +121,10 @@ def test_a_dry_run_lists_and_fetches_nothing(
     *files, total = ran.lines
     assert {line[14:]: line[:12].strip() for line in files} == sizes
     whole = readable(sum(map(len, contents(checkpoint).values())))
-    assert total.strip() == f"{whole}  in all; {whole} to fetch"
+    assert total.strip() == f"{whole}  in total; {whole} to fetch"
     assert cached(TINY) is None
     regionqa("download", TINY)
-    assert regionqa("download", TINY, "--dry-run").lines[-1].endswith("in all; 0 bytes to fetch")
+    assert regionqa("download", TINY, "--dry-run").lines[-1].endswith("in total; 0 bytes to fetch")
 
 
 def test_the_command_as_users_run_it(tiny: Hub, checkpoint: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ from regionqa.cli import init as making
 from regionqa.engine import Engine
 from regionqa.errors import BundleError
 from regionqa.export.bundle import read_encoders
-from regionqa.export.init import InitResult, RegionSource, init_bundle, level_indices
+from regionqa.export.init import InitResult, init_bundle, level_indices
 from regionqa.export.modules.multilevel import MultiLevelRegionEncoder
 from regionqa.export.modules.tower import TowerVision
 from regionqa.export.sources.chat_templates import PromptFormat, prompt_table, read_conversation
@@ -348,10 +348,13 @@ def test_options_that_do_not_go_together(regionqa: "Command", parts: Path, tmp_p
     (taken / "letter").touch()
     pair = ["--vision", parts / "clip", "--llm", parts / "llama"]
     for words, line in (
-        ([out], "say either --vision and --llm, or --from-llava alone"),
-        ([out, "--vision", parts / "clip"], "say either --vision and --llm, or --from-llava alone"),
-        ([out, *pair, "--from-llava", parts], "say either"),
-        ([taken, *pair], f"{taken}: is there already; give a new folder, or an empty one"),
+        ([out], "give either --vision and --llm, or --from-llava alone"),
+        (
+            [out, "--vision", parts / "clip"],
+            "give either --vision and --llm, or --from-llava alone",
+        ),
+        ([out, *pair, "--from-llava", parts], "give either"),
+        ([taken, *pair], f"{taken}: already exists; name a new or empty folder"),
         ([taken / "letter", *pair], "letter: is there already"),
     ):
         ran = regionqa("init", *words)
@@ -555,7 +558,6 @@ def test_a_fit_that_is_not_known_is_refused_unless_another_is_said(tmp_path: Pat
     assert image_table(tmp_path, 28, Fit.squash)[0]["fit"] == "squash"
 
 
-def test_the_choices_of_the_command_are_those_of_the_modules() -> None:
+def test_the_fits_of_the_command_are_those_that_make_squares() -> None:
     squares = set(map(str, Fit)) - {"shortest"}
     assert set(map(str, making.FitChoice)) == squares
-    assert set(map(str, making.SourceChoice)) == set(map(str, RegionSource))

@@ -286,7 +286,7 @@ def test_private_without_push_is_refused(regionqa: "Command") -> None:
     ran = regionqa("export", "starter", "--private")
     assert (ran.status, ran.err) == (
         2,
-        f"{ERROR}--private says how to publish; add --push OWNER/NAME\n",
+        f"{ERROR}--private: needs --push OWNER/NAME\n",
     )
 
 

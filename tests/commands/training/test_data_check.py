@@ -143,7 +143,7 @@ def test_examples_are_spread_over_the_data_and_always_the_same(
     assert [path.name for path in drawn] == [path.name for path in again]
     stretches = [int(path.stem.split("-")[1]) // 5 for path in drawn]
     assert stretches == [0, 1, 2, 3]
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         draw_examples(data, 1, photos / "cat.jpg", print)
 
 

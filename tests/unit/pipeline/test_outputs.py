@@ -328,7 +328,7 @@ def test_appending_to_an_empty_file_starts_it(tmp_path: Path, two_cats: Answer) 
 
 
 def test_a_file_in_no_folder_names_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"there is no folder .*missing; make it first"):
+    with pytest.raises(OutputError, match=r"there is no folder .*missing; create it first"):
         write_to(tmp_path / "missing" / "out.jsonl")
 
 
@@ -352,7 +352,7 @@ def test_a_name_the_system_refuses_is_one_line(tmp_path: Path, name: str, reason
 def test_a_full_disk_says_what_is_kept_and_how_to_go_on(
     two_cats: Answer, format: str, again: str
 ) -> None:
-    with pytest.raises(OutputError, match=f"the answers before are kept; .*, then {again}$"):
+    with pytest.raises(OutputError, match=f"the answers so far are saved; fix this, then {again}$"):
         write_to(Path("/dev/full"), two_cats, format=format)
 
 
