@@ -1,1 +1,1 @@
-"""Training: data, stages, and the recipe of the starter."""
+"""Finetuning: from records and a base bundle to a new bundle."""

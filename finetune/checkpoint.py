@@ -1,7 +1,8 @@
-"""Checkpoints of a run: written beside their place and renamed, so that none is ever half there.
+"""Checkpoints, and the saved settings that a resumed run is compared with.
 
-One format serves one process and many, sharded or not: torch's distributed checkpoint. What a
-checkpoint holds is all that training has changed, the optimizers and where the run stood.
+A checkpoint is torch's distributed checkpoint, the same for one process or many, sharded or not. It
+holds the weights that training has changed, the optimizers, and the progress. It is written to a
+temporary name and renamed when it is complete.
 """
 
 import errno
@@ -36,25 +37,25 @@ from regionqa.finetune.config import FinetuneSettings, read_saved, without_none
 
 PROGRESS = "progress.json"
 KEPT = 2
-"""Checkpoints that are kept; an older one is the way back when the newest turns out unreadable."""
+"""Checkpoints that are kept, so that there is another where the newest cannot be read."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a run stood."""
+    """The progress of a run at a checkpoint."""
 
     stage: str
-    """The stage that was running."""
+    """Name of the stage."""
     step: int
-    """Steps of that stage that are done."""
+    """Finished steps of that stage."""
     trained: tuple[str, ...]
-    """Names of all weights that training has changed so far."""
+    """Names of all weights that training has changed."""
     seconds: float
-    """Training time so far, over all its parts."""
+    """Training time, over all stages and resumptions."""
 
 
 def newest(folder: Path) -> tuple[Path, TrainingProgress] | None:
-    """The newest whole checkpoint of a run; None where there is none yet."""
+    """Find the newest complete checkpoint of a run; None where there is none yet."""
     for path in sorted(folder.glob("*-*"), key=_age, reverse=True):
         if path.suffix != ".partial" and (path / PROGRESS).is_file():
             table = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
@@ -63,7 +64,7 @@ def newest(folder: Path) -> tuple[Path, TrainingProgress] | None:
 
 
 def _age(path: Path) -> tuple[int, int]:
-    """Stage and step of a checkpoint's name, such as `2-000400`."""
+    """Parse stage and step from a checkpoint's name, such as `2-000400`."""
     stage, _, step = path.stem.partition("-")
     return (int(stage), int(step)) if stage.isdigit() and step.isdigit() else (-1, -1)
 
@@ -75,9 +76,12 @@ def save_checkpoint(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> Path:
-    """Write a checkpoint and drop all but the newest; every process must call it.
+    """Write a checkpoint and remove all but the newest; a collective call.
 
-    number: of the stage, from 1. TrainingError where the disk is full: the older ones stay.
+    number: of the stage, from 1.
+
+    Raises:
+        TrainingError: It cannot be written, as where the disk is full; the older ones are kept.
     """
     target = folder / f"{number}-{progress.step:06d}"
     partial = target.with_name(f"{target.name}.partial")
@@ -88,7 +92,7 @@ def save_checkpoint(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         _barrier()
-        with _one_process_is_fine():
+        with _without_single_process_warning():
             save_states(_states(model, optimizers, progress), checkpoint_id=str(partial))
         torch.save(_random_states(), partial / f"random-{_rank()}.pt")
         _barrier()
@@ -100,7 +104,7 @@ def save_checkpoint(
     except OSError as error:
         problem = error
     except (RuntimeError, CheckpointException) as error:
-        problem = _what_the_disk_said(error)
+        problem = _os_error(error)
     if problem:
         shutil.rmtree(partial, ignore_errors=True)
         last = newest(folder)
@@ -118,9 +122,9 @@ def load_checkpoint(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
-    """Put a checkpoint's state back, in place; every process must call it."""
+    """Restore a checkpoint's state in place; a collective call."""
     states = _states(model, optimizers, progress)
-    with _one_process_is_fine():
+    with _without_single_process_warning():
         load_states(states, checkpoint_id=str(path))
     options = StateDictOptions(strict=False)
     set_model_state_dict(model, states["model"], options=options)
@@ -132,7 +136,7 @@ def load_checkpoint(
 
 
 def _random_states() -> dict[str, torch.Tensor]:
-    """What dropout draws from, on the CPU and on this process's GPU."""
+    """Random states of the CPU and of this process's GPU, from which dropout draws."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -140,8 +144,8 @@ def _random_states() -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _one_process_is_fine() -> Iterator[None]:
-    """Torch warns that it saves for one process where that is just what is meant."""
+def _without_single_process_warning() -> Iterator[None]:
+    """Silence torch's warning that it saves for a single process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
@@ -157,13 +161,13 @@ def _states(
 
 
 def _trained(model: nn.Module, progress: TrainingProgress) -> dict[str, Any]:
-    """References to the weights that training has changed."""
+    """The weights that training has changed, not copied."""
     weights: Mapping[str, Any] = get_model_state_dict(model)
     return {name: weights[name] for name in progress.trained}
 
 
-def _what_the_disk_said(error: BaseException) -> OSError:
-    """The OSError that torch wrapped, or torch's own last words where it lost that."""
+def _os_error(error: BaseException) -> OSError:
+    """Find the OSError that torch wrapped, or make one of torch's message where it is lost."""
     inner: BaseException | None = error
     if isinstance(error, CheckpointException):
         inner = next(iter(error.failures.values()))[0]
@@ -197,20 +201,24 @@ def save_settings(
     *,
     resume: bool,
 ) -> None:
-    """Write the settings of a new run; UsageError where they differ from those of a resumed one."""
+    """Save the settings of a new run, or compare them with those of the resumed one.
+
+    Raises:
+        UsageError: A resumed run has other settings, base or data.
+    """
     table: dict[str, Any] = {
         "settings": without_none(asdict(settings)),
         "base": {"name": base.card.name, "revision": base.card.revision},
         "files": [dict(file) for file in files],
     }
-    # through TOML and back, so that both sides hold what a file can hold
+    # through TOML and back, as the saved settings went
     table = tomllib.loads(tomli_w.dumps(table))
     if resume and path.is_file():
         difference = first_difference(read_saved(path), table)
         if difference:
             raise UsageError(
-                f"{path}: the run that is to go on differs: {difference}; leave the option out, "
-                "or start anew in another folder"
+                f"{path}: the resumed run differs: {difference}; leave the option out, or start a "
+                "new run in another folder"
             )
         return
     try:
@@ -221,7 +229,7 @@ def save_settings(
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:
-    """The first key whose values differ, with both; empty where there is none."""
+    """Describe the first key whose values differ, with both; empty where none does."""
     for key in dict.fromkeys((*before, *now)):
         old, new, name = before.get(key), now.get(key), f"{where}{key}"
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -1,7 +1,7 @@
-"""Samples -> one padded batch of tensors, with what the frozen encoders see of their images.
+"""Collation of samples into padded batches, with the features of their images.
 
-An image is read and encoded once for all questions about it in a batch, and remembered as long as
-there is room.
+The frozen encoders encode an image once for all questions about it in a batch, and cache its
+features as long as there is room.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,29 @@ from regionqa.finetune.dataset import IGNORE_INDEX, Sample, SampleBuilder, jitte
 from regionqa.images.reading import open_image
 from regionqa.regions import Box
 
-LARGEST_CACHE = 2 << 30
-"""Bytes of encoded images that are kept, so that later epochs need not encode them again."""
-MOST_VECTORS = 200_000
-"""Region vectors of a frozen encoder that are kept."""
+CACHE_BYTES = 2 << 30
+"""Bytes of encoded images to cache, so that later epochs need not encode them again."""
+MAX_VECTORS = 200_000
+"""Region vectors of a frozen encoder to cache."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Q questions about B images with N boxes, padded on the right to L ids.
 
-    input_ids, labels, mask: (Q, L). features: (B, T, C) of the frozen vision encoder. Image tokens
-    of image image_rows[q] stand in question q from image_starts[q] on, both (Q,).
-    sources: what the region encoder reads, one list per group of images that stack; boxes (N, 4)
-    in [0, 1] of the fitted image; places (N, 2): group and row of each box's image.
-    vectors: (N, D) where the region encoder is frozen. region_slots: (M, 3): question, position and
-    box of every region slot. distilled: (Q,) bool, whose answers are learned from a teacher.
+    Attributes:
+        input_ids: (Q, L) token ids; those in slots are placeholders.
+        labels: (Q, L), IGNORE_INDEX outside of answers.
+        mask: (Q, L), 1 for tokens and 0 for padding.
+        features: (B, T, C) of the frozen vision encoder.
+        image_rows: (Q,) row of each question's image in `features`.
+        image_starts: (Q,) position of each question's first image token.
+        sources: Inputs of the region encoder: a list for each group of images of one shape.
+        boxes: (N, 4) in [0, 1] of the fitted image.
+        places: (N, 2) group and row of each box's image in `sources`.
+        vectors: (N, D) of a frozen region encoder, else None.
+        region_slots: (M, 3) question, position and box of every region slot.
+        distilled: (Q,) bool, whether an answer is learned from a teacher.
     """
 
     input_ids: Tensor
@@ -53,16 +60,16 @@ class Batch:
 
     @property
     def answer_tokens(self) -> int:
-        """How many positions are learned."""
+        """Number of positions with a loss."""
         return int(self.learned.sum())
 
     @property
     def learned(self) -> Tensor:
-        """Which are, (Q, L - 1) bool; the first of a row has nothing before it and is left out."""
+        """(Q, L - 1) bool: positions with a loss, without the first, which nothing predicts."""
         return self.labels[:, 1:] != IGNORE_INDEX
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
+        """Copy the batch to a device."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         for name, value in values.items():
             if isinstance(value, Tensor):
@@ -73,10 +80,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """What frozen encoders see of one image.
+    """Features of one image by frozen encoders.
 
-    features: (T, C). sources: what the region encoder reads: one map (C, h, w) per level, or its
-    own pixels (3, h, w).
+    Attributes:
+        width: In pixels of the image as displayed.
+        height: Likewise.
+        features: (T, C) of the vision encoder.
+        sources: Input of the region encoder: a map (C, h, w) for each level, or pixels (3, h, w).
     """
 
     width: int
@@ -86,12 +96,12 @@ class FrozenFeatures:
 
     @property
     def size(self) -> int:
-        """Bytes it takes."""
+        """Size in bytes."""
         return sum(t.numel() * t.element_size() for t in (self.features, *self.sources))
 
 
 class FrozenEncoders:
-    """The vision encoder, and the region encoder where it is frozen too; remembers what it saw."""
+    """The vision encoder, and the region encoder where it is frozen too, with a cache."""
 
     def __init__(
         self,
@@ -99,14 +109,14 @@ class FrozenEncoders:
         vision: VisionModule,
         region: RegionModule | None,
         device: torch.device,
-        largest_cache: int = LARGEST_CACHE,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._card = card
         self._vision = vision
         self._region = region
         self._device = device
-        self._room = largest_cache
-        self._seen: dict[Path, FrozenFeatures] = {}
+        self._room = cache_bytes
+        self._images: dict[Path, FrozenFeatures] = {}
         self._vectors: dict[tuple[Path, Box], Tensor] = {}
 
     @property
@@ -116,9 +126,9 @@ class FrozenEncoders:
 
     @torch.no_grad()
     def image(self, path: Path) -> FrozenFeatures:
-        """The image as the frozen encoders see it."""
-        if path in self._seen:
-            return self._seen[path]
+        """Encode an image, or return it from the cache."""
+        if path in self._images:
+            return self._images[path]
         source = open_image(path)
         image = source.load()
         pixels = torch.from_numpy(self._card.image.pixel_values(image)[np.newaxis])
@@ -132,21 +142,21 @@ class FrozenEncoders:
                 sources = (torch.from_numpy(own.pixel_values(image)).to(self._device),)
         encoded = FrozenFeatures(source.width, source.height, features[0], sources)
         if encoded.size <= self._room:
-            self._seen[path] = encoded
+            self._images[path] = encoded
             self._room -= encoded.size
         return encoded
 
     def fitted(
         self, image: FrozenFeatures, boxes: Sequence[Box]
     ) -> list[tuple[float, float, float, float]]:
-        """Boxes in [0, 1] of the image as the region encoder's source is fitted."""
+        """Convert boxes to [0, 1] of the image as it is fitted for the region encoder."""
         rule = (self._card.region and self._card.region.image) or self._card.image
         placement = rule.placement(image.width, image.height)
         return [placement.to_model(box) for box in boxes]
 
     @torch.no_grad()
     def vectors(self, path: Path, image: FrozenFeatures, boxes: Sequence[Box]) -> list[Tensor]:
-        """Region vectors (D,) of boxes of one image, from the frozen region encoder."""
+        """Compute region vectors (D,) of boxes of one image with the frozen region encoder."""
         assert self._region is not None
         known = {box: self._vectors.get((path, box)) for box in boxes}
         new = [box for box, vector in known.items() if vector is None]
@@ -156,43 +166,43 @@ class FrozenEncoders:
             index = torch.zeros(len(new), dtype=torch.long, device=self._device)
             vectors = self._region.region_vectors(sources, fitted, index)  # (N, D)
             known |= {box: vector.clone() for box, vector in zip(new, vectors, strict=True)}
-        if len(self._vectors) < MOST_VECTORS:  # shifted boxes never come back
+        if len(self._vectors) < MAX_VECTORS:  # jittered boxes do not recur
             self._vectors |= {(path, box): v for box, v in known.items() if v is not None}
         return [vector for box in boxes if (vector := known[box]) is not None]
 
 
 class Encoders(Protocol):
-    """What a batch needs of frozen encoders; see `FrozenEncoders`."""
+    """Interface of frozen encoders; see `FrozenEncoders`."""
 
     @property
     def takes_regions(self) -> bool:
         """Whether prompts have region slots."""
 
     def image(self, path: Path) -> FrozenFeatures:
-        """The image as the encoders see it."""
+        """Return the features of an image."""
 
     def fitted(
         self, image: FrozenFeatures, boxes: Sequence[Box]
     ) -> list[tuple[float, float, float, float]]:
-        """Boxes in [0, 1] of the fitted image."""
+        """Convert boxes to [0, 1] of the fitted image."""
 
     def vectors(self, path: Path, image: FrozenFeatures, boxes: Sequence[Box]) -> list[Tensor]:
-        """Region vectors (D,) of boxes of one image."""
+        """Return region vectors (D,) of boxes of one image."""
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Records -> `Batch`."""
+    """Collate records into batches."""
 
-    maker: SampleBuilder
+    builder: SampleBuilder
     encoders: Encoders
     frozen_region: bool
-    """Whether region vectors come from the frozen encoder and only the carrier trains."""
+    """Whether region vectors come from the frozen encoder and only their projection trains."""
 
     def batch(
         self, records: Sequence[Record], noise: float = 0.0, seeds: Sequence[Sequence[int]] = ()
     ) -> Batch:
-        """A batch of records; seeds: what the noise of each is drawn from."""
+        """Collate records, with box jitter of size `noise` drawn from the seed of each."""
         paths = list(dict.fromkeys(record.image for record in records))
         encoded = {path: self.encoders.image(path) for path in paths}
         samples = [
@@ -220,12 +230,12 @@ class Collator:
         if noise:
             rng = np.random.default_rng(list(seed))
             boxes = [jitter_box(box, noise, *size, rng) for box in boxes]
-        return self.maker.sample(record, size, boxes)
+        return self.builder.sample(record, size, boxes)
 
     def _regions(
         self, samples: Sequence[Sample], encoded: Mapping[Path, FrozenFeatures]
     ) -> dict[str, Any]:
-        """The fields of `Batch` that tell of regions."""
+        """Return the fields of `Batch` about regions."""
         groups, sources = _stacked([image.sources for image in encoded.values()])
         place_of = dict(zip(encoded, groups, strict=True))
         slots: list[tuple[int, int, int]] = []
@@ -251,7 +261,7 @@ class Collator:
     def _vectors(
         self, samples: Sequence[Sample], encoded: Mapping[Path, FrozenFeatures]
     ) -> dict[tuple[Path, Box], Tensor]:
-        """Vectors (D,) of all boxes, every image through the frozen region encoder once."""
+        """Compute vectors (D,) of all boxes, in one call of the region encoder for each image."""
         known: dict[tuple[Path, Box], Tensor] = {}
         for path, image in encoded.items() if self.encoders.takes_regions else ():
             own = (sample.boxes for sample in samples if sample.record.image == path)
@@ -263,14 +273,14 @@ class Collator:
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
-    """Rows of ids as (Q, length), padded on the right."""
+    """Pad rows of ids on the right, to (Q, length)."""
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 
 
 def _stacked(
     images: Sequence[tuple[Tensor, ...]],
 ) -> tuple[list[tuple[int, int]], list[list[Tensor]]]:
-    """Sources of images, stacked where their shapes agree; (group, row) of every image."""
+    """Stack sources of images by shape; return (group, row) of every image, and the stacks."""
     members: dict[tuple[torch.Size, ...], list[tuple[Tensor, ...]]] = {}
     places = []
     for sources in images:

@@ -19,29 +19,29 @@ TRAINING, SETTINGS = "training", "settings.toml"
 
 
 class RegionPart(StrEnum):
-    """How much of the region encoder a stage trains."""
+    """Which part of the region encoder a stage trains."""
 
     auto = "auto"
     """`all` where the base's region encoder is untrained and reads the vision encoder's maps, else
-    `carrier`: a trained encoder that changes forgets what it knew."""
+    `carrier`: training a trained encoder further makes it forget."""
     all = "all"
     """All of it (GPT4RoI)."""
     carrier = "carrier"
-    """What carries region vectors into the language model; the encoder stays frozen (PVIT)."""
+    """The projection of region vectors into the language model; the encoder stays frozen (PVIT)."""
 
 
 class TrainingPrecision(StrEnum):
-    """What matrix products are computed in; weights that train stay float32."""
+    """Precision of matrix products; trained weights stay float32."""
 
     auto = "auto"
-    """bf16 on a GPU that has it, else fp32."""
+    """bf16 on a GPU that supports it, else fp32."""
     bf16 = "bf16"
     fp32 = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """One stage. An epoch is one pass over the records of `--data`."""
+    """Settings of one stage; an epoch is one pass over the records of `--data`."""
 
     epochs: float = option(
         1.0, "Passes over the data in each stage; --steps takes precedence.", section=Section.method
@@ -65,30 +65,28 @@ class StageSettings:
         metadata=flag("Peak learning rate of AdamW.", section=Section.method)
     )
     group: int = 4
-    """Questions about one image that may follow each other: it is encoded once for all of them in
-    a forward pass."""
+    """Questions about one image that stay together; it is encoded once per forward pass."""
     region: RegionPart = RegionPart.auto
-    """How much of the region encoder trains."""
+    """Part of the region encoder that trains."""
     region_rate: float = 1.0
     """The region encoder's learning rate, as a share of `learning_rate`."""
     orthogonal_rate: float = 0.0
-    """Rate of orthogonal steps (Jordan et al. 2024, "Muon") for matrices in the language model's
-    layers, as a share of `learning_rate`; 0: they take AdamW's. A small model learns to compare by
-    them that hardly does by AdamW's."""
+    """Learning rate of Muon (Jordan et al. 2024) for matrices in the language model's layers, as a
+    share of `learning_rate`; 0 uses AdamW for them. Small models learn to compare by it."""
     projector: bool = False
     """Whether the projector of the image tokens trains."""
     language: bool = False
     """Whether the language model trains."""
     warm_up: float = 0.03
-    """Share of the steps in which the rate rises to its peak."""
+    """Share of the steps in which the learning rate rises to its peak."""
     warm_up_steps: int | None = None
-    """The same as a number of steps, which goes before the share."""
+    """The same as a number of steps, which takes precedence."""
     schedule: str = "cosine"
     """`cosine` falls to zero at the end, `constant` stays at the peak."""
     weight_decay: float = 0.0
-    """AdamW's decay, on matrices and kernels only."""
+    """Weight decay of AdamW, on matrices and kernels only."""
     clip: float = 1.0
-    """Longest gradient that is let through."""
+    """Norm to which gradients are clipped."""
     replay_share: float = option(
         0.75, "Share of replayed records in each step.", section=Section.method
     )
@@ -123,19 +121,21 @@ class StageSettings:
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.box_noise >= 0.5:
-            raise UsageError(f"box_noise is {self.box_noise}; below 0.5, or edges may meet")
+            raise UsageError(
+                f"box_noise is {self.box_noise}; it must be below 0.5, or edges may meet"
+            )
         if self.schedule not in ("cosine", "constant"):
             raise UsageError(f"schedule is {self.schedule!r}; known are cosine and constant")
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The two stages of both papers: first what carries regions, then the language model too."""
+    """The two stages of both papers: first the region encoder, then the language model too."""
 
     align: StageSettings
-    """Stage one: only what carries regions into the language model trains."""
+    """Stage one trains the region encoder or its projection alone."""
     instruct: StageSettings
-    """Stage two: that, the projector and the language model train."""
+    """Stage two also trains the projector and the language model."""
 
 
 DEFAULT = Stages(
@@ -207,7 +207,7 @@ PRESETS: Mapping[str, Stages] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """All that decides what a run computes; saved with the result, and compared on --resume."""
+    """Everything that decides what a run computes; saved with it, and compared on --resume."""
 
     data: tuple[str, ...] = field(
         metadata=flag(
@@ -284,12 +284,12 @@ class FinetuneSettings:
         if not 0 <= self.lora_dropout < 1:
             raise UsageError(f"lora_dropout is {self.lora_dropout}; it must be from 0 to below 1")
         if self.evaluate_every < 1 or self.save_every < 1:
-            raise UsageError("steps between measurements and checkpoints must be 1 or more")
+            raise UsageError("steps between evaluations and checkpoints must be 1 or more")
 
 
 @dataclass(frozen=True)
 class StageOverrides:
-    """Fields of stages that a settings file or flags change; the rest stays the preset's."""
+    """Fields of the stages that a settings file or flags change in the preset."""
 
     align: Mapping[str, Any] = field(default_factory=dict)
     instruct: Mapping[str, Any] = field(default_factory=dict)

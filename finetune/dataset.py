@@ -1,6 +1,6 @@
-"""Training records -> token ids with labels, through the prompt renderer that asking uses.
+"""Training records as token ids with labels, and the records of a run.
 
-Labels stand only on answers and on the stop that ends each. Nothing here opens an image.
+Prompts are rendered as for asking. Only answers, and the stop that ends each, have labels.
 """
 
 import hashlib
@@ -22,16 +22,20 @@ from regionqa.language.tokenization import BundleTokenizer, Preceding, answer_id
 from regionqa.regions import Box
 
 IGNORE_INDEX = -100
-"""Label of positions that are not learned."""
+"""Label of positions without a loss."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """One record as the language model reads it.
 
-    input_ids: all ids; those in slots mean nothing. labels: as many, IGNORED where not learned.
-    region_starts: (position, region index) of every region slot, in reading order.
-    boxes: in pixels of the image as displayed, noise included.
+    Attributes:
+        record: The record.
+        boxes: In pixels of the image as displayed, after jitter.
+        input_ids: Token ids; those in slots are placeholders.
+        labels: As many, IGNORE_INDEX outside of answers.
+        image_start: Position of the first image token.
+        region_starts: (position, region index) of every region slot, in reading order.
     """
 
     record: Record
@@ -44,7 +48,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleBuilder:
-    """What turns records into samples for one model."""
+    """Build samples from records for one model."""
 
     card: ModelCard
     tokenizer: BundleTokenizer
@@ -52,9 +56,15 @@ class SampleBuilder:
     def sample(
         self, record: Record, size: tuple[int, int], boxes: Sequence[Box] | None = None
     ) -> Sample:
-        """The record as ids and labels; QuestionError where the model cannot take it.
+        """Encode a record as ids and labels.
 
-        size: the image's width and height. boxes: shifted boxes in place of the record's own.
+        Args:
+            record: The record.
+            size: Width and height of its image.
+            boxes: Jittered boxes in place of the record's own.
+
+        Raises:
+            QuestionError: The record has more regions or tokens than the model takes.
         """
         placed = tuple(boxes or (region.box for region in record.regions))
         width, height = size
@@ -87,12 +97,12 @@ class SampleBuilder:
         return Sample(record, placed, tuple(ids), tuple(labels), image_start, tuple(region_starts))
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer and of the first stop of the card, which ends it."""
+        """Encode an answer and the stop that ends it."""
         stop = self.card.language.stop[0]
         return answer_ids(self.card.prompt, answer, stop, self.tokenizer)
 
     def check(self, record: Record, length: int) -> None:
-        """QuestionError where the record has more regions or tokens than the model takes."""
+        """Raise QuestionError where a record has more regions or tokens than the model takes."""
         if len(record.regions) > self.card.max_regions:
             raise QuestionError(
                 f"{len(record.regions)} regions in one record, the model {self.card.name} takes "
@@ -105,9 +115,9 @@ class SampleBuilder:
             )
 
     def fitting(self, records: Iterable[Record]) -> tuple[list[Record], list[Problem]]:
-        """The records as the model can take them, and what is wrong with those it cannot.
+        """Return the records that the model can take, and the problems of the others.
 
-        Where the model knows one question at a time, every turn becomes a record of its own.
+        Where its prompt has no further turns, every turn becomes a record of its own.
         """
         good: list[Record] = []
         problems: list[Problem] = []
@@ -115,7 +125,7 @@ class SampleBuilder:
             parts = [record] if self.card.prompt.turn else single_turns(record)
             try:
                 for part in parts:
-                    # fractions do not change how many ids there are by much; size is not known yet
+                    # the size is not known yet; it hardly changes the number of ids
                     self.sample(part, (1000, 1000))
             except QuestionError as error:
                 problems.append(Problem(record.where, str(error)))
@@ -125,7 +135,7 @@ class SampleBuilder:
 
 
 def single_turns(record: Record) -> list[Record]:
-    """Every turn as a record of its own, with the regions it names (all where it names none)."""
+    """Split a record by turns, each with the regions that it names, or all if it names none."""
     if len(record.turns) == 1:
         return [record]
     return [_one_turn(record, position) for position in range(len(record.turns))]
@@ -148,7 +158,7 @@ def _one_turn(record: Record, position: int) -> Record:
 def jitter_box(
     box: Box, noise: float, width: float, height: float, rng: np.random.Generator
 ) -> Box:
-    """The box with each edge moved by up to `noise` of its width or height, inside the image.
+    """Move each edge of a box by up to `noise` of its width or height, inside the image.
 
     PVIT's augmentation (arXiv 2308.13437, training scripts); noise below 0.5 keeps edges apart.
     """
@@ -163,7 +173,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunData:
-    """The records of a run, fitted to its model, and what is noted of their files."""
+    """The records of a run, fitted to its model, and the description of their files."""
 
     align: tuple[Record, ...]
     instruct: tuple[Record, ...]
@@ -172,30 +182,30 @@ class RunData:
     rehearsed: bool = False
     """Whether `replay` holds the base's own answers."""
     files: tuple[Mapping[str, Any], ...] = ()
-    """Of every file: name, sha256, what it is for, records used, records left out."""
+    """For every file: name, sha256, use, records used and left out."""
 
     def records(self, stage: str) -> tuple[Record, ...]:
-        """What a stage trains on."""
+        """Return the records that a stage trains on."""
         return self.align if stage == "align" else self.instruct
 
     def checked(self) -> "RunData":
-        """The data itself; DataError where nothing is left to train on."""
+        """Return the data itself; DataError where nothing is left to train on."""
         if not self.align or not self.instruct:
             raise DataError(
-                "every image of the training data is held out for measuring; name another "
+                "every image of the training data is held out for evaluation; choose another "
                 "--held-out, or lower --held-out-share"
             )
         return self
 
 
 def sample_builder(base: Bundle) -> SampleBuilder:
-    """What turns records into samples for a bundle's model."""
+    """Make the sample builder of a bundle."""
     folder = base.card.language.folder
     return SampleBuilder(base.card, BundleTokenizer(base.file(f"{folder}/tokenizer.json")))
 
 
 def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData:
-    """All records of a run. DataError for the first file that cannot be used as it is."""
+    """Read all records of a run; DataError for the first file that cannot be used."""
     reader = _Reader(settings, sample_builder(base), say)
     main = reader.read(settings.data, "training")
     align = reader.read(settings.align_data, "align") or main
@@ -217,22 +227,22 @@ def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData
 
 
 class _Reader:
-    """Reads files once each, and keeps account of them."""
+    """Read files of records and describe them."""
 
-    def __init__(self, settings: FinetuneSettings, maker: SampleBuilder, say: Say) -> None:
+    def __init__(self, settings: FinetuneSettings, builder: SampleBuilder, say: Say) -> None:
         self._images = Path(settings.images) if settings.images else None
         self._skip_bad = settings.skip_bad
-        self._maker = maker
+        self._builder = builder
         self._say = say
         self.files: list[dict[str, Any]] = []
 
     def read(self, names: Sequence[str], use: str) -> tuple[Record, ...]:
-        """The usable records of some files, one after the other."""
+        """Read the usable records of several files."""
         return tuple(record for name in names for record in self._read(Path(name), use))
 
     def _read(self, path: Path, use: str) -> list[Record]:
         data = read_training_data(path, self._images)
-        records, misfits = self._maker.fitting(data.records)
+        records, misfits = self._builder.fitting(data.records)
         data = replace(data, records=tuple(records), problems=(*data.problems, *misfits)).or_stop(
             skip_bad=self._skip_bad
         )
@@ -251,18 +261,18 @@ class _Reader:
 
 
 def held_out_images(records: Sequence[Record], share: float, seed: int) -> set[Path]:
-    """A share of the images, the same ones for the same seed and names; at least one of many.
+    """Choose a share of the images by seed and file name, at least one of several.
 
-    Whole images are held out: two boxes of one photo are no independent question.
+    Whole images are held out, because boxes of one image are not independent questions.
     """
     images = sorted({record.image for record in records})
     if share <= 0 or len(images) < 2:
         return set()
 
-    def place(path: Path) -> str:
+    def rank(path: Path) -> str:
         return hashlib.sha256(f"{seed} {path.name}".encode()).hexdigest()
 
-    return set(sorted(images, key=place)[: max(1, round(share * len(images)))])
+    return set(sorted(images, key=rank)[: max(1, round(share * len(images)))])
 
 
 def _without(records: Sequence[Record], images: set[Path]) -> tuple[Record, ...]:

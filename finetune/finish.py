@@ -1,4 +1,4 @@
-"""Trained weights -> a bundle that `ask` uses: merged, exported, compared, measured, described."""
+"""Writing the trained bundle: merge LoRA, export graphs, evaluate, and complete the card."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -41,9 +41,9 @@ from regionqa.language.prompts import render_answer
 from regionqa.requests import Request
 
 ASKED = 500
-"""Held-out questions that the finished bundle is asked."""
+"""Most held-out questions that the finished bundle is asked."""
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""By the names that safetensors gives them."""
+"""Types by safetensors' names for them."""
 PACKAGES = ("regionqa", "torch", "transformers", "accelerate", "peft", "onnxruntime-gpu")
 
 
@@ -57,7 +57,7 @@ class BundleModules:
 
 
 def read_modules(bundle: Bundle) -> BundleModules:
-    """All torch modules of a bundle."""
+    """Load all torch modules of a bundle."""
     vision, region = read_encoders(bundle)
     vision.requires_grad_(False)
     folder = bundle.file(bundle.card.language.folder)
@@ -69,7 +69,7 @@ def read_modules(bundle: Bundle) -> BundleModules:
 
 
 def changed_weights(model: RegionLanguageModel, trained: Sequence[str]) -> dict[str, Tensor]:
-    """The weights that training has changed, whole, on the CPU; every process must call it."""
+    """Gather the weights that training has changed, unsharded, on the CPU; a collective call."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
     return {name: cast(Tensor, weights[name]) for name in trained if name in weights}
@@ -78,7 +78,7 @@ def changed_weights(model: RegionLanguageModel, trained: Sequence[str]) -> dict[
 def merge_weights(
     base: Bundle, weights: Mapping[str, Tensor], settings: FinetuneSettings, adapter: Path | None
 ) -> BundleModules:
-    """The base's modules with the changed weights in them, LoRA merged.
+    """Load the base's modules with the changed weights, LoRA merged.
 
     adapter: a folder that keeps the LoRA adapter, if there is one, in peft's format.
     """
@@ -101,7 +101,7 @@ def write_result(
     trained: Sequence[str],
     provenance: Mapping[str, Any],
 ) -> tuple[Bundle, list[ParityReport]]:
-    """Write the bundle; only graphs whose weights changed are exported, and compared, anew."""
+    """Write the bundle; only graphs whose weights changed are exported and compared with torch."""
     unchanged: dict[str, Path] = {}
     if not any(name.startswith("projector.") for name in trained):
         unchanged[VISION_GRAPH] = base.file(base.card.vision.graph)
@@ -125,7 +125,7 @@ def write_result(
 
 
 def finetuned_card(base: Bundle, name: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The base's card under a new name, without what is found when the bundle is written."""
+    """Make the result's card of the base's, without the keys that writing the bundle fills in."""
     table = given_tables(base)
     table.pop("untrained", None)
     table["name"] = name
@@ -136,7 +136,7 @@ def finetuned_card(base: Bundle, name: str, provenance: Mapping[str, Any]) -> di
 
 
 def stored_in_half(base: Bundle) -> bool:
-    """Whether the base's encoders lie in half precision; then those made from it do too."""
+    """Whether the base stores its encoders in half precision; then the result does too."""
     with safe_open(base.file(WEIGHTS), framework="pt") as tensors:
         kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     return "F32" not in kinds
@@ -148,7 +148,7 @@ def describe_run(
     files: Sequence[Mapping[str, Any]],
     stages: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The card's [provenance]: what the bundle was made from, and how."""
+    """Describe in the card's [provenance] what the bundle was made from, and how."""
     kept = {key: base.card.provenance[key] for key in ("licence",) if key in base.card.provenance}
     lora = {
         "rank": settings.lora_rank,
@@ -175,7 +175,7 @@ def _version(package: str) -> str:
 
 
 def held_out_questions(held_out: Sequence[Record]) -> list[Record]:
-    """The held-out records that the finished bundle is asked, one question each."""
+    """Split held-out records into questions for the finished bundle, ASKED at most."""
     return [part for record in held_out for part in single_turns(record)][:ASKED]
 
 
@@ -211,7 +211,7 @@ def ask_held_out(
 
 
 def accuracy_facts(answers: ScoredAnswers) -> dict[str, Any]:
-    """The card's figures of how many held-out answers are right."""
+    """Summarise for the card how many held-out answers are right."""
     share, count = 100 * float(answers.right.mean()), len(answers.right)
     return {
         "held_out_questions": count,
@@ -251,7 +251,7 @@ def recalibrate(
 
 
 def plain_words(text: str) -> str:
-    """Lower case, one space between words, no full stop at the end."""
+    """Lower-case a text, with single spaces and no full stop at the end."""
     return re.sub(r"\s+", " ", text).strip().rstrip(".").casefold()
 
 

@@ -1,12 +1,11 @@
-"""The model that trains: projector, region encoder and language model over frozen features.
+"""The model that trains, which of its weights a stage trains, and their optimizers.
 
-One forward pass splices image and region tokens into the embedded ids, exactly as asking does, and
-gives the summed loss of the answers. It does not know about records, optimizers or processes.
+Projector, region encoder and language model run over the features of a frozen vision encoder.
+Image and region tokens are spliced into the embedded ids as for asking.
 """
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,14 +25,14 @@ if TYPE_CHECKING:
 
 
 HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Config keys of models that do more after their last layer than multiply by `lm_head`."""
+"""Config keys of models whose logits are more than `lm_head` of the last layer."""
 
 
 @dataclass(frozen=True)
 class BatchMetrics:
-    """What one or more batches came to; sums, so that they can be added up over processes.
+    """Sums over one or more batches, which add up over processes.
 
-    Each is a scalar tensor: summed loss, tokens learned, tokens right, answers, answers right.
+    Scalar tensors: loss, answer tokens, right tokens, answers, answers whose every token is right.
     """
 
     loss: Tensor
@@ -43,13 +42,13 @@ class BatchMetrics:
     right_answers: Tensor
 
     def detached(self) -> Tensor:
-        """All five as one float64 tensor (5,), without gradient."""
+        """Stack the five sums as a float64 tensor (5,) without gradient."""
         values = (self.loss, self.tokens, self.right, self.answers, self.right_answers)
         return torch.stack([value.detach().double() for value in values])
 
 
 class RegionLanguageModel(nn.Module):
-    """Everything that may train. Vision and frozen region encoders stand outside."""
+    """Everything that may train: projector, region encoder and language model."""
 
     def __init__(
         self, vision: VisionModule, region: RegionModule | None, language: PreTrainedModel
@@ -62,9 +61,10 @@ class RegionLanguageModel(nn.Module):
         self._plain_head = language.get_output_embeddings() is not None and not extras
 
     def forward(self, batch: Batch, teacher: Tensor | None = None) -> BatchMetrics:
-        """The loss of a batch's answers, summed over their tokens.
+        """Compute the loss of a batch's answers, summed over their tokens.
 
-        teacher: logits (A, V) that answers of `batch.distilled` are to follow, whatever they say.
+        teacher: logits (A, V) whose distribution is the target in the rows of `batch.distilled`,
+            in place of the answer's tokens.
         """
         targets, learned = batch.labels[:, 1:], batch.learned  # (Q, L - 1) both
         logits = self.logits(batch)  # (A, V)
@@ -78,7 +78,7 @@ class RegionLanguageModel(nn.Module):
             losses = torch.where(distilled, soft, losses)
         loss = losses.sum()
         if self.region is not None and not len(batch.region_slots):
-            # processes that share a model must all give every trained weight a gradient
+            # DDP needs a gradient of every trained weight in every process
             loss = loss + 0 * sum(p.sum() for p in self.region.parameters() if p.requires_grad)
         return BatchMetrics(
             loss=loss,
@@ -90,10 +90,10 @@ class RegionLanguageModel(nn.Module):
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (A, V) of the positions before a learned token."""
-        return self._logits(self._spliced(batch), batch.mask, batch.learned)
+        return self._logits(self.embed(batch), batch.mask, batch.learned)
 
-    def _spliced(self, batch: Batch) -> Tensor:
-        """Embeddings (Q, L, H), slots overwritten."""
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeddings (Q, L, H) of a batch, with image and region tokens in their slots."""
         embeds = self.language.get_input_embeddings()(batch.input_ids)  # (Q, L, H)
         count, length, width = embeds.shape
         image = self.projector(batch.features)  # (B, T, H)
@@ -141,10 +141,13 @@ class RegionLanguageModel(nn.Module):
 
 def select_trainable(
     model: RegionLanguageModel, stage: StageSettings
-) -> Iterator[tuple[str, nn.Parameter]]:
-    """Freeze all but what a stage trains; names and parameters of that.
+) -> list[tuple[str, nn.Parameter]]:
+    """Freeze all weights but those that a stage trains, and return these with their names.
 
-    UsageError where nothing is left to train.
+    Where the language model has LoRA adapters, they train in its place.
+
+    Raises:
+        UsageError: The stage trains nothing.
     """
     model.requires_grad_(False)
     if model.region is not None:
@@ -159,11 +162,11 @@ def select_trainable(
     chosen = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not chosen:
         raise UsageError("the stage trains nothing: no region encoder, projector or language model")
-    yield from chosen
+    return chosen
 
 
 def train_region(region: RegionModule, part: RegionPart) -> None:
-    """Let a region encoder train, all of it or what carries its vectors."""
+    """Unfreeze a region encoder, or only the projection of its vectors."""
     if part is RegionPart.all:
         region.requires_grad_(True)
         return
@@ -199,9 +202,10 @@ def add_lora(language: PreTrainedModel, settings: FinetuneSettings) -> "PeftMode
 def make_optimizers(
     model: RegionLanguageModel, settings: StageSettings
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, and orthogonal steps for the language model's matrices where they are asked for.
+    """Make AdamW, and Muon for the language model's matrices where `orthogonal_rate` is above 0.
 
-    Matrices and kernels decay, biases and norms do not. A group's "share" is of the stage's rate.
+    Weight decay applies to matrices and kernels, not to biases and norms. A parameter group's
+    "share" is its learning rate as a share of the stage's.
     """
     layers = decoder_layers(model.language) if settings.orthogonal_rate else nn.ModuleList()
     turned = {id(p) for p in layers.parameters() if p.requires_grad and p.ndim == 2}
@@ -233,12 +237,12 @@ def make_optimizers(
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All that an optimizer changes."""
+    """Return all parameters of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def learning_rate(settings: StageSettings, step: int, steps: int) -> float:
-    """Linear warm-up to the peak, then the schedule; step counts from 0."""
+    """Return the learning rate of a step: linear warm-up, then the schedule; step counts from 0."""
     warm_up = settings.warm_up_steps
     if warm_up is None:
         warm_up = math.ceil(settings.warm_up * steps)

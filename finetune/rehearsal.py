@@ -1,9 +1,9 @@
-"""What the base model says today, kept as records to be mixed into training.
+"""Rehearsal of the base model's own answers, against forgetting.
 
-A model that is shown two new things and nothing else soon sees them everywhere. So before it
-trains, the base is asked about boxes anywhere in the images, and its own answers are replayed
-(pseudo-rehearsal, Robins 1995), each word with the probability that the base gives it (learning
-without forgetting, arXiv 1606.09282). No older data is needed.
+A model that is trained on a few new classes and nothing else soon sees them everywhere. So the base
+answers questions about boxes before training, and its answers are replayed (pseudo-rehearsal,
+Robins 1995) as distributions over tokens (learning without forgetting, arXiv 1606.09282). No older
+data is needed.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ from regionqa.requests import NAMING_QUESTION, Request
 Place = tuple[Path, Box]
 """An image and a box in it."""
 MOST = 1500
-"""Questions that a base is asked, however many images there are."""
+"""Most questions that the base is asked, however many images there are."""
 SMALLEST = 0.1
 """Shortest side of a box, as a share of the image's."""
 
@@ -45,7 +45,7 @@ def with_rehearsal(
     processes: ProcessGroup,
     say: Say,
 ) -> RunData:
-    """The data with the base's own answers to replay, where nothing else is and it has any."""
+    """Add the base's own answers as replay, unless there is other replay or it is untrained."""
     if data.replay or not settings.rehearse or base.card.untrained:
         return data
     if processes.is_first and not path.exists():
@@ -56,17 +56,17 @@ def with_rehearsal(
         write_training_data(path, records)
     processes.wait()
     if not path.stat().st_size:
-        say("rehearsal: it gave no answers that could be replayed")
+        say("rehearsal: the base gave no answers to replay")
         return data
     replay, _ = sample_builder(base).fitting(read_training_data(path).records)
-    say(f"rehearsal: {len(replay):,} of its answers are replayed, so that it does not forget")
+    say(f"rehearsal: {len(replay):,} of its answers are replayed against forgetting")
     return replace(data, replay=tuple(replay), rehearsed=True)
 
 
 def places_to_rehearse(
     settings: FinetuneSettings, data: RunData, rng: np.random.Generator
 ) -> list[Place]:
-    """Images and boxes the base is asked about: of a file of boxes, or anywhere in images."""
+    """Choose the boxes to ask about: those of a file, or random ones in images."""
     on = Path(settings.rehearse_on) if settings.rehearse_on else None
     if on and not on.is_dir():
         return places_of(read_training_data(on).or_stop(skip_bad=True).records, rng)
@@ -75,9 +75,9 @@ def places_to_rehearse(
 
 
 def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place]:
-    """Boxes of records, MOST at most; those with rare answers come more often than they are.
+    """Sample up to MOST boxes of records, those with rare answers more often than their share.
 
-    What is boxed shows things; a box anywhere mostly shows parts and backgrounds.
+    Annotated boxes show things; random boxes mostly show parts and backgrounds.
     """
     counts = Counter(record.turns[0].answer for record in records)
     weights = np.array([counts[record.turns[0].answer] ** -0.5 for record in records])
@@ -88,7 +88,7 @@ def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place
 
 
 def places_anywhere(images: Sequence[Path], each: int, rng: np.random.Generator) -> list[Place]:
-    """`each` random boxes of every image, or of as many images as give MOST."""
+    """Draw `each` random boxes in every image, or in as many images as give MOST."""
     if len(images) * each > MOST:
         images = sorted(images[int(i)] for i in rng.permutation(len(images))[: MOST // each])
     places = []
@@ -99,24 +99,24 @@ def places_anywhere(images: Sequence[Path], each: int, rng: np.random.Generator)
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """A box anywhere in an image; small sides are as likely as large ones on a log scale."""
+    """Draw a box in an image, its sides log-uniform."""
     w, h = np.exp(rng.uniform(np.log(SMALLEST), 0, 2)) * (width, height)
     x, y = rng.uniform(0, 1, 2) * (width - w, height - h)
     return Box(float(x), float(y), float(x + w), float(y + h))
 
 
 def images_in(folder: Path) -> list[Path]:
-    """All images in a folder and below; UsageError where there is none."""
+    """Find all images in a folder and below; UsageError where there is none."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise UsageError(f"{folder}: holds no images to rehearse on; name another folder")
+        raise UsageError(f"{folder}: holds no images to rehearse on; choose another folder")
     return found
 
 
 def rehearse(
     base: Bundle, places: Sequence[Place], questions: Sequence[str], rng: np.random.Generator
 ) -> tuple[Record, ...]:
-    """The base's answers about places, as records; where it says nothing there is none."""
+    """Ask the base about boxes; return its answers as records, without errors and empty ones."""
     engine = Engine.load(base, device="cpu")
     return tuple(
         Record(
@@ -141,9 +141,9 @@ def _requests(
 
 
 def questions_to_rehearse(records: Sequence[Record], most: int = 8) -> list[str]:
-    """What a box is, and what records most often ask about a single region.
+    """Collect "what is this?" and the most frequent questions of records about one region.
 
-    There new answers would drive out old ones first.
+    New answers to these would replace old ones first.
     """
     counts = Counter(
         turn.question
