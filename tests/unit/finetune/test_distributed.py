@@ -1,5 +1,6 @@
 """Several processes compute what one would: torchrun on the CPU, with and without --shard."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.tiny_models import copy_graphs, log_of
+from helpers.tiny_models import copy_graphs, log_of, write_lines
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.cli import main
 
@@ -46,9 +47,23 @@ def words_with(text: str, things: Path, folder: Path) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def words(things: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+def uneven(things: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The records of `things`, every third with a longer answer.
+
+    Processes and forward passes then learn from different numbers of tokens.
+    """
+    records = [json.loads(line) for line in things.read_text().splitlines()]
+    for record in records[::3]:
+        record["conversations"][1]["value"] = "the red thing is left of the blue thing."
+    for record in records:
+        record["image"] = str(things.parent / record["image"])
+    return write_lines(tmp_path_factory.mktemp("uneven") / "things.jsonl", records)
+
+
+@pytest.fixture(scope="module")
+def words(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     """The command with gradients clipped."""
-    return words_with(SETTINGS, things, tmp_path_factory.mktemp("settings"))
+    return words_with(SETTINGS, uneven, tmp_path_factory.mktemp("settings"))
 
 
 def alone(words: list[object], out: Path, tiny: Tiny, *more: object) -> Path:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Tiny = Callable[[str], Bundle]
 CPU = ("--device", "cpu")
-STEPS = 24
+STEPS = 12
 """Of either stage."""
 FILES = ("encoders.safetensors", "llm/model.safetensors", "llm/config.json")
 
@@ -103,14 +103,13 @@ def check_equal(out: Path, reference: Path) -> None:
 # -- killed, stopped, out of time ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("stage", "step"), [("align", 17), ("instruct", 13)])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(
-    stage: str, step: int, words: list[str], reference: tuple[Path, Path], tmp_path: Path,
+def test_a_killed_run_continues_as_if_it_had_not_been(
+    words: list[str], reference: tuple[Path, Path], tmp_path: Path,
     regionqa: "Command", quick_export: None,
 ) -> None:  # fmt: skip
     out = tmp_path / "mine"
     process = start(words, out)
-    wait_for(process, out, stage, step)
+    wait_for(process, out, "instruct", 8)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -120,8 +119,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     assert resumed.out == f"{out}\n"
     going_on = re.search(r"(\w+): resumes after step (\d+)", resumed.err)
     assert going_on
-    assert going_on[1] == stage
-    assert int(going_on[2]) >= step - step % 5, "only what follows the last checkpoint is lost"
+    assert going_on[1] == "instruct"
+    assert int(going_on[2]) >= 5, "only what follows the last checkpoint is lost"
     check_equal(out, reference[0])
 
 
@@ -131,20 +130,20 @@ def test_sigterm_saves_says_how_to_go_on_and_ends_with_143(
 ) -> None:  # fmt: skip
     out = tmp_path / "mine"
     process = start(words, out)
-    wait_for(process, out, "align", 7)
+    wait_for(process, out, "align", 2)
     process.terminate()
     stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (143, "")
     last = stderr.splitlines()[-1]
     told = re.fullmatch(
-        rf"regionqa: error: terminated by SIGTERM at step (\d+) of {STEPS} of align; saved in "
+        rf"regionqa: error: terminated by SIGTERM at step (\d+) of {STEPS} of (\w+); saved in "
         r"(.+); continue with the same command and --resume",
         last,
     )
     assert told, last
-    assert Path(told[2]).is_dir()
+    assert Path(told[3]).is_dir()
     resumed = regionqa("finetune", "--out", out, "--resume", *CPU)
-    assert f"align: resumes after step {told[1]}" in resumed.err
+    assert f"{told[2]}: resumes after step {told[1]}" in resumed.err
     check_equal(out, reference[0])
 
 
@@ -226,19 +225,19 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     try:
         with monkeypatch.context() as patch:
             limit = (20_000, before[1])
-            at_step(patch, "align", 12, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+            at_step(patch, "align", 7, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
             ran = regionqa(*words, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (ran.status, ran.out) == (1, "")
     last = ran.err.splitlines()[-1]
-    kept = out / "training" / "checkpoints" / "1-000010"
-    assert "1-000015: cannot be written: " in last
+    kept = out / "training" / "checkpoints" / "1-000005"
+    assert "1-000010: cannot be written: " in last
     assert "File too large" in last
     assert f"the checkpoint {kept} is kept; make room and continue with --resume" in last
-    assert sorted(path.name for path in kept.parent.iterdir()) == ["1-000005", "1-000010"]
+    assert [path.name for path in kept.parent.iterdir()] == ["1-000005"]
     resumed = regionqa(*words, out, "--resume")
-    assert "align: resumes after step 10" in resumed.err
+    assert "align: resumes after step 5" in resumed.err
     check_equal(out, reference[0])
 
 
@@ -327,7 +326,7 @@ def test_a_run_does_not_go_on_with_other_settings(
     finally:
         things.write_text(content)
     assert (ran.status, ran.out) == (2, "")
-    assert "the run that is to go on differs: files was" in ran.err
+    assert "the resumed run differs: files was" in ran.err
     assert (stopped / "training" / "log.jsonl").read_bytes() == log
 
 

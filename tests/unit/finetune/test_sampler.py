@@ -1,11 +1,16 @@
 """Records of every step: epochs, replay, the seeds of augmentation, rounding."""
 
+import math
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from helpers.training import plain_record
 from regionqa.data.records import Record, Turn
 from regionqa.finetune.sampler import RecordStream, StepSampler, grouped_order
 from regionqa.regions import Box, Region
@@ -101,3 +106,57 @@ def test_streams_of_other_seeds_have_other_orders() -> None:
         tuple(one.where for one in stream(8, seed=seed).take(0, 8)) for seed in ((0,), (1,), (0, 1))
     }
     assert len(orders) == 3
+
+
+# -- properties ------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 99))
+def test_an_order_takes_every_record_once_and_keeps_images_together(
+    images: list[int], group: int, seed: int
+) -> None:
+    numbers = np.array(images, np.int64)
+    order = grouped_order(numbers, group, np.random.default_rng(seed))
+    assert sorted(order.tolist()) == list(range(len(images)))
+    runs = Counter(image for image, _ in groupby(numbers[order].tolist()))
+    for image, count in Counter(images).items():
+        assert runs[image] <= math.ceil(count / group)
+    again = grouped_order(numbers, group, np.random.default_rng(seed))
+    assert again.tolist() == order.tolist()
+
+
+@given(
+    st.integers(1, 9), st.integers(0, 4), st.integers(1, 8), st.sampled_from([0.0, 0.25, 0.5]),
+    st.lists(st.integers(0, 20), min_size=1, max_size=6),
+)  # fmt: skip
+def test_a_step_depends_on_its_number_alone(
+    fresh: int, older: int, batch: int, share: float, steps: list[int]
+) -> None:
+    def order() -> StepSampler:
+        new = [plain_record(number, number // 2) for number in range(fresh)]
+        old = [plain_record(number, 100 + number) for number in range(older)]
+        replay = RecordStream(old, 2, (1, 1, 1)) if old else None
+        return StepSampler(RecordStream(new, 2, (1, 1, 0)), replay, batch, share, seed=1)
+
+    one = order()
+    for step in steps:
+        taken = one.step(step)
+        assert taken == order().step(step)
+        assert len(taken) == batch
+        assert [int(drawn.record.image.stem) >= 100 for drawn in taken] == [
+            drawn.replayed for drawn in taken
+        ]
+        assert sum(drawn.replayed for drawn in taken) == one.replayed
+        assert len({drawn.seed for drawn in taken}) == batch
+
+
+def test_every_pass_takes_every_record_once_in_an_order_of_its_own() -> None:
+    records = [plain_record(number, number // 3) for number in range(12)]
+    stream = RecordStream(records, 2, (0,))
+    passes = [[record.where for record in stream.take(start, 12)] for start in (0, 12, 24)]
+    assert all(sorted(each) == sorted(record.where for record in records) for each in passes)
+    assert len({tuple(each) for each in passes}) == 3
+    order = StepSampler(stream, None, 5, 0.5)
+    assert [order.steps(epochs) for epochs in (1, 2.5, 0.01)] == [2, 6, 1]
+    half = StepSampler(stream, RecordStream(records, 2, (1,)), 6, 0.5)
+    assert half.steps(1) == 4, "an epoch is a pass over the records that are new"

@@ -1,9 +1,11 @@
 """The starter's recipe: questions that are true, boxes that stay on their things, resumed runs."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from helpers.tiny_models import copy_graphs
+from recipes.starter import calibration
 from recipes.starter import train as recipe
 from recipes.starter.language.train import PLACES_FIRST, WORDS, WORDS_SETTINGS, Round
 from recipes.starter.vision.async_sgd import Phase
@@ -29,6 +33,7 @@ from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.engine import Engine
 from regionqa.export.modules.crops import CropConfig
 from regionqa.export.modules.resnet import ResNetConfig
+from regionqa.finetune.calibrate import LONGEST, TEMPERATURES, ScoredAnswers, calibrate
 from regionqa.regions import Box
 
 NAMES = ("cat", "orange", "person")
@@ -154,17 +159,43 @@ def test_the_recipe_makes_a_bundle_that_answers(
     ]
     few = replace(WORDS_SETTINGS, rounds=tuple(rounds))
     monkeypatch.setattr(recipe, "WORDS_SETTINGS", few)
+    tables: list[tuple[Mapping[float, ScoredAnswers], Any, dict[str, Any]]] = []
+
+    def calibrating(answers: Mapping[float, ScoredAnswers], log: Any, **options: Any) -> Any:
+        tables.append((answers, options["threshold_on"], calibrate(answers, log, **options)))
+        return tables[-1][2]
+
+    monkeypatch.setattr(calibration, "calibrate", calibrating)
+    monkeypatch.setattr(calibration, "QUESTIONS", 40)
     recipe.main(words)
+    ((answers, naming, table),) = tables
+    made = open_bundle(copytree(tmp_path / "run" / "starter", tmp_path / "made"))
+    assert made.card.confidence is not None
+    assert made.card.confidence.temperature == table["temperature"]
+    assert made.card.confidence.threshold == table["threshold"]
+    assert made.card.confidence.longest == table["longest"] == LONGEST
+    assert tuple(answers) == TEMPERATURES
+    for scored in answers.values():
+        assert len(scored.confidence) == len(naming) == naming.sum() + calibration.QUESTIONS
+        assert ((scored.confidence > 0) & (scored.confidence <= 1)).all()
+        assert scored.lengths.max() <= 2 * LONGEST
+    assert naming.sum() > 0 and naming[: naming.sum()].all(), "boxes to name come first"
+    confidences = [scored.confidence.mean() for scored in answers.values()]
+    assert confidences == sorted(confidences, reverse=True), "a temperature flattens"
     engine = Engine.load(open_bundle(tmp_path / "run" / "starter"), device="cpu")
     answer = engine.ask(data / "coco_small/images/0.jpg", "what is this?", [(5, 5, 40, 40)])
     assert answer.tokens > 0
     before = (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns
-    recipe.main(words)
+    with monkeypatch.context() as patch:
+        copy_graphs(made, made, patch)
+        recipe.main(words)
     assert (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns == before
     done = tmp_path / "run" / "language-done.pt"
     trained = torch.load(done, weights_only=True)
     done.unlink()
-    recipe.main(words)
+    with monkeypatch.context() as patch:
+        copy_graphs(made, made, patch)
+        recipe.main(words)
     for name, state in torch.load(done, weights_only=True).items():
         for weight, value in state.items():
             assert torch.equal(value, trained[name][weight]), "every run was found at its end"

@@ -1,0 +1,60 @@
+"""Parts of training over tiny models: stages, records, and the model with its collator."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helpers.tiny_models import QUESTION, RED
+from regionqa.bundles.store import Bundle
+from regionqa.data.records import Record, Turn
+from regionqa.finetune.collate import Collator, FrozenEncoders
+from regionqa.finetune.config import RegionPart, StageSettings
+from regionqa.finetune.dataset import (
+    sample_builder,
+)
+from regionqa.finetune.finish import read_modules
+from regionqa.finetune.model import RegionLanguageModel, select_trainable
+from regionqa.finetune.sampler import RecordStream, StepSampler
+from regionqa.finetune.trainer import StageRun
+from regionqa.regions import Box, Region
+
+CPU = torch.device("cpu")
+STAGE = StageSettings(learning_rate=1e-3, batch=4, region=RegionPart.all)
+
+
+def a_stage_run(
+    records: Sequence[Record], collator: Any, stage: StageSettings = STAGE, seed: int = 0
+) -> StageRun:
+    """A stage over some records, which are held out too."""
+    effective = stage.batch * stage.accumulate
+    stream = RecordStream(records, stage.group, (seed, 1, 0))
+    order = StepSampler(stream, None, effective, 0.5, seed)
+    return StageRun("align", 1, stage, order, records, collator, 10, 10, Path("nowhere"))
+
+
+def plain_record(number: int, image: int, *turns: tuple[str, str]) -> Record:
+    """A record about one region."""
+    said = tuple(Turn(*turn) for turn in turns or ((QUESTION, RED),))
+    region = Region(Box(number % 7, 2, 30, 40))
+    return Record(Path(f"{image}.png"), (region,), said, f"mine.jsonl:{number}")
+
+
+def parts_of(
+    bundle: Bundle, part: RegionPart = RegionPart.all
+) -> tuple[RegionLanguageModel, Collator]:
+    """The model that trains, and what makes its batches."""
+    parts = read_modules(bundle)
+    encoders = FrozenEncoders(bundle.card, parts.vision, parts.region, CPU)
+    frozen = part is RegionPart.carrier
+    model = RegionLanguageModel(parts.vision, parts.region, parts.language)
+    return model, Collator(sample_builder(bundle), encoders, frozen)
+
+
+def unfrozen(model: RegionLanguageModel) -> RegionLanguageModel:
+    """The model with everything trainable that the second stage trains."""
+    stage = replace(STAGE, projector=True, language=True)
+    assert len(select_trainable(model, stage)) > 10
+    return model

@@ -1,0 +1,177 @@
+"""Batches: what training feeds the model is what asking feeds it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.tiny_models import ROWS
+from regionqa.bundles.store import Bundle
+from regionqa.data.files import read_training_data
+from regionqa.data.records import Record, Turn
+from regionqa.engine import Engine
+from regionqa.finetune.config import RegionPart
+from regionqa.finetune.dataset import (
+    IGNORE_INDEX,
+    jitter_box,
+)
+from regionqa.images.reading import open_image
+from regionqa.language.decoders import LlamaDecoder
+from regionqa.language.generation import LanguageModel, SplicedPrompt
+from regionqa.requests import Request
+
+if TYPE_CHECKING:
+    pass
+
+
+from helpers.training import CPU, parts_of
+from regionqa.finetune.collate import FrozenEncoders
+from regionqa.finetune.finish import read_modules
+
+Tiny = Callable[[str], Bundle]
+
+
+@pytest.fixture
+def records(things: Path) -> tuple[Record, ...]:
+    """Of red squares and blue discs, with a record about two regions and one about none."""
+    read = read_training_data(things).records
+    both = replace(
+        read[2],
+        regions=(read[2].regions[0], read[3].regions[0]),
+        turns=(Turn("is <region2> right of <region1>?", "no, it is not."),),
+    )
+    none = replace(read[4], regions=(), turns=(Turn("describe this picture.", "two things."),))
+    return (read[0], both, none, read[1], read[5], read[6])
+
+
+def test_noise_shifts_boxes_in_words_too(tiny: Tiny, records: tuple[Record, ...]) -> None:
+    _, collator = parts_of(tiny("coordinates"))
+    record = records[0]
+    tokenizer = collator.builder.tokenizer
+
+    def written(*noise: Any) -> list[str]:
+        ids = collator.batch([record], *noise).input_ids[0].tolist()
+        return (
+            tokenizer.decode([id for id in ids if id]).partition("]")[0].split("[")[1].split(", ")
+        )
+
+    exact, moved = written(), written(0.2, [(0, 1, 2)])
+    image = open_image(record.image)
+    box = record.regions[0].box
+    sides = [image.width, image.height] * 2
+    assert exact == [f"{v / s:.3f}" for v, s in zip(box.xyxy, sides, strict=True)]
+    new = jitter_box(box, 0.2, image.width, image.height, np.random.default_rng([0, 1, 2]))
+    assert moved == [f"{v / s:.3f}" for v, s in zip(new.xyxy, sides, strict=True)]
+    assert moved != exact
+    assert moved == written(0.2, [(0, 1, 2)])
+    assert moved != written(0.2, [(0, 1, 3)])
+
+
+@pytest.mark.parametrize("part", [RegionPart.all, RegionPart.carrier])
+@pytest.mark.parametrize("row", ROWS)
+def test_training_and_asking_see_the_same(
+    row: str, part: RegionPart, tiny: Tiny, records: tuple[Record, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Ids of the prompt, embeddings of image and regions, and the logits of the first token."""
+    asked: list[SplicedPrompt] = []
+    logits: list[Tensor] = []
+    step, generate = LlamaDecoder.step, LanguageModel.generate
+
+    def stepping(self: LlamaDecoder, *inputs: Any) -> Any:
+        result = step(self, *inputs)
+        logits.append(result[0])
+        return result
+
+    def generating(self: LanguageModel, prompts: Sequence[SplicedPrompt], *how: Any) -> Any:
+        asked.extend(prompts)
+        return generate(self, prompts, *how)
+
+    monkeypatch.setattr(LlamaDecoder, "step", stepping)
+    monkeypatch.setattr(LanguageModel, "generate", generating)
+    bundle = tiny(row)
+    engine = Engine.load(bundle, device="cpu")
+    answers = []
+    theirs = []
+    for record in records:
+        request = Request("x", record.turns[0].question, record.regions, open_image(record.image))
+        answers.append(next(engine.answer([request], max_new_tokens=1)))
+        theirs.append(logits[-1][0])
+    assert not any(answer.error for answer in answers)
+
+    model, collator = parts_of(bundle, part)
+    batch = collator.batch(records)
+    with torch.no_grad():
+        embeds = model.embed(batch)
+        out = model.language(inputs_embeds=embeds, attention_mask=batch.mask).logits
+    for row_number, prompt in enumerate(asked):
+        ids = prompt.prompt.input_ids
+        assert tuple(batch.input_ids[row_number, : len(ids)].tolist()) == ids
+        labels = batch.labels[row_number]
+        assert (labels[: len(ids)] == IGNORE_INDEX).all()
+        assert labels[len(ids)] != IGNORE_INDEX
+        image = embeds[row_number, prompt.prompt.image_start :][: len(prompt.image_tokens)]
+        assert np.allclose(image, prompt.image_tokens, atol=1e-4)
+        for start, index in prompt.prompt.region_starts:
+            assert np.allclose(embeds[row_number, start], prompt.region_tokens[index][0], atol=1e-3)
+        ours = out[row_number, len(ids) - 1]
+        assert torch.allclose(ours, theirs[row_number], atol=1e-3)
+        assert int(ours.argmax()) == int(theirs[row_number].argmax())
+    slots = sum(len(prompt.prompt.region_starts) for prompt in asked)
+    assert slots == len(batch.region_slots)
+    assert (slots > 0) == (row in ("levels", "pixels"))
+
+
+# -- frozen encoders -------------------------------------------------------------------------------
+
+
+def test_a_frozen_region_encoder_tells_the_same_box_in_two_images_apart(
+    tiny: Tiny, records: tuple[Record, ...]
+) -> None:
+    """Vectors are cached by image and box; the second call is answered from the cache."""
+    first = records[0]
+    image = next(each.image for each in records if each.image != first.image)
+    other = replace(first, image=image)
+    _, collator = parts_of(tiny("levels"), RegionPart.carrier)
+    alone = []
+    for record in (first, other):
+        _, fresh = parts_of(tiny("levels"), RegionPart.carrier)
+        alone.append(fresh.batch([record]).vectors)
+    for _ in range(2):
+        together = collator.batch([first, other]).vectors
+        assert together is not None
+        for row, expected in enumerate(alone):
+            assert expected is not None
+            assert torch.allclose(together[row], expected[0], atol=1e-5)
+        assert not torch.allclose(together[0], together[1], atol=1e-2)
+        again = collator.batch([other]).vectors
+        assert again is not None and torch.allclose(again[0], together[1], atol=1e-5)
+
+
+def test_images_are_kept_up_to_the_size_of_the_cache(
+    tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tiny("levels")
+    parts = read_modules(bundle)
+    calls = []
+    features = type(parts.vision).features
+
+    def counting(self: Any, pixels: Tensor) -> Any:
+        calls.append(1)
+        return features(self, pixels)
+
+    monkeypatch.setattr(type(parts.vision), "features", counting)
+    paths = list(dict.fromkeys(record.image for record in records))[:2]
+    measure = FrozenEncoders(bundle.card, parts.vision, parts.region, CPU).image(paths[0])
+    assert measure.size == sum(4 * t.numel() for t in (measure.features, *measure.sources))
+    for room, encoded in ((measure.size, 3), (measure.size - 1, 4), (2 * measure.size, 2)):
+        encoders = FrozenEncoders(bundle.card, parts.vision, parts.region, CPU, room)
+        calls.clear()
+        for path in (*paths, *paths):
+            encoders.image(path)
+        assert len(calls) == encoded, "what has no room is encoded again"

@@ -1,0 +1,61 @@
+"""The log of a run, and its newest checkpoint."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regionqa.bundles.store import Bundle
+from regionqa.finetune import checkpoint as checkpoints
+from regionqa.finetune.checkpoint import TrainingProgress
+from regionqa.finetune.distributed import ProcessGroup
+from regionqa.finetune.tracking import LogEntry, TrainingLog, read_log, truncate_log
+
+if TYPE_CHECKING:
+    pass
+
+
+Tiny = Callable[[str], Bundle]
+
+
+def test_a_resumed_run_forgets_what_it_does_again(tmp_path: Path) -> None:
+    entries = [
+        LogEntry("align", 1, 3.0, 0.0, 0.1, 5, 0.5),
+        LogEntry("align", 2, 2.0, 0.0, 0.1, 5, 0.9),
+        LogEntry("instruct", 0, 2.0, 0.0, held_out=True),
+        LogEntry("instruct", 1, 1.0, 0.5, 0.1, 5, 1.2),
+        LogEntry("instruct", 2, 0.5, 1.0, 0.1, 5, 1.5),
+    ]
+    processes = ProcessGroup("cpu")
+    try:
+        with TrainingLog(tmp_path, processes, quiet=True) as log:
+            for entry in entries:
+                log.add(entry, 2)
+    finally:
+        processes.close()
+    assert read_log(tmp_path) == entries
+    file = tmp_path / "log.jsonl"
+    file.write_text(file.read_text()[:-20])
+    assert read_log(tmp_path) == entries[:-1], "a line that was cut short is left out"
+    truncate_log(tmp_path, ("align",), "instruct", 0)
+    assert read_log(tmp_path) == entries[:3]
+    truncate_log(tmp_path, (), "align", 1)
+    assert read_log(tmp_path) == entries[:1]
+    assert file.read_text().endswith("}\n")
+    truncate_log(tmp_path, (), "align", -1)
+    assert file.read_text() == ""
+    assert read_log(tmp_path / "nowhere") == []
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+    assert checkpoints.newest(tmp_path) is None
+    for name, whole in (
+        ("1-000900", True), ("2-000004", True), ("2-000010", True), ("2-000011", False),
+        ("2-000012.partial", True), ("3-x", True), ("notes", True),
+    ):  # fmt: skip
+        (tmp_path / name).mkdir()
+        if whole:
+            table = {"stage": "instruct", "step": 1, "trained": ["a"], "seconds": 2.0}
+            (tmp_path / name / "progress.json").write_text(json.dumps(table))
+    found = checkpoints.newest(tmp_path)
+    assert found == (tmp_path / "2-000010", TrainingProgress("instruct", 1, ("a",), 2.0))

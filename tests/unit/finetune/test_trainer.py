@@ -1,0 +1,267 @@
+"""The training loop: shares of a step, gradients, clipping, evaluation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers.models.llama.modeling_llama import LlamaAttention
+
+from helpers.tiny_models import RED, a_record, write_lines
+from regionqa.bundles.store import Bundle
+from regionqa.data.files import read_training_data
+from regionqa.data.records import Record, Turn
+from regionqa.finetune.collate import Collator
+from regionqa.finetune.dataset import (
+    IGNORE_INDEX,
+)
+from regionqa.finetune.distributed import ProcessGroup
+from regionqa.finetune.model import (
+    RegionLanguageModel,
+    make_optimizers,
+    parameters_of,
+)
+from regionqa.finetune.sampler import DrawnRecord
+from regionqa.finetune.tracking import TrainingLog
+from regionqa.finetune.trainer import (
+    StageRun,
+    StopSignal,
+    evaluate_held_out,
+    forward_and_backward,
+    loss_and_accuracy,
+    own_batches,
+    train_stages,
+)
+
+if TYPE_CHECKING:
+    from conftest import Command
+
+
+from torch import Tensor
+
+from helpers.training import STAGE, a_stage_run, parts_of, plain_record, unfrozen
+
+Tiny = Callable[[str], Bundle]
+
+
+@pytest.fixture
+def records(things: Path) -> tuple[Record, ...]:
+    """Of red squares and blue discs, with a record about two regions and one about none."""
+    read = read_training_data(things).records
+    both = replace(
+        read[2],
+        regions=(read[2].regions[0], read[3].regions[0]),
+        turns=(Turn("is <region2> right of <region1>?", "no, it is not."),),
+    )
+    none = replace(read[4], regions=(), turns=(Turn("describe this picture.", "two things."),))
+    return (read[0], both, none, read[1], read[5], read[6])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """In place of a batch: what it would be made of."""
+
+    drawn: list[tuple[Record, Sequence[int]]]
+    distilled: Any = None
+
+
+def test_processes_take_together_what_one_takes() -> None:
+    records = [plain_record(number, number // 2) for number in range(20)]
+
+    def batch(records: Any, noise: float, seeds: Any) -> Seen:
+        return Seen(list(zip(records, seeds, strict=True)))
+
+    stage = replace(STAGE, batch=8, accumulate=4)
+    alone = a_stage_run(records, SimpleNamespace(batch=batch), stage)
+    together = replace(alone, settings=replace(stage, batch=4))
+
+    def taken(run: StageRun, step: int, count: int, rank: int) -> list[Seen]:
+        processes = cast(ProcessGroup, SimpleNamespace(count=count, rank=rank))
+        return cast(list[Seen], own_batches(run, step, processes))
+
+    for step in range(5):
+        two = [seen for rank in (0, 1) for seen in taken(together, step, 2, rank)]
+        assert [len(seen.drawn) for seen in two] == [4] * 8
+        one = taken(alone, step, 1, 0)
+        assert [each for seen in one for each in seen.drawn] == [
+            each for seen in two for each in seen.drawn
+        ]
+
+
+def by_hand(
+    model: RegionLanguageModel, collator: Collator, records: Sequence[Record]
+) -> tuple[float, float]:
+    """Mean loss a token and share of answers right, record by record, by transformers' loss."""
+    total, tokens, right = 0.0, 0, 0
+    for record in records:
+        batch = collator.batch([record])
+        with torch.no_grad():
+            out = model.language(inputs_embeds=model.embed(batch), labels=batch.labels)
+        count = int((batch.labels != IGNORE_INDEX).sum())
+        total += float(out.loss) * count
+        tokens += count
+        said = out.logits[:, :-1].argmax(-1)
+        wanted = batch.labels[:, 1:]
+        right += bool(((said == wanted) | (wanted == IGNORE_INDEX)).all())
+    return total / tokens, right / len(records)
+
+
+@pytest.mark.parametrize("row", ["levels", "none"])
+def test_what_is_measured_on_held_out_records_equals_a_computation_one_by_one(
+    tiny: Tiny, records: tuple[Record, ...], row: str
+) -> None:
+    model, collator = parts_of(tiny(row))
+    run = a_stage_run(records, collator)
+    processes = ProcessGroup("cpu")
+    try:
+        loss, accuracy = evaluate_held_out(run, model, processes, bf16=False)
+        assert (loss, accuracy) == pytest.approx(by_hand(model, collator, records), abs=1e-5)
+        assert accuracy == 0
+        (optimizer,) = make_optimizers(unfrozen(model), replace(STAGE, learning_rate=0.01))
+        for _ in range(60):
+            tally = model(collator.batch(records))
+            (tally.loss / tally.tokens).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        loss, accuracy = evaluate_held_out(run, model, processes, bf16=False)
+    finally:
+        processes.close()
+    assert (loss, accuracy) == pytest.approx(by_hand(model, collator, records), abs=1e-5)
+    assert accuracy > 0, "or a count of right answers would say nothing"
+
+
+# -- gradients of one step -------------------------------------------------------------------------
+
+LONG = "the red thing is left of the blue thing."
+
+
+def uneven(records: Sequence[Record]) -> list[DrawnRecord]:
+    """The records as one step's, the first of them with a longer answer."""
+    longer = replace(records[0], turns=(replace(records[0].turns[0], answer=LONG),))
+    return [
+        DrawnRecord(record, (0, 0, row), False) for row, record in enumerate((longer, *records[1:]))
+    ]
+
+
+def step_gradients(
+    bundle: Bundle, drawn: list[DrawnRecord], batch: int
+) -> tuple[dict[str, Tensor], tuple[float, float]]:
+    """Gradients of one step in forward passes of `batch` records, and its loss and accuracy."""
+    model, collator = parts_of(bundle)
+    run = replace(
+        a_stage_run([each.record for each in drawn], collator),
+        settings=replace(STAGE, batch=batch, accumulate=len(drawn) // batch),
+        sampler=SimpleNamespace(step=lambda _: drawn),
+    )
+    processes = ProcessGroup("cpu")
+    try:
+        totals = forward_and_backward(run, unfrozen(model), 0, processes, bf16=False)
+    finally:
+        processes.close()
+    named = model.named_parameters()
+    gradients = {name: p.grad for name, p in named if p.grad is not None}
+    return gradients, loss_and_accuracy(totals)
+
+
+def test_the_loss_is_the_mean_over_tokens_however_a_step_is_split(
+    tiny: Tiny, records: tuple[Record, ...]
+) -> None:
+    """A mean of the batches' means would weigh the tokens of the longer answer less."""
+    drawn = uneven((records[0], *records[3:6]))
+    model, collator = parts_of(tiny("levels"))
+    counts = [collator.batch([each.record]).answer_tokens for each in drawn]
+    assert counts[0] > 2 * counts[1]
+    whole, metrics = step_gradients(tiny("levels"), drawn, batch=4)
+    assert metrics == pytest.approx(by_hand(model, collator, [d.record for d in drawn]), abs=1e-5)
+    for batch in (1, 2):
+        split, same = step_gradients(tiny("levels"), drawn, batch)
+        assert same == pytest.approx(metrics, abs=1e-6)
+        assert split.keys() == whole.keys()
+        for name, gradient in whole.items():
+            assert torch.allclose(split[name], gradient, rtol=1e-3, atol=1e-6), name
+    # against autograd over the whole batch
+    unfrozen(model)
+    batch_of_all = collator.batch([each.record for each in drawn])
+    (model(batch_of_all).loss / sum(counts)).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert torch.allclose(whole[name], parameter.grad, rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize(("clip", "clipped"), [(0.05, True), (1e9, False)])
+def test_gradients_are_clipped_to_a_common_norm_before_a_step(
+    clip: float,
+    clipped: bool,
+    tiny: Tiny,
+    records: tuple[Record, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def stepping(self: torch.optim.AdamW, *inputs: Any) -> Any:
+        gradients = [p.grad for p in parameters_of(self) if p.grad is not None]
+        norms.append(float(torch.stack([each.norm() for each in gradients]).norm()))
+        return step(self, *inputs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    model, collator = parts_of(tiny("levels"))
+    settings = replace(STAGE, steps=2, clip=clip, projector=True, language=True)
+    run = replace(a_stage_run(records, collator, settings), folder=tmp_path / "checkpoints")
+    processes = ProcessGroup("cpu")
+    try:
+        with StopSignal(None) as stop, TrainingLog(tmp_path, processes, quiet=True) as log:
+            train_stages([run], model, processes, log, stop)
+    finally:
+        processes.close()
+    assert len(norms) == 2
+    if clipped:
+        assert norms == pytest.approx([clip, clip], rel=1e-3)
+    else:
+        assert min(norms) > 0.5, "clipping at 0.05 would change them"
+
+
+# -- from the command line -------------------------------------------------------------------------
+
+
+def test_records_without_regions_train_a_model_with_region_features(
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
+) -> None:
+    lines = [a_record(f"{number:02}.png", [], ("what?", RED)) for number in range(6)]
+    file = write_lines(tmp_path / "whole.jsonl", lines)
+    base = tiny("levels").root
+    ran = regionqa(
+        "finetune", "--data", file, "--images", things.parent, "--model", base, "--steps", 3,
+        "--batch", 2, "--out", tmp_path / "mine", "--device", "cpu",
+    )  # fmt: skip
+    assert ran.status == 0, ran.err
+    before, after = (load_file(r / "encoders.safetensors") for r in (base, tmp_path / "mine"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.partition(".")[2].partition(".")[0] for name in changed} == {"projector"}
+
+
+@pytest.mark.parametrize("saving", [False, True])
+def test_gradient_checkpointing_computes_activations_again(
+    saving: bool, tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path,
+    quick_export: None, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    forward, calls = LlamaAttention.forward, [0]
+
+    def counting(self: LlamaAttention, *inputs: Any, **named: Any) -> Any:
+        calls[0] += 1
+        return forward(self, *inputs, **named)
+
+    monkeypatch.setattr(LlamaAttention, "forward", counting)
+    ran = regionqa(
+        "finetune", "--data", things, "--model", tiny("none").root, "--steps", 3, "--batch", 2,
+        "--held-out-share", 0, "--out", tmp_path / "mine", "--device", "cpu",
+        *(["--gradient-checkpointing"] if saving else []),
+    )  # fmt: skip
+    assert ran.status == 0, ran.err
+    assert calls[0] == 3 * 2 * (2 if saving else 1), "steps x layers, twice where it saves memory"
+    assert "held_out_accuracy" not in (tmp_path / "mine" / "card.toml").read_text()
