@@ -47,6 +47,12 @@ class ParityReport:
     """How far torch itself is from double precision, by the same measure; found only where the
     difference exceeds the tolerance: deep networks may amplify what is rounded."""
 
+    @property
+    def summary(self) -> str:
+        """The report as one line for people."""
+        cases = ", ".join(self.cases)
+        return f"{self.graph}: differs from torch by {self.difference:.1e} ({cases})"
+
     def check(self, tolerance: float = TOLERANCE) -> None:
         """ExportError where the difference exceeds the tolerance (or is not a number).
 

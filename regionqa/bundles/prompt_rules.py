@@ -10,14 +10,14 @@ from string import Formatter
 
 
 class RegionInput(StrEnum):
-    """What the language model is told of a region."""
+    """How the language model gets a region."""
 
     features = "features"
-    """Tokens of the region encoder (GPT4RoI, PVIT)."""
+    """As tokens of the region encoder (GPT4RoI, PVIT)."""
     coordinates = "coordinates"
-    """The box as text (Shikra)."""
+    """As text: the box's coordinates (Shikra)."""
     none = "none"
-    """Nothing (LLaVA)."""
+    """Not at all (LLaVA)."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regionqa.cli.options import with_options
-from regionqa.cli.published import ConversionOptions, StoredDtypeChoice, download_seed
+from regionqa.cli.published import ConversionOptions, download_published
 from regionqa.errors import UsageError
+from regionqa.options import DtypeChoice
 
 if TYPE_CHECKING:
     from regionqa.bundles.hub import Listing
@@ -52,11 +53,11 @@ def download(
         typer.Option("--out", "-o", help="Published models: folder to write the model to."),
     ] = None,
     dtype: Annotated[
-        StoredDtypeChoice,
+        DtypeChoice,
         typer.Option(
             help="Published models: dtype of the language model's weights; auto is as published."
         ),
-    ] = StoredDtypeChoice.auto,
+    ] = DtypeChoice.auto,
     keep_delta: Annotated[
         bool,
         typer.Option(
@@ -88,8 +89,8 @@ def download(
     if repo in published:
         if revision:
             raise UsageError(f"{repo}: its card sets the revisions; leave --revision out")
-        return download_seed(repo, published[repo], options, dry_run)
-    if options != ConversionOptions({}):
+        return download_published(repo, published[repo], options, dry_run)
+    if options != ConversionOptions():
         raise UsageError(
             f"{repo}: is downloaded as it is; --delta, --base, --vision, --region, --out, --dtype, "
             f"--keep-delta and --any-base belong to {', '.join(published)}"

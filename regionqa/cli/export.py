@@ -44,9 +44,7 @@ def export(
 
     reports = check_bundle(bundle)
     for report in reports:
-        cases = ", ".join(report.cases)
-        difference = f"differs from torch by {report.difference:.1e} ({cases})"
-        print(f"{report.graph}: {difference}", file=sys.stderr)
+        print(report.summary, file=sys.stderr)
     if not reports:
         print("graphs were not compared: the model has no torch weights", file=sys.stderr)
     if out:

@@ -142,11 +142,7 @@ def summary(result: "InitResult") -> list[str]:
     counts = (f"{part} {number / 1e6:,.1f} M" for part, number in result.parameters.items())
     prompt = result.bundle.card.prompt
     lines = [f"weights: {', '.join(counts)}", f"regions: {prompt.region_input}"]
-    lines += [
-        f"{report.graph}: differs from torch by {report.difference:.1e} over "
-        f"{', '.join(report.cases)}"
-        for report in result.reports
-    ]
+    lines += [report.summary for report in result.reports]
     lines += [f"note: {note}" for note in result.notes]
     if result.untrained:
         parts = " and ".join(result.untrained)
