@@ -1,8 +1,7 @@
 """Model cards: everything that differs between models, as data.
 
-A card is a TOML file. Its tables become frozen values that check themselves; an unknown key is an
-error. The runtime reads the card and never asks which family a model belongs to. This module does
-not know where a bundle's files lie or whether they exist.
+A card is a TOML file. Its tables become frozen dataclasses that validate themselves; an unknown key
+is an error. No other code depends on the family of a model.
 """
 
 import tomllib
@@ -22,21 +21,21 @@ OLD_KEYS = {"picture": "image", "picture_question": "image_question"}
 
 
 def check_inside(path: str) -> None:
-    """ValueError where a path leads out of the bundle's folder: cards come from strangers too."""
+    """ValueError if a path leads out of the bundle's folder; cards may come from strangers."""
     parts = PurePosixPath(path).parts
     # a backslash or a colon would mean something else on Windows
     if not parts or parts[0] == "/" or ".." in parts or set(path) & set("\\:\0"):
-        raise ValueError(f"{path!r} is no path inside the model's folder")
+        raise ValueError(f"{path!r} is not a path inside the model's folder")
 
 
 @dataclass(frozen=True)
 class VisionCard:
-    """The graph that turns `pixel_values` into image tokens and feature maps."""
+    """The graph that computes image tokens and feature maps from `pixel_values`."""
 
     graph: str
     """The ONNX file inside the bundle."""
     image_tokens: int
-    """Language-model tokens that an image takes."""
+    """Number of language-model tokens per image."""
     levels: tuple[str, ...] = ()
     """Names of the outputs that are feature maps, shallowest first."""
 
@@ -46,26 +45,26 @@ class VisionCard:
 
 @dataclass(frozen=True)
 class RegionCard:
-    """The graph that turns feature maps, or pixels of its own, and boxes into region tokens."""
+    """The graph that computes region tokens from boxes and feature maps, or its own pixels."""
 
     graph: str
     """The ONNX file inside the bundle."""
     tokens: int
-    """Language-model tokens that a region takes."""
+    """Number of language-model tokens per region."""
     image: Preprocessing | None = None
-    """How an image becomes the graph's own pixels; None: it reads the vision encoder's maps."""
+    """Preprocessing of the graph's own pixels; None: it reads the vision encoder's maps."""
 
     def __post_init__(self) -> None:
         check_inside(self.graph)
 
 
 class LanguageRuntime(StrEnum):
-    """What runs the language model; both are torch and give the same tokens."""
+    """The implementation that runs the language model; both are torch and agree on the tokens."""
 
     native = "native"
     """`LlamaDecoder`: the LLaMA architecture without transformers' start-up cost."""
     transformers = "transformers"
-    """Any architecture that transformers knows."""
+    """Any architecture that transformers supports."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +74,17 @@ class LanguageCard:
     folder: str
     """The folder inside the bundle."""
     context: int
-    """Positions the model was trained for; prompt and answer must fit."""
+    """Positions for prompt and answer together, as in training."""
     max_new_tokens: int
-    """Longest answer, where the user names no other."""
+    """Default length limit of an answer, in tokens."""
     stop: tuple[str, ...]
-    """Tokens, or plain texts, that end an answer and are not part of it."""
+    """Tokens or texts that end an answer and are not part of it."""
     runtime: LanguageRuntime = LanguageRuntime.transformers
-    """What runs it."""
+    """Its implementation."""
     temperature: float = 0.0
-    """How random an answer is, where the user does not say; 0: always the likeliest token."""
+    """Default sampling temperature; 0 is greedy."""
     top_k: int = 0
-    """Tokens that are drawn from where it is random; 0: all."""
+    """Number of likeliest tokens to sample from; 0: all."""
 
     def __post_init__(self) -> None:
         check_inside(self.folder)
@@ -97,29 +96,34 @@ class LanguageCard:
 
 @dataclass(frozen=True)
 class ConfidenceCard:
-    """How sure the model must be of an answer to give it; measured on answers known to be right or
-    wrong, so it holds for these weights alone."""
+    """When an answer is withheld as too uncertain.
+
+    Calibrated on answers known to be right or wrong, so it is valid for these weights only.
+    """
 
     threshold: float
-    """An answer less probable than this is held back."""
+    """An answer of lower confidence is withheld."""
     temperature: float = 1.0
-    """What logits are divided by before probabilities are made of them (Guo et al. 2017)."""
+    """Divisor of the logits before the softmax (temperature scaling, Guo et al. 2017)."""
     longest: int | None = None
-    """Answers of more tokens are descriptions, neither right nor wrong, and never held back; None:
-    there are none such."""
+    """Answers of more tokens are descriptions, neither right nor wrong, and never withheld; None:
+    the model gives none."""
     unsure: str = "I am not sure."
-    """What is said instead."""
+    """The text in place of a withheld answer."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}, a probability from 0 to 1 is due")
+            raise ValueError(f"threshold is {self.threshold}, expected a probability from 0 to 1")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, not above 0")
 
     def holds_back(self, confidence: float, tokens: int, unsure_below: float | None = None) -> bool:
-        """Whether an answer of so many tokens is not sure enough; `unsure_below`: for `threshold`.
+        """Whether an answer is withheld.
 
-        confidence: its probability, from 0 to 1.
+        Args:
+            confidence: Its probability, from 0 to 1.
+            tokens: Its length.
+            unsure_below: Replaces `threshold`.
         """
         threshold = self.threshold if unsure_below is None else unsure_below
         describes = self.longest is not None and tokens > self.longest
@@ -128,7 +132,7 @@ class ConfidenceCard:
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One file of a bundle, and what it must look like."""
+    """One file of a bundle with its digest and size."""
 
     path: str
     """Relative to the bundle's folder."""
@@ -143,24 +147,24 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class Source:
-    """One published part that a model is made from."""
+    """One published part of a model."""
 
     what: str
-    """One line for people."""
+    """A one-line description."""
     licence: str
-    """Its terms, shown before the first byte arrives."""
+    """Its licence, shown before the download."""
     size: int
-    """Bytes of what is fetched, as far as is known; the Hub's own list is what counts."""
+    """Estimated bytes to fetch; the Hub's list has precedence."""
     repo: str | None = None
-    """OWNER/NAME on the Hub; None where it is published elsewhere, and the user names a file."""
+    """OWNER/NAME on the Hub; None: it is published elsewhere, and the user provides a file."""
     revision: str = "main"
     """A branch, tag or commit."""
     page: str | None = None
-    """Where it is published, if not on the Hub."""
+    """The address of its page, if it is not on the Hub."""
     files: tuple[str, ...] = ()
-    """Patterns of what is needed beside the weights."""
+    """Patterns of the files needed in addition to the weights."""
     weights: tuple[str, ...] = ("*.safetensors", "*.bin")
-    """Patterns of the weights; the first that matches anything is the one that is fetched."""
+    """Patterns of the weights; the first one that matches a file is fetched."""
 
     def __post_init__(self) -> None:
         if (self.repo is None) == (self.page is None):
@@ -172,68 +176,68 @@ class Sources:
     """What a published model is made from; see docs/guide/published-models.md."""
 
     delta: Source
-    """Differences to the base, and the parts that the base does not have."""
+    """Differences to the base's weights, and the weights that the base does not have."""
     base: Source
-    """The language model that the differences are added to."""
+    """The language model to which the differences are added."""
     vision: Source
     """The vision tower."""
     parts: Mapping[str, Any]
-    """Where the delta's further weights go: published prefix -> prefix in the torch encoders."""
+    """Prefixes of the delta's other weights, and their prefixes in the torch encoders."""
     added: tuple[str, ...]
-    """Tokens added to the base's, in the order of their ids; for deltas that list none."""
+    """Tokens added to the base's vocabulary, by id; used if the delta does not list them."""
     region: Source | None = None
-    """The region encoder's trunk, where it has one of its own."""
+    """The region encoder's trunk, if it has one of its own."""
 
     @property
     def named(self) -> dict[str, Source]:
-        """Every part by the option that replaces it."""
+        """The parts by the command-line option that replaces them."""
         found = {"delta": self.delta, "base": self.base, "vision": self.vision}
         return {**found, "region": self.region} if self.region else found
 
     @property
     def size(self) -> int:
-        """Bytes of all parts, as far as is known."""
+        """Estimated bytes of all parts."""
         return sum(source.size for source in self.named.values())
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that is said about one model."""
+    """The card of one model."""
 
     name: str
-    """What the user calls it."""
+    """The name on the command line."""
     revision: str
-    """Changes whenever an answer could."""
+    """Changes whenever an answer could change."""
     summary: str
-    """One line for people."""
+    """A one-line description."""
     image: Preprocessing
-    """How an image becomes `pixel_values`."""
+    """Preprocessing of `pixel_values`."""
     vision: VisionCard
     """The vision encoder."""
     language: LanguageCard
     """The language model."""
     prompt: PromptRules
-    """How a question and its regions become text and slots."""
+    """The prompt format."""
     region: RegionCard | None = None
-    """The region encoder; None where regions are given as text, or not at all."""
+    """The region encoder; None: regions are given as text, or not at all."""
     confidence: ConfidenceCard | None = None
-    """When the model is not sure; None: nobody has measured it, so it always answers."""
+    """When an answer is withheld; None: not calibrated, the model always answers."""
     max_regions: int = 32
-    """Regions that one question may have."""
+    """Largest number of regions per question."""
     untrained: tuple[str, ...] = ()
-    """Parts whose weights are new; until they are trained the answers mean nothing."""
+    """Parts with random weights, which must be trained before the model is of use."""
     files: tuple[FileSpec, ...] = ()
     """The bundle's files."""
     sources: Sources | None = None
-    """What it is converted from, where its weights are published by others."""
+    """The published parts from which it is converted, if it is a published model."""
     architecture: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the torch definitions under export/; the runtime does not read them."""
+    """Configs of the torch definitions in export/modules, for export and training."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Data, licence terms and measured accuracy, for people."""
+    """Data, licence and measured accuracy, for people."""
 
     @property
     def is_converted(self) -> bool:
-        """Whether there are files to it; without, it says how a published model is converted."""
+        """Whether the model has files; a published model has none before its conversion."""
         return self.sources is None or bool(self.files)
 
     def __post_init__(self) -> None:
@@ -260,7 +264,7 @@ class ModelCard:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card in a TOML file; BundleError, naming file and key, where it is not one."""
+    """Read a card; BundleError, with file and key, if it is invalid."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

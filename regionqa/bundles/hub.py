@@ -1,7 +1,7 @@
-"""Files of the Hugging Face Hub: fetched into the client's cache, and checked once they are there.
+"""Files of the Hugging Face Hub: listed, fetched into the client's cache, and verified.
 
-Every way in which that fails is one `DownloadError`. It knows repositories and files, not what a
-bundle is. The Hub's client is imported by the functions, so that nothing offline waits for it.
+Every failure is a `DownloadError`. huggingface_hub is imported inside the functions, so that
+offline commands do not wait for it.
 """
 
 import errno
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What writing gives on a full disk, beyond a quota, and beyond the largest file allowed."""
+"""errno of a full disk, an exceeded quota, and a file over the size limit."""
 SECONDS = 30
-"""Longest wait for a list of files; the client has a limit of its own for the files."""
+"""Timeout of listing a repository, in seconds; the client has its own for files."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class HubFile:
     size: int
     """Bytes."""
     sha256: str | None
-    """Digest of the content; None for small files, which git keeps."""
+    """Digest of the content; None for small files, which are stored in git."""
     blob_id: str | None
     """Git's digest of a small file."""
 
     @property
     def digest(self) -> str | None:
-        """What the client calls the content by in its cache."""
+        """The name of the content in the client's cache."""
         return self.sha256 or self.blob_id
 
     def is_intact(self, path: Path) -> bool:
-        """Whether a file here has the content the Hub lists."""
+        """Whether a local file has the content listed by the Hub."""
         if self.digest is None:
             return path.stat().st_size == self.size
         with path.open("rb") as stream:
@@ -71,18 +71,18 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at one revision."""
+    """The files of a repository at one revision."""
 
     repo: str
     revision: str
     """The commit."""
     files: tuple[HubFile, ...]
     licence: str | None
-    """As the Hub gives it."""
+    """The licence stated by the repository."""
 
     @property
     def missing(self) -> list[HubFile]:
-        """Files that are not on this machine yet."""
+        """Files that are not in the cache."""
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.file_download import repo_folder_name
 
@@ -97,14 +97,14 @@ class Listing:
 
 
 def looks_like_repo(name: str | Path) -> bool:
-    """Whether a name is OWNER/NAME, and nothing on this machine is called so."""
+    """Whether a name has the form OWNER/NAME and is not a path on this machine."""
     return isinstance(name, str) and bool(REPO.fullmatch(name)) and not os.path.lexists(name)
 
 
 def local_or_hub(
     name: str, *, revision: str | None = None, files: Sequence[str] | None = None
 ) -> Path:
-    """A folder on this machine as it is; a repository of the Hub as `fetch` gives it."""
+    """The path of a local folder, or of a repository's fetched files."""
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -118,14 +118,21 @@ def local_or_hub(
 def list_files(
     repo: str, *, revision: str | None = None, files: Sequence[str] | None = None
 ) -> Listing:
-    """What the Hub lists: everything, or what the patterns name. Asks the network.
+    """List the files of a repository.
 
-    files: names, which must be there, and patterns such as *.json, of which one must match.
+    Args:
+        repo: OWNER/NAME.
+        revision: A branch, tag or commit; None: main.
+        files: File names, all of which must exist, and patterns such as *.json, one of which must
+            match; None: all files.
+
+    Raises:
+        DownloadError: The Hub cannot be reached, or lacks the repository or a file.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-    with one_line(repo, revision):
+    with client_errors(repo, revision):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=SECONDS)
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     wanted = list(filter_repo_objects(siblings, allow_patterns=list(files) if files else None))
@@ -153,7 +160,7 @@ def list_files(
 
 
 def licence_of(info: "ModelInfo") -> str | None:
-    """The licence that a repository states, with its name and address where the Hub has none."""
+    """The licence stated by a repository, with name and link if it is not one of the Hub's."""
     card: Any = info.card_data or {}
     stated = card.get("license")
     named = card.get("license_name") if stated in (None, "other") else stated
@@ -165,10 +172,7 @@ def licence_of(info: "ModelInfo") -> str | None:
 def cached(
     repo: str, *, revision: str | None = None, files: Sequence[str] | None = None
 ) -> Path | None:
-    """The folder of a repository that is already on this machine; None where it is not, or partly.
-
-    Never asks the network.
-    """
+    """The folder of a cached repository, without network access; None if files are missing."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -193,11 +197,19 @@ def fetch(
     files: Sequence[str] | None = None,
     announce: Callable[[Listing], None] | None = None,
 ) -> Path:
-    """The folder on this machine with a repository's files; fetches those that are missing.
+    """Fetch a repository's missing files; the folder that holds its files.
 
-    files: as for `list_files`. announce: called before the first byte, if any is to come.
-    Where the Hub cannot be reached, what is complete on this machine is used. Files that arrive are
-    compared with the digests the Hub lists; a wrong one is removed again. Raises DownloadError.
+    Fetched files are compared with the Hub's digests; a damaged one is removed. If the Hub cannot
+    be reached, a complete cached copy is used.
+
+    Args:
+        repo: OWNER/NAME.
+        revision: A branch, tag or commit; None: main.
+        files: As for `list_files`.
+        announce: Called with the listing before files are fetched.
+
+    Raises:
+        DownloadError: Files cannot be fetched and are not in the cache.
     """
     from huggingface_hub import constants, snapshot_download
 
@@ -214,29 +226,29 @@ def fetch(
     if missing and announce:
         announce(listing)
     check_space(repo, missing)
-    with one_line(repo, revision, missing):
+    with client_errors(repo, revision, missing):
         # by its branch's name, not by its commit, so that the cache knows the name when offline
         patterns = list(files) if files else None
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    if folder.name != listing.revision:  # somebody published meanwhile
+    if folder.name != listing.revision:  # a newer revision was published meanwhile
         missing = list(list_files(repo, revision=folder.name, files=files).files)
     check_content(repo, folder, missing)
     return folder
 
 
 def check_space(repo: str, missing: Sequence[HubFile]) -> None:
-    """DownloadError where the disk does not hold what is to come."""
+    """DownloadError if the missing files do not fit on the disk."""
     needed, free = sum(file.size for file in missing), free_space()
     if needed > free:
         raise DownloadError(disk_full(repo, needed, free))
 
 
 def check_content(repo: str, folder: Path, files: Iterable[HubFile]) -> None:
-    """Remove files whose content is not what the Hub lists; DownloadError where there was one."""
+    """Remove files that differ from the Hub's listing; DownloadError if there are any."""
     damaged = [file.path for file in files if not file.is_intact(folder / file.path)]
     for path in damaged:
         link = folder / path
-        link.resolve().unlink()  # the blob, which would pass for complete the next time
+        link.resolve().unlink()  # the blob, which would count as complete next time
         link.unlink(missing_ok=True)
     if damaged:
         raise DownloadError(
@@ -246,28 +258,28 @@ def check_content(repo: str, folder: Path, files: Iterable[HubFile]) -> None:
 
 
 def hub_cache() -> Path:
-    """Where the client keeps files; HF_HOME moves it."""
+    """The folder of the client's cache, below HF_HOME by default."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def hub_home() -> Path:
-    """The folder of all that comes from the Hub; HF_HOME moves it."""
+    """The value of HF_HOME."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME)
 
 
 def free_space() -> int:
-    """Bytes that are free where the client keeps files."""
+    """Free bytes on the disk of the client's cache."""
     cache = hub_cache().absolute()
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     return shutil.disk_usage(there).free
 
 
 def disk_full(repo: str, needed: int, free: int) -> str:
-    """The line for a disk that is too small."""
+    """The message for a disk that is too small."""
     return (
         f"{repo}: the disk is full: {readable(needed)} are needed, {readable(free)} are free in "
         f"{hub_cache()}; free some, or have HF_HOME name a folder on a larger disk"
@@ -275,7 +287,7 @@ def disk_full(repo: str, needed: int, free: int) -> str:
 
 
 def readable(size: int) -> str:
-    """Bytes for people."""
+    """Bytes in a readable unit."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -283,12 +295,15 @@ def readable(size: int) -> str:
 
 
 @contextmanager
-def one_line(
+def client_errors(
     repo: str, revision: str | None, missing: Sequence[HubFile] | None = None
 ) -> Iterator[None]:
-    """Run the client quietly; whatever it raises becomes one DownloadError.
+    """Run the client quietly, and turn its errors into a DownloadError.
 
-    missing: the files being fetched; None while only the list is asked for.
+    Args:
+        repo: OWNER/NAME, for the message.
+        revision: For the message.
+        missing: The files being fetched; None while the repository is listed.
     """
     try:
         with quiet_client():
@@ -304,12 +319,12 @@ def one_line(
 def describe_error(
     error: Exception, repo: str, revision: str | None, missing: Sequence[HubFile] | None
 ) -> str:
-    """The line for what the client raised."""
+    """The message for an error of the client."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     cause = root_cause(error)
-    if told := hub_problem(cause, repo, revision):
-        return told
+    if message := hub_problem(cause, repo, revision):
+        return message
     why = " ".join(f"{type(cause).__name__}: {cause}".split())
     if isinstance(cause, OfflineModeIsEnabled):
         return (

@@ -1,7 +1,6 @@
-"""What the Hub's client reports when something fails, as one line; and a client that stays quiet.
+"""Errors of the Hub's client as one-line messages, and the client without its own output.
 
-It knows answers of the Hub and broken connections. It does not know what was being done, nor about
-disks; whoever calls the client adds that. The client is imported by the functions, never before.
+huggingface_hub is imported inside the functions, so that offline commands do not wait for it.
 """
 
 import logging
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from urllib.parse import unquote
 
 LOG_IN = "hf auth login"
-"""The command of the Hub's client that stores a token."""
+"""The command that stores a token."""
 
 
 def page(repo: str) -> str:
@@ -22,7 +21,7 @@ def page(repo: str) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The client's own error under the general ones that it wraps around it."""
+    """The client's original error below the general ones that wrap it."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     while (
@@ -35,16 +34,16 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Whether the Hub was not reached, or its answer broke off."""
+    """Whether the Hub was not reached, or its response was incomplete."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # the client's HTTP library changes with its version; its errors' base class can be asked for
+    # the client's HTTP library depends on its version; this is the base class of its errors
     http_error = HfHubHTTPError.__bases__[0]
     return isinstance(error, http_error) and not isinstance(error, HfHubHTTPError)
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether what is on this machine is all there is for now: offline, no connection, or 5xx."""
+    """Whether only the cache is available: offline, no connection, or a server error."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     error = root_cause(error)
@@ -55,7 +54,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def hub_problem(error: BaseException, repo: str, revision: str | None = None) -> str | None:
-    """What the Hub said, in one line; None where the error is not about the Hub's answer."""
+    """The message for an error response of the Hub; None if the error is of another kind."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -82,8 +81,8 @@ def hub_problem(error: BaseException, repo: str, revision: str | None = None) ->
         return f"{repo}: has no revision {revision!r}; its page lists them: {page(repo)}"
     if isinstance(error, EntryNotFoundError):
         return (
-            f"{repo}: the Hub lists {asked_file(error)} but does not have it; tell its owner, or "
-            "name another --revision"
+            f"{repo}: the Hub lists {requested_file(error)} but does not have it; tell its owner, "
+            "or name another --revision"
         )
     if status == 401:
         return f"{repo}: the Hub does not accept the token (401); log in again: {LOG_IN}"
@@ -96,12 +95,12 @@ def hub_problem(error: BaseException, repo: str, revision: str | None = None) ->
         return f"{repo}: the Hub asks for a pause (429, too many requests); run again in minutes"
     if status >= 500:
         return f"{repo}: the Hub is out of order ({status}); run again later"
-    told = error.server_message or error.response.reason_phrase
-    return f"{repo}: the Hub refuses ({status}): {told}"
+    reason = error.server_message or error.response.reason_phrase
+    return f"{repo}: the Hub refuses ({status}): {reason}"
 
 
 def gated(repo: str, status: int) -> str:
-    """What to do about terms that were not accepted: 401 is nobody, 403 somebody who has not."""
+    """The message for a gated repository; 401: not logged in, 403: terms not accepted."""
     if status == 401:
         then = f"accept them at {page(repo)}, then log in: {LOG_IN}"
     else:
@@ -109,8 +108,8 @@ def gated(repo: str, status: int) -> str:
     return f"{repo}: its owner asks everyone to accept terms first ({status}); {then}"
 
 
-def asked_file(error: BaseException) -> str:
-    """The file that a request for one asked for, from the address of the answer."""
+def requested_file(error: BaseException) -> str:
+    """The path of the requested file, from the URL of the response."""
     address = str(error.response.url)  # type: ignore[attr-defined]
     _, _, rest = address.partition("/resolve/")  # REVISION/PATH
     return unquote(rest.partition("/")[2]) or "a file"
@@ -118,7 +117,7 @@ def asked_file(error: BaseException) -> str:
 
 @contextmanager
 def quiet_client() -> Iterator[None]:
-    """The client without warnings, which we put in one line of our own; bars on a terminal only."""
+    """Run the client without its warnings, and with progress bars on a terminal only."""
     from huggingface_hub import constants
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,

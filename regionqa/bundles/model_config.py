@@ -1,7 +1,4 @@
-"""Sizes of a published model by one set of names, whatever its family calls them.
-
-Thin over optimum's normalised configs. It knows configs, not weights.
-"""
+"""Sizes in transformers configs by one set of names, through optimum's normalised configs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +8,7 @@ from optimum.utils import NormalizedConfigManager, NormalizedTextConfig, Normali
 from regionqa.errors import BundleError
 
 UNLIMITED_CONTEXT = 2048
-"""Context of a language model whose config names no longest position (ALiBi)."""
+"""Context of a language model whose config has no `max_position_embeddings` (ALiBi)."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +21,11 @@ class TextSizes:
     """Rows of the embeddings."""
     layers: int
     context: int
-    """Positions the model was trained for."""
+    """Positions of the model's training."""
     inner: int = 0
-    """Width inside a layer's feed-forward part."""
+    """Inner width of a layer's feed-forward part."""
     key_width: int = 0
-    """Width of a layer's keys, and of its values: heads that share them count once."""
+    """Width of a layer's keys (and of its values); shared heads count once."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class VisionSizes:
 
 
 def text_sizes(config: Any) -> TextSizes:
-    """Sizes in a transformers config; BundleError where it is no language model's."""
+    """Sizes in a transformers config; BundleError if it is not a language model's."""
     sizes = normalised_config(config, NormalizedTextConfig)
     width, heads = number(sizes, "hidden_size"), number(sizes, "num_attention_heads")
     head_width = getattr(config, "head_dim", None) or width // heads
@@ -65,7 +62,7 @@ def text_sizes(config: Any) -> TextSizes:
 
 
 def vision_sizes(config: Any) -> VisionSizes:
-    """Sizes in a transformers config; BundleError where it is no vision tower's."""
+    """Sizes in a transformers config; BundleError if it is not a vision tower's."""
     sizes = normalised_config(config, NormalizedVisionConfig)
     return VisionSizes(
         number(sizes, "hidden_size"),
@@ -76,7 +73,7 @@ def vision_sizes(config: Any) -> VisionSizes:
 
 
 def normalised_config(config: Any, fallback: type) -> Any:
-    """The config under optimum's names; under the fallback's where optimum has none for it."""
+    """The config under optimum's names; `fallback` is used for types unknown to optimum."""
     try:
         kind = NormalizedConfigManager.get_normalized_config_class(config.model_type)
     except KeyError:
@@ -85,7 +82,7 @@ def normalised_config(config: Any, fallback: type) -> Any:
 
 
 def number(sizes: Any, name: str, default: int | None = None) -> int:
-    """One size; a pair of equal sides counts as one."""
+    """One size; two equal sides count as one number."""
     value = getattr(sizes, name, default)
     if value is None:
         value = default
@@ -93,5 +90,5 @@ def number(sizes: Any, name: str, default: int | None = None) -> int:
         value = value[0]
     if not isinstance(value, int):
         kind = sizes.config.model_type
-        raise BundleError(f"a model of type {kind!r}: {name} is {value!r}, one number is expected")
+        raise BundleError(f"a model of type {kind!r}: {name} is {value!r}, expected one number")
     return value

@@ -1,7 +1,6 @@
-"""The one prompt renderer: questions, answers and regions -> pieces; `promptids` makes ids of them.
+"""The prompt format of a card: templates, their fields and checks.
 
-Asking and training both go through here, so a model meets in use exactly what it was trained on.
-It does not know about images, tokenizers or which model the rules belong to.
+language/prompts.py renders prompts from it, for asking and training alike.
 """
 
 from dataclasses import dataclass
@@ -22,35 +21,34 @@ class RegionInput(StrEnum):
 
 @dataclass(frozen=True)
 class PromptRules:
-    """How one question becomes a prompt; the card's [prompt] table."""
+    """The format of prompts; the card's [prompt] table."""
 
     template: str
-    """The whole prompt; `{image}` stands for the image tokens, `{question}` for the question. The
-    image comes first and once: what stands before and in it is shared by an image's questions."""
+    """The whole prompt, with `{image}` for the image tokens and `{question}` for the question. The
+    image must come before the question and once: questions about one image share this prefix."""
     region: str
-    """What `<regionK>` becomes: may hold `{region}` (the region's tokens), `{number}` (K), and
-    `{x0} {y0} {x1} {y1}` (fractions of the image's width and height, 3 decimals)."""
+    """Replacement of `<regionK>`, with optional fields: `{region}` (the region's tokens),
+    `{number}` (K), `{x0} {y0} {x1} {y1}` (fractions of the image's sides, 3 decimals)."""
     image_question: str
-    """What `caption` asks about a whole image."""
+    """`caption`'s question about a whole image."""
     region_question: str
-    """What `caption` asks about a region."""
+    """`caption`'s question about a region."""
     again: str | None = None
-    """What `<regionK>` becomes when it is named again; None: the same as the first time."""
+    """Replacement of further mentions of `<regionK>`; None: the same as the first."""
     introduction: str = "{regions} "
-    """Put before a question that does not name all its regions; `{regions}` are the unnamed."""
+    """Prefix of a question that does not mention all its regions; `{regions}` are the others."""
     separator: str = " "
-    """Stands between regions in the introduction."""
+    """Separator of regions in the introduction."""
     answer: str = "{answer}"
-    """How an answer stands between its prompt and the stop that ends it; a tokenizer may want a
-    space before it."""
+    """The text between prompt and stop; some tokenizers need a space before the answer."""
     turn: str | None = None
-    """What follows a finished answer and its stop, up to the next answer; holds `{question}`. None:
-    the model knows one question at a time."""
+    """The text between an answer's stop and the next answer, with `{question}`. None: the model has
+    no dialogues."""
     image_token: str | None = None
-    """The special token that held the image's place in training. A token may take the white space
-    beside it, and then so does the place. None: nothing is taken."""
+    """The special token that stood for the image in training. If the tokenizer strips the white
+    space beside this token, it is stripped beside the image too. None: nothing is stripped."""
     region_token: str | None = None
-    """The same for a region's place."""
+    """The same for regions."""
 
     def __post_init__(self) -> None:
         _check(self.template, "template", {"image", "question"}, required={"image", "question"})
@@ -69,7 +67,7 @@ class PromptRules:
 
     @property
     def region_input(self) -> RegionInput:
-        """What the rules tell the language model of a region."""
+        """How the language model gets a region."""
         names = _fields(self.region)
         if "region" in names:
             return RegionInput.features
@@ -82,7 +80,7 @@ class PromptRules:
 
 
 def parse_pattern(pattern: str) -> list[tuple[str, str | None]]:
-    """A pattern as literal texts, each with the name of the field after it, or None at the end."""
+    """Split a pattern into literal texts, each with the name of the field after it, or None."""
     return [(literal, name) for literal, name, _, _ in Formatter().parse(pattern)]
 
 

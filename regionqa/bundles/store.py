@@ -1,7 +1,6 @@
-"""Bundles: a folder with a card, graphs, torch weights and a language model.
+"""Bundles on disk: folders with a card, graphs, torch weights and a language model.
 
-Finds them by name, path or Hub repository and checks that their files are there. It does not load
-any of them.
+Bundles are found by name, path or Hub repository, and their files are verified, not loaded.
 """
 
 import glob
@@ -20,13 +19,13 @@ CARD = "card.toml"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A card and the folder its files lie in."""
+    """A card and the folder of its files."""
 
     card: ModelCard
     root: Path
 
     def file(self, relative: str) -> Path:
-        """A file of the bundle; BundleError where it is missing."""
+        """The path of a file of the bundle; BundleError if it is missing."""
         path = self.root / relative
         if not path.exists():
             raise BundleError(f"{path}: missing from the model {self.card.name!r}; get it again")
@@ -34,11 +33,11 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes of all files the card lists."""
+        """Bytes of all files listed on the card."""
         return sum(spec.size for spec in self.card.files)
 
     def check_sizes(self) -> None:
-        """BundleError where a listed file is missing or cut short; reads no content."""
+        """BundleError if a listed file is missing or has another size; reads no content."""
         for spec in self.card.files:
             actual = self.file(spec.path).stat().st_size
             if actual != spec.size:
@@ -48,7 +47,7 @@ class Bundle:
                 )
 
     def broken_files(self) -> list[str]:
-        """Paths of listed files whose content is not what the card says; reads everything."""
+        """Paths of listed files that are missing or have another digest; reads all content."""
         return [
             spec.path
             for spec in self.card.files
@@ -58,51 +57,55 @@ class Bundle:
 
 
 def file_spec(root: Path, path: Path) -> FileSpec:
-    """What the card says of a file: its path under `root`, digest and size."""
+    """The card's entry of a file: its path relative to `root`, digest and size."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileSpec(path.relative_to(root).as_posix(), digest, path.stat().st_size)
 
 
 def open_bundle(root: Path) -> Bundle:
-    """The bundle in a folder; BundleError where it is not sound."""
+    """Open the bundle in a folder; BundleError if its card or files are invalid."""
     bundle = Bundle(read_card(root / CARD), root)
     bundle.check_sizes()
     return bundle
 
 
 def shipped_folder() -> Path:
-    """The folder of the models that come with the package."""
+    """The folder of the models in the package."""
     return Path(str(resources.files("regionqa.models")))
 
 
 def shipped_bundles() -> dict[str, Path]:
-    """Name and folder of every model that comes with the package."""
+    """Folders of the models in the package, by name."""
     cards = shipped_cards()
     return {name: shipped_folder() / name for name, card in cards.items() if card.is_converted}
 
 
 def shipped_cards() -> dict[str, ModelCard]:
-    """Name and card of every model that is known by name: shipped, or to be downloaded."""
+    """Cards in the package by name: models that are shipped, and published models."""
     paths = sorted(shipped_folder().glob(f"*/{CARD}"))
     return {path.parent.name: read_card(path) for path in paths}
 
 
 def published_cards() -> dict[str, ModelCard]:
-    """Name and card of the published models that `regionqa download NAME` converts."""
+    """Cards of the published models, which `regionqa download NAME` converts, by name."""
     return {name: card for name, card in shipped_cards().items() if not card.is_converted}
 
 
 def published_folder(name: str) -> Path:
-    """Where a converted model lies on this machine: beside the Hub's cache; HF_HOME moves it."""
+    """The folder of a converted published model: HF_HOME/regionqa/NAME."""
     return hub_home() / "regionqa" / name
 
 
 def find_bundle(model: str | Path) -> Bundle:
-    """The bundle of a known name, a folder or a Hub repository; BundleError where there is none.
+    """Find a bundle by name, folder or Hub repository.
 
-    A repository, OWNER/NAME, is fetched once; then it is found on this machine, and the network is
-    not asked (`regionqa download` looks for a newer one). Raises DownloadError where that fails.
+    A repository, OWNER/NAME, is fetched once and used from the cache afterwards, without network
+    access; `regionqa download` updates it.
+
+    Raises:
+        BundleError: There is no such model, or it is invalid.
+        DownloadError: The repository cannot be fetched.
     """
     known = shipped_cards() if isinstance(model, str) else {}
     if isinstance(model, str) and model in known:
@@ -112,7 +115,7 @@ def find_bundle(model: str | Path) -> Bundle:
             return open_bundle(published_folder(model))
         raise BundleError(f"{model}: not downloaded yet; say: regionqa download {model}")
     folder = Path(model)
-    with suppress(RuntimeError):  # ~somebody who is unknown here
+    with suppress(RuntimeError):  # ~USER of an unknown user
         folder = folder.expanduser()
     if folder.is_dir():
         return open_bundle(folder)
@@ -127,9 +130,9 @@ def find_bundle(model: str | Path) -> Bundle:
 
 
 def hub_folder(repo: str) -> Path:
-    """The folder of a published bundle: its card, and the files that the card lists.
+    """Fetch a repository's card and the files listed on it; their folder.
 
-    The card comes first: a repository without one is no model of ours, and may be very large.
+    The card is fetched first: a repository without one is not a bundle, and may be very large.
     """
     root = cached(repo, files=[CARD]) or fetch(repo, files=[CARD])
     listed = [spec.path for spec in read_card(root / CARD).files]

@@ -1,7 +1,4 @@
-"""What a folder of safetensors holds, by its headers: names, types and sizes, no weights.
-
-It knows the files' format and transformers' names for them. It does not know any architecture.
-"""
+"""Headers of a folder's safetensors files: names, types and shapes of tensors, without data."""
 
 import json
 from collections import Counter
@@ -14,14 +11,14 @@ from safetensors import safe_open
 
 INDEX = "model.safetensors.index.json"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
-"""Width of a number by safetensors' name of its type."""
+"""Bytes per number by safetensors' name of the type."""
 IGNORED = "rotary_emb.inv_freq"
-"""End of the names of buffers that old files hold, and that every runtime computes anew."""
+"""Suffix of buffers in old files, which every runtime computes itself."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as a file's header describes it."""
+    """The entry of one tensor in a file's header."""
 
     name: str
     kind: str
@@ -30,19 +27,19 @@ class StoredTensor:
 
     @property
     def count(self) -> int:
-        """How many numbers it has."""
+        """Number of elements."""
         return prod(self.shape)
 
     @property
     def size(self) -> int:
-        """Bytes it takes in its file."""
+        """Bytes."""
         return self.count * BYTES.get(self.kind, 4)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files transformers would read; FileNotFoundError where there are none.
+    """The files that transformers reads; FileNotFoundError if there are none.
 
-    Some checkpoints hold their weights in another layout too, under other names.
+    Some checkpoints hold their weights in a second layout too, under other names.
     """
     whole, index = folder / "model.safetensors", folder / INDEX
     if whole.is_file():
@@ -57,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored(folder: Path) -> list[StoredTensor]:
-    """All tensors of a model's folder. Raises OSError, KeyError or SafetensorError."""
+    """List the tensors of a model's folder. Raises OSError, KeyError or SafetensorError."""
     found = []
     for file in weight_files(folder):
         with safe_open(file, framework="numpy") as tensors:
@@ -69,7 +66,7 @@ def stored(folder: Path) -> list[StoredTensor]:
 
 
 def main_kind(tensors: Iterable[StoredTensor]) -> str:
-    """The type that most numbers have; F32 where there are none."""
+    """The type of most numbers; F32 if there are none."""
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.kind] += tensor.count

@@ -1,7 +1,7 @@
-"""Where things run: ONNX Runtime sessions on the device that was asked for, and never elsewhere.
+"""Devices, and ONNX Runtime sessions that run on the requested one or fail.
 
-ONNX Runtime says CUDA is available where it is not, and falls back to the CPU without a word. So a
-session is believed only after its own list of providers was read. Reasons are given in words.
+ONNX Runtime reports CUDA as available where it is not, and falls back to the CPU silently, so the
+list of providers of every session is checked after it was opened.
 """
 
 import ctypes
@@ -28,26 +28,25 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CUDA_OPTIONS = {
-    "use_tf32": "0",  # float32 is to mean float32; who wants speed takes float16
-    "arena_extend_strategy": "kSameAsRequested",  # else memory grows by powers of two
-    "cudnn_conv_algo_search": "HEURISTIC",  # trying all would start anew for every image's size
+    "use_tf32": "0",  # float32 means float32; float16 is the choice for speed
+    "arena_extend_strategy": "kSameAsRequested",  # otherwise memory grows by powers of two
+    "cudnn_conv_algo_search": "HEURISTIC",  # exhaustive search would repeat for every image size
 }
 """Settings of ONNX Runtime's CUDA provider."""
 log = logging.getLogger(__name__)
 
 
 class Device(StrEnum):
-    """A device both halves of the model run on: encoders and language model."""
+    """The device of both the encoders and the language model."""
 
     cpu = "cpu"
     cuda = "cuda"
 
 
 def why_not_cuda() -> str | None:
-    """Why CUDA cannot be used, in words; None where nothing speaks against it.
+    """The reason why CUDA cannot be used; None if torch and ONNX Runtime report it as usable.
 
-    Asks torch and ONNX Runtime; whether a session really starts there is known only by starting
-    one (`open_session`).
+    Only opening a session shows whether it really runs there; see `open_session`.
     """
     import onnxruntime
     import torch
@@ -62,7 +61,7 @@ def why_not_cuda() -> str | None:
 
 
 def choose_device(asked: str) -> Device:
-    """The device for "auto", "cpu" or "cuda"; DeviceError where CUDA was asked for in vain."""
+    """Resolve "auto", "cpu" or "cuda"; DeviceError if CUDA was requested and cannot be used."""
     if asked not in ("auto", *Device):
         raise UsageError(f"device {asked!r}: must be auto, cpu or cuda")
     if asked == "cpu":
@@ -76,10 +75,10 @@ def choose_device(asked: str) -> Device:
 
 
 def allowed_threads() -> int:
-    """Threads for a session; 0: as many as it likes.
+    """Number of threads for a session; 0: ONNX Runtime's default.
 
-    ONNX Runtime counts the machine's cores. Where the process may use fewer of them (taskset, a
-    scheduler's share), its surplus threads would only wait for each other, and burn time doing so.
+    ONNX Runtime counts the machine's cores. If the process may use fewer (taskset, a scheduler),
+    surplus threads would spin while they wait for each other.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     return allowed if allowed < (os.cpu_count() or 1) else 0
@@ -88,12 +87,17 @@ def allowed_threads() -> int:
 def open_session(
     graph: Path, device: Device, *, half: bool = False, profile: Path | None = None
 ) -> "InferenceSession":
-    """A session of an ONNX file that runs on `device`; inputs and outputs are float32.
+    """Open an ONNX file as a session on `device`, with float32 inputs and outputs.
 
-    half: compute in float16 what depends on the image; weights then take half the memory.
-    profile: start of the name of a file for ONNX Runtime's record of what ran where.
-    Raises DeviceError where ONNX Runtime silently chose another provider, BundleError where the
-    file is not a graph it can run.
+    Args:
+        graph: The ONNX file.
+        device: Where the session must run.
+        half: Compute in float16 what depends on the image; weights then take half the memory.
+        profile: Prefix of the file for ONNX Runtime's profile.
+
+    Raises:
+        DeviceError: ONNX Runtime chose another provider.
+        BundleError: The file is not a graph that ONNX Runtime can load.
     """
     import onnxruntime
 
@@ -101,8 +105,8 @@ def open_session(
     providers: Sequence[str] = [PROVIDERS["cpu"]]
     settings: Sequence[dict[str, str]] = [{}]
     if device is Device.cuda:
-        with redirect_stdout(sys.stderr):  # it prints; stdout is for answers
-            onnxruntime.preload_dlls()  # finds the CUDA libraries that came as Python packages
+        with redirect_stdout(sys.stderr):  # it prints, and stdout is for answers
+            onnxruntime.preload_dlls()  # loads the CUDA libraries of Python packages
         providers, settings = [PROVIDERS["cuda"], PROVIDERS["cpu"]], [CUDA_OPTIONS, {}]
     content = float16_graph(graph) if half else str(graph)
     try:
@@ -125,10 +129,10 @@ def open_session(
 
 
 def give_back_memory() -> None:
-    """Return to the system what was freed and glibc keeps, which may be more than what is in use.
+    """Return freed memory that glibc retains to the system.
 
-    Opening a graph holds its weights two or three times for a moment: as they are stored, in
-    float32, and as they are laid out for its kernels.
+    Opening a graph holds its weights up to three times: as stored, in float32, and in the layout of
+    its kernels. What glibc retains of that may exceed what is in use.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -141,9 +145,15 @@ def placement(
     *,
     half: bool = False,
 ) -> dict[str, set[str]]:
-    """Which providers ran the nodes of each operator, by the record of one run over `feeds`.
+    """The providers that ran the nodes of each operator, by ONNX Runtime's profile of one run.
 
-    A session on CUDA may still leave single nodes to the CPU.
+    A session on CUDA may run single nodes on the CPU.
+
+    Args:
+        graph: The ONNX file.
+        device: The session's device.
+        feeds: Inputs by name.
+        half: As in `open_session`.
     """
     with TemporaryDirectory() as folder:
         session = open_session(graph, device, half=half, profile=Path(folder) / "profile")
@@ -151,7 +161,7 @@ def placement(
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     found: dict[str, set[str]] = defaultdict(set)
     for event in events:
-        told = event.get("args", {})
-        if "op_name" in told and "provider" in told:
-            found[told["op_name"]].add(told["provider"])
+        details = event.get("args", {})
+        if "op_name" in details and "provider" in details:
+            found[details["op_name"]].add(details["provider"])
     return dict(found)

@@ -1,7 +1,6 @@
-"""What `regionqa doctor` says: versions, devices, models, and why CUDA is not used when it is not.
+"""The report of `regionqa doctor`: versions, devices, models, and why CUDA is not used.
 
-Everything is found by trying it: a provider counts only when a session of a shipped graph really
-ran on it. It changes nothing.
+A provider counts as usable only after a session of a shipped graph ran on it. Nothing is changed.
 """
 
 import os
@@ -25,7 +24,7 @@ from regionqa.bundles.store import (
 from regionqa.errors import RegionQAError
 from regionqa.runtime.devices import PROVIDERS, Device, why_not_cuda
 from regionqa.runtime.encoders import VisionEncoder
-from regionqa.runtime.memory import needs_of, needs_of_seed, table
+from regionqa.runtime.memory import needs_of, needs_of_published, table
 from regionqa.runtime.precision import choose_precision
 
 PACKAGES = (
@@ -40,21 +39,21 @@ class Finding:
     """One line of the report."""
 
     topic: str
-    """What it is about."""
+    """The subject."""
     text: str
-    """What was found."""
+    """The result."""
     good: bool = True
-    """Whether regionqa can work with it."""
+    """Whether regionqa works with it."""
 
 
 def diagnose(model: str = "starter") -> list[Finding]:
-    """The whole report, most general first."""
+    """The findings of the report, from general to specific."""
     findings = [
         Finding("python", f"{platform.python_version()} at {sys.executable}"),
         Finding("system", f"{platform.platform()}, {os.cpu_count()} cores"),
         *versions(),
         Finding("gpu", gpu()),
-        *devices("starter" if is_waiting(model) else model),
+        *devices("starter" if is_not_downloaded(model) else model),
         Finding("hub cache", hub_cache_finding()),
     ]
     names = [*shipped_bundles(), *([model] if model not in shipped_bundles() else [])]
@@ -62,26 +61,26 @@ def diagnose(model: str = "starter") -> list[Finding]:
 
 
 def memory_needed(model: str = "starter") -> list[str]:
-    """What a model needs in memory by setting, and what fits here: lines of a table, or why not.
+    """The table of memory estimates as lines, or the reason why there is none.
 
-    Of a model that is not downloaded yet as far as its card tells.
+    For a model that is not downloaded yet, the estimates come from its card.
     """
     try:
-        if is_waiting(model):
+        if is_not_downloaded(model):
             about = f"memory for {model}, by its card, before it is downloaded:"
-            return [about, *table(needs_of_seed(published_cards()[model]))]
+            return [about, *table(needs_of_published(published_cards()[model]))]
         return [f"memory for {model}:", *table(needs_of(find_bundle(model)))]
     except RegionQAError as error:
         return [f"memory for {model}: not known: {error}"]
 
 
-def is_waiting(model: str) -> bool:
-    """Whether a model is known by name, but not downloaded yet."""
+def is_not_downloaded(model: str) -> bool:
+    """Whether a model is a published one that is not downloaded yet."""
     return model in published_cards() and not (published_folder(model) / CARD).is_file()
 
 
 def versions() -> list[Finding]:
-    """Installed versions of what regionqa stands on."""
+    """Versions of the installed packages that regionqa depends on."""
     findings = []
     for package in PACKAGES:
         try:
@@ -96,7 +95,7 @@ def versions() -> list[Finding]:
 
 
 def gpu() -> str:
-    """The GPUs torch sees, with their memory."""
+    """The GPUs that torch finds, with their memory."""
     import torch
 
     if not torch.cuda.is_available():
@@ -106,7 +105,7 @@ def gpu() -> str:
 
 
 def devices(model: str) -> list[Finding]:
-    """Which devices really run a graph, and what `--device auto` will choose."""
+    """The devices that run a graph, and the choices of `--device auto` and `--dtype auto`."""
     findings, usable = [], []
     for device in Device:
         reason = (why_not_cuda() if device is Device.cuda else None) or why_not(device, model)
@@ -117,14 +116,14 @@ def devices(model: str) -> list[Finding]:
             findings.append(Finding(str(device), f"not used: {reason}", device is not Device.cpu))
     chosen = Device.cuda if Device.cuda in usable else Device.cpu
     findings.append(Finding("--device auto", f"means {chosen} here"))
-    with suppress(RegionQAError):  # of files that are not sound, which is told elsewhere
+    with suppress(RegionQAError):  # of damaged files, which `check_model` reports
         precision = choose_precision(find_bundle(model), chosen)
         findings.append(Finding("--dtype auto", f"means {precision} for {model} on {chosen}"))
     return findings
 
 
 def why_not(device: Device, model: str) -> str | None:
-    """Why the model's vision encoder does not run on a device, in words; None where it ran."""
+    """The reason why the model's vision encoder does not run on a device; None if it runs."""
     try:
         bundle = find_bundle(model)
         size = bundle.card.image.size
@@ -135,7 +134,7 @@ def why_not(device: Device, model: str) -> str | None:
 
 
 def hub_cache_finding() -> str:
-    """Where the Hugging Face Hub's files are kept, and how much they take."""
+    """The folder of the Hugging Face Hub's cache, and its size."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE)
@@ -148,8 +147,8 @@ def hub_cache_finding() -> str:
 
 
 def check_model(name: str) -> Finding:
-    """Whether a model's files are what its card says, content included."""
-    if is_waiting(name):
+    """Compare a model's files with its card, content included."""
+    if is_not_downloaded(name):
         return Finding(f"model {name}", f"not downloaded yet; say: regionqa download {name}")
     try:
         bundle = find_bundle(name)

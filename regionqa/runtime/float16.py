@@ -1,8 +1,8 @@
-"""A graph in half precision: what depends on the image is computed in float16, the rest is not.
+"""Rewrite an ONNX graph to float16 arithmetic for everything that depends on the image.
 
-Inputs and outputs stay float32, and so does all that is computed from boxes or weights alone: in
-float16 a coordinate would be off by up to an eighth of a pixel. RoIAlign and InstanceNormalization
-read the image and stay float32 too. It does not know what a graph computes, nor where it runs.
+Inputs, outputs and values computed from boxes or weights alone stay float32: in float16 a
+coordinate would be off by up to an eighth of a pixel. RoIAlign and InstanceNormalization stay
+float32 too.
 """
 
 from collections.abc import Iterable
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 
 SINGLE = frozenset({"RoiAlign", "InstanceNormalization", "Range", "CumSum"})
-"""Operators that stay in float32: their kernels lack float16, or sum up too much for it."""
+"""Operators that stay float32: their kernels lack float16, or sum too many values for it."""
 FIRST_INPUT_ONLY = frozenset({"Resize"})
-"""Operators whose further inputs are float32 by definition (scales)."""
+"""Operators whose inputs after the first are float32 by definition (scales)."""
 LAYOUT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
-"""Operators that only move numbers; those of weights are repeated on the float16 weight."""
+"""Operators that only rearrange values; applied to weights, they are repeated in float16."""
 LARGEST = float(np.finfo(np.float16).max)
 PLACEHOLDER = 64
-"""Weights above this many values are replaced by inputs while types are inferred."""
+"""Weights with more values than this are replaced by inputs for type inference."""
 
 
 def float16_graph(path: Path) -> bytes:
-    """The graph of an ONNX file, with float16 arithmetic, as the bytes of another ONNX file.
+    """Read an ONNX file and rewrite it to float16; the serialized graph.
 
-    Raises BundleError where the file is no graph, or one that cannot be rewritten.
+    Raises:
+        BundleError: The file is not a graph, or one that cannot be rewritten.
     """
     import onnx
 
@@ -48,7 +49,7 @@ def float16_graph(path: Path) -> bytes:
 
 
 def rewrite_float16(model: "ModelProto") -> None:
-    """Rewrite a graph in place; ValueError where it holds functions or branches."""
+    """Rewrite a graph in place; ValueError if it contains functions or branches."""
     if model.functions or any(a.HasField("g") for n in model.graph.node for a in n.attribute):
         raise ValueError("it has functions, branches or loops")
     Float16Rewriter(model).rewrite()
@@ -56,60 +57,63 @@ def rewrite_float16(model: "ModelProto") -> None:
 
 @dataclass
 class Float16Rewriter:
-    """The state of one rewriting."""
+    """Rewrites one graph."""
 
     model: "ModelProto"
     floats: set[str] = field(init=False)
-    """Values that were float32."""
+    """Names of the values that were float32."""
     half_of: dict[str, str] = field(default_factory=dict)
-    """The float16 name of values that have one."""
+    """Names of float16 versions by the name of the float32 value."""
     nodes: "list[NodeProto]" = field(default_factory=list)
-    """The new graph's."""
+    """Nodes of the new graph."""
 
     def __post_init__(self) -> None:
         self.floats = float_values(self.model)
         self._weights = {weight.name: weight for weight in self.model.graph.initializer}
-        self._moved: dict[str, NodeProto] = {}  # by result: layout nodes that see no image
+        self._moved: dict[
+            str, NodeProto
+        ] = {}  # by output: layout nodes that do not depend on the image
 
     def rewrite(self) -> None:
-        """Replace the nodes, and drop the weights that nothing reads any more."""
+        """Replace the nodes, and drop unused weights."""
         graph = self.model.graph
-        seen = {v.name for v in graph.input if v.name not in ("boxes", "image_index")}
-        seen -= self._weights.keys()  # old files list weights among the inputs
+        # names of values that depend on the image
+        dependent = {v.name for v in graph.input if v.name not in ("boxes", "image_index")}
+        dependent -= self._weights.keys()  # old files list weights among the inputs
         for node in graph.node:
             self._note_stored(node)
-            sees = any(name in seen and name in self.floats for name in node.input)
-            if sees:
-                seen.update(node.output)
-            if sees and node.op_type not in SINGLE:
+            depends = any(name in dependent and name in self.floats for name in node.input)
+            if depends:
+                dependent.update(node.output)
+            if depends and node.op_type not in SINGLE:
                 self._add_half(node)
                 continue
-            self.nodes.append(node)  # every value it reads has kept its float32 name
-            if not sees and node.op_type in LAYOUT:
+            self.nodes.append(node)  # all its inputs have kept their float32 names
+            if not depends and node.op_type in LAYOUT:
                 self._moved[node.output[0]] = node
-        self._measure_halves()
+        self._redirect_shapes()
         del graph.node[:]
         graph.node.extend(self.nodes)
         del graph.value_info[:]  # their types are no longer these
         drop_unread(self.model)
 
     def _note_stored(self, node: "NodeProto") -> None:
-        """A weight that is stored in half precision and cast when the graph loads."""
+        """Register a weight that is stored in float16 and cast to float32 in the graph."""
         from onnx import TensorProto
 
         stored = self._weights.get(node.input[0]) if node.op_type == "Cast" else None
         if stored is not None and stored.data_type == TensorProto.FLOAT16:
             self.half_of[node.output[0]] = stored.name
 
-    def _measure_halves(self) -> None:
-        """Let nodes that ask for a weight's shape ask its float16 twin, so that it can go."""
+    def _redirect_shapes(self) -> None:
+        """Let Shape nodes read a weight's float16 version, so that the float32 one is unused."""
         stored = {weight.name for weight in self.model.graph.initializer}
         for node in self.nodes:
             if node.op_type == "Shape" and self.half_of.get(node.input[0]) in stored:
                 node.input[0] = self.half_of[node.input[0]]
 
     def _add_half(self, node: "NodeProto") -> None:
-        """A node in float16; its float32 results can still be had, by a cast that may be unread."""
+        """Add a node in float16, and casts to the float32 results, which may be unused."""
         from onnx import TensorProto, helper
 
         for place, name in enumerate(node.input):
@@ -126,7 +130,7 @@ class Float16Rewriter:
                 self.nodes.append(back)
 
     def _half(self, name: str) -> str:
-        """The name of a float32 value's float16 twin, which is made where there is none."""
+        """The name of the float16 version of a value; adds it if there is none."""
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 
@@ -136,10 +140,10 @@ class Float16Rewriter:
                 values = numpy_helper.to_array(self._weights[name])
                 self.model.graph.initializer.append(numpy_helper.from_array(in_half(values), half))
             elif name in self._moved:
-                twin = onnx.NodeProto()
-                twin.CopyFrom(self._moved[name])
-                twin.name, twin.input[0], twin.output[0] = "", self._half(twin.input[0]), half
-                self.nodes.append(twin)
+                copy = onnx.NodeProto()
+                copy.CopyFrom(self._moved[name])
+                copy.name, copy.input[0], copy.output[0] = "", self._half(copy.input[0]), half
+                self.nodes.append(copy)
             else:
                 self.nodes.append(helper.make_node("Cast", [name], [half], to=TensorProto.FLOAT16))
         return self.half_of[name]
@@ -148,13 +152,13 @@ class Float16Rewriter:
 def in_half(
     values: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float16]]":
-    """float32 values as float16; finite ones stay finite, as masks rely on."""
+    """Convert float32 to float16; finite values stay finite, on which masks rely."""
     finite = np.isfinite(values)
     return np.where(finite, values.clip(-LARGEST, LARGEST), values).astype(np.float16)
 
 
 def float_values(model: "ModelProto") -> set[str]:
-    """Names of all float32 values of a graph; the weights' contents are not looked at."""
+    """Names of all float32 values of a graph, by type inference without the weights' contents."""
     import onnx
     from onnx import TensorProto
 
@@ -169,7 +173,7 @@ def float_values(model: "ModelProto") -> set[str]:
 
 
 def graph_without_weights(model: "ModelProto") -> "ModelProto":
-    """The graph with inputs in place of its larger weights: types and shapes follow as well."""
+    """The graph with its larger weights replaced by inputs of the same type and shape."""
     from onnx import helper
 
     graph = model.graph
@@ -184,7 +188,7 @@ def graph_without_weights(model: "ModelProto") -> "ModelProto":
 
 
 def drop_unread(model: "ModelProto") -> None:
-    """Remove nodes and weights whose results nobody reads."""
+    """Remove nodes and weights whose results are not used."""
     graph = model.graph
     read = {value.name for value in graph.output}
     kept: list[NodeProto] = []

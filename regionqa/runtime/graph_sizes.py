@@ -1,8 +1,7 @@
-"""How much memory an ONNX graph takes when it runs, read off the graph without running it.
+"""Memory of an ONNX graph at run time, computed from the graph without running it.
 
-Weights are counted as the numbers they are. Values in between are counted while they are needed:
-each from the node that makes it to the last that reads it. Sides that are free count as one image
-with one region; what only the run decides counts as nothing.
+An activation counts from the node that computes it to the last node that reads it. Dynamic axes
+count as one image with one region; values whose shape is known only at run time are not counted.
 """
 
 from dataclasses import dataclass
@@ -18,24 +17,24 @@ if TYPE_CHECKING:
 
 
 FREE_SIDE = 1000
-"""Pixels taken for a side of an image that may vary."""
+"""Pixels assumed for a dynamic side of an image."""
 
 
 @dataclass(frozen=True)
 class GraphSizes:
-    """Numbers, not bytes: their width is a matter of precision."""
+    """Counts of numbers; their width in bytes depends on the precision."""
 
     weights: int
     values: int
-    """The most that there is at one time between the weights."""
+    """Peak of the activations."""
 
     def __add__(self, other: "GraphSizes") -> "GraphSizes":
-        """Of two graphs that both stay loaded."""
+        """The sizes of two graphs that are both loaded."""
         return GraphSizes(self.weights + other.weights, self.values + other.values)
 
 
 def graph_sizes(path: Path) -> GraphSizes:
-    """Sizes of an ONNX file; BundleError where it is none."""
+    """Read the sizes of an ONNX file; BundleError if it is not one."""
     import onnx
 
     try:
@@ -48,7 +47,7 @@ def graph_sizes(path: Path) -> GraphSizes:
 
 
 def most_at_once(model: "ModelProto") -> int:
-    """The most numbers that a run over one image and one region holds at one time."""
+    """The peak number of activations in a run with one image and one region."""
     fix_sides(model)
     counts = value_counts(model)
     last: dict[str, int] = {}
@@ -65,7 +64,7 @@ def most_at_once(model: "ModelProto") -> int:
 
 
 def fix_sides(model: "ModelProto") -> None:
-    """One image, one region, and for free sides of images a common size."""
+    """Set dynamic axes to one image and one region, and dynamic sides to `FREE_SIDE`."""
     for value in model.graph.input:
         for axis, side in enumerate(value.type.tensor_type.shape.dim):
             if not side.HasField("dim_value"):
@@ -75,7 +74,7 @@ def fix_sides(model: "ModelProto") -> None:
 
 
 def value_counts(model: "ModelProto") -> dict[str, int]:
-    """Numbers in every value that a node makes from others than weights, as far as is known."""
+    """Sizes of activations of known shape, by name, without values computed from weights alone."""
     import onnx
 
     made = {name for node in model.graph.node if node.op_type != "Constant" for name in node.output}

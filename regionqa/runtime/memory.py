@@ -1,8 +1,8 @@
-"""How much memory a model needs before it is loaded, by setting, and which settings fit here.
+"""Memory estimates of a model by device and precision, and which of them fit this machine.
 
-Weights come from the headers of their files, sizes from configs, the encoders' intermediate values
-from their graphs; nothing is loaded. Of a model that is not downloaded yet the card's sizes stand
-in. It does not know what other programs will want meanwhile.
+Numbers of weights come from file headers, sizes from configs, and the encoders' activations from
+their graphs; nothing is loaded. For a model that is not downloaded yet, the card's sizes are used.
+The memory of other programs is not considered.
 """
 
 import os
@@ -21,38 +21,38 @@ from regionqa.runtime.graph_sizes import GraphSizes, graph_sizes
 from regionqa.runtime.precision import SMALL, Dtype, Precision
 
 PROGRAM = {Device.cpu: 750_000_000, Device.cuda: 1_000_000_000}
-"""Python, torch and ONNX Runtime before any model, 0.6 to 0.9 GB by torch's build and how much of
-it the machine keeps mapped; on CUDA what both set up on the GPU."""
+"""Bytes taken before any model is loaded. CPU: Python, torch and ONNX Runtime, 0.6 to 0.9 GB
+depending on torch's build and on how much of it stays mapped. CUDA: both runtimes' contexts."""
 HANDLING = 20_000_000
-"""An image, a tokenizer's tables, and what allocators keep of what was freed."""
+"""Bytes of an image, the tokenizer's tables, and freed memory that allocators retain."""
 TRANSFORMERS = 250_000_000
-"""What transformers' modelling code adds in the machine's own memory."""
+"""Bytes of transformers' modelling code in the machine's memory."""
 OPENING = 2.7
-"""How often ONNX Runtime holds weights, as float32, for a moment while it opens a graph of a tower
-whose weights are stored in float16: as stored, as float32, and transposed."""
+"""Peak while ONNX Runtime opens the graph of a tower stored in float16, in multiples of its float32
+weights: it holds them as stored, as float32, and transposed."""
 BITS = {Quantize.eight: 8.0, Quantize.four: 4.13}
-"""Bits a quantized weight takes: LLM.int8's rows have a scale each, nested NF4's blocks of 64."""
+"""Bits per quantized weight, scales included: one a row in LLM.int8, one per 64 in nested NF4."""
 SPARE = 0.9
-"""Share of the memory that may be filled; the rest is for what no estimate sees."""
+"""Largest share of the memory that an estimate may fill; the rest is a margin for its errors."""
 BETWEEN = 120_000_000
-"""Numbers between the weights of a seed's encoders at one time: about five times the fused maps of
-GPT4RoI (1024 channels on a side of 128 and less), or PVIT's first maps of a large image."""
+"""Activations of a published model's encoders at one time, as numbers: about five times GPT4RoI's
+fused maps (1024 channels, sides of 128 and less), or PVIT's first maps of a large image."""
 PER_LAYER = 128
-"""LLaMA's proportions, where no config is at hand: so many channels for every layer there is, 12
-times the square of the channels in a layer's weights, and 2.7 times as many in its inner part."""
+"""LLaMA's channels per layer, for models without a config at hand: a layer has 12 times the square
+of the channels in weights, and 2.7 times the channels in its feed-forward part."""
 
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """What a model is made of, as far as memory goes."""
+    """The sizes of a model that determine its memory."""
 
     matrices: int
-    """Weights of the language model that can be quantized: all matrices but embeddings and head."""
+    """Weights of the language model that can be quantized: matrices except embeddings and head."""
     others: int
     """The language model's other weights."""
     text: TextSizes
     context: int
-    """Positions of the longest prompt and answer."""
+    """Positions of the longest prompt with its answer."""
     encoders: GraphSizes
     transformers: bool = False
     """Whether transformers runs the language model even unquantized."""
@@ -60,34 +60,34 @@ class MemoryNeeds:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that one setting needs on its device while one question of full length is answered."""
+    """Bytes that one setting needs on its device to answer one question of full length."""
 
     device: Device
     precision: Precision
     language: int
     """The language model's weights."""
     encoders: int
-    """The encoders' weights and the most that they hold between."""
+    """The encoders' weights and the peak of their activations."""
     cache: int
-    """Keys and values of one question; every further one of a batch adds as much."""
+    """Key-value cache of one question; every further one of a batch adds as much."""
     work: int
-    """The program itself, and what a step holds for a moment."""
+    """The program itself and the temporary values of a step."""
     opening: int = 0
-    """What there is while the encoders are opened, before the language model is loaded."""
+    """Peak while the encoders are opened, before the language model is loaded."""
 
     @property
     def total(self) -> int:
-        """The most there is at one time."""
+        """The peak."""
         return max(self.opening, self.language + self.encoders + self.cache + self.work)
 
 
 def memory_estimates(needs: MemoryNeeds) -> list[MemoryEstimate]:
-    """Every setting, those of the CPU first."""
+    """Estimate every setting, those of the CPU first."""
     return [estimate(needs, device, precision) for device, precision in settings()]
 
 
 def settings() -> Iterator[tuple[Device, Precision]]:
-    """Devices and precisions worth comparing."""
+    """The devices and precisions that are compared."""
     for dtype in (Dtype.float32, Dtype.bfloat16):
         yield Device.cpu, Precision(dtype)
     yield Device.cuda, Precision(Dtype.float32)
@@ -96,7 +96,7 @@ def settings() -> Iterator[tuple[Device, Precision]]:
 
 
 def estimate(needs: MemoryNeeds, device: Device, precision: Precision) -> MemoryEstimate:
-    """What one setting needs."""
+    """Estimate one setting."""
     text, width = needs.text, precision.dtype.width
     kept = BITS[precision.quantize] / 8 if precision.quantize else width
     language = int(needs.matrices * kept) + needs.others * width
@@ -117,7 +117,7 @@ def estimate(needs: MemoryNeeds, device: Device, precision: Precision) -> Memory
 
 
 def needs_of(bundle: Bundle) -> MemoryNeeds:
-    """What the files of a bundle say; BundleError where they cannot be read."""
+    """The sizes of a bundle, from its files; BundleError if they cannot be read."""
     card = bundle.card
     folder = bundle.file(card.language.folder)
     try:
@@ -145,15 +145,18 @@ def needs_of(bundle: Bundle) -> MemoryNeeds:
     )
 
 
-def needs_of_seed(card: ModelCard) -> MemoryNeeds:
-    """What the card of a model says that is not downloaded yet; BundleError where it says nothing.
+def needs_of_published(card: ModelCard) -> MemoryNeeds:
+    """The sizes of a published model before its download, from its card.
 
-    Published weights are taken for float16, the base for one of LLaMA's proportions, and what the
-    delta has beyond the base for the encoders'.
+    Assumes published weights in float16, a base of LLaMA's proportions, and that the delta's
+    surplus over the base belongs to the encoders.
+
+    Raises:
+        BundleError: The card has no [sources].
     """
     sources = card.sources
     if sources is None:
-        raise BundleError(f"card of {card.name}: says nothing of its sizes")
+        raise BundleError(f"card of {card.name}: has no [sources], so its sizes are unknown")
     count = sources.base.size // 2
     layers = max(1, round((count / (12 * PER_LAYER**2)) ** (1 / 3)))
     width = PER_LAYER * layers
@@ -165,11 +168,11 @@ def needs_of_seed(card: ModelCard) -> MemoryNeeds:
     return MemoryNeeds(count - others, others, text, card.language.context, encoders)
 
 
-# -- what is here ----------------------------------------------------------------------------------
+# -- this machine ----------------------------------------------------------------------------------
 
 
 def memory(device: Device) -> int | None:
-    """Bytes of memory of a device; None where there is no such device, or nobody says."""
+    """Bytes of memory of a device; None if there is no such device, or if it is unknown."""
     if device is Device.cpu:
         return machine_memory()
     import torch
@@ -180,7 +183,7 @@ def memory(device: Device) -> int | None:
 
 
 def machine_memory() -> int | None:
-    """Bytes of the machine's memory, or of the share of it that this process may take."""
+    """Bytes of the machine's memory, or of this process's cgroup limit; None if unknown."""
     try:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -194,13 +197,13 @@ def machine_memory() -> int | None:
     return min(limits)
 
 
-# -- for people ------------------------------------------------------------------------------------
+# -- the table of `doctor` -------------------------------------------------------------------------
 
 HEADER = ("setting", "language", "encoders", "a question", "the rest", "in all", "here")
 
 
 def table(needs: MemoryNeeds) -> list[str]:
-    """The estimates as aligned lines, and which setting to take."""
+    """The estimates as an aligned table, followed by the recommended setting."""
     rows: list[tuple[str, ...]] = [HEADER]
     found = memory_estimates(needs)
     here = {device: memory(device) for device in Device}
@@ -217,7 +220,7 @@ def table(needs: MemoryNeeds) -> list[str]:
 
 
 def setting_text(each: MemoryEstimate) -> str:
-    """The options that ask for a setting."""
+    """The command-line options of a setting."""
     words = [f"--device {each.device}", f"--dtype {each.precision.dtype}"]
     if each.precision.quantize:
         words = [words[0], f"--quantize {each.precision.quantize}"]
@@ -231,7 +234,7 @@ def fits(each: MemoryEstimate, here: dict[Device, int | None]) -> bool:
 
 
 def fits_text(each: MemoryEstimate, here: dict[Device, int | None]) -> str:
-    """What to say of a setting on this machine."""
+    """Whether a setting fits this machine, in words."""
     room = here[each.device]
     if room is None:
         return "no GPU" if each.device is Device.cuda else "unknown"
@@ -239,9 +242,9 @@ def fits_text(each: MemoryEstimate, here: dict[Device, int | None]) -> str:
 
 
 def advice(needs: MemoryNeeds, found: list[MemoryEstimate], here: dict[Device, int | None]) -> str:
-    """The setting to take: on a GPU before the CPU, and the most precise that fits.
+    """Recommend a setting: a GPU before the CPU, and the most precise that fits.
 
-    Large models are not taken in float32: all their weights are read for every token.
+    float32 is not recommended for large models, which read all their weights for every token.
     """
     large = needs.matrices + needs.others > SMALL
     for each in sorted(found, key=lambda each: each.device is Device.cpu):

@@ -1,7 +1,7 @@
-"""In which precision a model is loaded: what was asked for, or what the weights and device suggest.
+"""The precision in which a model is loaded, by option or from its weights and the device.
 
-"auto" looks at the model and the device, never at what memory happens to be free: the same command
-must give the same answer tomorrow. It reads headers, no weights.
+"auto" depends on the model and the device, never on free memory, so that a command gives the same
+answer every time. Only headers of weight files are read.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from regionqa.options import Quantize
 from regionqa.runtime.devices import Device
 
 SMALL = 10**9
-"""Weights of a language model that "auto" still computes with in float32: 4 GB of them."""
+"""Largest number of weights of a language model that "auto" loads in float32 (4 GB)."""
 EXTRA = ("bitsandbytes", "accelerate")
-"""What the extra `quantize` installs."""
+"""Packages of the extra `quantize`."""
 
 
 class Dtype(StrEnum):
@@ -42,12 +42,12 @@ class Precision:
     dtype: Dtype = Dtype.float32
     """Weights and arithmetic of the language model."""
     quantize: Quantize | None = None
-    """How the language model's matrices are kept, where not in `dtype`."""
+    """Quantization of the language model's matrices; None: they are in `dtype`."""
     half_encoders: bool = False
-    """Whether the encoders compute in float16; else in float32."""
+    """Whether the encoders compute in float16, not float32."""
 
     def __str__(self) -> str:
-        """As JSON says it: "float16", "4bit+float16"."""
+        """The value of `dtype` in JSON, such as "float16" or "4bit+float16"."""
         return f"{self.quantize}+{self.dtype}" if self.quantize else str(self.dtype)
 
 
@@ -58,14 +58,22 @@ SINGLE = Precision()
 def choose_precision(
     bundle: Bundle, device: Device, dtype: str = "auto", quantize: str | None = None
 ) -> Precision:
-    """The precision for a device.
+    """Choose the precision of a model on a device.
 
-    dtype: "auto" or one of `Dtype`. "auto" is float32 for models of at most `SMALL` weights. Of
-        larger ones it is bfloat16 on the CPU, where float16 is slow; on CUDA the type the weights
-        are stored in, and for those stored in float32 the better half type that the GPU has.
-    quantize: "8bit", "4bit" or None.
-    The encoders follow on CUDA: float32 beside a language model in float32, else float16.
-    Raises UsageError, DeviceError where this cannot be had here, BundleError for unsound files.
+    On CUDA the encoders compute in float32 if the language model does, else in float16.
+
+    Args:
+        bundle: The model.
+        device: Where it will run.
+        dtype: "auto" or one of `Dtype`. "auto" is float32 for models of at most `SMALL` weights.
+            Larger ones get bfloat16 on the CPU, where float16 is slow; on CUDA the type in which
+            the weights are stored, and if that is float32, bfloat16 if the GPU has it.
+        quantize: "8bit", "4bit" or None.
+
+    Raises:
+        UsageError: A value is unknown, or the extra `quantize` is not installed.
+        DeviceError: The device does not support the precision.
+        BundleError: The weights cannot be read.
     """
     if dtype not in ("auto", *Dtype):
         raise UsageError(f"dtype {dtype!r}: must be auto, {', '.join(Dtype)}")
@@ -80,7 +88,7 @@ def choose_precision(
 
 
 def suggest(bundle: Bundle, device: Device, *, keep_small: bool = True) -> Dtype:
-    """What "auto" means for a model on a device; see `choose_precision`."""
+    """Resolve "auto" for a model on a device; see `choose_precision`."""
     count, kind = weights_of(bundle)
     if count <= SMALL and keep_small:
         return Dtype.float32
@@ -88,14 +96,14 @@ def suggest(bundle: Bundle, device: Device, *, keep_small: bool = True) -> Dtype
 
 
 def large_dtype(kind: str, device: Device) -> Dtype:
-    """What "auto" means for a large model whose weights are stored as `kind` (F32, F16, BF16)."""
+    """Resolve "auto" for a large model whose weights are stored as `kind` (F32, F16, BF16)."""
     if device is Device.cpu:
         return Dtype.bfloat16
     return Dtype.float16 if kind == "F16" or not gpu_has_bfloat16() else Dtype.bfloat16
 
 
 def weights_of(bundle: Bundle) -> tuple[int, str]:
-    """How many weights the language model has, and the type of most of them."""
+    """Count the language model's weights; also the type of most of them."""
     folder = bundle.file(bundle.card.language.folder)
     try:
         tensors = stored(folder)
@@ -106,14 +114,14 @@ def weights_of(bundle: Bundle) -> tuple[int, str]:
 
 
 def gpu_has_bfloat16() -> bool:
-    """Whether the GPU computes in bfloat16 itself."""
+    """Whether the GPU supports bfloat16 natively."""
     import torch
 
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def check_quantize(quantize: str, device: Device) -> Quantize:
-    """The way to quantize; an error in words where it is unknown or cannot be had here."""
+    """Parse --quantize; an error if it is unknown, or not available on the device."""
     if quantize not in list(Quantize):
         raise UsageError(f"quantize {quantize!r}: must be {' or '.join(Quantize)}")
     if device is not Device.cuda:

@@ -164,7 +164,7 @@ def test_descriptions_are_given_however_sure(starter: Bundle, cat: Path) -> None
 
 
 def test_a_threshold_is_a_probability(engine: Engine, cat: Path) -> None:
-    with pytest.raises(UsageError, match=r"unsure below 2: a probability from 0 to 1 is due"):
+    with pytest.raises(UsageError, match=r"unsure below 2: expected a probability from 0 to 1"):
         engine.ask(cat, "what is this?", unsure_below=2)
 
 
@@ -219,7 +219,7 @@ def test_a_card_without_a_rule_has_none(ruled: Rule) -> None:
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [
-        ({"threshold": 1.2}, "threshold is 1.2, a probability from 0 to 1 is due"),
+        ({"threshold": 1.2}, "threshold is 1.2, expected a probability from 0 to 1"),
         ({"threshold": 0.5, "temperature": 0}, "temperature is 0.0, not above 0"),
         ({"temperature": 2.0}, "the key 'threshold' is missing"),
         ({"threshold": 0.5, "surely": 1}, "unknown key 'surely'"),

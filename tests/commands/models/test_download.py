@@ -482,7 +482,7 @@ def test_a_card_cannot_name_files_outside_its_folder(
         hub.add("ann/cats", {**files, CARD: card.encode()})
         ran = regionqa("ask", cat, "what is this?", "--model", "ann/cats")
         assert (ran.status, ran.out) == (1, "")
-        assert f"{path!r} is no path inside the model's folder" in ran.err
+        assert f"{path!r} is not a path inside the model's folder" in ran.err
         shutil.rmtree(constants.HF_HUB_CACHE)
     assert hub.fetched("vision.onnx") == []
 

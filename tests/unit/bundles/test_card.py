@@ -287,14 +287,14 @@ def test_a_card_names_files_of_its_own_folder_only(
 ) -> None:
     line = refused(written(path, table, key, value))
     outer = key.partition(".")[0]
-    assert line == f": {outer}: {value!r} is no path inside the model's folder"
+    assert line == f": {outer}: {value!r} is not a path inside the model's folder"
 
 
 @pytest.mark.parametrize("value", ["../other", "/etc/passwd", "llm/../../x", "."])
 def test_listed_files_are_in_the_cards_folder(path: Path, table: Table, value: str) -> None:
     table["files"][0]["path"] = value
     line = refused(written(path, table))
-    assert line == f": files: {value!r} is no path inside the model's folder"
+    assert line == f": files: {value!r} is not a path inside the model's folder"
 
 
 @pytest.mark.parametrize("value", ["vision..v2.onnx", "a/b/c.onnx", "ümlaut.onnx"])

@@ -143,10 +143,12 @@ def test_encoders_run_in_half_precision_and_give_float32(tiny: Tiny) -> None:
         assert relative_difference(single, halved) < TOLERANCE
 
 
-def test_values_that_float16_cannot_hold_are_told_of(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("output", ["image_tokens", "level0", "level1"])
+def test_an_overflow_in_any_output_is_an_error(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, output: str, value: float
 ) -> None:
-    """On a GPU they become infinite; here a session says so in its place."""
+    """float16 overflows on a GPU only; here a session in its place returns such values."""
     bundle = tiny("levels")
     vision = VisionEncoder(bundle, Device.cpu, half=True)
     region = RegionEncoder(bundle, Device.cpu, half=True)
@@ -154,7 +156,9 @@ def test_values_that_float16_cannot_hold_are_told_of(
 
     class Overflowing:
         def run(self, outputs: list[str], feeds: object) -> list[Floats]:
-            return [np.full((1, 4, 32), np.inf, np.float32) for _ in outputs]
+            found = {name: np.zeros((1, 4, 32), np.float32) for name in outputs}
+            found[output if output in found else "region_tokens"][0, 3, 31] = value
+            return list(found.values())
 
     monkeypatch.setattr(vision, "_session", Overflowing())
     monkeypatch.setattr(region, "_session", Overflowing())

@@ -26,7 +26,7 @@ from regionqa.runtime.memory import (
     machine_memory,
     memory_estimates,
     needs_of,
-    needs_of_seed,
+    needs_of_published,
     setting_text,
 )
 from regionqa.runtime.precision import Dtype, Precision
@@ -93,12 +93,12 @@ def test_encoders_are_counted_from_their_graphs(tiny: Tiny, row: str) -> None:
 
 
 def test_the_cache_is_that_of_grouped_heads() -> None:
-    text = replace(needs_of_seed(published_cards()["gpt4roi-7b"]).text, key_width=1024)
+    text = replace(needs_of_published(published_cards()["gpt4roi-7b"]).text, key_width=1024)
     assert cache_of(text) == 2 * 2 * 32 * 1024 * 2048
 
 
 def cache_of(text: Any) -> int:
-    needs = replace(needs_of_seed(published_cards()["gpt4roi-7b"]), text=text)
+    needs = replace(needs_of_published(published_cards()["gpt4roi-7b"]), text=text)
     return estimate(needs, Device.cuda, Precision(Dtype.float16, None, True)).cache
 
 
@@ -106,9 +106,9 @@ def cache_of(text: Any) -> int:
 
 
 @pytest.mark.parametrize("name", ["gpt4roi-7b", "pvit-7b"])
-def test_a_seed_is_estimated_by_its_card(name: str) -> None:
+def test_a_published_model_is_estimated_from_its_card(name: str) -> None:
     """LLaMA-7B has 6.74 billion weights in 32 layers of 4096, by the paper."""
-    needs = needs_of_seed(published_cards()[name])
+    needs = needs_of_published(published_cards()[name])
     assert needs.matrices + needs.others == pytest.approx(6.74e9, rel=0.01)
     assert (needs.text.layers, needs.text.key_width) == (32, 4096)
     by_setting = {setting_text(each): each for each in memory_estimates(needs)}
@@ -119,11 +119,11 @@ def test_a_seed_is_estimated_by_its_card(name: str) -> None:
 
 
 def test_a_card_without_sources_says_nothing(starter: Bundle) -> None:
-    with pytest.raises(BundleError, match="says nothing of its sizes"):
-        needs_of_seed(starter.card)
+    with pytest.raises(BundleError, match="so its sizes are unknown"):
+        needs_of_published(starter.card)
 
 
-def test_the_doctor_tells_of_a_seed_that_is_not_there(
+def test_doctor_estimates_a_model_before_its_download(
     regionqa: "Command", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -157,7 +157,7 @@ GB = 10**9
 
 
 def advised(cpu: int | None, cuda: int | None, needs: MemoryNeeds | None = None) -> str:
-    needs = needs or needs_of_seed(published_cards()["gpt4roi-7b"])
+    needs = needs or needs_of_published(published_cards()["gpt4roi-7b"])
     here = {Device.cpu: cpu and cpu * GB, Device.cuda: cuda and cuda * GB}
     return advice(needs, memory_estimates(needs), here)
 
