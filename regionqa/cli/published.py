@@ -3,33 +3,50 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regionqa.cli.options import EXPORT, require
 from regionqa.errors import UsageError
-from regionqa.options import DtypeChoice
+from regionqa.options import DtypeChoice, Options, option
 
 if TYPE_CHECKING:
     from regionqa.bundles.card import ModelCard
     from regionqa.export.sources.download import PublishedPart
 
 
-@dataclass(frozen=True)
-class ConversionOptions:
+PART = "Published models: folder, file or OWNER/NAME of this part."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionOptions(Options):
     """Options of `download` that only published models have."""
 
-    parts: dict[str, str] = field(default_factory=dict)
-    """Folders, files or repositories by part: delta, base, vision, region."""
-    out: Path | None = None
-    """The bundle's folder; None: the folder in which it is found by name."""
-    dtype: DtypeChoice = DtypeChoice.auto
-    """Type of the language model's weights; auto: as published."""
-    keep_delta: bool = False
-    """Whether the delta stays in the Hub's cache after the conversion."""
-    any_base: bool = False
-    """Whether to accept a base that does not look like the right one."""
+    delta: str | None = option(None, PART, metavar="PLACE")
+    base: str | None = option(None, PART, metavar="PLACE")
+    vision: str | None = option(None, PART, metavar="PLACE")
+    region: str | None = option(None, PART, metavar="PLACE")
+    out: Path | None = option(
+        None, "Published models: folder of the converted model.", "--out", "-o"
+    )
+    dtype: DtypeChoice = option(
+        DtypeChoice.auto, "Published models: type of the weights; auto is the published one."
+    )
+    keep_delta: bool = option(
+        False, "Published models: keep the delta in the Hub's cache.", "--keep-delta"
+    )
+    any_base: bool = option(
+        False, "Published models: accept a base that looks like the wrong one.", "--any-base"
+    )
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The parts that are given, by name."""
+        given = {
+            "delta": self.delta, "base": self.base, "vision": self.vision, "region": self.region,
+        }  # fmt: skip
+        return {name: place for name, place in given.items() if place}
 
 
 def download_published(
