@@ -1,7 +1,7 @@
-"""Torch modules and a card -> a bundle on disk, and the way back to the modules.
+"""Write torch modules and a card as a bundle, and read the modules of a bundle.
 
-The folder appears whole or not at all: it is written beside its place, every graph is compared
-with torch, and only then it is moved there. It does not know how the modules were trained.
+A bundle is written beside its folder, every graph is compared with torch, and only then is it
+moved, so that the folder appears whole or not at all.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ from regionqa.export.onnx.verify import ParityReport
 WEIGHTS = "encoders.safetensors"
 VISION_GRAPH, REGION_GRAPH = "vision.onnx", "region.onnx"
 FOUND = ("files", "revision", "architecture")
-"""Keys of a card that are found when it is written."""
+"""Keys of a card that `write_card` computes."""
 COUNTERS = ("num_batches_tracked",)
-"""Buffers of BatchNorm that only its training without momentum reads; dropped by name."""
+"""Buffers of BatchNorm that only training without momentum uses; not stored."""
 
 
 def write_bundle(
@@ -47,12 +47,20 @@ def write_bundle(
 ) -> tuple[Bundle, list[ParityReport]]:
     """Write a bundle and open it.
 
-    card: the card's tables without `files`, `revision`, `architecture` and the vision encoder's
-    `levels`, which are found here.
-    language: a model, whose weights are stored as they are, or a folder to copy.
-    tokenizer: a tokenizer.json. unchanged: graphs that were compared before, to be copied.
-    What `folder` holds beside a bundle stays there. Raises ExportError where a graph differs from
-    torch by more than the tolerance; then `folder` is left as it was.
+    Files in `folder` that do not belong to a bundle are kept.
+
+    Args:
+        folder: The bundle's folder.
+        card: The card's tables without `files`, `revision`, `architecture` and the vision
+            encoder's `levels`, which are computed here.
+        vision: The vision encoder.
+        region: The region encoder, if the model has one.
+        language: A model, whose weights are stored in their own precision, or a folder to copy.
+        tokenizer: A tokenizer.json.
+        unchanged: Graphs to copy, which were compared with torch before, by file name.
+
+    Raises:
+        ExportError: A graph differs from torch by more than the tolerance; `folder` is unchanged.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -76,7 +84,7 @@ def write_graphs(
     region: RegionModule | None,
     unchanged: Mapping[str, Path],
 ) -> list[ParityReport]:
-    """Both graphs, each compared with torch unless it is copied."""
+    """Export both graphs and compare them with torch, except those that are copied."""
     for name, source in unchanged.items():
         shutil.copyfile(source, root / name)
     reports = []
@@ -90,7 +98,7 @@ def write_graphs(
 
 
 def save_language(language: PreTrainedModel | Path, folder: Path) -> None:
-    """The language model in transformers' own format: config and safetensors."""
+    """Write the language model in transformers' format: config and safetensors."""
     if isinstance(language, PreTrainedModel):
         language.save_pretrained(folder)
         return
@@ -102,7 +110,7 @@ def save_language(language: PreTrainedModel | Path, folder: Path) -> None:
 def language_files(folder: Path) -> list[Path]:
     """JSON files and weights of a language model in transformers' format.
 
-    Of the weights those that transformers reads: some checkpoints hold them in another layout too.
+    Only weights that transformers reads: some checkpoints hold a second layout too.
     """
     weights = {path.name for path in folder.glob("*.safetensors")}
     index = folder / "model.safetensors.index.json"
@@ -118,9 +126,10 @@ def language_files(folder: Path) -> list[Path]:
 
 
 def move_bundle(partial: Path, folder: Path) -> None:
-    """Put a finished bundle in its place: at once, or, into a folder that is there, card last.
+    """Move a finished bundle to its folder: by renaming, or file by file if the folder exists.
 
-    A folder without a card is no bundle, so a kill in between leaves none rather than a mixture.
+    The card is removed first and moved last. A folder without a card is not a bundle, so an
+    interruption leaves none rather than a mixture of two.
     """
     if not folder.exists():
         partial.rename(folder)
@@ -136,9 +145,9 @@ def move_bundle(partial: Path, folder: Path) -> None:
 def write_card(
     root: Path, card: Mapping[str, Any], vision: VisionModule, region: RegionModule | None
 ) -> None:
-    """The card with the files found in `root`; its revision is a digest of theirs.
+    """Write the card with the files in `root`, the architecture and the names of the levels.
 
-    The names of the vision encoder's maps come from the encoder too.
+    The revision is a digest of the files' digests.
     """
     own = (root / name for name in (WEIGHTS, VISION_GRAPH, REGION_GRAPH))
     paths = sorted(path for path in (*own, *(root / "llm").rglob("*")) if path.is_file())
@@ -158,15 +167,15 @@ def write_card(
 
 
 def given_tables(bundle: Bundle) -> dict[str, Any]:
-    """The card's tables as they were given to `write_bundle`, to write another card from."""
+    """The card's tables as they were passed to `write_bundle`, as a base of another card."""
     table = tomllib.loads((bundle.root / CARD).read_text(encoding="utf-8"))
     return {key: value for key, value in table.items() if key not in FOUND}
 
 
 def save_encoders(vision: VisionModule, region: RegionModule | None, path: Path) -> None:
-    """Both encoders' weights, keys `vision.` and `region.` and torch's names.
+    """Write both encoders' weights under torch's names with the prefixes `vision.` and `region.`.
 
-    In half precision where that loses nothing.
+    Weights that float16 represents exactly are stored as float16.
     """
     modules = {"vision": vision, "region": region}
     weights = {
@@ -179,13 +188,17 @@ def save_encoders(vision: VisionModule, region: RegionModule | None, path: Path)
 
 
 def smallest(values: Tensor) -> Tensor:
-    """The values as float16 where it holds them exactly, else as they are."""
+    """The values as float16 if it represents them exactly, else unchanged."""
     half = values.half()
     return (half if torch.equal(half.float(), values.float()) else values).contiguous()
 
 
 def read_encoders(bundle: Bundle) -> tuple[VisionModule, RegionModule | None]:
-    """The torch encoders of a bundle, in evaluation mode and float32; every key must be known."""
+    """Load the torch encoders of a bundle, in evaluation mode and float32.
+
+    Raises:
+        BundleError: Weights are missing or unknown, or the card names no torch definition.
+    """
     vision, region = build(bundle.card)
     weights = load_file(bundle.file(WEIGHTS))
     for part, module in (("vision", vision), ("region", region)):

@@ -1,7 +1,7 @@
-"""Published parts -> an untrained bundle: a vision tower, a causal language model, new connections.
+"""Assemble an untrained bundle from a vision tower and a causal language model.
 
-What a bundle needs beside weights (sizes, preprocessing, template, stop tokens) is read from the
-checkpoints. It does not know where their folders come from.
+The projector and the region encoder are new. Sizes, preprocessing, prompt template and stop tokens
+are read from the checkpoints.
 """
 
 import tempfile
@@ -52,25 +52,25 @@ from regionqa.images.preprocessing import Fit
 from regionqa.options import RegionSource
 
 SHORTEST, LONGEST = 512, 853
-"""Sides in pixels of what a region encoder with pixels of its own looks at; PVIT's are 800 and
-1333, whose ratio is kept."""
+"""Shorter and longer side, in pixels, of the image for a region encoder that reads pixels. PVIT's
+are 800 and 1333, whose ratio is kept."""
 LEVELS = 4
-"""Hidden states a region encoder reads, where the tower has enough of them."""
+"""Number of hidden states for a region encoder that reads levels, if the tower has so many."""
 LONGEST_ANSWER = 512
 ROOM = 16
-"""Positions that a question needs at the very least."""
+"""Minimum number of positions for a question."""
 SEED = 0
-"""Of the new weights, so that the same parts give the same bundle."""
+"""Seed of new weights, so that the same parts give the same bundle."""
 
 
 @dataclass(frozen=True)
 class BundleParts:
-    """All that becomes one bundle."""
+    """The parts of a new bundle."""
 
     vision: TowerVision
     region: RegionModule | None
     region_table: Mapping[str, Any]
-    """The card's [region], where there is an encoder."""
+    """The card's [region]; empty without a region encoder."""
     language: PreTrainedModel | Path
     sizes: TextSizes
     conversation: PromptFormat
@@ -78,23 +78,23 @@ class BundleParts:
     """The card's [image]."""
     region_input: RegionInput
     untrained: tuple[str, ...] = ()
-    """Names of the parts whose weights are new."""
+    """Names of the parts with random weights."""
     notes: tuple[str, ...] = ()
-    """What is not done exactly as the checkpoint does it."""
+    """Differences to the checkpoint's own processing, for people."""
 
 
 @dataclass(frozen=True)
 class InitResult:
-    """A bundle put together from published parts, and what there is to say of it."""
+    """A new bundle with the facts that `init` reports."""
 
     bundle: Bundle
     reports: tuple[ParityReport, ...]
     parameters: Mapping[str, int] = field(default_factory=dict)
-    """Number of weights of every part."""
+    """Number of weights by part."""
     untrained: tuple[str, ...] = ()
-    """Parts that must be trained before the answers mean anything."""
+    """Names of the parts with random weights, which must be trained."""
     notes: tuple[str, ...] = ()
-    """What is not done exactly as the checkpoint does it."""
+    """Differences to the checkpoint's own processing, for people."""
 
 
 def init_bundle(
@@ -109,12 +109,22 @@ def init_bundle(
     projector: ProjectorKind = ProjectorKind.mlp2x_gelu,
     origins: tuple[str, str] | None = None,
 ) -> InitResult:
-    """Write an untrained bundle from a vision tower's folder and a causal language model's.
+    """Write an untrained bundle from checkpoints of a vision tower and of a causal language model.
 
-    The projector and the region encoder are new. fit: images are squashed unless said otherwise,
-    whatever the tower's own processor does: cropping cuts off regions that may be asked about, and
-    the new parts learn with the images they will be asked with. origins: what the card calls the
-    two. Raises BundleError where a folder does not hold what it should.
+    Args:
+        vision: Folder of the vision tower.
+        language: Folder of the language model.
+        out: The new bundle's folder.
+        name: The model's name; None: the folder's.
+        region_input: How the language model gets a region.
+        region_source: Input of the new region encoder.
+        fit: How an image becomes a square. The tower's own processor may crop, which would cut off
+            regions that users ask about; the new parts are trained with this fit.
+        projector: Kind of the new projector.
+        origins: Names of the two checkpoints for the card; None: their folders' names.
+
+    Raises:
+        BundleError: A folder does not hold what it should.
     """
     with quiet_transformers(), new_weights():
         config, weights = read_tower(vision)
@@ -155,11 +165,16 @@ def init_bundle(
 def new_region_encoder(
     source: RegionSource | None, tower: VisionSizes, levels: int, hidden_size: int
 ) -> tuple[RegionModule | None, dict[str, Any]]:
-    """An untrained region encoder and its [region] table; (None, {}) where regions are text.
+    """Create an untrained region encoder and its [region] table; (None, {}) without a source.
 
-    **This is where a further source plugs in**: one more branch that returns its module and table.
-    The encoder of `levels` is GPT4RoI's (section 3.2), its width that of the tower. That of
-    `pixels` is the starter's, which knows things in photos; what carries it over is new.
+    A further source is one more branch here. The encoder of `levels` is GPT4RoI's (section 3.2) in
+    the tower's width. The encoder of `pixels` is the trained one of the starter with a new carrier.
+
+    Args:
+        source: Input of the encoder.
+        tower: Sizes of the vision tower.
+        levels: Number of hidden states, if they are the source.
+        hidden_size: Width of the language model's embeddings.
     """
     table: dict[str, Any] = {"graph": "region.onnx", "tokens": 1}
     if source is None:
@@ -169,7 +184,9 @@ def new_region_encoder(
         _, trained = read_encoders(starter)
         assert isinstance(trained, CropRegionEncoder)
         own = starter.card.image
-        return CropRegionEncoder.told_anew(trained, hidden_size=hidden_size, input_size=None), {
+        return CropRegionEncoder.with_new_carrier(
+            trained, hidden_size=hidden_size, input_size=None
+        ), {
             **table,
             "image": {
                 "size": SHORTEST,
@@ -198,10 +215,10 @@ def new_region_encoder(
 
 
 def level_indices(layers: int) -> tuple[int, ...]:
-    """Hidden states a region encoder reads, shallowest first.
+    """Choose the hidden states for a region encoder, shallowest first.
 
-    As GPT4RoI takes 14, 17, 20 and 23 of 24: an eighth of the depth apart, the last but one being
-    the last. A tower of few layers gives fewer.
+    As in GPT4RoI, which reads 14, 17, 20 and 23 of 24, they are an eighth of the depth apart and
+    end at the last but one. A tower of few layers gives fewer.
     """
     step = max(1, round(layers / 8))
     found = [layers - 1 - step * index for index in range(LEVELS)]
@@ -265,7 +282,7 @@ def assemble(
 
 
 def check_vocabulary(parts: BundleParts) -> None:
-    """BundleError where the tokenizer has an id for which there is no embedding."""
+    """BundleError if the tokenizer has an id without an embedding."""
     words = Tokenizer.from_str(parts.conversation.tokenizer).get_vocab(with_added_tokens=True)
     last = max(words.values(), default=0)
     if last >= parts.sizes.vocabulary:
@@ -277,7 +294,7 @@ def check_vocabulary(parts: BundleParts) -> None:
 
 @contextmanager
 def new_weights() -> Iterator[None]:
-    """New weights are the same at every call, and the caller's random numbers go on as before."""
+    """Seed torch for new weights, and restore the caller's random state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         yield

@@ -1,8 +1,7 @@
-"""What every vision and every region encoder offers, whatever it is made of.
+"""Base classes of the vision and region encoders, the interface of export and training.
 
-Training, export and bundles know encoders by these two classes alone. Both split the work the same
-way: an encoder proper, which may stay frozen, and a small last part that carries what it found
-into the language model.
+Both split an encoder in two: a backbone, which may stay frozen, and a small last part that maps its
+features into the language model.
 """
 
 from abc import ABC, abstractmethod
@@ -13,12 +12,12 @@ from torch import Tensor, nn
 
 
 class VisionModule(nn.Module, ABC):
-    """Fitted images -> image tokens, and feature maps where a region encoder reads them."""
+    """Preprocessed images -> image tokens, and feature maps for a region encoder."""
 
     config: Any
-    """A frozen dataclass; with it and the weights the module can be built again."""
+    """A frozen dataclass, from which with the weights the module can be rebuilt."""
     projector: nn.Module
-    """Carries `features` into the language model: (B, T, C) -> (B, T, hidden_size)."""
+    """Maps `features` into the language model: (B, T, C) -> (B, T, hidden_size)."""
 
     @property
     @abstractmethod
@@ -28,12 +27,12 @@ class VisionModule(nn.Module, ABC):
     @property
     @abstractmethod
     def image_tokens(self) -> int:
-        """Language-model tokens T that an image takes."""
+        """Number T of language-model tokens per image."""
 
     @property
     @abstractmethod
     def level_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """(C, h, w) of every map given to the region encoder; none where it reads none."""
+        """(C, h, w) of every map for the region encoder."""
 
     @abstractmethod
     def features(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -49,41 +48,42 @@ class VisionModule(nn.Module, ABC):
 
 
 class RegionModule(nn.Module, ABC):
-    """Feature maps, or pixels of its own, and boxes -> region tokens."""
+    """Feature maps, or its own pixels, and boxes -> region tokens."""
 
     config: Any
-    """A frozen dataclass; with it and the weights the module can be built again."""
+    """A frozen dataclass, from which with the weights the module can be rebuilt."""
     carrier: ClassVar[tuple[str, ...]]
-    """Names of the submodules that `carry` uses."""
+    """Names of the submodules used by `carry`."""
     reads_pixels: ClassVar[bool] = False
-    """Whether the one source is the image, fitted by a rule of its own, and not the levels."""
+    """Whether its source is the image with its own preprocessing, not the levels."""
 
     @property
     @abstractmethod
     def source_shapes(self) -> tuple[tuple[int, int | None, int | None], ...]:
-        """(C, h, w) of every source; None is a side that varies from image to image."""
+        """(C, h, w) of every source; None for a side that depends on the image."""
 
     @property
     @abstractmethod
     def tokens(self) -> int:
-        """Language-model tokens K that a region takes."""
+        """Number K of language-model tokens per region."""
 
     @abstractmethod
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
     ) -> Tensor:
-        """One vector (N, D) per box, before it is carried into the language model."""
+        """One vector (N, D) per box, the input of `carry`."""
 
     @abstractmethod
     def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
-        """Vectors (N, D) and their boxes (N, 4) -> region tokens (N, K, hidden_size)."""
+        """Map vectors (N, D) with their boxes (N, 4) to region tokens (N, K, hidden_size)."""
 
     def forward(self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
-        """Region tokens (N, K, hidden_size).
+        """Compute region tokens (N, K, hidden_size).
 
-        sources: the vision encoder's levels, each (B, C_l, h_l, w_l), shallowest first; or, where
-        the encoder looks at pixels of its own, the one tensor (B, 3, h, w).
-        boxes: (N, 4) float32 xyxy in [0, 1] of the fitted image; N may be 0.
-        image_index: (N,) int64, which of the B images a box belongs to.
+        Args:
+            sources: The vision encoder's levels, each (B, C_l, h_l, w_l), shallowest first; or the
+                pixels (B, 3, h, w), if the encoder reads them.
+            boxes: (N, 4) float32 xyxy in [0, 1] of the preprocessed image; N may be 0.
+            image_index: (N,) int64, the image of each box.
         """
         return self.carry(self.region_vectors(sources, boxes, image_index), boxes)

@@ -1,10 +1,10 @@
-"""Torch definition of the starter's region encoder: two cuts of the image's own pixels per box.
+"""Torch definition of the starter's region encoder: two crops of the image per box.
 
-A close cut shows the box with a little around it, a wide one its surroundings. Both are resampled
-to a small square, one residual trunk looks at both, and what it finds is joined with the box's
-place and its colours. A fourth channel marks which pixels of a cut are inside the box. Cutting is
-two products with matrices of weights that antialias, as Pillow's bilinear resize does, so a box may
-be larger or smaller than its cut. It does not know how the image was resized.
+A close crop shows the box with a margin, a wide one its surroundings. Both are resampled to a small
+square with a fourth channel that marks the box, and pass through one residual trunk; their features
+are combined with the box's position and colours. Cropping is a product with two matrices of
+antialiasing weights, equal to Pillow's bilinear resize, so a box may be larger or smaller than its
+crop.
 """
 
 import math
@@ -20,11 +20,11 @@ from regionqa.export.modules.base import RegionModule
 from regionqa.export.modules.resnet import residual_stages, residual_stem
 
 PLACES = 8
-"""Numbers that say where a box is: its corners, its sides, the logarithms of these."""
+"""Numbers of a box's position: corners, sides, and the logarithms of the sides."""
 PATCH = 4
-"""Rows and columns of pixels that are one cell of the trunk's first map."""
+"""Side, in pixels, of a cell of the trunk's first map."""
 SMALLEST = 2.0
-"""A box or a window counts as at least this many pixels wide and high."""
+"""Minimum side of a box or window, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class CropConfig:
     depths: tuple[int, ...] = (2, 2, 2, 1)
     """Residual blocks of the stages."""
     side: int = 64
-    """Rows and columns of a cut; a multiple of `PATCH`."""
+    """Side of a crop, in pixels; a multiple of `PATCH`."""
     close: float = 1.25
-    """Sides of the close cut over those of the box."""
+    """Scale of the close crop relative to the box."""
     wide: float = 3.0
-    """Sides of the wide cut over those of the box."""
+    """Scale of the wide crop relative to the box."""
     slim: float = 0.4
-    """A box's shorter side counts as at least this share of its longer one."""
+    """Minimum of a box's shorter side for cropping, as a share of its longer one."""
     region_width: int = 384
-    """Width of what is found in both cuts together."""
+    """Width of the joint features of both crops."""
     colour_grid: int = 3
     """Rows and columns of mean colours taken from the box."""
     hidden_size: int = 192
@@ -52,21 +52,21 @@ class CropConfig:
     input_size: int | None = None
     """Side of the square input, in pixels; None where height and width vary with the image."""
     place_width: int = 0
-    """Hidden width of an embedding of the box that is added when it is carried; 0: none."""
+    """Hidden width of the position embedding that the carrier adds; 0: none."""
 
     @property
     def trunk_width(self) -> int:
-        """Width of what the trunk gives for one cut."""
+        """Width of the trunk's features of one crop."""
         return sum(self.widths[-2:])
 
     @property
     def vector_width(self) -> int:
-        """Width of a region's vector: what is found, the place, the colours."""
+        """Width of a region's vector: features, position, colours."""
         return self.region_width + PLACES + 3 * self.colour_grid**2
 
 
 class CropTrunk(nn.Module):
-    """Residual network over images with a fourth channel; the means of its last two maps."""
+    """Residual network over images with a fourth channel; the mean of its last two maps."""
 
     def __init__(self, config: CropConfig) -> None:
         super().__init__()
@@ -101,10 +101,12 @@ class CropRegionEncoder(RegionModule):
             self.place = PositionEmbedding(config.place_width, config.hidden_size)
 
     @classmethod
-    def told_anew(cls, trained: "CropRegionEncoder", **changes: Any) -> Self:
-        """An encoder that finds what another has learned to, with an untrained carrier.
+    def with_new_carrier(cls, trained: "CropRegionEncoder", **changes: Any) -> Self:
+        """Copy a trained encoder, except for its carrier, which is untrained.
 
-        changes: of the other's config, such as `hidden_size` and `input_size`.
+        Args:
+            trained: The encoder to copy.
+            changes: Changed fields of its config, such as `hidden_size` and `input_size`.
         """
         encoder = cls(replace(trained.config, **changes))
         state = {
@@ -126,9 +128,9 @@ class CropRegionEncoder(RegionModule):
         return 1
 
     def found(self, close: Tensor, wide: Tensor, places: Tensor) -> Tensor:
-        """What is found (N, region_width) in what the trunk saw of cuts (N, trunk_width).
+        """Joint features (N, region_width) of both crops' features (N, trunk_width).
 
-        places: (N, PLACES).
+        places: (N, PLACES), from `box_position`.
         """
         return F.relu(self.join(torch.cat([close, wide, places], 1)))
 
@@ -141,18 +143,18 @@ class CropRegionEncoder(RegionModule):
         config, count = self.config, boxes.shape[0]
         images = pixel_values[image_index]  # (N, 3, h, w)
         pixels = within(boxes * torch.tensor([width, height] * 2), width, height)  # (N, 4)
-        cuts = []
+        crops = []
         for grow in (config.close, config.wide):
             window = within(grown(pixels, grow, config.slim), width, height)
-            seen = crop_windows(images, window, config.side)
-            cuts.append(torch.cat([seen, box_mask(window, pixels, config.side)], 1))
-        close, wide = self.trunk(torch.cat(cuts)).reshape(2, count, config.trunk_width).unbind(0)
+            crop = crop_windows(images, window, config.side)
+            crops.append(torch.cat([crop, box_mask(window, pixels, config.side)], 1))
+        close, wide = self.trunk(torch.cat(crops)).reshape(2, count, config.trunk_width).unbind(0)
         places = box_position(boxes)
         colours = crop_windows(images, pixels, config.colour_grid).flatten(1)  # (N, 3 grid ** 2)
         return torch.cat([self.found(close, wide, places), places, colours], 1)
 
     def moved(self, vectors: Tensor, boxes: Tensor) -> Tensor:
-        """Vectors (N, vector_width) as if the same had been found in boxes (N, 4) in [0, 1]."""
+        """Replace the position in vectors (N, vector_width) by that of boxes (N, 4) in [0, 1]."""
         start = self.config.region_width
         before, after = vectors[:, :start], vectors[:, start + PLACES :]
         return torch.cat([before, box_position(boxes).to(vectors.dtype), after], 1)
@@ -172,9 +174,12 @@ def box_position(boxes: Tensor) -> Tensor:
 
 
 def grown(boxes: Tensor, grow: float, slim: float) -> Tensor:
-    """Boxes (N, 4) in pixels about the same middle with sides `grow` times as long.
+    """Scale boxes (N, 4) in pixels about their centres.
 
-    slim: the shorter side counts as at least this share of the longer one.
+    Args:
+        boxes: xyxy.
+        grow: Factor of the sides.
+        slim: Minimum of the shorter side, as a share of the longer one.
     """
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -183,7 +188,7 @@ def grown(boxes: Tensor, grow: float, slim: float) -> Tensor:
 
 
 def within(boxes: Tensor, width: int, height: int) -> Tensor:
-    """Boxes (N, 4) in pixels cut to the image; `SMALLEST` where nothing or too little is left."""
+    """Clip boxes (N, 4) in pixels to the image; sides are at least `SMALLEST`."""
     far = torch.tensor([width, height], dtype=boxes.dtype)
     low = torch.minimum(boxes[:, :2], far - SMALLEST).clamp(min=0)
     high = torch.maximum(torch.minimum(boxes[:, 2:], far), low + SMALLEST)
@@ -191,17 +196,17 @@ def within(boxes: Tensor, width: int, height: int) -> Tensor:
 
 
 def cells(start: Tensor, stop: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Middles (N, count) and length (N, 1) of `count` equal parts of start to stop (N,)."""
+    """Centres (N, count) and length (N, 1) of `count` equal parts of start to stop (N,)."""
     length = ((stop - start) / count).unsqueeze(1)
-    # written out: what computes it from constants makes ONNX Runtime warn that it cannot
+    # as a constant: ONNX Runtime warns about nodes that compute it from constants
     steps = torch.tensor([index + 0.5 for index in range(count)])
     return start.unsqueeze(1) + steps * length, length
 
 
 def box_mask(window: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """(N, 1, side, side): 1 where a cell of the window (N, 4) is inside its box, else -1.
+    """Mask (N, 1, side, side) of boxes in windows (N, 4): 1 inside, -1 outside.
 
-    At the border of the box the share that is inside, carried from [0, 1] to [-1, 1].
+    A cell at the border has the share that is inside, mapped from [0, 1] to [-1, 1].
     """
     shares = []
     for axis in (0, 1):
@@ -214,10 +219,10 @@ def box_mask(window: Tensor, boxes: Tensor, side: int) -> Tensor:
 
 
 def sampling_weights(start: Tensor, stop: Tensor, pixels: int, count: int) -> Tensor:
-    """(N, count, pixels): what each pixel gives to each of `count` parts of start to stop (N,).
+    """Weights (N, count, pixels) of the pixels in each of `count` parts of start to stop (N,).
 
-    A triangle two parts wide, and never narrower than two pixels: bilinear interpolation that
-    antialiases.
+    The kernel is a triangle, two parts and at least two pixels wide: antialiased bilinear
+    interpolation.
     """
     middle, length = cells(start, stop, count)
     distance = (torch.arange(pixels) + 0.5 - middle.unsqueeze(2)).abs()  # (N, count, pixels)
@@ -226,7 +231,7 @@ def sampling_weights(start: Tensor, stop: Tensor, pixels: int, count: int) -> Te
 
 
 def crop_windows(images: Tensor, window: Tensor, side: int) -> Tensor:
-    """Windows (N, 4) in pixels of images (N, 3, h, w), as (N, 3, side, side)."""
+    """Crop windows (N, 4) in pixels from images (N, 3, h, w); (N, 3, side, side)."""
     height, width = images.shape[-2:]
     down = sampling_weights(window[:, 1], window[:, 3], height, side)  # (N, side, h)
     across = sampling_weights(window[:, 0], window[:, 2], width, side)  # (N, side, w)
@@ -235,12 +240,12 @@ def crop_windows(images: Tensor, window: Tensor, side: int) -> Tensor:
 
 
 WAVES = (1, 2, 4)
-"""Half waves from one side of the image to the other."""
-LOUD = 0.3
-"""Standard deviation of the last layer's weights at first: where a box is shall be as loud in its
-token as what is in it, or comparing boxes is found out late."""
+"""Frequencies of the position embedding, in half waves per image side."""
+POSITION_STD = 0.3
+"""Initial standard deviation of the last layer: the position must have about the same magnitude in
+a token as the content, or comparisons of boxes are learned late."""
 NUMBERS = 9
-"""Edges, middle, sides, and the logarithm of the area."""
+"""Numbers per box: corners, centre, sides, and the logarithm of the area."""
 
 
 class PositionEmbedding(nn.Module):
@@ -250,7 +255,7 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         self.inner = nn.Linear(NUMBERS * (1 + 2 * len(WAVES)), width)
         self.outer = nn.Linear(width, hidden_size)
-        nn.init.normal_(self.outer.weight, std=LOUD)
+        nn.init.normal_(self.outer.weight, std=POSITION_STD)
 
     def forward(self, boxes: Tensor) -> Tensor:
         """float32 in, float32 out."""

@@ -1,8 +1,8 @@
 """Torch definition of the multi-level region encoder (GPT4RoI, arXiv 2307.03601, section 3.2).
 
-Feature maps of several depths are fused, RoIAlign cuts every box out of every level, and the sum
-becomes one vector per box, to which an embedding of the box's position is added. Layer names follow
-the published checkpoint (`mlvl_fuse`, `roi_align`). It does not know where the maps come from.
+Feature maps of several depths are fused, RoIAlign crops every box from every level, and the sum
+becomes one vector per box, to which a position embedding is added. Layers have the names of the
+published checkpoint (`mlvl_fuse`, `roi_align`).
 """
 
 from collections.abc import Sequence
@@ -22,31 +22,31 @@ class MultiLevelConfig:
     """Shape of a `MultiLevelRegionEncoder`."""
 
     input_size: int
-    """Side of the square image the maps were made from, in pixels."""
+    """Side of the square image of the maps, in pixels."""
     in_channels: tuple[int, ...]
     """Channels of the levels, shallowest first."""
     sizes: tuple[int, ...]
-    """Side every level is resized to before fusion; strides follow from it."""
+    """Sides of the levels for fusion, which determine their strides."""
     width: int = 96
     """Channels of the fused levels."""
     rounds: int = 1
-    """Fusion rounds; every round has one convolution shared by the levels."""
+    """Fusion rounds; the levels share one convolution per round."""
     groups: int = 8
     """Groups of the fusion's GroupNorm."""
     roi_size: int = 4
-    """Rows and columns RoIAlign cuts a region into."""
+    """Side of RoIAlign's output."""
     position_width: int = 64
     """Hidden width of the position branch."""
     region_width: int = 256
-    """Width of a region's vector before it is carried into the language model."""
+    """Width of a region's vector."""
     hidden_size: int = 192
     """Width of the language model's embeddings."""
     sides: tuple[int, ...] = ()
-    """Sides of the levels as they are given; none: they are given at `sizes`."""
+    """Sides of the levels as input; empty: the same as `sizes`."""
 
 
 def resize_aligned(x: Tensor, size: int) -> Tensor:
-    """Bilinear resize to (B, C, size, size) with corners aligned, as the reference does."""
+    """Bilinear resize to (B, C, size, size) with aligned corners, as in the reference."""
     if x.shape[-1] == size and x.shape[-2] == size:
         return x
     return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=True)
@@ -66,7 +66,7 @@ class FusionConv(nn.Module):
 
 
 class MultiLevelFusion(nn.Module):
-    """Brings all levels to one width, then lets each exchange channels with its neighbours."""
+    """Maps all levels to one width, then exchanges channels between neighbouring levels."""
 
     def __init__(self, config: MultiLevelConfig) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class MultiLevelFusion(nn.Module):
             self.register_buffer(f"grid{index}", coordinate_grid(size), persistent=False)
 
     def exchange(self, levels: list[Tensor], index: int) -> Tensor:
-        """Level `index` with half its channels kept and a quarter from either neighbour."""
+        """Level `index`: half of its own channels, and a quarter from each neighbour."""
         half, quarter = self.width // 2, self.width // 4
         deeper = levels[min(index + 1, len(levels) - 1)][:, half + quarter :]
         shallower = levels[max(index - 1, 0)][:, half : half + quarter]

@@ -1,10 +1,9 @@
-"""Torch definition of PVIT's region encoder: RegionCLIP's ResNet, and the way into the words.
+"""Torch definition of PVIT's region encoder: RegionCLIP's ResNet and two linear layers.
 
-The network of CLIP's ResNets (arXiv 2103.00020, section 2.4) sees the whole image up to its third
-stage, RoIAlign cuts every box out of that map, and the last stage and the attention pool run on
-every cut alone (RegionCLIP, arXiv 2112.09106). Two linear layers carry the vector and the box into
-the language model (PVIT, arXiv 2308.13437). Layers go by the published names. It does not know how
-the image was resized, nor what the files look like.
+CLIP's ResNet (arXiv 2103.00020, section 2.4) up to its third stage runs on the whole image.
+RoIAlign crops every box from that map; the last stage and the attention pool run on each crop
+(RegionCLIP, arXiv 2112.09106). Two linear layers map the vector and the box into the language model
+(PVIT, arXiv 2308.13437). Layers have the published names.
 """
 
 from collections.abc import Sequence
@@ -19,25 +18,25 @@ from torchvision.ops import roi_align
 from regionqa.export.modules.base import RegionModule
 
 EXPANSION = 4
-"""A block's output has so many times its planes."""
+"""Ratio of a block's output channels to its planes."""
 STRIDE = 16
-"""Pixels of the input that one cell of the third stage takes; the true ratio where sides divide."""
+"""Nominal stride of the third stage, in pixels; exact for sides that it divides."""
 EPS = 1e-5
-"""Of BatchNorm."""
+"""BatchNorm's epsilon."""
 
 
 @dataclass(frozen=True)
 class RegionClipConfig:
-    """Shape of a `RegionClipEncoder`; the default is RN50x4. ValueError where it is unsound."""
+    """Shape of a `RegionClipEncoder`, RN50x4 by default. ValueError for an impossible one."""
 
     stem: int = 80
     """Channels of the stem."""
     planes: tuple[int, ...] = (80, 160, 320, 640)
-    """Inner channels of the four stages' blocks; a block gives four times as many."""
+    """Inner channels of the blocks by stage; their output has four times as many."""
     depths: tuple[int, ...] = (4, 6, 10, 6)
     """Blocks of the stages."""
     roi_size: int = 18
-    """Rows and columns RoIAlign cuts a region into; the last stage halves them."""
+    """Side of RoIAlign's output; the last stage halves it."""
     heads: int = 40
     """Heads of the attention pool."""
     region_width: int = 640
@@ -62,12 +61,12 @@ class RegionClipConfig:
 
     @property
     def pool_tokens(self) -> int:
-        """Cells that the last stage makes of a region, and their mean."""
+        """Number of the attention pool's tokens: the last stage's cells, and their mean."""
         return (self.roi_size // 2) ** 2 + 1
 
 
 class FrozenBatchNorm(nn.Module):
-    """BatchNorm whose statistics and affine part are buffers: it is the same in training."""
+    """BatchNorm with statistics and affine parameters as buffers, the same in training."""
 
     weight: Tensor
     bias: Tensor
@@ -88,7 +87,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions without stride and a shortcut; where it halves, both sides average."""
+    """Three convolutions and a shortcut; a stride is average pooling in both branches."""
 
     def __init__(self, channels: int, planes: int, stride: int, *, first: bool) -> None:
         super().__init__()
@@ -107,7 +106,7 @@ class Bottleneck(nn.Module):
             )
 
     def pool(self, x: Tensor) -> Tensor:
-        """The mean of squares of `stride`; what is left over at the right and below is dropped."""
+        """Average pooling by `stride`, sides rounded down."""
         return F.avg_pool2d(x, self.stride) if self.stride > 1 else x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +119,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One vector of a map: its mean asks, its cells and the mean answer."""
+    """Attention over a map's cells and their mean, with the mean as the query."""
 
     def __init__(self, config: RegionClipConfig) -> None:
         super().__init__()
@@ -140,16 +139,16 @@ class AttentionPool(nn.Module):
         """(N, C, h, w) -> (N, region_width)."""
         cells = x.flatten(2).transpose(1, 2)  # (N, h * w, C)
         tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + self.positional_embedding
-        asks = self.split(self.q_proj(tokens[:, :1]))  # (N, heads, 1, C / heads)
+        query = self.split(self.q_proj(tokens[:, :1]))  # (N, heads, 1, C / heads)
         keys, values = self.split(self.k_proj(tokens)), self.split(self.v_proj(tokens))
-        scores = asks @ keys.transpose(2, 3) / keys.shape[-1] ** 0.5  # (N, heads, 1, T)
+        scores = query @ keys.transpose(2, 3) / keys.shape[-1] ** 0.5  # (N, heads, 1, T)
         pooled = (scores.softmax(-1) @ values).transpose(1, 2).flatten(1)  # (N, C)
         vectors: Tensor = self.c_proj(pooled)
         return vectors
 
 
 class RegionClipBackbone(nn.Module):
-    """The network by RegionCLIP's names; an image's map, and a cut's vector."""
+    """RegionCLIP's network by its published names."""
 
     def __init__(self, config: RegionClipConfig) -> None:
         super().__init__()
@@ -178,15 +177,15 @@ class RegionClipBackbone(nn.Module):
         return F.avg_pool2d(x, 2)
 
     def region_map(self, pixel_values: Tensor) -> Tensor:
-        """The map (B, 4 * planes[2], h / 16, w / 16) that regions are cut from."""
+        """The third stage's map (B, 4 * planes[2], h / 16, w / 16)."""
         x = self.stem(pixel_values)
         for index in (1, 2, 3):
             x = self.get_submodule(f"layer{index}")(x)
         return x
 
-    def pooled(self, cuts: Tensor) -> Tensor:
-        """Cuts of the map (N, 4 * planes[2], roi_size, roi_size) -> vectors (N, region_width)."""
-        vectors: Tensor = self.attnpool(self.get_submodule("layer4")(cuts))
+    def pooled(self, crops: Tensor) -> Tensor:
+        """Crops of the map (N, 4 * planes[2], roi_size, roi_size) -> vectors (N, region_width)."""
+        vectors: Tensor = self.attnpool(self.get_submodule("layer4")(crops))
         return vectors
 
 
@@ -214,17 +213,17 @@ class RegionClipEncoder(RegionModule):
         """One token a region."""
         return 1
 
-    def cuts(self, pixel_values: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
-        """The boxes cut from the map: (N, 4 * planes[2], roi_size, roi_size).
+    def crops(self, pixel_values: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """Crop the boxes from the map with RoIAlign: (N, 4 * planes[2], roi_size, roi_size).
 
-        Every cell averages as many points as it has map cells; the scale is 1 / 16 whatever the
-        map's sides were rounded to.
+        As in the reference, the number of sampling points adapts to the box, and the scale is
+        1 / 16 even if the map's sides were rounded.
         """
         height, width = pixel_values.shape[-2:]
         x0, y0, x1, y1 = boxes.unbind(1)
         index = image_index.to(boxes.dtype)
         rois = torch.stack([index, x0 * width, y0 * height, x1 * width, y1 * height], 1)  # (N, 5)
-        cuts: Tensor = roi_align(
+        crops: Tensor = roi_align(
             self.backbone.region_map(pixel_values),
             rois,
             self.config.roi_size,
@@ -232,14 +231,14 @@ class RegionClipEncoder(RegionModule):
             sampling_ratio=0,
             aligned=True,
         )
-        return cuts
+        return crops
 
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
     ) -> Tensor:
         """One vector (N, region_width) per box; arguments as in `forward`."""
         (pixel_values,) = sources
-        return self.backbone.pooled(self.cuts(pixel_values, boxes, image_index))
+        return self.backbone.pooled(self.crops(pixel_values, boxes, image_index))
 
     def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Vectors (N, region_width) and boxes (N, 4) -> region tokens (N, 1, hidden_size)."""

@@ -1,7 +1,7 @@
-"""Every torch definition by the name a card gives it, and the way there and back.
+"""Torch definitions by their kind on a card, in both directions.
 
-A card's [architecture] tables hold a `kind` and the fields of that kind's config. The runtime reads
-none of it; training and export do.
+A card's [architecture] tables have a `kind` and the fields of its config. They are read by training
+and export only. A further encoder is a module with its config and one line here.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,11 @@ REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
 
 
 def build(card: ModelCard) -> tuple[VisionModule, RegionModule | None]:
-    """Untrained encoders as a card describes them; BundleError where it does not."""
+    """Build the untrained encoders of a card.
+
+    Raises:
+        BundleError: The card's [architecture] is missing, or of an unknown kind.
+    """
     where = f"card of {card.name}: architecture"
     vision = _build(VISION, card.architecture.get("vision"), f"{where}.vision")
     region = None
@@ -42,15 +46,17 @@ def build(card: ModelCard) -> tuple[VisionModule, RegionModule | None]:
 
 
 def architecture_table(module: VisionModule | RegionModule) -> dict[str, Any]:
-    """The [architecture] table of a module; `build` makes the module from it.
+    """The [architecture] table of a module, from which `build` rebuilds it.
 
-    Fields that are None are left out, as TOML has no word for that; None is their default.
+    TOML has no null: fields that are None, which is then their default, are left out.
     """
     for kind, (_, definition) in (*VISION.items(), *REGION.items()):
         if type(module) is definition:
             settings = asdict(module.config).items()
             return {"kind": kind, **{name: value for name, value in settings if value is not None}}
-    raise BundleError(f"{type(module).__name__} is no architecture a card can name")
+    raise BundleError(
+        f"{type(module).__name__} has no kind in modules/registry.py, so no card can name it"
+    )
 
 
 def _build(kinds: Mapping[str, tuple[type, type[nn.Module]]], table: Any, where: str) -> Any:

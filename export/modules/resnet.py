@@ -1,8 +1,4 @@
-"""Torch definition of the convolutional vision encoder.
-
-It turns fitted images into image tokens for the language model and into the feature maps that a
-region encoder cuts regions from. It does not know about boxes, questions or ONNX.
-"""
+"""Torch definition of the convolutional vision encoder, and residual blocks for other encoders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,13 +19,13 @@ class ResNetConfig:
     depths: tuple[int, ...] = (2, 2, 3, 2)
     """Residual blocks of the stages."""
     levels: tuple[int, ...] = (1, 2, 3)
-    """Stages whose feature maps are given to the region encoder, shallowest first."""
+    """Stages whose feature maps the region encoder reads, shallowest first."""
     token_grid: int = 4
-    """The last map is averaged to this many rows and columns; each cell is one image token."""
+    """Rows and columns of the last map after average pooling; each cell is an image token."""
     hidden_size: int = 192
     """Width of the language model's embeddings."""
     patch: int = 0
-    """Side of the squares that one convolution turns into the first map; 0: two convolutions."""
+    """Side of the patches in a one-convolution stem; 0: a stem of two strided convolutions."""
 
 
 class BasicBlock(nn.Module):
@@ -45,7 +41,7 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                # where a side is odd, the convolution rounds up, and so must this
+                # round odd sides up, as the convolution does
                 nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
                 if stride > 1
                 else nn.Identity(),
@@ -62,7 +58,7 @@ class BasicBlock(nn.Module):
 
 
 class Patches(nn.Module):
-    """Every square of `patch` pixels becomes one cell; nn.PixelUnshuffle does not export."""
+    """Space to depth by `patch`; nn.PixelUnshuffle does not export."""
 
     def __init__(self, patch: int) -> None:
         super().__init__()
@@ -78,11 +74,10 @@ class Patches(nn.Module):
 
 
 def residual_stem(channels: int, in_channels: int = 3, patch: int = 0) -> nn.Sequential:
-    """(B, in_channels, H, W) -> (B, channels, H / 4, W / 4).
+    """Build the stem: (B, in_channels, H, W) -> (B, channels, H / 4, W / 4).
 
-    Two convolutions of stride 2, which round odd sides up; with `patch`, one over whole squares of
-    so many pixels, at which nothing is computed at the size of the image: the sides must be
-    multiples of it.
+    Two convolutions of stride 2, which round odd sides up. With `patch`, one convolution over
+    patches, which computes nothing at the image's resolution; sides must be multiples of `patch`.
     """
     if patch:
         return nn.Sequential(
@@ -102,7 +97,7 @@ def residual_stem(channels: int, in_channels: int = 3, patch: int = 0) -> nn.Seq
 
 
 def residual_stages(widths: Sequence[int], depths: Sequence[int]) -> nn.ModuleList:
-    """Stages of residual blocks; every stage but the first halves the map, rounded up."""
+    """Build stages of residual blocks; all but the first halve the map, rounded up."""
     stages = nn.ModuleList()
     channels = widths[0]
     for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -142,7 +137,7 @@ class ResNetVision(VisionModule):
 
     @property
     def level_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """(C, h, w) of the maps given to the region encoder."""
+        """(C, h, w) of the region encoder's maps."""
         sides = (self.input_size // (4 * 2**level) for level in self.config.levels)
         widths = (self.config.widths[level] for level in self.config.levels)
         return tuple((width, side, side) for width, side in zip(widths, sides, strict=True))

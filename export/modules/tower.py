@@ -1,8 +1,7 @@
 """A published vision tower (CLIP, SigLIP) with the projector of LLaVA (arXiv 2310.03744).
 
-The tower is transformers' own module, cut after the last layer that is read: image tokens are one
-of its hidden states, carried by the projector, and further hidden states are maps for a region
-encoder. It does not know about checkpoints of whole models, boxes or ONNX.
+The tower is transformers' module without the layers after the last one that is read. One hidden
+state, mapped by the projector, gives the image tokens; further ones are maps for a region encoder.
 """
 
 from collections.abc import Mapping
@@ -23,27 +22,27 @@ from regionqa.export.modules.base import VisionModule
 
 @dataclass(frozen=True)
 class TowerKind:
-    """What must be known of a tower beside its config."""
+    """Properties of a tower that its config does not state."""
 
     first_tokens: int
-    """Tokens of the hidden states that stand before the patches."""
+    """Number of tokens before the patches."""
     after: tuple[str, ...]
-    """Modules after the last layer. No hidden state passes through them, so they are left out."""
+    """Modules after the last layer, which do not affect hidden states and are left out."""
 
 
 LAYERS = "encoder.layers."
-"""Where the weights of all kinds of towers have their layers."""
+"""Prefix of the layers' weights in all kinds of towers."""
 TOWERS: Mapping[str, TowerKind] = {
     "clip_vision_model": TowerKind(first_tokens=1, after=("post_layernorm",)),
     "siglip_vision_model": TowerKind(first_tokens=0, after=("post_layernorm", "head")),
 }
-"""Every kind of tower that is known, by transformers' `model_type`."""
+"""Supported towers by transformers' `model_type`."""
 NOTES = ("transformers_version", "dtype", "torch_dtype", "architectures", "_name_or_path")
-"""Keys of a transformers config that say nothing of the tower's shape."""
+"""Keys of a transformers config that do not affect the tower."""
 
 
 class ProjectorKind(StrEnum):
-    """What carries the tower's features into the language model."""
+    """The module that maps the tower's features into the language model."""
 
     linear = "linear"
     """One linear layer (LLaVA 1, GPT4RoI)."""
@@ -53,25 +52,25 @@ class ProjectorKind(StrEnum):
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Shape of a `TowerVision`. ValueError where it names no tower, or no layer of it."""
+    """Shape of a `TowerVision`. ValueError for an unknown tower, or a layer it does not have."""
 
     tower: Mapping[str, Any]
-    """The tower's own config as transformers writes it: `model_type` and what is not default."""
+    """The tower's transformers config: `model_type` and values that are not defaults."""
     hidden_size: int
     """Width of the language model's embeddings."""
     feature_layer: int = -2
-    """The hidden state that becomes image tokens. 0 is what the first layer reads, k what layer k
-    gives; negative ones count from the last."""
+    """The hidden state that becomes image tokens. 0 is the input of the first layer, k the output
+    of layer k; negative ones count from the last."""
     drop_class_token: bool = True
-    """Whether the first token of that hidden state is left out."""
+    """Whether its first token is left out."""
     levels: tuple[int, ...] = ()
-    """Hidden states that are given to the region encoder as maps, shallowest first."""
+    """Hidden states that the region encoder reads as maps, shallowest first."""
     projector: ProjectorKind = ProjectorKind.mlp2x_gelu
-    """What carries features into the language model."""
+    """Kind of the projector."""
     activation: str = "gelu"
-    """Of the projector with two layers, by transformers' name."""
+    """Activation of a two-layer projector, by transformers' name."""
     bias: bool = True
-    """Whether the projector's layers have one."""
+    """Whether the projector's layers have a bias."""
 
     def __post_init__(self) -> None:
         kind = self.tower.get("model_type")
@@ -80,7 +79,7 @@ class TowerConfig:
         layers = vision_sizes(self.transformers).layers
         for index in (self.feature_layer, *self.levels):
             if not -layers - 1 <= index <= layers:
-                raise ValueError(f"tower: it has {layers} layers, hidden state {index} is none")
+                raise ValueError(f"tower: it has {layers} layers, no hidden state {index}")
         if self.activation not in ACT2FN:
             raise ValueError(f"projector: the activation {self.activation!r} is unknown")
 
@@ -94,16 +93,16 @@ class TowerConfig:
 
     @property
     def sizes(self) -> VisionSizes:
-        """Sizes of the whole tower."""
+        """Sizes of the complete tower."""
         return vision_sizes(self.transformers)
 
     def position(self, index: int) -> int:
-        """A hidden state counted from the first."""
+        """The index of a hidden state counted from the first."""
         return index if index >= 0 else self.sizes.layers + 1 + index
 
 
 class LlavaProjector(nn.Module):
-    """Two linear layers, an activation between them; weights have LLaVA's names."""
+    """Two linear layers with an activation in between; weights have LLaVA's names."""
 
     def __init__(self, width: int, config: TowerConfig) -> None:
         super().__init__()
@@ -120,7 +119,7 @@ class LlavaProjector(nn.Module):
 class TowerVision(VisionModule):
     """Image tokens and maps from the hidden states of a published tower.
 
-    The tower's weights are undefined until they are loaded; those of the projector are new.
+    The tower's weights are undefined until `load_tower`; those of the projector are random.
     """
 
     config: TowerConfig
@@ -134,7 +133,7 @@ class TowerVision(VisionModule):
         self.depth = max(1, self.feature_layer, *self.levels)
         cut = config.transformers
         cut.num_hidden_layers = self.depth
-        with no_init_weights():  # they are always loaded, and drawing them takes half a minute
+        with no_init_weights():  # always loaded later; initializing them takes half a minute
             self.tower = AutoModel.from_config(cut, dtype=torch.float32)
         for name in kind.after:
             setattr(self.tower, name, nn.Identity())
@@ -153,7 +152,7 @@ class TowerVision(VisionModule):
 
     @property
     def image_tokens(self) -> int:
-        """Patches, and what else the hidden state holds and is not dropped."""
+        """Patches, and a class token that is not dropped."""
         return self.grid**2 + self.first_tokens - self.config.drop_class_token
 
     @property
@@ -175,10 +174,12 @@ class TowerVision(VisionModule):
         return patches.reshape(-1, self.width, self.grid, self.grid)
 
     def load_tower(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights of a whole tower by name; BundleError where one is missing or unknown.
+        """Load the weights of a complete tower by name; float32 tensors are not copied.
 
-        Layers after the last one that is read, and what comes after the layers, are dropped. What
-        is float32 is taken without a copy.
+        Weights of modules that this tower leaves out are ignored.
+
+        Raises:
+            BundleError: A weight is missing or unknown.
         """
         kind = TOWERS[self.config.tower["model_type"]]
         own = {n: value.float() for n, value in weights.items() if not self._is_cut(n, kind)}
@@ -187,22 +188,23 @@ class TowerVision(VisionModule):
             raise BundleError(f"weights of the vision tower: missing {missing}, unknown {unknown}")
 
     def _is_cut(self, name: str, kind: TowerKind) -> bool:
-        """Whether a weight of the whole tower belongs to what was left out."""
+        """Whether a weight belongs to a module that is left out."""
         if name.startswith(LAYERS):
             return int(name.removeprefix(LAYERS).split(".")[0]) >= self.depth
         return name.split(".")[0] in kind.after
 
 
 def tower_table(config: Any) -> dict[str, Any]:
-    """A transformers config as a card holds it: `model_type` and what is not default.
+    """A transformers config as a card's table: `model_type` and values that are not defaults.
 
-    TOML knows no null, so keys without a value are left out. BundleError where that would change
-    the tower, or where it is no tower.
+    Raises:
+        BundleError: It is not a supported tower, or a table without null cannot express it.
     """
     kind = config.model_type
     if kind not in TOWERS:
         raise BundleError(
-            f"a model of type {kind!r} is no vision tower that is known; known are CLIP and SigLIP"
+            f"a model of type {kind!r} is not a supported vision tower; "
+            "supported are CLIP and SigLIP"
         )
     whole, default = config.to_dict(), AutoConfig.for_model(kind).to_dict()
     table = {

@@ -1,8 +1,4 @@
-"""Torch -> ONNX, with the comparison that makes an export count.
-
-A graph is compared with its torch definition on random inputs of several sizes, none among them,
-before anyone may use it. It does not know how files are written, nor about cards or bundles.
-"""
+"""Export torch encoders to ONNX files and compare them with torch."""
 
 import warnings
 from pathlib import Path
@@ -25,13 +21,13 @@ OPSET = 20
 
 
 def export_vision(vision: VisionModule, path: Path) -> ParityReport:
-    """Write `pixel_values` -> `image_tokens`, `level0`..., and compare it."""
+    """Write the vision graph (see `write_vision`) and compare it with torch."""
     write_vision(vision, path)
     return compare_vision(vision, path)
 
 
 def write_vision(vision: VisionModule, path: Path) -> None:
-    """Write the graph, with a dynamic number of images; uncompared."""
+    """Write `pixel_values` -> `image_tokens`, `level0`, ..., with a dynamic number of images."""
     size = vision.input_size
     names = ["image_tokens", *level_names(len(vision.level_shapes))]
     batch = torch.export.Dim("batch")
@@ -40,15 +36,16 @@ def write_vision(vision: VisionModule, path: Path) -> None:
 
 
 def export_region(region: RegionModule, path: Path) -> ParityReport:
-    """Write sources, `boxes`, `image_index` -> `region_tokens`, and compare it."""
+    """Write the region graph (see `write_region`) and compare it with torch."""
     write_region(region, path)
     return compare_region(region, path)
 
 
 def write_region(region: RegionModule, path: Path) -> None:
-    """Write the graph, with a dynamic number of boxes, none too; uncompared.
+    """Write sources, `boxes`, `image_index` -> `region_tokens`.
 
-    The sources are `level0`..., or `pixel_values` of an encoder that looks at pixels of its own.
+    The number of boxes is dynamic and may be 0. Sources are `level0`, ..., or `pixel_values` for an
+    encoder that reads its own pixels.
     """
     batch, regions = torch.export.Dim("batch"), torch.export.Dim("regions")
     example = region_case(region, images=2, regions=3, seed=0)
@@ -71,9 +68,9 @@ def write_graph(
     dynamic_shapes: tuple[object, ...],
     path: Path,
 ) -> None:
-    """Export in evaluation mode; weights are stored in half precision where that loses nothing."""
+    """Export a module in evaluation mode; weights that float16 represents exactly are float16."""
     with warnings.catch_warnings():
-        # inputs share a dimension on purpose: ONNX Runtime then checks that they agree
+        # inputs share a dimension intentionally: ONNX Runtime then checks that they agree
         warnings.filterwarnings("ignore", message=".*shares the same shape constraints")
         program = torch.onnx.export(
             module.eval(),
@@ -83,12 +80,12 @@ def write_graph(
             opset_version=OPSET,
             dynamic_shapes=dynamic_shapes,
             dynamo=True,
-            optimize=False,  # it would fold BatchNorm into weights that float16 cannot hold
+            optimize=False,  # it would fold BatchNorm into weights that float16 cannot represent
             verbose=False,
         )
     assert program is not None
     initializers = program.model.graph.initializers
-    weights = {}  # torch's own memory, not copied
+    weights = {}  # torch's memory, not copied
     for name in list(initializers):
         value = initializers.pop(name).const_value
         assert value is not None
@@ -99,7 +96,7 @@ def write_graph(
 
 
 def strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes on the source (paths and stack traces of whoever exported)."""
+    """Remove the exporter's metadata: source paths and stack traces of this machine."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]
@@ -111,7 +108,7 @@ def strip_traces(model: onnx.ModelProto) -> None:
 
 
 def round_to_float16(module: nn.Module) -> None:
-    """Round all floating weights to what float16 holds, in place; they stay float32."""
+    """Round all floating-point weights to float16 values in place; they stay float32."""
     for value in module.state_dict().values():
         if value.is_floating_point():
             value.copy_(value.half().float())

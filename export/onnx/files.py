@@ -1,8 +1,7 @@
-"""Graphs to files, one weight at a time: no copy of all weights is ever made.
+"""Write ONNX files one weight at a time, without a copy of all weights in memory.
 
-A file is the graph without its weights, and before it every weight as a message of its own.
-Protocol Buffers joins messages that follow each other, so whatever reads ONNX reads one graph. It
-does not know what the graphs compute.
+A file is a sequence of messages, one per weight and then the graph without weights. Protocol
+Buffers merges concatenated messages, so every reader of ONNX reads one graph.
 """
 
 from collections.abc import Mapping
@@ -16,31 +15,36 @@ from onnx import TensorProto, helper
 
 Array = npt.NDArray[np.generic]
 GRAPH, NODE, INITIALIZER, RAW_DATA = 7, 1, 5, 9
-"""Numbers of fields: ModelProto.graph, GraphProto.node and .initializer, TensorProto.raw_data."""
+"""Field numbers of ModelProto.graph, GraphProto.node and .initializer, TensorProto.raw_data."""
 SMALLEST = 256
-"""Fewer weights than this are not worth a cast."""
+"""Smaller weights are not stored as float16, which would need a Cast node."""
 CHUNK = 1 << 24
-"""Numbers that are compared at a time."""
+"""Values compared at a time."""
 
 
 def save_model(
     model: onnx.ModelProto, weights: Mapping[str, npt.NDArray[np.generic]], path: Path
 ) -> None:
-    """Write a graph and the weights it lacks; those that float16 holds exactly become float16.
+    """Write a graph with its weights; those that float16 represents exactly become float16.
 
-    A halved weight gets a cast back to float32, which ONNX Runtime folds away when it opens the
-    file: it costs half the disk space, and no time. Nothing is rounded here: a bundle's weights are
-    rounded once, before export (`halve`), so torch and ONNX compute with the same numbers.
+    A float16 weight gets a Cast to float32, which ONNX Runtime folds when it opens the file: half
+    the disk space at no cost in time. Nothing is rounded here. Weights are rounded once before the
+    export (`round_to_float16`), so that torch and ONNX compute with the same values.
+
+    Args:
+        model: A graph without initializers.
+        weights: The initializers by name.
+        path: The file.
     """
     checked = onnx.ModelProto()
     checked.CopyFrom(model)
-    for name, values in weights.items():  # declared, so that the checker knows them
+    for name, values in weights.items():  # declared for the checker
         kind = helper.np_dtype_to_tensor_dtype(values.dtype)
         checked.graph.input.append(helper.make_tensor_value_info(name, kind, values.shape))
     onnx.checker.check_model(checked)
     with path.open("wb") as file:
         for name, values in weights.items():
-            half = halved(values)
+            half = exact_float16(values)
             if half is None:
                 _write_weight(file, name, values, b"")
                 continue
@@ -50,8 +54,8 @@ def save_model(
         file.write(model.SerializeToString())
 
 
-def halved(values: Array) -> npt.NDArray[np.float16] | None:
-    """The values as float16; None where that would change one, or where it is not worth it."""
+def exact_float16(values: Array) -> npt.NDArray[np.float16] | None:
+    """The values as float16; None if that changes a value, or if there are few of them."""
     if values.dtype != np.float32 or values.size < SMALLEST:
         return None
     given = np.ascontiguousarray(values).reshape(-1)
@@ -66,7 +70,7 @@ def halved(values: Array) -> npt.NDArray[np.float16] | None:
 
 
 def _write_weight(file: IO[bytes], name: str, values: Array, nodes: bytes) -> None:
-    """A ModelProto of a graph with one initializer, and before it nodes as they are serialised."""
+    """Write a ModelProto with one initializer and serialized nodes."""
     kind = helper.np_dtype_to_tensor_dtype(values.dtype)
     head = TensorProto(name=name, dims=values.shape, data_type=kind).SerializeToString()
     head += _start(RAW_DATA, values.nbytes)
@@ -77,7 +81,7 @@ def _write_weight(file: IO[bytes], name: str, values: Array, nodes: bytes) -> No
 
 
 def _start(field: int, size: int) -> bytes:
-    """What stands before the bytes of a field: its number, that it has a length, and the length."""
+    """The tag and length prefix of a length-delimited field."""
     number, found = size, bytearray([field << 3 | 2])
     while number > 0x7F:
         found.append(number & 0x7F | 0x80)

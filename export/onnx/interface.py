@@ -1,4 +1,4 @@
-"""Inputs and outputs of the two graphs: their names, and how a region encoder takes them."""
+"""Names of the graphs' inputs and outputs, and the region encoder with flat inputs."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from regionqa.export.modules.base import RegionModule
 
 
 class RegionGraph(nn.Module):
-    """A region encoder with its levels as separate inputs, as an ONNX graph needs them."""
+    """A region encoder with its levels as separate inputs, as in the ONNX graph."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A graph on given inputs, in ONNX Runtime alone: here, or in a process of its own.
+"""Run a graph in ONNX Runtime, large ones in a separate process without torch's weights.
 
-Torch's weights wait on the disk meanwhile, so that comparing a large graph holds one copy of them,
-not two. It does not know what is compared.
+Torch's weights are on disk meanwhile, so that the comparison of a large graph needs memory for one
+copy of the weights, not two.
 """
 
 import subprocess
@@ -19,16 +19,28 @@ from torch import nn
 
 from regionqa.errors import ExportError
 
-APART = 200_000_000
-"""Bytes of a graph from which on it gets a process of its own; starting one takes a second."""
+SEPARATE_PROCESS = 200_000_000
+"""Size in bytes from which a graph runs in a separate process, which takes a second to start."""
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
 Feeds = Mapping[str, Array]
 
 
 def run_graph(path: Path, outputs: Sequence[str], cases: Sequence[Feeds]) -> list[list[Floats]]:
-    """What a graph gives for every case, in the order of `outputs`. ExportError where it fails."""
-    if path.stat().st_size < APART:
+    """Compute a graph's outputs for every case.
+
+    Args:
+        path: The ONNX file.
+        outputs: Names of the outputs.
+        cases: Inputs by name, for every case.
+
+    Returns:
+        For every case the outputs in the order of their names.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the graph.
+    """
+    if path.stat().st_size < SEPARATE_PROCESS:
         return run_here(path, outputs, cases)
     with TemporaryDirectory() as folder:
         for number, case in enumerate(cases):
@@ -49,12 +61,12 @@ def run_graph(path: Path, outputs: Sequence[str], cases: Sequence[Feeds]) -> lis
 
 @contextmanager
 def set_aside(module: nn.Module, path: Path) -> Iterator[None]:
-    """A module without its weights while a graph of its own process needs the memory.
+    """Move a module's weights to disk while its graph runs in a separate process.
 
-    Nothing is done for a graph small enough to run here. Tensors that somebody else holds too stay
-    in memory.
+    Does nothing for a graph that runs in this process. Tensors with other references stay in
+    memory.
     """
-    if path.stat().st_size < APART:
+    if path.stat().st_size < SEPARATE_PROCESS:
         yield
         return
     with TemporaryDirectory() as folder:
@@ -65,21 +77,21 @@ def set_aside(module: nn.Module, path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with torch.inference_mode(False):  # or they could not be trained any more
+            with torch.inference_mode(False):  # or the weights could not be trained
                 module.load_state_dict(torch.load(file, weights_only=True), assign=True)
 
 
 def run_here(path: Path, outputs: Sequence[str], cases: Sequence[Feeds]) -> list[list[Floats]]:
-    """As `run_graph`, in this process."""
+    """Run a graph in this process; as `run_graph`."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # as asking does: what it cannot fold beforehand is no fault
+    options.log_severity_level = 3  # no warnings about constants that it cannot fold
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return [session.run(list(outputs), dict(case)) for case in cases]
 
 
-def main(words: Sequence[str]) -> None:
-    """GRAPH FOLDER CASES OUTPUT...: read FOLDER/0.npz and so on, write FOLDER/0.out.npz."""
-    path, folder, count, *outputs = words
+def main(arguments: Sequence[str]) -> None:
+    """Run GRAPH FOLDER CASES OUTPUT...: reads FOLDER/0.npz and so on, writes FOLDER/0.out.npz."""
+    path, folder, count, *outputs = arguments
     cases = []
     for number in range(int(count)):
         with np.load(f"{folder}/{number}.npz") as arrays:

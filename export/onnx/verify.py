@@ -1,8 +1,4 @@
-"""Torch -> ONNX, with the comparison that makes an export count.
-
-A graph is compared with its torch definition on random inputs of several sizes, none among them,
-before anyone may use it. It does not know how files are written, nor about cards or bundles.
-"""
+"""Compare ONNX graphs with their torch definitions on random inputs of several sizes."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -20,14 +16,14 @@ from regionqa.export.onnx.interface import RegionGraph, level_names, source_name
 from regionqa.export.onnx.process import run_graph, set_aside
 
 TOLERANCE = 1e-4
-"""Largest difference between torch and ONNX that is let through, for values of order one."""
+"""Largest allowed difference between torch and ONNX, for values of order one."""
 
 ROUNDINGS = 4
-"""Of torch's own distances from double precision, how many a graph may be away from torch."""
+"""Largest allowed difference, in multiples of torch's own rounding error; see `ParityReport`."""
 CASES, FEW_CASES = ((1, 0), (1, 1), (3, 7), (2, 40)), ((1, 0), (2, 7))
-"""Images and regions that a region graph is compared on; few where one image takes minutes."""
+"""Numbers of images and regions in comparisons of region graphs; few for large encoders."""
 LARGE = 100_000_000
-"""Weights from which on an encoder is so slow (GPT4RoI's has 299 M)."""
+"""Number of weights from which an encoder counts as large (GPT4RoI's has 299 M)."""
 
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -35,17 +31,17 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How far one graph's outputs are from torch's on random inputs."""
+    """The comparison of one graph with torch."""
 
     graph: str
     difference: float
-    """Largest |ONNX - torch| over all outputs and cases, as a share of the output's largest
-    value where that exceeds one."""
+    """Largest |ONNX - torch| over all outputs and cases, relative to the output's largest value if
+    that exceeds one."""
     cases: tuple[str, ...]
-    """Sizes that were compared, such as "3 images"."""
+    """The compared sizes, such as "3 images"."""
     rounding: float = 0.0
-    """How far torch itself is from double precision, by the same measure; found only where the
-    difference exceeds the tolerance: deep networks may amplify what is rounded."""
+    """Difference of torch from double precision, computed only if `difference` exceeds the
+    tolerance: deep networks may amplify rounding errors."""
 
     @property
     def summary(self) -> str:
@@ -54,9 +50,9 @@ class ParityReport:
         return f"{self.graph}: differs from torch by {self.difference:.1e} ({cases})"
 
     def check(self, tolerance: float = TOLERANCE) -> None:
-        """ExportError where the difference exceeds the tolerance (or is not a number).
+        """ExportError if the difference exceeds the tolerance (or is not a number).
 
-        Two ways to round may differ by more, but hardly by more than torch and the exact value.
+        A larger difference is allowed up to a multiple of torch's own rounding error.
         """
         if not self.difference <= max(tolerance, ROUNDINGS * self.rounding):
             raise ExportError(
@@ -66,7 +62,7 @@ class ParityReport:
 
 
 def compare_vision(vision: VisionModule, path: Path) -> ParityReport:
-    """How far a vision graph is from its torch definition."""
+    """Compare a vision graph with its torch definition."""
     size = vision.input_size
     names = ["image_tokens", *level_names(len(vision.level_shapes))]
     cases = {
@@ -77,7 +73,7 @@ def compare_vision(vision: VisionModule, path: Path) -> ParityReport:
 
 
 def compare_region(region: RegionModule, path: Path) -> ParityReport:
-    """How far a region graph is from its torch definition."""
+    """Compare a region graph with its torch definition."""
     weights = sum(weight.numel() for weight in region.parameters())
     cases = {
         f"{images} images with {count} regions": region_case(region, images, count, seed=count)
@@ -89,9 +85,9 @@ def compare_region(region: RegionModule, path: Path) -> ParityReport:
 def region_case(
     region: RegionModule, images: int, regions: int, seed: int
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Random sources and boxes; boxes of every size, some reaching outside the image."""
+    """Random sources, and boxes of all sizes, some of which extend beyond the image."""
     rng = np.random.default_rng(seed)
-    varied = [int(side) for side in rng.integers(96, 320, 2)]  # for sides that may vary
+    varied = [int(side) for side in rng.integers(96, 320, 2)]  # for dynamic sides
     case: dict[str, npt.NDArray[np.generic]] = {}
     for name, (channels, *fixed) in zip(source_names(region), region.source_shapes, strict=True):
         shape = [side or other for side, other in zip(fixed, varied, strict=True)]
@@ -104,7 +100,7 @@ def region_case(
 
 
 def rng_normal(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float32]:
-    """Standard normal numbers, the same at every call."""
+    """Standard normal values from a seed."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
@@ -112,7 +108,14 @@ def rng_normal(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float32]:
 def compare(
     module: nn.Module, path: Path, outputs: list[str], cases: Mapping[str, Arrays]
 ) -> ParityReport:
-    """Run torch and ONNX Runtime on the same inputs, given in the order of torch's arguments."""
+    """Run torch and ONNX Runtime on the same inputs.
+
+    Args:
+        module: The torch definition.
+        path: The ONNX file.
+        outputs: Names of the graph's outputs, in the module's order.
+        cases: Inputs by case, in the order of the module's arguments.
+    """
     wanted = []
     for case in cases.values():
         found = module.eval()(*(torch.from_numpy(np.asarray(value)) for value in case.values()))
@@ -135,7 +138,7 @@ def compare(
 def largest(
     wanted: Sequence[Sequence[Tensor]], given: Sequence[Sequence[npt.NDArray[np.float32]]]
 ) -> float:
-    """The largest `relative_difference` of all cases' outputs."""
+    """The largest `relative_difference` over all cases and outputs."""
     return max(
         relative_difference(want.numpy(), got)
         for expected, values in zip(wanted, given, strict=True)
@@ -144,9 +147,9 @@ def largest(
 
 
 def relative_difference(want: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> float:
-    """Largest difference, as a share of the largest wanted value where that exceeds one.
+    """Largest difference, relative to the largest expected value if that exceeds one.
 
-    Infinite where shapes differ or a value is not finite.
+    Infinite if shapes differ or a value is not finite.
     """
     if want.shape != got.shape or not (np.isfinite(want).all() and np.isfinite(got).all()):
         return float("inf")

@@ -184,7 +184,7 @@ def untrained_region_encoder(
     if kind == "pixels":
         _, trained = read_encoders(starter)
         assert isinstance(trained, CropRegionEncoder)
-        return CropRegionEncoder.told_anew(trained)
+        return CropRegionEncoder.with_new_carrier(trained)
     return None
 
 

@@ -263,7 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
         rounds=rounds,
     )
     torch.manual_seed(WORDS_SETTINGS.seed)
-    region = CropRegionEncoder.told_anew(trained, input_size=IMAGE, place_width=PLACE_WIDTH)
+    region = CropRegionEncoder.with_new_carrier(trained, input_size=IMAGE, place_width=PLACE_WIDTH)
     language, tokenizer, held = train_words_stage(vision, region, parts, settings, options.out)
     finish_bundle(options.out / "starter", options.data, vision, region, language, tokenizer, held)
 

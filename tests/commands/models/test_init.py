@@ -378,7 +378,11 @@ def test_folders_that_do_not_hold_what_they_should(
     for vision, language, line in (
         (tmp_path / "gone", parts / "llama", "gone: "),
         (bare, parts / "llama", "bare: is no checkpoint in transformers' format: no config.json"),
-        (parts / "llama", parts / "llama", "a model of type 'llama' is no vision tower"),
+        (
+            parts / "llama",
+            parts / "llama",
+            "type 'llama' is not a supported vision tower",
+        ),
         (parts / "clip", parts / "clip", "'clip_vision_model' is no causal language model"),
         (parts / "clip", speechless, "speechless: has no tokenizer"),
         (blind, parts / "llama", "blind: does not say how images are prepared"),

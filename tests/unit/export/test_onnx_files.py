@@ -15,7 +15,7 @@ from torch import nn
 from regionqa.errors import ExportError
 from regionqa.export.onnx import process as running
 from regionqa.export.onnx.export import write_graph
-from regionqa.export.onnx.files import CHUNK, halved
+from regionqa.export.onnx.files import CHUNK, exact_float16
 from regionqa.export.onnx.verify import compare
 
 
@@ -47,17 +47,17 @@ def test_a_graph_is_read_with_all_its_weights(halves: bool, tmp_path: Path) -> N
     assert np.allclose(session.run(None, {"x": x.numpy()})[0], layer(x).detach(), atol=1e-5)
 
 
-def test_only_what_loses_nothing_is_halved() -> None:
+def test_only_exact_weights_become_float16() -> None:
     exact = np.full(CHUNK + 5, 0.5, np.float32)
-    half = halved(exact)
+    half = exact_float16(exact)
     assert half is not None and half.dtype == np.float16 and half.shape == exact.shape
     exact[-1] = 0.1
-    assert halved(exact) is None
+    assert exact_float16(exact) is None
     exact[-1] = 1e6  # beyond float16
-    assert halved(exact) is None
-    assert halved(np.full((16, 16), 0.5, np.float32)) is not None
-    assert halved(np.full((15, 16), 0.5, np.float32)) is None
-    assert halved(np.zeros(999, np.int64)) is None
+    assert exact_float16(exact) is None
+    assert exact_float16(np.full((16, 16), 0.5, np.float32)) is not None
+    assert exact_float16(np.full((15, 16), 0.5, np.float32)) is None
+    assert exact_float16(np.zeros(999, np.int64)) is None
 
 
 def test_a_large_graph_runs_in_a_process_of_its_own(
@@ -77,7 +77,7 @@ def test_a_large_graph_runs_in_a_process_of_its_own(
     cases = {f"{count}": {"x": np.ones((count, 30), np.float32)} for count in (1, 4, 0)}
     here = compare(layer, tmp_path / "graph.onnx", ["y"], cases)
     assert not started
-    monkeypatch.setattr(running, "APART", 0)
+    monkeypatch.setattr(running, "SEPARATE_PROCESS", 0)
     assert compare(layer, tmp_path / "graph.onnx", ["y"], cases) == here
     assert [words[:3] for words in started] == [[sys.executable, "-m", running.__name__]]
     assert here.difference < 1e-5

@@ -80,14 +80,14 @@ def test_a_card_holds_all_of_a_tower(kind: str) -> None:
 
 
 def test_what_is_no_tower() -> None:
-    with pytest.raises(BundleError, match="'bert' is no vision tower that is known"):
+    with pytest.raises(BundleError, match="'bert' is not a supported vision tower"):
         tower_table(BertConfig())
     good = TowerConfig(tower_table(TOWERS["clip"]), hidden_size=24)
     for changes, message in (
         ({"tower": {"model_type": "bert"}}, "model_type is 'bert'"),
         ({"tower": {"model_type": "clip_vision_model", "hidden_size": "x"}}, "hidden_size"),
-        ({"feature_layer": 5}, "it has 4 layers, hidden state 5 is none"),
-        ({"levels": (1, -6)}, "it has 4 layers, hidden state -6 is none"),
+        ({"feature_layer": 5}, "it has 4 layers, no hidden state 5"),
+        ({"levels": (1, -6)}, "it has 4 layers, no hidden state -6"),
         ({"activation": "gelo"}, "the activation 'gelo' is unknown"),
     ):
         with pytest.raises(ValueError, match=message):
