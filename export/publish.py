@@ -1,7 +1,6 @@
-"""A bundle -> a repository of the Hugging Face Hub, or a folder ready to become one.
+"""Publish a bundle on the Hugging Face Hub, or copy it to a folder with a README.
 
-Nothing leaves this machine before the files were compared with the card and the graphs with torch.
-The bundle's own folder is never written to. It does not know how the bundle was made.
+Files are compared with the card and graphs with torch first. The bundle itself is never changed.
 """
 
 import shutil
@@ -27,13 +26,18 @@ LICENCES = (
     "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail",
     "llama2", "llama3", "gemma",
 )  # fmt: skip
-"""Names the Hub knows; any other licence is `other` there, and stands in the text."""
+"""Licence names of the Hub; any other licence becomes `other` with its text on the page."""
 
 
 def check_bundle(bundle: Bundle) -> list[ParityReport]:
-    """Compare files with the card and graphs with torch; the reports, none without torch weights.
+    """Compare files with the card and graphs with torch.
 
-    Raises BundleError where a file is not what the card says, ExportError where a graph differs.
+    Returns:
+        The reports of the graphs; none for a bundle without torch weights.
+
+    Raises:
+        BundleError: A file differs from the card.
+        ExportError: A graph differs from torch.
     """
     if broken := bundle.broken_files():
         raise BundleError(
@@ -51,12 +55,12 @@ def check_bundle(bundle: Bundle) -> list[ParityReport]:
 
 
 def write_copy(bundle: Bundle, folder: Path) -> Path:
-    """The card, its files and a README in a new folder; OutputError where that is not empty."""
+    """Copy the card, its files and a README to a new folder; OutputError if it is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: is there already and not empty; name a new folder")
     partial = folder.with_name(f"{folder.name}.partial")
     try:
-        for path in published(bundle):
+        for path in published_paths(bundle):
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.file(path), partial / path)
         if not (partial / README).exists():
@@ -72,10 +76,18 @@ def write_copy(bundle: Bundle, folder: Path) -> Path:
 
 
 def publish(bundle: Bundle, repo: str, *, private: bool = False) -> str:
-    """Put the card, its files and a README into a repository of the Hub; the page's address.
+    """Upload the card, its files and a README to a repository of the Hub, created if necessary.
 
-    The repository is made where there is none. private: it must be seen by its owners only.
-    Raises PublishError; then no file of the repository has changed.
+    Args:
+        bundle: The bundle.
+        repo: OWNER/NAME.
+        private: Whether the repository must be private.
+
+    Returns:
+        The address of the repository's page.
+
+    Raises:
+        PublishError: The upload failed; no file of the repository has changed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
@@ -83,7 +95,7 @@ def publish(bundle: Bundle, repo: str, *, private: bool = False) -> str:
         raise PublishError(
             f"{repo}: publishing needs a token; log in with: {LOG_IN}, or set HF_TOKEN"
         )
-    files: dict[str, Path | bytes] = {path: bundle.file(path) for path in published(bundle)}
+    files: dict[str, Path | bytes] = {path: bundle.file(path) for path in published_paths(bundle)}
     files.setdefault(README, model_page(bundle, repo).encode())
     additions = [
         CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
@@ -92,17 +104,17 @@ def publish(bundle: Bundle, repo: str, *, private: bool = False) -> str:
     api = HfApi(library_name="regionqa")
     try:
         with quiet_client():
-            # None leaves to an organization what its new repositories are
+            # None: the default of the organization
             api.create_repo(repo, private=private or None, exist_ok=True)
             public = private and not api.model_info(repo).private
             if not public:
                 message = f"{bundle.card.name}, revision {bundle.card.revision}"
                 api.create_commit(repo, additions, commit_message=message)
     except Exception as error:
-        told = describe_publish_error(error, repo)
-        if told is None:
+        message = describe_publish_error(error, repo)
+        if message is None:
             raise
-        raise PublishError(told) from error
+        raise PublishError(message) from error
     if public:
         raise PublishError(
             f"{repo}: is there already and public, so --private cannot hold; make it private at "
@@ -111,13 +123,13 @@ def publish(bundle: Bundle, repo: str, *, private: bool = False) -> str:
     return page(repo)
 
 
-def published(bundle: Bundle) -> list[str]:
-    """What is published: the card and what it lists, and nothing else that lies in the folder."""
+def published_paths(bundle: Bundle) -> list[str]:
+    """Paths of the published files: the card and those it lists, no others of the folder."""
     return [CARD, *(spec.path for spec in bundle.card.files)]
 
 
 def describe_publish_error(error: Exception, repo: str) -> str | None:
-    """The line for what the client raised; None where it is a mistake of ours."""
+    """The message for an error of the client; None for programming errors."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause = root_cause(error)
@@ -127,8 +139,8 @@ def describe_publish_error(error: Exception, repo: str) -> str | None:
             f"{repo}: your token may not write there ({cause.response.status_code}); log in with "
             f"one that may: {LOG_IN}, or publish under a name of your own"
         )
-    if told := hub_problem(cause, repo):
-        return told
+    if message := hub_problem(cause, repo):
+        return message
     if isinstance(cause, OfflineModeIsEnabled):
         return f"{repo}: HF_HUB_OFFLINE forbids to publish; run again without it"
     if is_broken_connection(cause):
@@ -139,7 +151,7 @@ def describe_publish_error(error: Exception, repo: str) -> str | None:
 
 
 def model_page(bundle: Bundle, name: str) -> str:
-    """The README of a published model, from its card; `name` is what a user calls it by."""
+    """The README of a bundle's repository, from its card; `name` is the value for --model."""
     from huggingface_hub import ModelCardData
 
     card = bundle.card
@@ -178,5 +190,5 @@ def model_page(bundle: Bundle, name: str) -> str:
 
 
 def table_cell(value: object) -> str:
-    """A value of the card as text that can stand in a table."""
+    """A value of the card as text for a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,7 +1,7 @@
-"""A checkpoint's tokenizer and chat template -> what a bundle needs to ask in the same words.
+"""Convert a checkpoint's tokenizer and chat template to a card's prompt format.
 
-The template is found by rendering one conversation and seeing where image and question went. What
-counts as right is what transformers makes of the same conversation. It does not know about weights.
+The template is found by rendering one conversation with placeholders. The reference for the result
+is transformers' rendering of the same conversation.
 """
 
 import json
@@ -22,37 +22,38 @@ from regionqa.language.tokenization import BundleTokenizer, stages, tokenize
 
 log = logging.getLogger("regionqa.export")
 VICUNA, VICUNA_TURN = "USER: {image}\n{question} ASSISTANT:", "USER: NEXTSLOT ASSISTANT:"
-"""How LLaVA 1.5 is asked (its Vicuna form); for checkpoints without a chat template."""
+"""LLaVA 1.5's prompt (Vicuna), for checkpoints without a chat template."""
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
-"""One of these makes a tokenizer; without any, transformers would make one up."""
+"""Files of a tokenizer; without any of them, transformers would build an empty one."""
 IMAGE, QUESTION, ANSWER, NEXT = "IMAGESLOT", "QUESTIONSLOT", "ANSWERSLOT", "NEXTSLOT"
 PROBES = ("what is this?", "Is it {red}?\n\nSay yes or no.", "  Ein Häuschen 猫 🐈  am 3. Mai?")
-"""Questions on which the renderer must agree with transformers."""
+"""Questions for which the prompt's ids must equal those of transformers."""
 Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a checkpoint is asked."""
+    """The prompt format of a checkpoint."""
 
     written: str
-    """The prompt as the checkpoint's own template writes it, `IMAGE` and `QUESTION` in it."""
+    """The prompt by the checkpoint's template, with `IMAGE` and `QUESTION`."""
     template: str
     """The card's prompt template."""
     answer: str
-    """How an answer stands after its prompt; the card's pattern."""
+    """The card's pattern of an answer."""
     turn: str | None
-    """What follows an answer and its stop, up to the next answer; None where that is not known."""
+    """The card's pattern between an answer's stop and the next answer; None if unknown."""
     stop: tuple[str, ...]
-    """Special tokens that end an answer, the one its template writes first."""
+    """Special tokens that end an answer, the template's own first."""
     tokenizer: str
     """The content of tokenizer.json."""
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder as transformers reads it; BundleError where there is none.
+    """Load the tokenizer in a folder with transformers, which converts slow tokenizers.
 
-    A tokenizer that is only there in its slow form is converted.
+    Raises:
+        BundleError: There is none, or it has no form for the tokenizers library.
     """
     if not any((folder / name).is_file() for name in FILES):
         raise BundleError(f"{folder}: has no tokenizer; none of {', '.join(FILES)} is there")
@@ -69,11 +70,17 @@ def read_tokenizer(folder: Path) -> Any:
 def read_conversation(
     folder: Path, tokenizer: Any, ends: Sequence[int], image_token: str | None
 ) -> PromptFormat:
-    """How the checkpoint in a folder is asked.
+    """Read the prompt format of the checkpoint in a folder.
 
-    ends: ids that its config says end an answer. image_token: what stands for the image in its
-    texts; None where it has never seen one, and the image is put before the question.
-    BundleError where its chat template cannot be followed.
+    Args:
+        folder: The checkpoint.
+        tokenizer: From `read_tokenizer`.
+        ends: Ids of end tokens in its config.
+        image_token: The placeholder of an image in its texts; None for a language model, for which
+            the image is put before the question.
+
+    Raises:
+        BundleError: Its chat template cannot be expressed by a card.
     """
     jinja = tokenizer.chat_template or processor_template(folder)
     if isinstance(jinja, dict):
@@ -102,7 +109,7 @@ def read_conversation(
 
 
 def processor_template(folder: Path) -> str | None:
-    """The chat template where older checkpoints of images and words keep it."""
+    """The chat template in the files of older vision-language checkpoints."""
     for name in ("chat_template.json", "processor_config.json"):
         if (folder / name).is_file():
             found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
@@ -113,42 +120,42 @@ def processor_template(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class RenderedTemplate:
-    """What a chat template writes, with `IMAGE`, `QUESTION` and `NEXT` where these stand."""
+    """The text of a chat template with the placeholders `IMAGE`, `QUESTION` and `NEXT`."""
 
     prompt: str
     lead: str
-    """Between prompt and answer."""
+    """The text between prompt and answer."""
     turn: str | None
-    """From an answer's end to the next answer; None where the template knows one question only."""
+    """The text from an answer's end to the next answer; None if there is no second question."""
     end: str | None
-    """The special token that follows an answer."""
+    """The special token after an answer."""
 
 
 def follow(folder: Path, tokenizer: Any, jinja: str, image_token: str | None) -> RenderedTemplate:
-    """What the chat template writes about one image.
+    """Render the chat template for a conversation about one image.
 
-    Some templates want a list of what a message holds, others its text; both are tried.
+    Some templates expect a message's content as a list of parts, others as text; both are tried.
     """
     image = image_token or IMAGE
     for lists in (True, False):
 
-        def said(role: str, text: str, lists: bool = lists) -> dict[str, Any]:
+        def message(role: str, text: str, lists: bool = lists) -> dict[str, Any]:
             return {"role": role, "content": [{"type": "text", "text": text}] if lists else text}
 
-        asked = said("user", QUESTION if lists else f"{image}\n{QUESTION}")
+        question = message("user", QUESTION if lists else f"{image}\n{QUESTION}")
         if lists:
-            asked["content"].insert(0, {"type": "image"})
-        prompt = rendered(tokenizer, jinja, [asked], add_generation_prompt=True)
+            question["content"].insert(0, {"type": "image"})
+        prompt = rendered(tokenizer, jinja, [question], add_generation_prompt=True)
         found = [prompt.find(part) for part in (image, QUESTION)]
         if not 0 <= found[0] < found[1] or prompt.count(image) > 1 or prompt.count(QUESTION) > 1:
             continue
-        talk = [asked, said("assistant", ANSWER)]
-        before, _, after = rendered(tokenizer, jinja, talk).partition(ANSWER)
+        dialogue = [question, message("assistant", ANSWER)]
+        before, _, after = rendered(tokenizer, jinja, dialogue).partition(ANSWER)
         ends = [token for token in added_tokens(tokenizer) if after.lstrip().startswith(token)]
         end = max(ends, key=len, default=None)
-        talk.append(said("user", NEXT))
-        further = rendered(tokenizer, jinja, talk, add_generation_prompt=True)
-        _, _, turn = further.partition(ANSWER)
+        dialogue.append(message("user", NEXT))
+        longer = rendered(tokenizer, jinja, dialogue, add_generation_prompt=True)
+        _, _, turn = longer.partition(ANSWER)
         if end and turn.lstrip().startswith(end):
             turn = turn.lstrip().removeprefix(end)
         return RenderedTemplate(
@@ -164,19 +171,19 @@ def follow(folder: Path, tokenizer: Any, jinja: str, image_token: str | None) ->
 
 
 def rendered(tokenizer: Any, jinja: str, messages: Messages, **options: bool) -> str:
-    """The conversation as text; empty where the template refuses it."""
+    """Render a conversation; empty if the template raises an error."""
     try:
         text = tokenizer.apply_chat_template(
             messages, chat_template=jinja, tokenize=False, **options
         )
-    except Exception as error:  # whatever a template does to what it was not written for
+    except Exception as error:  # templates raise anything
         log.debug("the chat template refused a conversation: %s", error)
         return ""
     return str(text)
 
 
 def opening_tokens(tokenizer: Any) -> str:
-    """What the tokenizer puts before every text by itself, such as `<s>`."""
+    """The tokens that the tokenizer adds before every text, such as `<s>`."""
     plain = tokenizer.encode("a", add_special_tokens=False)
     ids = tokenizer.encode("a")
     count = next((i for i in range(len(ids)) if ids[i : i + len(plain)] == plain), 0)
@@ -189,7 +196,7 @@ def added_tokens(tokenizer: Any) -> list[str]:
 
 
 def card_pattern(text: str) -> str:
-    """The text as a card's pattern, with fields for slots; its own braces are written twice."""
+    """Convert a text with placeholders to a card's pattern; braces are escaped."""
     pattern = text.replace("{", "{{").replace("}", "}}")
     fields = {IMAGE: "{image}", QUESTION: "{question}", NEXT: "{question}", ANSWER: "{answer}"}
     for slot, name in fields.items():
@@ -200,9 +207,9 @@ def card_pattern(text: str) -> str:
 def tokenizer_file(tokenizer: Any, body: str, image_token: str | None) -> str:
     """The content of the bundle's tokenizer.json: the tokenizer as transformers runs it.
 
-    Two things may be said in it that transformers knows without: no text opens a prompt that
-    begins with a special token of the template, and the image token is special, so that nobody
-    can type it.
+    Two rules that transformers applies outside the file are written to it: a prompt that begins
+    with a special token gets no space before it, and the image token is special, so that users
+    cannot type it.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     if any(body.startswith(token) for token in added_tokens(tokenizer)):
@@ -215,7 +222,7 @@ def tokenizer_file(tokenizer: Any, body: str, image_token: str | None) -> str:
 
 
 def prompt_table(conversation: PromptFormat, region_input: RegionInput) -> dict[str, str]:
-    """The card's [prompt] for a model that learned from images, but from no prompt of ours."""
+    """The card's [prompt] for a checkpoint that was not trained with regionqa's prompts."""
     table = {
         "template": conversation.template,
         "answer": conversation.answer,
@@ -237,7 +244,7 @@ def prompt_table(conversation: PromptFormat, region_input: RegionInput) -> dict[
 
 
 def check_ids(conversation: PromptFormat, tokenizer: Any, image_token: str) -> None:
-    """BundleError where the bundle's ids of a prompt are not those of transformers."""
+    """BundleError if the bundle's ids of a prompt differ from those of transformers."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"
         file.write_text(conversation.tokenizer, encoding="utf-8")

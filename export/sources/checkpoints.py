@@ -1,7 +1,4 @@
-"""Published checkpoints in transformers' format, read from their folders.
-
-Every way in which that fails is one BundleError. It does not know what becomes of them.
-"""
+"""Read checkpoints in transformers' format; every failure is a BundleError."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -28,20 +25,20 @@ from regionqa.export.modules.tower import tower_table
 from regionqa.language.decoders import LlamaDecoder
 
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
-"""What transformers raises for a folder that it cannot load."""
+"""Exceptions of transformers for a folder that it cannot load."""
 
 
 def read_tower(folder: Path) -> tuple[Any, dict[str, Tensor]]:
-    """Config and weights of a vision tower, or of the one in a CLIP or SigLIP of two towers."""
+    """Read config and weights of a vision tower, or of the vision tower of a CLIP or SigLIP."""
     config = read_config(folder)
     config = getattr(config, "vision_config", None) or config
-    tower_table(config)  # refuses what is no tower
+    tower_table(config)  # raises for other models
     model = load_model(AutoModel, folder, config=config, dtype=torch.float32)
     return config, model.state_dict()
 
 
 def read_text_config(folder: Path) -> Any:
-    """The config of a causal language model; BundleError where the folder holds none."""
+    """Read the config of a causal language model; BundleError if it is another model."""
     config = read_config(folder)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BundleError(
@@ -51,7 +48,7 @@ def read_text_config(folder: Path) -> Any:
 
 
 def read_language(folder: Path) -> PreTrainedModel | Path:
-    """A causal language model to be copied; loaded, numbers as stored, where it has only .bin."""
+    """A causal language model's folder to copy; the loaded model if it has .bin files only."""
     if any(path.suffix == ".safetensors" for path in language_files(folder)):
         return folder
     model: PreTrainedModel = load_model(AutoModelForCausalLM, folder, dtype="auto")
@@ -59,7 +56,7 @@ def read_language(folder: Path) -> PreTrainedModel | Path:
 
 
 def read_config(folder: Path) -> Any:
-    """The transformers config in a folder; BundleError where there is none that is known."""
+    """Read the transformers config in a folder; BundleError if there is none, or it is unknown."""
     if not (folder / "config.json").is_file():
         raise BundleError(f"{folder}: is no checkpoint in transformers' format: no config.json")
     try:
@@ -70,7 +67,7 @@ def read_config(folder: Path) -> Any:
 
 
 def load_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """A model in evaluation mode; BundleError where a weight is missing or nothing can be read."""
+    """Load a model in evaluation mode; BundleError if it is unreadable or incomplete."""
     try:
         model, report = kind.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, **options
@@ -78,13 +75,13 @@ def load_model(kind: Any, folder: Path, **options: Any) -> Any:
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
-    if report["missing_keys"]:  # transformers would make them up
+    if report["missing_keys"]:  # transformers would initialize them randomly
         raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")
     return model.eval()
 
 
 def end_ids(folder: Path, config: Any) -> list[int]:
-    """Ids of the tokens that end an answer, as the checkpoint says."""
+    """Ids of the end tokens in the checkpoint's generation config, or else its config."""
     found = getattr(config, "eos_token_id", None)
     file = folder / "generation_config.json"
     if file.is_file():
@@ -93,16 +90,16 @@ def end_ids(folder: Path, config: Any) -> list[int]:
 
 
 def as_list(ids: int | list[int] | None) -> list[int]:
-    """What a config writes as one id, several or none."""
+    """Normalize one id, several or none to a list."""
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def language_shapes(
     language: PreTrainedModel | Path,
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """The shape of every weight of a language model, and its config."""
+    """The shapes of a language model's weights, and its config."""
     if isinstance(language, PreTrainedModel):
-        weights = dict(language.named_parameters())  # a tied weight is named once
+        weights = dict(language.named_parameters())  # tied weights appear once
         return {name: tuple(weight.shape) for name, weight in weights.items()}, (
             language.config.to_dict()
         )
@@ -117,7 +114,7 @@ def language_shapes(
 
 
 def runtime_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> LanguageRuntime:
-    """The native decoder where it takes the config and every weight, else transformers."""
+    """The native decoder if it supports the config and every weight, else transformers."""
     weights = {
         name.removeprefix("model."): torch.empty(shape, device="meta")
         for name, shape in shapes.items()
@@ -132,7 +129,7 @@ def runtime_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]])
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' bars and tables: what matters in them becomes an error here."""
+    """Suppress transformers' progress bars and reports; relevant ones become errors here."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

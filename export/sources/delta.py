@@ -1,8 +1,7 @@
-"""A published delta plus the model it was taken from -> the language model, as a stream.
+"""Add a published delta to its base model, tensor by tensor, and write safetensors shards.
 
-Differences are added tensor by tensor and written as shards of safetensors. A run that is killed
-goes on with the shard it was writing. It does not know encoders, tokenizers or the Hub.
-docs/adr/16-delta-conversion.md says how a wrong base is told.
+An interrupted run continues with the shard it was writing. docs/adr/16-delta-conversion.md
+describes how a wrong base is detected.
 """
 
 import json
@@ -20,30 +19,31 @@ from regionqa.errors import BundleError
 from regionqa.export.sources.shards import Shards, TensorEntry, write_safetensors
 
 RECOMPUTED = ("rotary_emb.inv_freq",)
-"""Ends of names of buffers that old transformers stored and that are computed anew; dropped."""
+"""Suffixes of buffers that old transformers versions stored and that are recomputed."""
 LONGER = ("model.embed_tokens.weight", "lm_head.weight")
-"""Weights that have more rows than the base's: those of added tokens stand last, whole."""
+"""Weights that may have more rows than the base's: those of added tokens, which are no sums."""
 SHARD_BYTES = 500_000_000
-"""Largest shard that is written, where one tensor is not larger; what a killed run does again."""
+"""Size limit of a shard in bytes, unless one tensor is larger; also the loss by interruption."""
 RELEASE = 10_000_000
-"""Bytes of a tensor after whose reading a file is let go of, for its pages to be."""
+"""Size in bytes of a tensor after which the files are released, to free their pages."""
 JOURNAL = "conversion.json"
 PROBES, PROBE_ROWS = 8, 256
-"""How many matrices, and how many rows of each, tell whether the base is the right one."""
+"""Numbers of matrices, and of rows of each, in the check of the base."""
 LARGE, CANCELS = 0.5, -0.1
-"""A delta of half the base's size must take some of the base away: see `check_base`."""
+"""Relative size from which a delta is large, and the largest cosine that it may then have with the
+base; see `check_base`."""
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are done and those that there are in all."""
+"""Called with the bytes done and in all."""
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """What becomes of every tensor of a delta."""
+    """The destination of every tensor of a delta."""
 
     language: Mapping[str, TensorEntry]
-    """The sums, under transformers' names, which are the published ones."""
+    """Shapes and types of the sums by transformers' names, which are the published ones."""
     parts: Mapping[str, str]
-    """Of the encoders: published name -> name in the torch encoders."""
+    """Encoder weights: published names and names in the torch encoders."""
 
     @property
     def size(self) -> int:
@@ -51,7 +51,7 @@ class MergePlan:
         return sum(entry.size for entry in self.language.values())
 
     def shards(self, limit: int | None = None) -> list[dict[str, TensorEntry]]:
-        """The tensors in groups of at most so many bytes."""
+        """Group the tensors into shards of at most `limit` bytes."""
         groups: list[dict[str, TensorEntry]] = []
         filled = 0
         for name, entry in self.language.items():
@@ -66,11 +66,17 @@ class MergePlan:
 def make_plan(
     delta: Shards, base: Shards, parts: Mapping[str, str], dtype: torch.dtype | None
 ) -> MergePlan:
-    """Find a place for every tensor of both checkpoints.
+    """Assign every tensor of both checkpoints.
 
-    parts: published prefix -> prefix in the torch encoders; these are not differences. dtype: None
-    keeps the type that the delta has. BundleError for a tensor that is unknown, missing, or of a
-    size that does not fit the base's.
+    Args:
+        delta: The differences.
+        base: The model they were taken from.
+        parts: Published prefixes of encoder weights, which are not differences, and their prefixes
+            in the torch encoders.
+        dtype: Type of the sums; None: the delta's.
+
+    Raises:
+        BundleError: A tensor is unknown, missing, or does not have the base's shape.
     """
     language: dict[str, TensorEntry] = {}
     found: dict[str, str] = {}
@@ -101,7 +107,7 @@ def make_plan(
 
 
 def check_sizes(name: str, delta: tuple[int, ...], base: tuple[int, ...], folder: Path) -> None:
-    """BundleError where the base cannot be added to the delta's first rows."""
+    """BundleError if the base's shape is not that of the delta, or of its first rows."""
     more_rows = name in LONGER and delta[1:] == base[1:] and delta[0] > base[0]
     if delta != base and not more_rows:
         raise BundleError(
@@ -111,7 +117,7 @@ def check_sizes(name: str, delta: tuple[int, ...], base: tuple[int, ...], folder
 
 
 def add(delta: Tensor, base: Tensor) -> Tensor:
-    """Their sum in the wider of their types; rows that the base does not have are the delta's."""
+    """Add in the wider of both types; rows that the base does not have are the delta's."""
     if delta.shape == base.shape:
         return delta + base
     total = delta.to(torch.promote_types(delta.dtype, base.dtype), copy=True)
@@ -120,23 +126,23 @@ def add(delta: Tensor, base: Tensor) -> Tensor:
 
 
 def check_base(delta: Shards, base: Shards, plan: MergePlan) -> None:
-    """BundleError where the base is not the one that the delta was taken from, as far as shows.
+    """BundleError if the delta was apparently not taken from this base.
 
-    A delta is a model less its base. It is small where the model was trained from the base; where
-    it is not small, it holds the base negated, and so points against it. One that is large and
-    points elsewhere was taken from another model, and one that points along it is no delta.
+    A delta is the model minus the base. It is small if the model was trained from the base, and if
+    it is large, it contains the negated base, so their cosine is negative. A large delta of another
+    direction was taken from another model, and one of the base's direction holds whole weights.
     """
     names = [name for name, entry in plan.language.items() if len(entry.shape) == 2]
     step = max(1, len(names) // PROBES)
     square = {"delta": 0.0, "base": 0.0, "both": 0.0}
     for name in names[::step]:
-        # each scaled by the base's, so that no matrix outweighs the others
+        # scaled by the base's magnitude, so that no matrix dominates
         rows = min(PROBE_ROWS, base.entries[name].shape[0])
-        below, apart = base.tensor(name)[:rows].float(), delta.tensor(name)[:rows].float()
-        scale = float(below.square().mean().sqrt()) or 1.0
-        square["delta"] += float((apart / scale).square().sum())
-        square["base"] += float((below / scale).square().sum())
-        square["both"] += float((apart / scale * (below / scale)).sum())
+        ours, difference = base.tensor(name)[:rows].float(), delta.tensor(name)[:rows].float()
+        scale = float(ours.square().mean().sqrt()) or 1.0
+        square["delta"] += float((difference / scale).square().sum())
+        square["base"] += float((ours / scale).square().sum())
+        square["both"] += float((difference / scale * (ours / scale)).sum())
     base.release()
     delta.release()
     if not square["delta"] or not square["base"]:
@@ -154,7 +160,7 @@ def check_base(delta: Shards, base: Shards, plan: MergePlan) -> None:
 
 @dataclass
 class ConversionLog:
-    """Which shards are finished, for which inputs; a file beside them."""
+    """The finished shards of a conversion and its inputs, as a file."""
 
     path: Path
     inputs: str
@@ -163,7 +169,7 @@ class ConversionLog:
 
     @classmethod
     def open(cls, path: Path, inputs: str) -> "ConversionLog":
-        """What an earlier run has finished; nothing where it had other inputs."""
+        """Read the log of an earlier run; empty if there is none, or it had other inputs."""
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             same = table["inputs"] == inputs
@@ -172,7 +178,7 @@ class ConversionLog:
             return cls(path, inputs)
 
     def is_whole(self, shard: Path) -> bool:
-        """Whether a shard was finished and still is what was written; reads it."""
+        """Whether a shard was finished and is unchanged; reads its content."""
         return (
             shard.name in self.finished
             and shard.is_file()
@@ -180,7 +186,7 @@ class ConversionLog:
         )
 
     def add(self, shard: Path, sha256: str) -> None:
-        """Note a finished shard, so that a kill at any time leaves the old list or the new."""
+        """Add a finished shard; an interruption leaves the old log or the new one."""
         self.finished[shard.name] = sha256
         part = self.path.with_name(f"{self.path.name}.part")
         table = {"inputs": self.inputs, "finished": self.finished}
@@ -189,11 +195,11 @@ class ConversionLog:
 
 
 def fingerprint(*checkpoints: Shards, dtype: torch.dtype | None) -> str:
-    """What tells one run's inputs from another's: the files, their sizes and times, the type."""
+    """An identifier of a run's inputs: files with sizes and times, and the type."""
     files = []
     for checkpoint in checkpoints:
         for path in checkpoint.files:
-            real = path.resolve()  # in the Hub's cache its name is its digest
+            real = path.resolve()  # in the Hub's cache the name is the digest
             status = real.stat()
             files.append([str(real), status.st_size, status.st_mtime_ns])
     return json.dumps([files, str(dtype)])
@@ -207,10 +213,10 @@ def stream(
     journal: ConversionLog,
     progress: Progress,
 ) -> None:
-    """Write the sums to `folder` as shards with their index, then check that all are there.
+    """Write the sums to `folder` as shards with an index; finished shards are kept.
 
-    Finished shards of an earlier run are kept if they are whole. Raises BundleError where a sum is
-    not finite, or the disk is too small.
+    Raises:
+        BundleError: A sum is not finite, or the disk is too small.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = plan.shards()
@@ -218,16 +224,16 @@ def stream(
     for path in folder.glob("model-*"):
         if path.name not in names or not journal.is_whole(path):
             path.unlink()
-    to_come = sum(sum(entry.size for entry in group.values()) for name, group in
+    remaining = sum(sum(entry.size for entry in group.values()) for name, group in
                   zip(names, groups, strict=True) if not (folder / name).exists())  # fmt: skip
-    check_disk(folder, to_come)
-    done = plan.size - to_come
+    check_disk(folder, remaining)
+    done = plan.size - remaining
     progress(done, plan.size)
     for name, group in zip(names, groups, strict=True):
         if (folder / name).exists():
             continue
 
-        def told(
+        def sums(
             group: dict[str, TensorEntry] = group, before: int = done
         ) -> Iterator[tuple[str, Tensor]]:
             for key, entry in group.items():
@@ -236,7 +242,7 @@ def stream(
                 progress(before, plan.size)
 
         try:
-            digest = write_safetensors(folder / name, group, told())
+            digest = write_safetensors(folder / name, group, sums())
         except OSError as error:
             raise BundleError(f"{folder / name}: cannot be written: {error}; run again") from error
         journal.add(folder / name, digest)
@@ -254,7 +260,7 @@ def stream(
 
 
 def one_sum(delta: Shards, base: Shards, name: str, entry: TensorEntry) -> Tensor:
-    """One tensor of the language model in the type that is asked for."""
+    """One tensor of the language model in its type; BundleError if it is not finite."""
     total = add(delta.tensor(name), base.tensor(name))
     if not torch.isfinite(total).all():
         raise BundleError(
@@ -265,7 +271,7 @@ def one_sum(delta: Shards, base: Shards, name: str, entry: TensorEntry) -> Tenso
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """BundleError where the disk does not hold what is to be written."""
+    """BundleError if the disk has less free space than needed."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise BundleError(
@@ -275,7 +281,7 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 def read_encoder_weights(delta: Shards, plan: MergePlan, prefix: str) -> dict[str, Tensor]:
-    """The delta's weights of one torch encoder, by its names, float32 and in memory."""
+    """Read the delta's weights of one torch encoder by its names, as float32 in memory."""
     found: dict[str, Tensor] = {}
     for name, own in plan.parts.items():
         if own.startswith(prefix):

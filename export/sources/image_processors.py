@@ -1,7 +1,6 @@
-"""A checkpoint's image processor -> the card's [image] table.
+"""Convert a checkpoint's image processor to a card's [image] table.
 
-What cannot be done exactly is refused, or done nearly and said in a note. It does not know about
-weights.
+Settings without an exact equivalent are refused, or approximated with a note.
 """
 
 from collections.abc import Mapping
@@ -16,16 +15,24 @@ from regionqa.images.preprocessing import Fit, Resample
 PIXEL = 1 / 255
 FILES = ("preprocessor_config.json", "processor_config.json")
 RESAMPLE: Mapping[int, Resample] = {2: Resample.bilinear, 3: Resample.bicubic}
-"""By Pillow's numbers, which the files use."""
+"""Resampling by Pillow's numbers, which the files use."""
 
 
 def image_table(
     folder: Path, side: int, fit: Fit | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """The [image] table for a tower that reads squares of `side` pixels, and notes for people.
+    """Build the [image] table for a tower that reads squares of `side` pixels.
 
-    fit: how an image becomes the square; None is the processor's own way, which must then give
-    squares of `side`. BundleError where it does not, or does what we cannot.
+    Args:
+        folder: The checkpoint.
+        side: Side of the tower's input, in pixels.
+        fit: How an image becomes a square; None: as the processor does.
+
+    Returns:
+        The table, and notes about approximations.
+
+    Raises:
+        BundleError: The processor's settings are not supported, or give another size.
     """
     processor = read_processor(folder)
     if not processor.do_rescale or abs(processor.rescale_factor - PIXEL) > PIXEL / 1000:
@@ -54,7 +61,7 @@ def image_table(
 
 
 def read_processor(folder: Path) -> Any:
-    """The image processor in a folder; BundleError where there is none."""
+    """Load the image processor in a folder; BundleError if there is none."""
     if not any((folder / name).is_file() for name in FILES):
         raise BundleError(f"{folder}: does not say how images are prepared; {FILES[0]} is missing")
     try:
@@ -65,7 +72,7 @@ def read_processor(folder: Path) -> Any:
 
 
 def own_fit(folder: Path, processor: Any) -> tuple[Fit, int]:
-    """How the processor makes a square of an image, and the square's side."""
+    """The processor's own fit, and the side of its squares in pixels."""
     size, crop = processor.size or {}, getattr(processor, "crop_size", None) or {}
     sides = {int(size[name]) for name in ("height", "width") if size.get(name)}
     short = int(size.get("shortest_edge") or 0)

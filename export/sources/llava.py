@@ -1,7 +1,7 @@
-"""A LLaVA checkpoint in transformers' format -> a bundle that answers just as it does.
+"""Convert a LLaVA checkpoint in transformers' format to a bundle with the same answers.
 
-The checkpoint is taken apart by name: vision tower, projector, language model. What cannot be done
-faithfully is refused. It does not know about the other published models.
+The checkpoint is split into vision tower, projector and language model. Variants that a bundle
+cannot reproduce are refused.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ OTHERS: Mapping[str, str] = {
     "video_llava": "reads videos",
     "vipllava": "joins several hidden states",
 }
-"""Kin of LLaVA, and what a bundle cannot do of what they do."""
+"""Variants of LLaVA, and what a bundle cannot reproduce of them."""
 
 
 def llava_bundle(
@@ -49,12 +49,14 @@ def llava_bundle(
     fit: Fit | None = None,
     origin: str | None = None,
 ) -> InitResult:
-    """Write a bundle from a `LlavaForConditionalGeneration` checkpoint, its precision kept.
+    """Write a bundle from a `LlavaForConditionalGeneration` checkpoint in its own precision.
 
-    With `coordinates` or `none` nothing is untrained, and without a region the answers are those of
-    transformers' `generate`. With `features` a new region encoder is added, to be trained. fit:
-    None is the checkpoint's own way of making squares. origin: what the card calls the checkpoint.
-    Raises BundleError where it cannot be taken apart faithfully.
+    Without a region the answers are those of transformers' `generate`. With `features` a new region
+    encoder is added, which must be trained. `fit` None is the checkpoint's own; `origin` is the
+    checkpoint's name on the card. Other arguments are those of `init_bundle`.
+
+    Raises:
+        BundleError: The checkpoint cannot be reproduced faithfully.
     """
     with quiet_transformers(), new_weights():
         config = read_config(folder)
@@ -101,7 +103,7 @@ def llava_bundle(
 
 
 def check_config(folder: Path, config: Any) -> int:
-    """The hidden state that becomes image tokens; BundleError where the checkpoint is no LLaVA."""
+    """The hidden state that becomes image tokens; BundleError if the checkpoint is not a LLaVA."""
     kind = config.model_type
     if kind in OTHERS:
         raise BundleError(f"{folder}: a model of type {kind!r} {OTHERS[kind]}; only LLaVA itself")
@@ -121,11 +123,11 @@ def check_config(folder: Path, config: Any) -> int:
 
 
 def language_model(model: Any) -> PreTrainedModel:
-    """The causal language model inside a LLaVA, sharing its weights."""
+    """The language model of a LLaVA as a causal language model that shares its weights."""
     config = model.config.text_config
     config.tie_word_embeddings = model.config.tie_word_embeddings
     inner = model.model.language_model.state_dict()
-    with torch.device("meta"):  # no memory for weights that are replaced at once
+    with torch.device("meta"):  # no memory for weights that are replaced
         causal = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     prefix = causal.base_model_prefix
     weights = {f"{prefix}.{name}": value for name, value in inner.items()}

@@ -1,9 +1,8 @@
-"""GPT4RoI and PVIT: published checkpoints -> a bundle, as their card says.
+"""Convert the checkpoints of a published model (GPT4RoI, PVIT) to a bundle.
 
-The language model streams through `delta`; the encoders are built to the shapes that the published
-weights have, so that a checkpoint of any size converts; the tokenizer is made anew from
-`tokenizer.model`. It does not know where the folders come from, nor which of the two it converts:
-what differs stands in the card's [sources] and [architecture].
+The language model is written by `delta`. The encoders are built in the shapes of the published
+weights, so that checkpoints of any size convert. The tokenizer is rebuilt from `tokenizer.model`.
+Everything that differs between models is in the card's [sources] and [architecture].
 """
 
 import json
@@ -66,17 +65,17 @@ from regionqa.schema import from_table
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",
 )  # fmt: skip
-"""Keys of config.json that must be the same in a delta and its base."""
+"""Keys of config.json that must be equal in a delta and its base."""
 SIZES_OF = {"multilevel": multilevel_sizes, "regionclip": regionclip_sizes}
-"""Per kind of region encoder: its config's sizes, from the published weights and the tower."""
+"""Functions that compute a region encoder's config from published weights and tower, by kind."""
 ROOM = 4_000_000_000
-"""Bytes that the encoders take beside the language model, at most."""
+"""Upper limit of the encoders' bytes on disk."""
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "[PAD]"
 
 
 @dataclass(frozen=True)
 class PublishedCheckpoints:
-    """Folders of the published parts, and the region encoder's file where there is one."""
+    """Folders of the published parts, and the region encoder's file if it has one."""
 
     delta: Path
     base: Path
@@ -86,16 +85,16 @@ class PublishedCheckpoints:
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """A converted bundle, and what there is to say of it."""
+    """A converted bundle with the facts that `download` reports."""
 
     bundle: Bundle
     reports: tuple[ParityReport, ...]
     notes: tuple[str, ...] = ()
-    """What deserves a second look."""
+    """Oddities of the checkpoints, for people."""
 
 
 def staging(out: Path) -> Path:
-    """The folder beside `out` in which a conversion grows, and goes on if it was killed."""
+    """The folder of an unfinished conversion to `out`."""
     return out.with_name(f"{out.name}.converting")
 
 
@@ -109,11 +108,19 @@ def convert_published(
     any_base: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> ConversionResult:
-    """Write the bundle of a published model to `out`, which must not be there.
+    """Convert a published model; continues an interrupted conversion.
 
-    origins: what the new card calls the parts. dtype: of the language model's weights; None is
-    that of the delta. any_base: adds a base that `check_base` would refuse. A run that was killed
-    is continued. Raises BundleError for everything that does not fit.
+    Args:
+        card: The published model's card.
+        found: The parts on this machine.
+        out: The bundle's folder, which must not exist.
+        origins: Names of the parts for the new card.
+        dtype: Type of the language model's weights; None: the delta's.
+        any_base: Skip `check_base`.
+        progress: Called with the bytes done and in all.
+
+    Raises:
+        BundleError: The parts do not fit each other or the card.
     """
     assert card.sources is not None
     root = staging(out)
@@ -141,9 +148,10 @@ def convert_published(
 
 
 def language_config(found: PublishedCheckpoints) -> dict[str, Any]:
-    """The language model's config.json: the delta's, where it has one, else the base's.
+    """Merge the config.json of delta and base; the delta's values have precedence.
 
-    BundleError where both say how large the model is, and differently.
+    Raises:
+        BundleError: The two state different sizes, or a size is missing.
     """
     tables = {}
     for folder in (found.delta, found.base):
@@ -171,10 +179,12 @@ def language_config(found: PublishedCheckpoints) -> dict[str, Any]:
 def write_config(
     folder: Path, config: Mapping[str, Any], plan: MergePlan, tokenizer: Tokenizer
 ) -> str:
-    """config.json and generation_config.json of a LLaMA; what runs it.
+    """Write config.json and generation_config.json of a LLaMA; the runtime for the card.
 
-    Sizes follow from the weights and ids from the tokenizer: those that PVIT publishes are wrong.
-    BundleError where the weights are not those of a LLaMA.
+    Sizes come from the weights and ids from the tokenizer; the ids published by PVIT are wrong.
+
+    Raises:
+        BundleError: The weights are not those of a LLaMA.
     """
     shapes = {name: entry.shape for name, entry in plan.language.items()}
     rows, width = shapes["model.embed_tokens.weight"]
@@ -214,10 +224,13 @@ def write_config(
 def published_tokenizer(
     found: PublishedCheckpoints, sources: Sources, plan: MergePlan
 ) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer as the model was trained with, and what is odd about it.
+    """Build the tokenizer of the model's training; also notes about oddities.
 
-    The delta's `tokenizer.model` and `added_tokens.json`; where it lacks one, the base's file and
-    the card's tokens. BundleError where there is none, or an id without an embedding.
+    Reads the delta's `tokenizer.model` and `added_tokens.json`, or else the base's file and the
+    card's tokens.
+
+    Raises:
+        BundleError: There is no tokenizer, or an id has no embedding.
     """
     notes = []
     files = [folder / MODEL_FILE for folder in (found.delta, found.base)]
@@ -243,9 +256,9 @@ def published_tokenizer(
 def write_encoders(
     card: ModelCard, found: PublishedCheckpoints, delta: Shards, plan: MergePlan, root: Path
 ) -> tuple[TowerVision, RegionModule, list[ParityReport]]:
-    """Graphs and torch weights of both encoders; the modules come back without their weights.
+    """Write graphs and torch weights of the encoders, one after the other to save memory.
 
-    One after the other, so that only one is in memory.
+    The returned modules are on torch's meta device.
     """
     width = plan.language["model.norm.weight"].shape[0]
     vision = build_vision(card, found.vision, read_encoder_weights(delta, plan, "vision."), width)
@@ -265,7 +278,7 @@ def write_encoders(
 
 
 def save_weights(part: str, module: nn.Module, path: Path) -> None:
-    """One encoder's weights under a bundle's names, in half precision where that loses nothing."""
+    """Write one encoder's weights by a bundle's names; exact ones as float16 (see `smallest`)."""
     state = {n: v for n, v in module.state_dict().items() if not n.endswith(COUNTERS)}
     entries = {
         f"{part}.{n}": TensorEntry(tuple(v.shape), smallest(v).dtype) for n, v in state.items()
@@ -276,7 +289,7 @@ def save_weights(part: str, module: nn.Module, path: Path) -> None:
 def build_vision(
     card: ModelCard, folder: Path, projector: Mapping[str, Tensor], width: int
 ) -> TowerVision:
-    """The vision encoder with the tower of a folder and the delta's projector."""
+    """Build the vision encoder from a tower's folder and the delta's projector."""
     config, weights = read_tower(folder)
     settings = {k: v for k, v in card.architecture["vision"].items() if k != "kind"}
     table = {**settings, "tower": tower_table(config), "hidden_size": width}
@@ -294,7 +307,7 @@ def build_region(
     vision: TowerVision,
     width: int,
 ) -> RegionModule:
-    """The region encoder of the card's kind, in the sizes of its published weights."""
+    """Build the region encoder of the card's kind in the sizes of its published weights."""
     settings = dict(card.architecture["region"])
     kind = settings.pop("kind")
     state = {**weights, **(read_regionclip(file) if file else {})}
@@ -304,7 +317,7 @@ def build_region(
         raise BundleError(f"weights of the region encoder: {error} is missing") from error
     config, definition = REGION[kind]
     shape: Any = from_table(config, {**settings, "hidden_size": width}, f"card of {card.name}")
-    with no_init_weights():  # all are replaced, and what is not written takes no memory
+    with no_init_weights():  # all are replaced, and untouched memory is not allocated
         module: Any = definition(shape)
     load_state(module, state, "weights of the region encoder")
     assert isinstance(module, RegionModule)
@@ -314,7 +327,7 @@ def build_region(
 def card_table(
     card: ModelCard, vision: TowerVision, runtime: str, origins: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The new bundle's card: the published one's, without what it is converted from."""
+    """The tables of the new bundle's card: the published model's without [sources]."""
     path = shipped_folder() / card.name / CARD
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     table = {key: value for key, value in table.items() if key not in (*FOUND, "sources")}
@@ -326,7 +339,7 @@ def card_table(
 
 
 def check_written(root: Path, journal: ConversionLog) -> None:
-    """BundleError where the disk does not hold what was written: the card's digests are new."""
+    """BundleError if a shard on disk, by the card's new digests, is not what was written."""
     table = tomllib.loads((root / CARD).read_text(encoding="utf-8"))
     found = {Path(entry["path"]).name: entry["sha256"] for entry in table["files"]}
     wrong = [name for name, sha256 in journal.finished.items() if found.get(name) != sha256]
@@ -338,7 +351,7 @@ def check_written(root: Path, journal: ConversionLog) -> None:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Take weights by name; BundleError where one is missing, unknown or of another size."""
+    """Load weights by name; BundleError if one is missing, unknown or of another size."""
     try:
         missing, unknown = module.load_state_dict(dict(state), strict=False, assign=True)
     except RuntimeError as error:  # sizes

@@ -1,7 +1,7 @@
-"""RegionCLIP's published `.pth`, or safetensors of it: the network, and what else the file holds.
+"""Read published weights of region encoders: RegionCLIP's `.pth` or safetensors, and their sizes.
 
-Tensors are read as the reference loads them, the age of the file's frozen BatchNorm included. It
-does not know what becomes of them, nor which sizes are right.
+Tensors are converted as the reference does on loading, which depends on the version of the file's
+frozen BatchNorm.
 """
 
 import pickle
@@ -20,7 +20,7 @@ from regionqa.export.modules.regionclip import EPS
 from regionqa.export.modules.tower import TowerVision
 
 OWN = "backbone."
-"""What the names of the tensors that are read begin with."""
+"""Prefix of the network's tensors."""
 EXTRAS = (
     "roi_heads.",
     "image_projection",
@@ -38,21 +38,23 @@ EXTRAS = (
     "offline_pixel_mean",
     "offline_pixel_std",
 )
-"""What the detector and its training keep beside the network; dropped by name."""
+"""Prefixes of other tensors of the detector and its training, which are ignored."""
 COUNTER = ".num_batches_tracked"
-"""A buffer of BatchNorm that was not frozen; dropped by name."""
+"""A buffer of BatchNorm that was not frozen, which is ignored."""
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, SafetensorError, pickle.UnpicklingError)
-"""What torch and safetensors raise for a file that is broken or holds more than tensors."""
+"""Exceptions of torch and safetensors for a file that is damaged or holds other objects."""
 WITH_EPS = 3
-"""State dicts of frozen BatchNorm note a version. Below this one, or where a plain BatchNorm wrote
-the file, the reference takes the variance to hold eps already."""
+"""Version of frozen BatchNorm's state dict from which the variance does not include eps. In older
+files, and in those of a plain BatchNorm, the reference assumes that it does."""
 
 
 def read_regionclip(file: Path) -> dict[str, Tensor]:
-    """Every tensor under `backbone.` of a RegionCLIP checkpoint, float32, names unchanged.
+    """Read the tensors under `backbone.` of a RegionCLIP checkpoint as float32, by the same names.
 
-    The state dict stands under "model" or is the whole file. Raises BundleError, one line, where
-    the file is none or holds an unknown name. Whether all is there is seen when it is loaded.
+    The state dict is the file's "model", or the whole file. Completeness is checked on loading.
+
+    Raises:
+        BundleError: The file is not a checkpoint, or holds an unknown name.
     """
     entries, versions = _state(file)
     found: dict[str, Tensor] = {}
@@ -77,7 +79,7 @@ def read_regionclip(file: Path) -> dict[str, Tensor]:
 
 
 def _state(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The state dict in a file, and what torch notes of every module (none in a plain dict)."""
+    """Read the state dict of a file, and torch's metadata by module (none in a plain dict)."""
     try:
         content = (
             load_file(file)
@@ -99,15 +101,17 @@ def _state(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 HEAD_WIDTH = 64
-"""Channels of a head of CLIP's attention pool, at every width."""
+"""Channels per head of CLIP's attention pool, at every width."""
 State = Mapping[str, Tensor]
 
 
 def multilevel_sizes(state: State, vision: TowerVision) -> dict[str, Any]:
     """Fields of `MultiLevelConfig` for the weights of GPT4RoI's `spi_module`.
 
-    The levels are resized to 8, 4, 2 and 1 times the tower's grid. Raises KeyError, naming a weight
-    that is missing.
+    Levels are resized to 8, 4, 2 and 1 times the tower's grid.
+
+    Raises:
+        KeyError: A weight, which is named, is missing.
     """
     levels = len(vision.levels)
     width = state["mlvl_fuse.input_conv.0.weight"].shape[0]
@@ -128,7 +132,8 @@ def multilevel_sizes(state: State, vision: TowerVision) -> dict[str, Any]:
 def regionclip_sizes(state: State, vision: TowerVision) -> dict[str, Any]:
     """Fields of `RegionClipConfig` for RegionCLIP's weights under `backbone.`.
 
-    Raises KeyError, naming a weight that is missing.
+    Raises:
+        KeyError: A weight, which is named, is missing.
     """
     stages = (1, 2, 3, 4)
     first = [state[f"backbone.layer{stage}.0.conv1.weight"] for stage in stages]

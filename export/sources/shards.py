@@ -1,8 +1,8 @@
-"""Weights in shards, read and written one tensor at a time.
+"""Read and write sharded checkpoints one tensor at a time.
 
-A checkpoint of 13 GB passes through a machine with 4: shards are mapped, not loaded, and let go of
-again, and a file of safetensors is written tensor after tensor behind its header. Every way in
-which a checkpoint is unsound is one BundleError. It does not know what the tensors are.
+Shards are memory-mapped and released, and safetensors are written tensor by tensor after the
+header, so a checkpoint of 13 GB is converted on a machine with 4 GB. Invalid checkpoints are
+BundleErrors.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from torch import Tensor
 from regionqa.errors import BundleError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
-"""Weights in one file, by preference; in several, each with `.index.json` beside them."""
+"""Names of weights in one file, in order of preference; shards have an `.index.json`."""
 DTYPES: Mapping[torch.dtype, str] = {
     torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8",
 }  # fmt: skip
-"""What safetensors calls a type."""
+"""safetensors' names of types."""
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What is known of a tensor before it is read."""
+    """Shape and type of a tensor."""
 
     shape: Shape
     dtype: torch.dtype
@@ -45,10 +45,10 @@ class TensorEntry:
 
 
 class Shards:
-    """The weights of a checkpoint's folder. Tensors are views of the files until `release`."""
+    """The weights in a checkpoint's folder. Tensors are views of mapped files until `release`."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the files and read what they hold; no weights yet. Raises BundleError."""
+        """Find the files and read their headers, not their weights. Raises BundleError."""
         self.folder = folder
         self.files, listed = find_shards(folder)
         self.entries: dict[str, TensorEntry] = {}
@@ -65,14 +65,14 @@ class Shards:
                 )
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor as the file has it."""
+        """A tensor in the file's type."""
         path = self._places[name]
         held = self._opened(path)
         found: Tensor = held[name] if isinstance(held, dict) else held.get_tensor(name)
         return found
 
     def release(self) -> None:
-        """Let go of the files, and with them of the memory that their pages take."""
+        """Close the files, which frees the memory of their pages."""
         self._open.clear()
 
     def _read_entries(self, path: Path) -> None:
@@ -91,14 +91,14 @@ class Shards:
         self._places |= dict.fromkeys(found, path)
 
     def _opened(self, path: Path) -> Any:
-        """The mapped file: a dictionary of tensors, or a safetensors file."""
+        """The mapped file, opened if necessary; see `open_file`."""
         if path not in self._open:
             self._open[path] = open_file(path)
         return self._open[path]
 
 
 def find_shards(folder: Path) -> tuple[list[Path], dict[str, Path]]:
-    """The weights files of a folder, and the file of every tensor where an index lists them."""
+    """Find the weights files of a folder, and the file of every tensor if there is an index."""
     for single in SINGLE:
         index = folder / f"{single}.index.json"
         if not index.is_file():
@@ -124,7 +124,7 @@ def find_shards(folder: Path) -> tuple[list[Path], dict[str, Path]]:
 
 
 def open_file(path: Path) -> Any:
-    """A weights file, mapped: a dictionary of tensors (.bin) or a safetensors file."""
+    """Map a weights file: a dictionary of tensors (.bin) or a safetensors file."""
     try:
         if path.suffix == ".safetensors":
             return safe_open(path, framework="pt")
@@ -143,9 +143,18 @@ def open_file(path: Path) -> Any:
 def write_safetensors(
     path: Path, entries: Mapping[str, TensorEntry], tensors: Iterable[tuple[str, Tensor]]
 ) -> str:
-    """Write a file one tensor at a time, in the order of `entries`; its sha256.
+    """Write a safetensors file one tensor at a time; the file appears whole or not at all.
 
-    The file appears whole or not at all. tensors: each as its entry says. Raises OSError.
+    Args:
+        path: The file.
+        entries: Shapes and types by name.
+        tensors: Names and tensors in the order of `entries`.
+
+    Returns:
+        The file's sha256.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -163,7 +172,9 @@ def write_safetensors(
             file.write(chunk)
         for (name, entry), (given, tensor) in zip(entries.items(), tensors, strict=True):
             if (given, tuple(tensor.shape), tensor.dtype) != (name, entry.shape, entry.dtype):
-                raise ValueError(f"{given} {tuple(tensor.shape)} is given where {name} is due")
+                raise ValueError(
+                    f"{given} {tuple(tensor.shape)} was given, expected {name} {entry}"
+                )
             data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
             digest.update(data)
             file.write(data)
@@ -174,7 +185,7 @@ def write_safetensors(
 
 
 def join(paths: Iterable[Path], out: Path) -> None:
-    """Several safetensors files as one, which holds all their tensors; the files are removed."""
+    """Merge safetensors files into one, and remove them."""
     held = {path: open_file(path) for path in paths}
     places = {name: file for file in held.values() for name in file.keys()}  # noqa: SIM118
     types = {name: dtype for dtype, name in DTYPES.items()}
