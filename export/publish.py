@@ -108,8 +108,8 @@ def publish(bundle: Bundle, repo: str, *, private: bool = False) -> str:
             api.create_repo(repo, private=private or None, exist_ok=True)
             public = private and not api.model_info(repo).private
             if not public:
-                message = f"{bundle.card.name}, revision {bundle.card.revision}"
-                api.create_commit(repo, additions, commit_message=message)
+                title = f"{bundle.card.name}, revision {bundle.card.revision}"
+                api.create_commit(repo, additions, commit_message=title)
     except Exception as error:
         message = describe_publish_error(error, repo)
         if message is None:

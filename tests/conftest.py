@@ -24,6 +24,7 @@ from helpers.hub_server import Hub
 from regionqa.cli import main
 
 if TYPE_CHECKING:
+    from helpers.graph_cache import GraphCache
     from regionqa.bundles.store import Bundle
     from regionqa.engine import Engine
 
@@ -134,8 +135,34 @@ def photos(tmp_path: Path, skimage_photos: Path) -> Path:
     return folder
 
 
+EXPORTING = {"models", "training", "golden", "finetune", "export", "recipes"}
+"""Folders whose tests write bundles."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let bundles be written with cached graphs in the folders whose tests write many."""
+    here = Path(__file__).parent
+    for item in items:
+        folders = set(item.path.relative_to(here).parts)
+        if isinstance(item, pytest.Function) and EXPORTING & folders:
+            item.fixturenames.insert(0, "graphs")
+
+
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "Bundle"]:
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator["GraphCache"]:
+    """Exports whose graphs all processes of the run share; bundles are written with them."""
+    from helpers.graph_cache import GraphCache, shared_folder
+
+    cache = GraphCache(shared_folder(tmp_path_factory.getbasetemp()) / "graphs")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cache.patch(monkeypatch)
+        yield cache
+
+
+@pytest.fixture(scope="session")
+def tiny(
+    tmp_path_factory: pytest.TempPathFactory, graphs: "GraphCache"
+) -> Callable[[str], "Bundle"]:
     """Tiny untrained models by row of PVIT's table 1: `tiny("levels")`; see tiny_models.py."""
     from helpers.tiny_models import tiny_bundle
 

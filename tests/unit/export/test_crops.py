@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from helpers.graph_cache import GraphCache
 from recipes.starter.vision.classifier import CropClassifier, read_classifier
 from regionqa.export.modules.crops import (
     PLACES,
@@ -22,7 +23,6 @@ from regionqa.export.modules.crops import (
 )
 from regionqa.export.modules.registry import architecture_table
 from regionqa.export.modules.resnet import BasicBlock
-from regionqa.export.onnx.export import export_region
 from regionqa.export.onnx.interface import RegionGraph
 from regionqa.export.onnx.verify import TOLERANCE, compare
 
@@ -38,9 +38,11 @@ def small() -> CropRegionEncoder:
 
 
 @pytest.fixture(scope="module")
-def graph(small: CropRegionEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(
+    small: CropRegionEncoder, tmp_path_factory: pytest.TempPathFactory, graphs: GraphCache
+) -> Path:
     path = tmp_path_factory.mktemp("graph") / "region.onnx"
-    report = export_region(small, path)
+    report = graphs.export_region(small, path)
     report.check()
     assert "1 images with 0 regions" in report.cases
     return path

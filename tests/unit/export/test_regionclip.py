@@ -1,6 +1,7 @@
 """RegionCLIP's network: its layers against torch's own, and as a graph with free sides."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,7 @@ from torchvision.ops import roi_align
 
 from helpers.golden_checkpoints import regionclip_state
 from helpers.golden_weights import RegionClipSizes, pvit_maker
+from helpers.graph_cache import GraphCache
 from regionqa.export.modules.regionclip import (
     AttentionPool,
     Bottleneck,
@@ -20,7 +22,6 @@ from regionqa.export.modules.regionclip import (
     RegionClipEncoder,
 )
 from regionqa.export.modules.registry import REGION, architecture_table
-from regionqa.export.onnx.export import export_region
 from regionqa.export.onnx.interface import RegionGraph
 from regionqa.export.onnx.verify import TOLERANCE, compare
 from regionqa.schema import from_table
@@ -46,10 +47,10 @@ def encoder() -> RegionClipEncoder:
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(tmp_path_factory: pytest.TempPathFactory, graphs: GraphCache) -> Path:
     """The graph of `encoder()`, compared with it."""
     path = tmp_path_factory.mktemp("graph") / "region.onnx"
-    report = export_region(encoder(), path)
+    report = graphs.export_region(encoder(), path)
     report.check()
     assert "1 images with 0 regions" in report.cases
     return path
@@ -164,7 +165,7 @@ def test_the_graph_equals_torch_at_any_size(
 ) -> None:
     rng = np.random.default_rng(size[0] + regions)
     corners = np.sort(rng.uniform(-0.1, 1.1, (regions, 2, 2)), axis=1)  # (N, 2, 2)
-    cases = {
+    cases: dict[str, Any] = {
         f"{images} images": {
             "pixel_values": rng.standard_normal((images, 3, *size), np.float32),
             "boxes": corners.reshape(regions, 4).astype(np.float32),

@@ -14,6 +14,7 @@ import tomli_w
 import torch
 from torch import nn
 
+from helpers.graph_cache import GraphCache
 from helpers.tiny_models import a_record
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.engine import Engine
@@ -44,7 +45,9 @@ CLIP = RegionClipConfig(
 
 
 @pytest.fixture(scope="module")
-def bundles(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+def bundles(
+    starter: Bundle, tmp_path_factory: pytest.TempPathFactory, graphs: GraphCache
+) -> dict[str, Bundle]:
     """The starter with another region encoder, which is untrained."""
     root = tmp_path_factory.mktemp("own-pixels")
     table: dict[str, Any] = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
