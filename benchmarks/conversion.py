@@ -1,11 +1,11 @@
-"""How much memory and time `regionqa download` takes to convert a 7B, files and all.
+"""Memory and time of `regionqa download` for a 7B model, with generated files.
 
     python benchmarks/conversion.py FOLDER [--layers 32] [--dtype auto]
 
-Writes to FOLDER what GPT4RoI publishes, in its shapes and types, with generated numbers: a LLaMA of
-so many layers and the delta to it as .bin shards, and a CLIP ViT-L/14. Then it runs the command on
-them, watches the process and everything it starts, and prints one line of JSON. FOLDER needs 45 GB
-at 32 layers; everything in it is removed again.
+Writes GPT4RoI's published files to FOLDER in their shapes and types with random weights: a LLaMA of
+--layers layers and its delta as .bin shards, and a CLIP ViT-L/14. Then runs the command on them,
+monitors its process and children, and prints one line of JSON. FOLDER needs 45 GB at 32 layers;
+everything in it is removed at the end.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from regionqa.export.sources.checkpoints import quiet_transformers
 REPOSITORY = Path(__file__).resolve().parents[1]
 ADDED = 6
 SHARD = 2_000_000_000
-"""Bytes of a shard; the published ones are up to 10 GB, which makes no difference to a mapping."""
+"""Bytes of a shard; published ones have up to 10 GB, which makes no difference when mapped."""
 Shapes = dict[str, torch.Size]
 
 
 def language_shapes(layers: int, added: int) -> tuple[Shapes, LlamaConfig]:
-    """Weights of LLaMA-7B's width, with so many more rows of embeddings."""
+    """Shapes of a LLaMA of 7B's width, with `added` rows of embeddings."""
     config = LlamaConfig(num_hidden_layers=layers, vocab_size=32000 + added, rms_norm_eps=1e-6)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
@@ -40,7 +40,7 @@ def language_shapes(layers: int, added: int) -> tuple[Shapes, LlamaConfig]:
 
 
 def part_shapes() -> Shapes:
-    """The projector and the region encoder of GPT4RoI, under their published names."""
+    """Shapes of GPT4RoI's projector and region encoder, by published names."""
     config = MultiLevelConfig(
         input_size=224, in_channels=(1024,) * 4, sizes=(128, 64, 32, 16), width=1024, rounds=5,
         groups=64, roi_size=14, position_width=256, region_width=1024, hidden_size=4096,
@@ -54,7 +54,7 @@ def part_shapes() -> Shapes:
 
 
 class Numbers:
-    """Normal numbers, drawn once and read from ever another place, as billions are needed."""
+    """Normal numbers, drawn once and read from changing offsets, as billions are needed."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -62,7 +62,7 @@ class Numbers:
         self.at = 0
 
     def tensor(self, shape: torch.Size, deviation: float, mean: float = 0.0) -> torch.Tensor:
-        """A float16 tensor of such numbers."""
+        """A float16 tensor of these numbers, scaled."""
         flat = torch.empty(shape.numel(), dtype=torch.float16)
         done = 0
         while done < len(flat):

@@ -1,13 +1,12 @@
-"""The language model's own step: tokens per second, what a cache with room saves, what runs where.
+"""Decoding speed: tokens per second, the gain of a growing cache, and the encoders' placement.
 
     python benchmarks/decoding.py [--layers 2] [--dtype bfloat16] [--device cpu] [--model starter]
 
-Takes LLaMA-7B's width (or --width's) with random weights, reads a prefix of 300 positions for each
-question, and decodes. Two caches take turns in one run: the decoder's own, and one that is put
-together anew at every step; both must give the same tokens. Prints medians of three rounds, after
-one that does not count, and how many times as long a step takes as adding up all weights once. Then
-it says which provider ran the operators of the model's encoders. On a CPU seconds are those that
-all threads have computed, so say OMP_NUM_THREADS=1.
+A decoder of LLaMA-7B's width (or --width) with random weights reads a prefix of 300 positions per
+question and decodes. Two caches alternate in one run: the decoder's own, and one that is
+concatenated at every step; both must give the same tokens. Prints medians of three rounds after a
+warm-up, and the time of a step relative to summing all weights once, then the providers of the
+encoders' operators. On a CPU, times are CPU seconds of all threads: set OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -28,8 +27,8 @@ from regionqa.runtime.devices import Device, placement
 PREFIX, WORDS, ROUNDS = 300, 32_000, 3
 
 
-class PutTogether(Cache):
-    """A cache without room: all positions are copied to add one."""
+class ConcatenatedCache(Cache):
+    """A cache that copies all positions to add one."""
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers)
@@ -44,11 +43,11 @@ class PutTogether(Cache):
         return keys, values
 
 
-CACHES: dict[str, type[Cache]] = {"put together anew": PutTogether, "with room": Cache}
+CACHES: dict[str, type[Cache]] = {"concatenated": ConcatenatedCache, "growing": Cache}
 
 
 def random_decoder(width: int, layers: int, dtype: torch.dtype, device: str) -> LlamaDecoder:
-    """A LLaMA of that width, in LLaMA's proportions."""
+    """A LLaMA of a width, in LLaMA's proportions."""
     inner = (width * 8 // 3 + 255) // 256 * 256
     config: dict[str, Any] = {
         "model_type": "llama", "hidden_size": width, "intermediate_size": inner,
@@ -78,7 +77,7 @@ def decode(model: LlamaDecoder, questions: int, tokens: int) -> tuple[float, lis
     mask = torch.ones(1, PREFIX, dtype=torch.bool, device=device)
     logits, cache = model.step(model.embed(ids), mask, ids, None)
     rows = torch.zeros(questions, dtype=torch.long, device=device)
-    if isinstance(cache, PutTogether):
+    if isinstance(cache, ConcatenatedCache):
         cache.kept = [(pair[0][rows], pair[1][rows]) for pair in cache.kept if pair]
     else:
         cache = model.select(cache, rows)
@@ -135,7 +134,7 @@ def compare(model: LlamaDecoder, counts: Sequence[int], tokens: int) -> None:
         same = len({str(answers) for answers in said.values()}) == 1
         print(
             f"{questions:3} questions: {questions * tokens / fast:8.1f} tokens/s, "
-            f"{slow / fast:.2f} x a cache put together anew, a step takes "
+            f"{slow / fast:.2f} x a concatenated cache, a step takes "
             f"{fast / tokens / floor:.1f} x reading the weights; "
             f"tokens {'equal' if same else 'DIFFER'}"
         )

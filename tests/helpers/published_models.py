@@ -1,6 +1,6 @@
-"""GPT4RoI and PVIT as published: every folder and file that `regionqa download NAME` reads.
+"""The published files of GPT4RoI and PVIT that `regionqa download NAME` reads.
 
-At any size, from the generated weights of a golden set (see `goldenweights`).
+At any size, with the generated weights of a golden set (see golden_weights.py).
 """
 
 import json
@@ -50,7 +50,7 @@ ADDED = {
 
 @dataclass(frozen=True)
 class Published:
-    """Folders of the parts, and RegionCLIP's file where the system has one."""
+    """Folders of the parts, and RegionCLIP's file if the system has one."""
 
     name: str
     delta: Path
@@ -60,7 +60,7 @@ class Published:
 
     @property
     def options(self) -> list[object]:
-        """The command's options that name them."""
+        """The command's options for the parts."""
         places = {"--delta": self.delta, "--base": self.base, "--vision": self.vision,
                   "--region": self.region}  # fmt: skip
         return [word for option, place in places.items() if place for word in (option, place)]
@@ -77,7 +77,7 @@ def write_gpt4roi(
     dtype: torch.dtype = torch.float16,
     shard_bytes: int = 1 << 29,
 ) -> Published:
-    """Delta, base and CLIP of a GPT4RoI."""
+    """Write delta, base and CLIP of a GPT4RoI."""
     make = gpt4roi_maker(golden.salt)
     shards: Any = {"dtype": dtype, "shard_bytes": shard_bytes}
     shapes = gpt4roi_shapes(llama, clip, width=width, roi=roi)
@@ -97,7 +97,7 @@ def write_pvit(
     dtype: torch.dtype = torch.float16,
     shard_bytes: int = 1 << 29,
 ) -> Published:
-    """Delta, base, CLIP and RegionCLIP of a PVIT."""
+    """Write delta, base, CLIP and RegionCLIP of a PVIT."""
     make = pvit_maker(golden.salt)
     shards: Any = {"dtype": dtype, "shard_bytes": shard_bytes}
     shapes = pvit_shapes(llama, clip, region)
@@ -112,9 +112,9 @@ def write_pvit(
 
 
 def write_tokenizer(folder: Path, toy: Path, added: Sequence[str]) -> None:
-    """A golden set's small SentencePiece file, filled up to LLaMA's size, and the added tokens.
+    """Write a golden set's small SentencePiece file, padded to LLaMA's size, and added tokens.
 
-    What fills it can stand in no text. A protobuf message may be continued behind its end.
+    The padding is pieces that occur in no text. Concatenated protobuf messages are merged.
     """
     from regionqa.export.sources.sentencepiece import read_pieces
 

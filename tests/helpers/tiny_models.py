@@ -1,7 +1,7 @@
 """Models of a few thousand weights and a few images, on which training takes seconds.
 
-Each model sees 64 x 64 pixels and speaks with a tokenizer of a few words. They differ in what the
-language model is told of a region, so that every row of PVIT's table 1 has one.
+Each model reads 64 x 64 pixels and has a tokenizer of a few words. They differ in how the language
+model gets a region, so that every row of PVIT's table 1 has one.
 """
 
 import json
@@ -29,7 +29,7 @@ from regionqa.export.onnx.verify import ParityReport
 from regionqa.language.tokenization import BundleTokenizer
 
 ROWS = ("levels", "pixels", "coordinates", "none")
-"""Region features of the vision encoder's maps, or of pixels of its own; boxes as text; nothing."""
+"""Region features from the vision encoder's maps or from pixels, boxes as text, or nothing."""
 HIDDEN = 32
 TINY_CLIP = RegionClipConfig(
     stem=8, planes=(2, 2, 2, 4), depths=(1, 1, 1, 1), roi_size=2, heads=2, region_width=16,
@@ -43,11 +43,11 @@ SPOKEN = (
     "the red thing is left of the blue thing.", "where is the thing?", "what colour is it?",
     RED, BLUE,
 )  # fmt: skip
-"""What is said in one token a word; anything else takes more."""
+"""Texts of the tokenizer's training: one token per word."""
 
 
 def tiny_vision(levels: tuple[int, ...] = (0, 1)) -> ResNetVision:
-    """Untrained; `levels` are the stages whose maps the region encoder reads."""
+    """An untrained vision encoder; `levels`: stages for the region encoder."""
     torch.manual_seed(0)
     config = ResNetConfig(
         input_size=64,
@@ -65,7 +65,7 @@ def tiny_vision(levels: tuple[int, ...] = (0, 1)) -> ResNetVision:
 
 
 def tiny_region(row: str, vision: ResNetVision) -> RegionModule | None:
-    """The region encoder of a row; untrained."""
+    """The untrained region encoder of a row."""
     torch.manual_seed(1)
     if row == "levels":
         channels, sides, _ = zip(*vision.level_shapes, strict=True)
@@ -75,7 +75,7 @@ def tiny_region(row: str, vision: ResNetVision) -> RegionModule | None:
                 hidden_size=HIDDEN,
             )
         )  # fmt: skip
-        nn.init.normal_(encoder.roi_align.flatten_linear.weight, std=0.5)  # so that it is heard
+        nn.init.normal_(encoder.roi_align.flatten_linear.weight, std=0.5)  # so that regions matter
         nn.init.normal_(encoder.roi_align.updims.weight, std=0.3)
         return encoder
     if row == "pixels":
@@ -89,13 +89,13 @@ def tiny_region(row: str, vision: ResNetVision) -> RegionModule | None:
 
 
 def tiny_tokenizer(path: Path) -> Path:
-    """The tests' own, so that new weights of the starter do not change what tiny models learn."""
+    """A tokenizer independent of the starter's, so that new starter weights change no test."""
     train_tokenizer(iter(SPOKEN), 512, ("<s>", "</s>", "<answer>"), path)
     return path
 
 
 def tiny_language(words: int, context: int = 96) -> LlamaForCausalLM:
-    """An untrained decoder of two layers; words: how many ids the tokenizer has."""
+    """An untrained decoder of two layers; `words`: size of the vocabulary."""
     torch.manual_seed(2)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -115,7 +115,7 @@ def tiny_language(words: int, context: int = 96) -> LlamaForCausalLM:
 
 
 def tiny_card(row: str) -> dict[str, Any]:
-    """The card's tables, without what is found when the bundle is written."""
+    """The card's tables, without those that `write_bundle` adds."""
     image = {
         "size": 64, "fit": "squash", "resample": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3,
     }  # fmt: skip
@@ -127,7 +127,7 @@ def tiny_card(row: str) -> dict[str, Any]:
             "image": {**image, "fit": "shortest", "longest": 160},
         },
     }
-    told = {"coordinates": "[{x0}, {y0}, {x1}, {y1}]", "none": ""}
+    patterns = {"coordinates": "[{x0}, {y0}, {x1}, {y1}]", "none": ""}
     return {
         "name": f"tiny-{row}",
         "summary": "for tests",
@@ -142,7 +142,7 @@ def tiny_card(row: str) -> dict[str, Any]:
         },
         "prompt": {
             "template": "<s>{image}{question}<answer>",
-            "region": told.get(row, "{region}"),
+            "region": patterns.get(row, "{region}"),
             "image_question": "describe this picture.",
             "region_question": "what is <region1>?",
         },
@@ -166,7 +166,7 @@ def tiny_bundle(row: str, root: Path) -> Bundle:
 
 
 def copy_graphs(levels: Bundle, pixels: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let graphs be copied from untrained bundles instead of made anew, which takes seconds."""
+    """Copy graphs from untrained bundles instead of exporting them, which takes seconds."""
 
     def copied(module: VisionModule | RegionModule, path: Path) -> ParityReport:
         if isinstance(module, VisionModule):
@@ -181,7 +181,7 @@ def copy_graphs(levels: Bundle, pixels: Bundle, monkeypatch: pytest.MonkeyPatch)
 
 
 def two_things(folder: Path, images: int = 24) -> Path:
-    """Records about red squares and blue discs, one of each in every image, as JSON lines."""
+    """Write records about red squares and blue discs, one of each per image, as JSON lines."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     records = []
@@ -223,6 +223,6 @@ def write_lines(path: Path, records: Sequence[object]) -> Path:
 
 
 def log_of(model: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, without what depends on the clock."""
+    """The lines of a run's log without the seconds."""
     lines = (model / "training" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
