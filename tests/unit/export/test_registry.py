@@ -84,7 +84,7 @@ def test_one_line_makes_an_encoder_exportable_and_trainable(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(registry.REGION, "toy", (ToyConfig, ToyEncoder))  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.REGION, "toy", (ToyConfig, ToyEncoder))
     encoder, llm = toy(), tiny("levels").root / "llm"
     bundle, [vision, region] = write_bundle(
         tmp_path / "toy", tiny_card("levels"), tiny_vision(), encoder, llm, llm / "tokenizer.json"
