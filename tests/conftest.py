@@ -226,4 +226,4 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     huggingface_hub.close_session()  # an older one may go through a proxy
     yield server
     huggingface_hub.close_session()
-    server.down()
+    server.close()

@@ -93,7 +93,7 @@ class Hub:
 
             owner = hub
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
+        self._server = Server(("127.0.0.1", 0), Bound)
         self._server.daemon_threads = False  # so that closing waits for them
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -152,14 +152,31 @@ class Hub:
         return [one for one in asked if one.method == "GET" and "/resolve/" in one.path]
 
     def down(self) -> None:
-        """Be gone: connections are refused from now on."""
+        """Stop: connections are refused from now on.
+
+        The port stays bound, or another test's server might get it and answer in this one's place.
+        """
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
             for connection in list(self.sockets):
                 with suppress(OSError):  # it has just ended by itself
                     connection.shutdown(socket.SHUT_RDWR)
+            self._port = socket.socket()
+            self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._port.bind(self._server.server_address)  # without listening
             self._server.server_close()
+
+    def close(self) -> None:
+        """Stop, and give the port back."""
+        self.down()
+        self._port.close()
+
+
+class Server(ThreadingHTTPServer):
+    """A server whose port a second socket may hold."""
+
+    allow_reuse_port = True
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -167,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
 
     owner: Hub
     protocol_version = "HTTP/1.1"
-    timeout = 10  # a client that forgets to close must not hang the tests
+    timeout = 300  # a client that forgets to close must not hang the tests
 
     def setup(self) -> None:
         super().setup()

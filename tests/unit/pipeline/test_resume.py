@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regionqa.errors import ItemError, OutputError
@@ -64,7 +64,6 @@ def write(
 
 
 @BOTH
-@settings(max_examples=150, deadline=None)
 @given(answers=st.lists(ANSWERS, max_size=5), data=st.data())
 @example(answers=[answer('"\n"')] * 2, data=None)
 def test_a_run_cut_at_any_byte_ends_as_if_never_cut(
