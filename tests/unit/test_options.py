@@ -180,7 +180,7 @@ def test_two_options_of_one_name_are_an_error_of_the_program() -> None:
 
 
 def test_a_new_field_is_a_new_option_of_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/adding-an-option.md, executed: one field reaches ask, caption and chat."""
+    """As CONTRIBUTING.md says: one field reaches ask, caption and chat."""
 
     @dataclass(frozen=True, kw_only=True)
     class Extended(GenerationOptions):

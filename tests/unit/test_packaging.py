@@ -1,12 +1,12 @@
-"""What is installed, and what is imported when: the wheel against the tree, and heavy libraries.
+"""The wheel holds the tree, and commands import only what they need.
 
-The imports decide how fast `--help` answers and how much memory an answer takes; what that comes
-to is measured by benchmarks/startup.py.
+benchmarks/startup.py measures what the imports cost.
 """
 
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -15,28 +15,28 @@ import pytest
 from regionqa import __version__
 
 TREE = Path(__file__).parents[2]
-PACKAGES = {
+ROOTS = {
     "regionqa": "regionqa",
     "export": "regionqa/export",
     "finetune": "regionqa/finetune",
     "models": "regionqa/models",
 }
-"""Folders of the tree, and what they install as."""
-SUBPACKAGES = {
-    "regionqa/cli": "regionqa/cli",
-    "regionqa/evaluation": "regionqa/evaluation",
+"""Folders at the top of the tree, and where they are installed."""
+DATA = {
+    "regionqa/evaluation/metrics": ("*.toml",),
+    "regionqa/evaluation/fineeval": ("page.html", "page.css", "page.js"),
 }
-"""Folders inside those."""
+"""Files beside modules that must be installed, by folder."""
 HEAVY = (
     "torch", "torchvision", "transformers", "tokenizers", "onnxruntime", "onnx", "huggingface_hub",
     "optimum", "numpy", "PIL",
 )  # fmt: skip
 UNNEEDED = ("torchvision", "transformers", "onnx", "onnxscript", "huggingface_hub", "optimum")
-"""What an answer of the starter does without."""
+"""Packages that an answer of the starter does not import."""
 
 
 def run(*words: str | Path, folder: Path = TREE) -> str:
-    """Stdout of a Python that must end well, started in a folder that it imports from first."""
+    """Run Python in a folder, require that it succeeds, and return its stdout."""
     ran = subprocess.run(
         [sys.executable, *words],
         capture_output=True, text=True, timeout=900, check=False, cwd=folder,
@@ -46,7 +46,7 @@ def run(*words: str | Path, folder: Path = TREE) -> str:
 
 
 def imported(code: str, names: tuple[str, ...]) -> list[str]:
-    """Which of these modules are imported once the code has run."""
+    """Return which of these modules are imported after the code has run."""
     report = f"import sys; print('imported:', *(name for name in {names} if name in sys.modules))"
     return run("-c", f"{code}\n{report}").splitlines()[-1].split()[1:]
 
@@ -56,11 +56,11 @@ def imported(code: str, names: tuple[str, ...]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the tree: an old build/ folder would end up in it."""
+    """The wheel, built from a copy of the tree, so that no old build/ folder gets into it."""
     copy, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TREE / name, copy)
-    for name in PACKAGES:
+    for name in ROOTS:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(TREE / name, copy / name, symlinks=True, ignore=ignored)
     run("-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy)
@@ -68,13 +68,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+def packages() -> dict[str, str]:
+    """Folders of the tree that are Python packages, and where they are installed."""
+    found = {}
+    for root, installed in ROOTS.items():
+        for path in (TREE / root).rglob("__init__.py"):
+            folder = path.parent.relative_to(TREE)
+            if not any((TREE / parent).is_symlink() for parent in (folder, *folder.parents)):
+                found[folder.as_posix()] = installed + folder.as_posix().removeprefix(root)
+    return found
+
+
 def sources() -> set[str]:
-    """Every file of the tree that must be installed, by its path there."""
+    """Every file of the tree that must be installed, by its installed path."""
     found = {"regionqa/py.typed"}
-    for folder, package in (PACKAGES | SUBPACKAGES).items():
-        found |= {f"{package}/{path.name}" for path in (TREE / folder).glob("*.py")}
-    data = ("synonyms.toml", "page.html", "page.css", "page.js")
-    found |= {f"regionqa/evaluation/{name}" for name in data}
+    for folder, package in packages().items():
+        for pattern in ("*.py", *DATA.get(folder, ())):
+            matches = list((TREE / folder).glob(pattern))
+            assert matches, f"{folder}/{pattern}"
+            found |= {f"{package}/{path.name}" for path in matches}
     models = TREE / "models"
     found |= {
         f"regionqa/models/{path.relative_to(models).as_posix()}"
@@ -92,14 +104,10 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     assert {f"{about}METADATA", f"{about}RECORD", f"{about}licenses/LICENSE"} <= names
 
 
-def test_the_tree_has_no_package_that_the_list_leaves_out() -> None:
-    folders = {
-        path.parent.relative_to(TREE).as_posix()
-        for name in PACKAGES
-        for path in (TREE / name).rglob("__init__.py")
-    }
-    links = {"regionqa/export", "regionqa/finetune", "regionqa/models"}
-    assert folders - links == set(PACKAGES | SUBPACKAGES)
+def test_every_package_of_the_tree_is_listed() -> None:
+    settings = tomllib.loads((TREE / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = {name.replace(".", "/") for name in settings["tool"]["setuptools"]["packages"]}
+    assert listed == set(packages().values())
 
 
 def test_the_wheel_names_the_command(wheel: Path) -> None:
@@ -138,8 +146,11 @@ def test_importing_the_package_is_light() -> None:
 def test_help_and_lists_are_light() -> None:
     code = """
 from regionqa.cli import main
-for words in ([], ["ask"], ["caption"], ["models"], ["doctor"], ["demo"]):
-    assert main([*words, "--help"]) == 0
+commands = ("", "ask", "caption", "chat", "models list", "models show", "finetune", "data check",
+    "data convert", "eval recognition", "eval vqa", "eval caption", "eval fineeval", "download",
+    "export", "init", "doctor", "demo")
+for words in commands:
+    assert main([*words.split(), "--help"]) == 0
 assert main(["--version"]) == 0
 """
     assert imported(code, HEAVY) == []
