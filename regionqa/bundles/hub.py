@@ -52,14 +52,9 @@ class HubFile:
     blob_id: str | None
     """Git's digest of a small file."""
 
-    @property
-    def digest(self) -> str | None:
-        """The name of the content in the client's cache."""
-        return self.sha256 or self.blob_id
-
     def is_intact(self, path: Path) -> bool:
         """Whether a local file has the content listed by the Hub."""
-        if self.digest is None:
+        if self.sha256 is None and self.blob_id is None:
             return path.stat().st_size == self.size
         with path.open("rb") as stream:
             if self.sha256:
@@ -82,18 +77,16 @@ class Listing:
 
     @property
     def missing(self) -> list[HubFile]:
-        """Files that are not in the cache."""
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.file_download import repo_folder_name
+        """Files that are not in the cache, by the client's dry run; DownloadError if that fails."""
+        from huggingface_hub import snapshot_download
 
-        blobs = hub_cache() / repo_folder_name(repo_id=self.repo, repo_type="model") / "blobs"
-
-        def is_here(file: HubFile) -> bool:
-            known = try_to_load_from_cache(self.repo, file.path, revision=self.revision)
-            # another revision may have the same content
-            return isinstance(known, str) or bool(file.digest and (blobs / file.digest).exists())
-
-        return [file for file in self.files if not is_here(file)]
+        names = [glob.escape(file.path) for file in self.files]
+        with client_errors(self.repo, self.revision):
+            plan = snapshot_download(
+                self.repo, revision=self.revision, allow_patterns=names, dry_run=True
+            )
+        absent = {entry.filename for entry in plan if entry.will_download}
+        return [file for file in self.files if file.path in absent]
 
 
 def looks_like_repo(name: str | Path) -> bool:
