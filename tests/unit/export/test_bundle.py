@@ -24,7 +24,7 @@ from regionqa.export.modules.multilevel import (
     coordinate_grid,
 )
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
-from regionqa.export.onnx import export as graphs
+from regionqa.export.onnx import verify
 from regionqa.export.onnx.export import (
     export_region,
     export_vision,
@@ -167,7 +167,7 @@ def test_where_torch_itself_is_unsure_a_graph_may_round_otherwise(
 ) -> None:
     module, x = Cancelling(), rng_normal((1, 64), 0)
     precise = x + np.float32(off)
-    monkeypatch.setattr(graphs, "run_graph", lambda *_: [[precise]])
+    monkeypatch.setattr(verify, "run_graph", lambda *_: [[precise]])
     graph = tmp_path / "x.onnx"
     graph.touch()
     report = compare(module, graph, ["y"], {"one": {"x": x}})
