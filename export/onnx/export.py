@@ -2,9 +2,11 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import torch
+from optimum.utils import DummyVisionInputGenerator, NormalizedVisionConfig
 from torch import Tensor, nn
 
 from regionqa.export.modules.base import RegionModule, VisionModule
@@ -28,11 +30,11 @@ def export_vision(vision: VisionModule, path: Path) -> ParityReport:
 
 def write_vision(vision: VisionModule, path: Path) -> None:
     """Write `pixel_values` -> `image_tokens`, `level0`, ..., with a dynamic number of images."""
-    size = vision.input_size
+    sizes = NormalizedVisionConfig(SimpleNamespace(image_size=vision.input_size, num_channels=3))
+    example = DummyVisionInputGenerator("", sizes, batch_size=2).generate("pixel_values")
     names = ["image_tokens", *level_names(len(vision.level_shapes))]
     batch = torch.export.Dim("batch")
-    pixel_values = torch.randn(2, 3, size, size)
-    write_graph(vision, (pixel_values,), ["pixel_values"], names, ({0: batch},), path)
+    write_graph(vision, (example,), ["pixel_values"], names, ({0: batch},), path)
 
 
 def export_region(region: RegionModule, path: Path) -> ParityReport:
