@@ -307,7 +307,7 @@ def override_stages(stages: Stages, changes: StageOverrides, where: str) -> Stag
 
 def _changed_stage(stage: StageSettings, values: Mapping[str, Any], where: str) -> StageSettings:
     """Change fields of a stage to the values of a TOML table, each checked against its type."""
-    from regionqa.bundles.card import from_table  # imports PIL, which `--help` does without
+    from regionqa.schema import from_table  # imports msgspec, which `--help` does without
 
     current = {item.name: getattr(stage, item.name) for item in fields(stage)}
     table = {key: value for key, value in (current | dict(values)).items() if value is not None}
@@ -375,7 +375,7 @@ def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def saved_settings(path: Path) -> FinetuneSettings:
     """Read the settings of a run that was started; UsageError where there is none."""
-    from regionqa.bundles.card import from_table  # imports PIL, which `--help` does without
+    from regionqa.schema import from_table  # imports msgspec, which `--help` does without
 
     if not path.is_file():
         raise UsageError(f"{path.parent.parent}: holds no run to resume; start one with --data")

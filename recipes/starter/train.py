@@ -48,7 +48,7 @@ from recipes.starter.vision.image_encoder import OVERVIEW, presence_scores
 from recipes.starter.vision.photos import PhotoSet, read_photos, split
 from recipes.starter.vision.stages import overviewed, report_sight, sighted
 from regionqa.boxes.files import read_boxes
-from regionqa.bundles.card import ModelCard, from_table
+from regionqa.bundles.card import ModelCard
 from regionqa.bundles.store import find_bundle, open_bundle
 from regionqa.engine import Engine
 from regionqa.evaluation.tasks.recognition import recognise
@@ -59,6 +59,7 @@ from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.language.tokenization import BundleTokenizer
+from regionqa.schema import from_table
 
 VIEWS = FeatureSettings()
 CUTS = CropConfig()

@@ -14,7 +14,7 @@ from typing import Any
 from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.errors import BundleError
 from regionqa.images.preprocessing import Fit, Preprocessing
-from regionqa.schema import from_table as from_table
+from regionqa.schema import from_table
 
 OLD_KEYS = {"picture": "image", "picture_question": "image_question"}
 """Keys of cards written by version 0.1, and their names today."""
@@ -96,20 +96,20 @@ class LanguageCard:
 
 @dataclass(frozen=True)
 class ConfidenceCard:
-    """When an answer is withheld as too uncertain.
+    """When an answer is held back as too uncertain.
 
     Calibrated on answers known to be right or wrong, so it is valid for these weights only.
     """
 
     threshold: float
-    """An answer of lower confidence is withheld."""
+    """An answer of lower confidence is held back."""
     temperature: float = 1.0
     """Divisor of the logits before the softmax (temperature scaling, Guo et al. 2017)."""
     longest: int | None = None
-    """Answers of more tokens are descriptions, neither right nor wrong, and never withheld; None:
+    """Answers of more tokens are descriptions, neither right nor wrong, and never held back; None:
     the model gives none."""
     unsure: str = "I am not sure."
-    """The text in place of a withheld answer."""
+    """The text in place of an answer that is held back."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -118,7 +118,7 @@ class ConfidenceCard:
             raise ValueError(f"temperature is {self.temperature}, not above 0")
 
     def holds_back(self, confidence: float, tokens: int, unsure_below: float | None = None) -> bool:
-        """Whether an answer is withheld.
+        """Whether an answer is held back.
 
         Args:
             confidence: Its probability, from 0 to 1.
@@ -221,7 +221,7 @@ class ModelCard:
     region: RegionCard | None = None
     """The region encoder; None: regions are given as text, or not at all."""
     confidence: ConfidenceCard | None = None
-    """When an answer is withheld; None: not calibrated, the model always answers."""
+    """When an answer is held back; None: not calibrated, the model always answers."""
     max_regions: int = 32
     """Largest number of regions per question."""
     untrained: tuple[str, ...] = ()

@@ -118,7 +118,7 @@ def chosen_settings(
     Raises:
         UsageError: A setting is unknown or impossible, or contradicts the resumed run.
     """
-    from regionqa.bundles.card import from_table
+    from regionqa.schema import from_table
 
     path = resumed / TRAINING / SETTINGS if resumed else None
     given = {name: value for name, value in run_values.items() if value is not None}
