@@ -1,8 +1,8 @@
-"""Generated weights written as the files that were published, at any size and in small memory.
+"""Write generated weights in the published files' layout, at any size and in little memory.
 
-Tensors are made one at a time. Only a shard must be whole before it can be written: of a `.bin` it
-lies in a file, not in memory, where it is large; shards of safetensors should be kept small. See
-`goldenweights` for the tensors themselves.
+Tensors are generated one at a time, and a shard must be complete before it is written: a large
+`.bin` shard is assembled in a file, and shards of safetensors should be small. The tensors come
+from golden_weights.py.
 """
 
 import json
@@ -28,9 +28,9 @@ from helpers.golden_weights import (
 )
 
 IN_MEMORY = 1 << 29
-"""Bytes of a shard that are held in memory; larger ones are put together in a file."""
+"""Size limit of a shard in memory, in bytes; larger ones are assembled in a file."""
 SUMMED = ("model.embed_tokens.weight", "lm_head.weight")
-"""Weights to whose first rows the base is added."""
+"""Weights whose first rows are sums with the base."""
 
 
 def write_clip(
@@ -41,7 +41,7 @@ def write_clip(
     dtype: torch.dtype = torch.float32,
     safetensors: bool = True,
 ) -> Path:
-    """A CLIP of two towers in transformers' format, of which the one for text is tiny."""
+    """Write a CLIP in transformers' format with a tiny text tower."""
     folder.mkdir(parents=True, exist_ok=True)
     vision = CLIPVisionConfig(
         hidden_size=sizes.width,

@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face Hub: folders served as repositories, over HTTP on loopback.
+"""A fake Hugging Face Hub in memory: repositories over HTTP on the loopback interface.
 
-It speaks what the real client asks for, no more: a model's record and tree, files with digests and
-ranges, and a push in the LFS way. Faults are set per repository. It keeps everything in memory.
+Implements the requests of the real client: a model's record and tree, files with digests and
+ranges, and a push with LFS. Faults are set per repository.
 """
 
 import base64
@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = ("*.safetensors", "*.onnx", "*.bin", "*.pth", "*.model")
-"""What a repository keeps in LFS, and lists with its sha256."""
+"""Patterns of files in LFS, which are listed with their sha256."""
 MODEL = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|preupload|commit)/([^/]+))?(/.*)?")
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
@@ -30,13 +30,13 @@ Files = dict[str, bytes]
 
 @dataclass
 class Repo:
-    """A repository and what is wrong with it."""
+    """A repository and its faults."""
 
     name: str
     commits: dict[str, Files] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
-    """What the head of its README says."""
+    """The metadata of its README."""
     private: bool = False
     gated: bool = False
     readers: set[str] = field(default_factory=set)

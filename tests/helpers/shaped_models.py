@@ -1,6 +1,6 @@
-"""Bundles of GPT4RoI's kind with random weights: at the size of the published one, and reduced.
+"""Bundles like GPT4RoI with random weights, in the published size and a reduced one.
 
-The same functions make both, so that what runs on a GPU at full size is tested at the small one.
+The same functions write both, so that the code of GPU tests at full size is tested at small size.
 """
 
 import json
@@ -21,12 +21,12 @@ from regionqa.export.modules.tower import TowerConfig, TowerVision, tower_table
 from regionqa.export.onnx.export import round_to_float16
 
 WORDS = 1600
-"""More than the tests' tokenizer has, as in the published systems."""
+"""Vocabulary size, larger than the tests' tokenizer, as in the published systems."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How large everything is."""
+    """Sizes of a bundle."""
 
     side: int
     vision_width: int
