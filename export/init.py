@@ -118,8 +118,7 @@ def init_bundle(
         name: The model's name; None: the folder's.
         region_input: How the language model gets a region.
         region_source: Input of the new region encoder.
-        fit: How an image becomes a square. The tower's own processor may crop, which would cut off
-            regions that users ask about; the new parts are trained with this fit.
+        fit: How an image becomes a square. (A tower's own processor may crop regions away.)
         projector: Kind of the new projector.
         origins: Names of the two checkpoints for the card; None: their folders' names.
 
@@ -127,14 +126,12 @@ def init_bundle(
         BundleError: A folder does not hold what it should.
     """
     with quiet_transformers(), new_weights():
-        config, weights = read_tower(vision)
-        text = read_text_config(language)
+        (config, weights), text = read_tower(vision), read_text_config(language)
         tower, sizes = vision_sizes(config), text_sizes(text)
         tokenizer = read_tokenizer(language)
         image, notes = image_table(vision, tower.side, fit)
         source = region_source if region_input is RegionInput.features else None
-        levels = level_indices(tower.layers) if source is RegionSource.levels else ()
-        region, region_table = new_region_encoder(source, tower, len(levels), sizes.hidden_size)
+        levels, region, region_table = new_region_encoder(source, tower, sizes.hidden_size)
         encoder = TowerVision(
             TowerConfig(
                 tower=tower_table(config),
@@ -163,41 +160,40 @@ def init_bundle(
 
 
 def new_region_encoder(
-    source: RegionSource | None, tower: VisionSizes, levels: int, hidden_size: int
-) -> tuple[RegionModule | None, dict[str, Any]]:
-    """Create an untrained region encoder and its [region] table; (None, {}) without a source.
+    source: RegionSource | None, tower: VisionSizes, hidden_size: int
+) -> tuple[tuple[int, ...], RegionModule | None, dict[str, Any]]:
+    """Create an untrained region encoder; the tower's levels that it reads, and its [region] table.
 
     A further source is one more branch here. The encoder of `levels` is GPT4RoI's (section 3.2) in
     the tower's width. The encoder of `pixels` is the trained one of the starter with a new carrier.
 
     Args:
-        source: Input of the encoder.
+        source: Input of the encoder; None: there is no encoder.
         tower: Sizes of the vision tower.
-        levels: Number of hidden states, if they are the source.
         hidden_size: Width of the language model's embeddings.
     """
     table: dict[str, Any] = {"graph": "region.onnx", "tokens": 1}
     if source is None:
-        return None, {}
+        return (), None, {}
     if source is RegionSource.pixels:
         starter = find_bundle("starter")
         _, trained = read_encoders(starter)
         assert isinstance(trained, CropRegionEncoder)
         own = starter.card.image
-        return CropRegionEncoder.with_new_carrier(
-            trained, hidden_size=hidden_size, input_size=None
-        ), {
-            **table,
-            "image": {
-                "size": SHORTEST,
-                "longest": LONGEST,
-                "fit": "shortest",
-                "resample": str(own.resample),
-                "mean": list(own.mean),
-                "std": list(own.std),
-            },
+        table["image"] = {
+            "size": SHORTEST,
+            "longest": LONGEST,
+            "fit": "shortest",
+            "resample": str(own.resample),
+            "mean": list(own.mean),
+            "std": list(own.std),
         }
-    width = max(16, tower.width // 16 * 16)
+        encoder = CropRegionEncoder.with_new_carrier(
+            trained, hidden_size=hidden_size, input_size=None
+        )
+        return (), encoder, table
+    indices = level_indices(tower.layers)
+    levels, width = len(indices), max(16, tower.width // 16 * 16)
     config = MultiLevelConfig(
         input_size=tower.side,
         in_channels=(tower.width,) * levels,
@@ -211,7 +207,7 @@ def new_region_encoder(
         hidden_size=hidden_size,
         sides=(tower.grid,) * levels,
     )
-    return MultiLevelRegionEncoder(config), table
+    return indices, MultiLevelRegionEncoder(config), table
 
 
 def level_indices(layers: int) -> tuple[int, ...]:

@@ -18,7 +18,6 @@ from regionqa.export.init import (
     BundleParts,
     InitResult,
     assemble,
-    level_indices,
     new_region_encoder,
     new_weights,
 )
@@ -65,8 +64,7 @@ def llava_bundle(
         tokenizer = read_tokenizer(folder)
         image, notes = image_table(folder, tower.side, fit)
         source = region_source if region_input is RegionInput.features else None
-        levels = level_indices(tower.layers) if source is RegionSource.levels else ()
-        region, region_table = new_region_encoder(source, tower, len(levels), sizes.hidden_size)
+        levels, region, region_table = new_region_encoder(source, tower, sizes.hidden_size)
         vision = TowerVision(
             TowerConfig(
                 tower=tower_table(config.vision_config),
