@@ -12,9 +12,7 @@ from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record, Turn
 from regionqa.finetune.collate import Collator, FrozenEncoders
 from regionqa.finetune.config import RegionPart, StageSettings
-from regionqa.finetune.dataset import (
-    sample_builder,
-)
+from regionqa.finetune.dataset import sample_builder
 from regionqa.finetune.finish import read_modules
 from regionqa.finetune.model import RegionLanguageModel, select_trainable
 from regionqa.finetune.sampler import RecordStream, StepSampler

@@ -16,10 +16,7 @@ from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
 from regionqa.finetune.config import RegionPart
-from regionqa.finetune.dataset import (
-    IGNORE_INDEX,
-    jitter_box,
-)
+from regionqa.finetune.dataset import IGNORE_INDEX, jitter_box
 from regionqa.images.reading import open_image
 from regionqa.language.decoders import LlamaDecoder
 from regionqa.language.generation import LanguageModel, SplicedPrompt

@@ -13,12 +13,7 @@ from regionqa.bundles.store import Bundle
 from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
 from regionqa.finetune.config import FinetuneSettings, Stages, StageSettings
-from regionqa.finetune.model import (
-    add_lora,
-    learning_rate,
-    make_optimizers,
-    select_trainable,
-)
+from regionqa.finetune.model import add_lora, learning_rate, make_optimizers, select_trainable
 
 if TYPE_CHECKING:
     pass

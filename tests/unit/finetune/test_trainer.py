@@ -16,15 +16,9 @@ from regionqa.bundles.store import Bundle
 from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
 from regionqa.finetune.collate import Collator
-from regionqa.finetune.dataset import (
-    IGNORE_INDEX,
-)
+from regionqa.finetune.dataset import IGNORE_INDEX
 from regionqa.finetune.distributed import ProcessGroup
-from regionqa.finetune.model import (
-    RegionLanguageModel,
-    make_optimizers,
-    parameters_of,
-)
+from regionqa.finetune.model import RegionLanguageModel, make_optimizers, parameters_of
 from regionqa.finetune.sampler import DrawnRecord
 from regionqa.finetune.tracking import TrainingLog
 from regionqa.finetune.trainer import (
