@@ -1,12 +1,12 @@
-"""What it takes to teach the starter two new things, and what it forgets meanwhile.
+"""Measure learning and forgetting when the starter is finetuned on two new classes.
 
     python benchmarks/new_things.py DATA OUT [CASE ...] [--names goldfish "school bus"]
 
-DATA holds `tiny_imagenet/` and `coco_small/`. 150 images of each thing, 64 px as they are, are
-pasted on grey and trained on with their boxes; 50 more of each are held out. Prints for every case
-how many held-out answers are right, how many boxes of old classes in the dev photos, and minutes.
-Cases: none (no rehearsal), own (boxes anywhere in the new images), file (boxes of COCO photos,
-with the starter's own answers), replay (the same with COCO's labels), lora (as file, but LoRA).
+DATA holds `tiny_imagenet/` and `coco_small/`. 150 images of each class, 64 px and unscaled, are
+pasted on grey and trained on with their boxes; 50 more of each are held out. Prints for each case
+the accuracy on held-out answers, the accuracy on old classes in the dev photos, and minutes.
+Cases: none (no rehearsal), own (random boxes in the new images), file (boxes of COCO photos, with
+the starter's own answers), replay (the same with COCO's labels), lora (as file, with LoRA).
 """
 
 import argparse
@@ -25,14 +25,14 @@ from regionqa.cli import main as command
 from regionqa.data.english import with_article
 from regionqa.evaluation.tasks.recognition import Recognition, recognise
 
-CANVAS = (160, 120)
+IMAGE_SIZE = (160, 120)
 TILE = 64
 TRAINED, HELD_OUT = 150, 50
 """Images of each thing."""
 
 
 def cases(coco: Path) -> dict[str, list[str]]:
-    """Options of `regionqa finetune` by the name of the case."""
+    """Return the options of `regionqa finetune` by case."""
     train = str(coco / "instances_train.json")
     return {
         "none": ["--rehearse", "0"],
@@ -44,7 +44,7 @@ def cases(coco: Path) -> dict[str, list[str]]:
 
 
 def tiles(folder: Path, part: str, label: int) -> Iterator[Image.Image]:
-    """Images of one class of one part of Tiny-ImageNet."""
+    """Yield the images of a class in one part of Tiny-ImageNet."""
     with np.load(folder / f"{part}.npz") as archive:
         data, offsets = archive["data"].tobytes(), archive["offsets"]
         for index in np.flatnonzero(archive["label"] == label):
@@ -53,7 +53,7 @@ def tiles(folder: Path, part: str, label: int) -> Iterator[Image.Image]:
 
 
 def write_records(folder: Path, out: Path, names: list[str]) -> tuple[Path, Path]:
-    """Training and held-out records, with their images, below `out`."""
+    """Write training and held-out records, with their images, below `out`."""
     classes = json.loads((folder / "classes.json").read_text())
     rng = np.random.default_rng(0)
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -67,10 +67,12 @@ def write_records(folder: Path, out: Path, names: list[str]) -> tuple[Path, Path
                 images += tiles(folder, "train-1", label)
             for number, tile in enumerate(images[:count]):
                 image = f"images/{part}-{label}-{number}.png"
-                x, y = (int(rng.integers(0, side - TILE)) for side in CANVAS)
-                canvas = Image.new("RGB", CANVAS, tuple(int(v) for v in rng.integers(60, 200, 3)))
-                canvas.paste(tile, (x, y))
-                canvas.save(out / image)
+                x, y = (int(rng.integers(0, side - TILE)) for side in IMAGE_SIZE)
+                pasted = Image.new(
+                    "RGB", IMAGE_SIZE, tuple(int(v) for v in rng.integers(60, 200, 3))
+                )
+                pasted.paste(tile, (x, y))
+                pasted.save(out / image)
                 turns = [
                     {"from": "human", "value": "what is this?"},
                     {"from": "gpt", "value": f"{with_article(name)}."},
@@ -87,19 +89,19 @@ def write_records(folder: Path, out: Path, names: list[str]) -> tuple[Path, Path
 
 
 def old_classes(model: str, coco: Path) -> Recognition:
-    """How the model names boxes of the dev photos."""
+    """Measure how the model names boxes of the dev photos."""
     boxes = read_boxes(coco / "instances_dev.json")
     return recognise(regionqa.load(model, device="cpu"), boxes, coco / "images")
 
 
-def told(result: Recognition) -> str:
-    """Three cells of the table."""
+def table_cells(result: Recognition) -> str:
+    """Format three cells of the table."""
     without = result.accuracy(without="person")
     return f"{result.accuracy():.1f} % | {without:.1f} % | {result.class_mean:.1f} %"
 
 
 def main() -> None:
-    """Train and measure every case that is asked for."""
+    """Train and measure every chosen case."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -110,7 +112,7 @@ def main() -> None:
     train, held_out = write_records(options.data / "tiny_imagenet", options.out, options.names)
     print("| case | new things | old: all | no person | class mean | minutes |")
     print("|---|---|---|---|---|---|")
-    print(f"| starter | | {told(old_classes('starter', coco))} | |", flush=True)
+    print(f"| starter | | {table_cells(old_classes('starter', coco))} | |", flush=True)
     for case in options.cases:
         model = options.out / case
         started = time.perf_counter()
@@ -120,7 +122,7 @@ def main() -> None:
         minutes = (time.perf_counter() - started) / 60
         bundle = regionqa.load(str(model), device="cpu").bundle
         new = bundle.card.provenance["held_out_accuracy"]
-        old = told(old_classes(str(model), coco))
+        old = table_cells(old_classes(str(model), coco))
         print(f"| {case} | {new:.1f} % | {old} | {minutes:.1f} |", flush=True)
 
 

@@ -1,13 +1,12 @@
-"""How fast stage two trains: tokens a second, and the share of the device's peak (MFU).
+"""Measure the speed of the second stage: tokens per second and model FLOPs utilisation (MFU).
 
     python benchmarks/training.py                 # every size that fits, on the GPU if there is one
     python benchmarks/training.py tiny --steps 3
 
-Random weights in the shapes of LLaMA; full training and LoRA, fp32 and bf16. The peak is what one
-large matrix product reaches on the same device in the same run, so it is a ratio, not a data
-sheet's promise. Operations are counted as 6 a weight and token for weights that train and 4 for
-frozen ones that gradients pass through (Kaplan et al. 2020, section 2.1; attention's own products
-come on top and are not counted).
+Models have random weights in LLaMA's shapes; all weights and LoRA train, in fp32 and bf16. The peak
+is that of one large matrix product on the same device in the same run. Operations are counted as 6
+per weight and token for trained weights and 4 for frozen ones that gradients pass through (Kaplan
+et al. 2020, section 2.1), without attention's own products.
 """
 
 import argparse
@@ -51,7 +50,7 @@ class Case:
 
 
 def synthetic(case: Case, vocabulary: int, device: torch.device) -> Batch:
-    """A batch of full length with an image each; the last half is learned."""
+    """Make a batch of full length with an image each; labels are on the last half."""
     ids = torch.randint(0, vocabulary, (case.batch, case.length))
     labels = ids.clone()
     labels[:, : case.length // 2] = IGNORE_INDEX
@@ -73,13 +72,13 @@ def synthetic(case: Case, vocabulary: int, device: torch.device) -> Batch:
 
 
 def build(case: Case, device: torch.device) -> RegionLanguageModel:
-    """Projector and language model with random weights."""
+    """Build projector and language model with random weights."""
     layers, width, inner, heads = SHAPES[case.size]
     config = LlamaConfig(
         vocab_size=32000, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=2048,
     )  # fmt: skip
-    # frozen weights may lie in bf16; those that train stay float32
+    # frozen weights may be bf16; trained ones stay float32
     dtype = torch.bfloat16 if case.bf16 and case.lora else torch.float32
     with torch.device(device):
         language = LlamaForCausalLM(config).to(dtype)
@@ -89,7 +88,7 @@ def build(case: Case, device: torch.device) -> RegionLanguageModel:
 
 
 def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]:
-    """Tokens a second, and counted operations a second."""
+    """Return tokens per second and counted operations per second."""
     settings = StageSettings(
         learning_rate=1e-5, projector=True, language=True, gradient_checkpointing=True
     )  # fmt: skip
@@ -109,8 +108,8 @@ def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]
             wait(device)
             started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=case.bf16):
-            tally = model(batch)
-            (tally.loss / tally.tokens).backward()
+            metrics = model(batch)
+            (metrics.loss / metrics.tokens).backward()
         nn.utils.clip_grad_norm_(list(named.values()), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -124,7 +123,7 @@ def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of one large matrix product."""
+    """Return operations per second of one large matrix product."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)
     best = 0.0
@@ -139,13 +138,13 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def main() -> None:
-    """Print one line per case; what does not fit says so."""
+    """Print one line per case, or that it does not fit into memory."""
     parser = argparse.ArgumentParser()
     parser.add_argument("sizes", nargs="*", default=[], help="tiny, 1b, 7b")
     parser.add_argument("--steps", type=int, default=5)
