@@ -134,16 +134,13 @@ def test_the_data_is_read_as_it_is_written(data: Path) -> None:
     assert tiles.boxes[0].tolist() == [8, 8, 56, 56], "both ends of a box are inside"
 
 
-def test_the_recipe_makes_a_bundle_that_answers(
-    data: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A handful of steps of each stage but the one that sight has tests for; run again, it finds
-    everything done."""
-    words = [
-        "--data", str(data), "--out", str(tmp_path / "run"),
-        "--overview-steps", "1", "--where-steps", "2", "--language-steps", "2",
-        "--last-steps", "1",
-    ]  # fmt: skip
+Tables = list[tuple[Mapping[float, ScoredAnswers], Any, dict[str, Any]]]
+"""Answers by temperature, which of them ask for names, and the table computed from them."""
+
+
+@pytest.fixture
+def quick_recipe(monkeypatch: pytest.MonkeyPatch) -> Tables:
+    """Tiny encoders, few and small steps, few questions; what calibration is given and returns."""
     config = ResNetConfig(64, (8, 8, 8), (1, 1, 1), (), token_grid=1, patch=4)
     cuts = CropConfig(widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), side=32, region_width=20)
     named = TrainedClassifier(CropClassifier(cuts, 3, 4).eval(), NAMES, torch.ones(3))
@@ -167,9 +164,12 @@ def test_the_recipe_makes_a_bundle_that_answers(
 
     monkeypatch.setattr(calibration, "calibrate", calibrating)
     monkeypatch.setattr(calibration, "QUESTIONS", 40)
-    recipe.main(words)
+    return tables
+
+
+def check_calibration(made: Bundle, tables: Tables) -> None:
+    """The card has the table that was computed from answers to both kinds of questions."""
     ((answers, naming, table),) = tables
-    made = open_bundle(copytree(tmp_path / "run" / "starter", tmp_path / "made"))
     assert made.card.confidence is not None
     assert made.card.confidence.temperature == table["temperature"]
     assert made.card.confidence.threshold == table["threshold"]
@@ -182,6 +182,21 @@ def test_the_recipe_makes_a_bundle_that_answers(
     assert naming.sum() > 0 and naming[: naming.sum()].all(), "boxes to name come first"
     confidences = [scored.confidence.mean() for scored in answers.values()]
     assert confidences == sorted(confidences, reverse=True), "a temperature flattens"
+
+
+def test_the_recipe_makes_a_bundle_that_answers(
+    data: Path, tmp_path: Path, tiny: Tiny, quick_recipe: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handful of steps of each stage but the one that sight has tests for; run again, it finds
+    everything done."""
+    words = [
+        "--data", str(data), "--out", str(tmp_path / "run"),
+        "--overview-steps", "1", "--where-steps", "2", "--language-steps", "2",
+        "--last-steps", "1",
+    ]  # fmt: skip
+    recipe.main(words)
+    made = open_bundle(copytree(tmp_path / "run" / "starter", tmp_path / "made"))
+    check_calibration(made, quick_recipe)
     engine = Engine.load(open_bundle(tmp_path / "run" / "starter"), device="cpu")
     answer = engine.ask(data / "coco_small/images/0.jpg", "what is this?", [(5, 5, 40, 40)])
     assert answer.tokens > 0
