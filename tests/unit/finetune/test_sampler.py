@@ -101,6 +101,15 @@ def test_records_of_one_image_stand_together_in_groups_of_exactly_the_given_size
     assert len({tuple(sorted(order[:3])) for order in orders}) > 1
 
 
+def test_an_order_stays_as_recorded() -> None:
+    """A run that is resumed by a later version must draw the records of the version it began in."""
+    images = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 3])
+    order = grouped_order(images, 3, np.random.default_rng(0))
+    assert order.tolist() == [9, 3, 1, 2, 4, 0, 7, 5, 6, 11, 10, 8]
+    drawn = StepSampler(stream(4), None, 2, 0.0).step(3)
+    assert [one.seed for one in drawn] == [(0, 3, 0), (0, 3, 1)]
+
+
 def test_streams_of_other_seeds_have_other_orders() -> None:
     orders = {
         tuple(one.where for one in stream(8, seed=seed).take(0, 8)) for seed in ((0,), (1,), (0, 1))
