@@ -145,7 +145,7 @@ Files = Mapping[PurePosixPath, str]
 
 
 class FileFormat(Protocol):
-    """A module that reads and writes one format (docs/adding-a-box-format.md)."""
+    """A module that reads and writes one format (CONTRIBUTING.md, "Adding a box format")."""
 
     @property
     def TITLE(self) -> str:  # noqa: N802

@@ -1,7 +1,4 @@
-"""What a file of training data holds, before anything trains on it: figures, bars, drawings.
-
-It is given `TrainingData` and says what it sees; whether that is enough is for a person to judge.
-"""
+"""Summary of training data: counts, histograms and problems."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,13 +9,13 @@ from regionqa.data.english import counted
 from regionqa.data.records import DataFormat, Problem, TrainingData, one_line
 
 SIZES = (16, 32, 64, 128, 256)
-"""Pixels of a region's shorter side at which the next bar begins."""
+"""Bin edges of the histogram of regions: their shorter side in pixels."""
 LENGTHS = (2, 3, 6, 11, 21, 51)
-"""Words of an answer at which the next bar begins."""
-FREQUENT = 10
-"""Answers that are listed."""
-BAR = 40
-"""Letters of the longest bar."""
+"""Bin edges of the histogram of answers: their number of words."""
+MOST_FREQUENT = 10
+"""Number of answers listed."""
+BAR_LENGTH = 40
+"""Characters of the longest bar."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +23,16 @@ class Bar:
     """One bar of a histogram, or one line of a list."""
 
     name: str
-    """What is counted."""
     count: int
-    """How often."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is in a file of training data."""
+    """The summary of a file of training data."""
 
     data: TrainingData
-    """What was looked at."""
     counts: tuple[Bar, ...]
-    """Records, images, regions and the like."""
+    """Numbers of records, images, regions and so on."""
     sizes: tuple[Bar, ...]
     """Regions by their shorter side in pixels."""
     lengths: tuple[Bar, ...]
@@ -47,7 +41,10 @@ class Report:
     """The most frequent answers."""
 
     def lines(self, show: int = 20) -> Iterator[str]:
-        """The report as lines of text; `show`: how many problems are among them, 0 for all."""
+        """Render the report as lines of text.
+
+        show: Number of problems to list; 0 for all.
+        """
         yield f"{self.data.source}: {self.data.format}"
         width = max(len(bar.name) for bar in self.counts)
         yield from (f"  {bar.name:{width}}  {bar.count:>10,}" for bar in self.counts)
@@ -60,7 +57,7 @@ class Report:
 
 
 def summarise(data: TrainingData) -> Report:
-    """The figures of a file of training data."""
+    """Summarise a file of training data."""
     records = data.records
     sides = [min(r.box.width, r.box.height) for record in records for r in record.regions]
     answers = [turn.answer for record in records for turn in record.turns]
@@ -75,7 +72,7 @@ def summarise(data: TrainingData) -> Report:
     }
     if data.format is DataFormat.coco:
         counts["crowds left out"] = len(data.left_out)
-    common = Counter(answers).most_common(FREQUENT)
+    common = Counter(answers).most_common(MOST_FREQUENT)
     return Report(
         data=data,
         counts=tuple(Bar(name, count) for name, count in counts.items()),
@@ -88,7 +85,7 @@ def summarise(data: TrainingData) -> Report:
 def _binned(
     values: Sequence[float], edges: Sequence[int], *, whole: bool = False
 ) -> tuple[Bar, ...]:
-    """How many values lie below the first edge, between each two, up to the highest."""
+    """Count values in the bins between the edges, up to the last bin that is not empty."""
     counts = Counter(sum(value >= edge for edge in edges) for value in values)
     names = [_range_name(low, high, whole) for low, high in pairwise((0, *edges))]
     names.append(f"{edges[-1]} and more")
@@ -103,14 +100,17 @@ def _range_name(low: int, high: int, whole: bool) -> str:
 
 
 def _histogram(title: str, bars: Sequence[Bar], total: int) -> Iterator[str]:
-    """A line for each bar, as long as its share of the longest."""
+    """Render a line per bar, its length relative to the longest bar."""
     if not total:
         return
     yield from ("", title)
-    names = [bar.name if len(bar.name) <= BAR else f"{bar.name[: BAR - 3]}..." for bar in bars]
+    names = [
+        bar.name if len(bar.name) <= BAR_LENGTH else f"{bar.name[: BAR_LENGTH - 3]}..."
+        for bar in bars
+    ]
     width, longest = max(map(len, names)), max(bar.count for bar in bars)
     for name, bar in zip(names, bars, strict=True):
-        share, length = 100 * bar.count / total, -(-bar.count * BAR // longest)
+        share, length = 100 * bar.count / total, -(-bar.count * BAR_LENGTH // longest)
         yield f"  {name:{width}}  {bar.count:>10,}  {share:5.1f} %  {'#' * length}".rstrip()
 
 

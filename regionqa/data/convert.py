@@ -1,7 +1,4 @@
-"""Training data of any format that is read, written as our own JSON lines.
-
-What is written reads back as the same records. Bad records are not written.
-"""
+"""Training records written as JSON lines, which read back as the same records."""
 
 import json
 import os
@@ -16,11 +13,17 @@ from regionqa.regions import Region
 
 
 def write_training_data(path: Path, records: Sequence[Record]) -> None:
-    """Write records as JSON lines, in their order.
+    """Write records as JSON lines, in order.
 
-    Images in or below the folder of `path` are named from there, others by their whole path.
-    What stood at `path` before stays until the new file is complete. Raises OutputError where it
-    cannot be written.
+    An existing file is replaced only when the new one is complete.
+
+    Args:
+        path: The file to write. Images in or below its folder are named relative to it, others by
+            their absolute path.
+        records: Records that were read, in any format.
+
+    Raises:
+        OutputError: If the file cannot be written.
     """
     part = path.with_name(f".{os.getpid()}-{path.name}")
     folder = path.parent.absolute()
@@ -33,13 +36,16 @@ def write_training_data(path: Path, records: Sequence[Record]) -> None:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-    except (OSError, UnicodeEncodeError) as error:  # the latter: a folder's name with stray bytes
+    except (
+        OSError,
+        UnicodeEncodeError,
+    ) as error:  # the latter for a folder's name with stray bytes
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{path}: cannot be written: {reason}; name another") from None
 
 
 def as_document(record: Record, folder: Path) -> dict[str, object]:
-    """The JSON object of a record, to stand in a file of this (absolute) folder."""
+    """Convert a record to the JSON object for a file in this (absolute) folder."""
     image = record.image.absolute()
     name = image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image)
     texts = [text for turn in record.turns for text in (turn.question, turn.answer)]

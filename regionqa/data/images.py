@@ -1,7 +1,7 @@
-"""Training regions on their images: found by name, measured by header, placed in pixels.
+"""Images of training data: found by name, and their sizes read from the headers.
 
-A data file names images thousands of times; each is looked for and opened once, and never
-decoded. It does not know what is said about the regions.
+A data file names the same images thousands of times; each is looked up and opened once, and its
+pixels are not decoded.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,14 @@ ADVICE = {
     (BoxFormat.xyxy, BoxUnits.permille): "write left, top, right, bottom in per mille",
     (BoxFormat.xywh, BoxUnits.pixel): "COCO means left, top, width, height in pixels",
 }
-"""What to do about a box in each convention of training data; its files know no --box-format."""
+"""Advice about a bad box by its convention, instead of --box-format, which training lacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image of which only the size is known."""
+    """An image file and its size."""
 
     path: Path
-    """Where it lies."""
     width: int
     """In pixels, as displayed."""
     height: int
@@ -33,15 +32,15 @@ class ImageFile:
 
 
 class ImageFinder:
-    """The images that a file of training data names."""
+    """Looks up the images that a file of training data names."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        """folders: where names are looked up; the first that has one counts."""
+        """folders: Where names are looked up; the first folder that has the file is taken."""
         self._folders = tuple(folders)
         self._found: dict[str, ImageFile | str] = {}
 
     def find(self, name: str) -> ImageFile:
-        """The image of this name; ImageError where it is missing or broken."""
+        """Return the image of this name; ImageError if it is missing or broken."""
         if name not in self._found:
             self._found[name] = self._open(name)
         found = self._found[name]
@@ -53,7 +52,7 @@ class ImageFinder:
         paths = [folder / name for folder in self._folders]
         path = next(filter(_exists, paths), None)
         if path is None:
-            return f"{paths[0]}: no such file; say where the images lie with --images"
+            return f"{paths[0]}: no such file; give the folder of the images with --images"
         try:
             image = open_image(path)
         except ImageError as error:
@@ -69,15 +68,19 @@ def _exists(path: Path) -> bool:
 
 
 def place_region(written: WrittenBox, image: ImageFile) -> tuple[Region, bool]:
-    """The region inside its image, and whether it was cut off at the edge.
+    """Resolve a region and clip it to its image.
 
-    Raises BoxError for a box without area, outside the image, or within its first pixel: such
-    a one was meant as fractions.
+    Returns:
+        The region, and whether it was clipped.
+
+    Raises:
+        BoxError: If the box has no area, lies outside the image, or lies within its first pixel,
+            which means that it was written in fractions.
     """
     size = (image.width, image.height)
     try:
         (region,), cut = clip_all((written.resolve(*size),), *size)
-        if region.box.inside(1, 1):  # it may have come there by per mille, or by being cut off
+        if region.box.inside(1, 1):  # also after conversion from per mille, or clipping
             WrittenBox.of(region).resolve(*size)
     except BoxError as error:
         what, _, advice = str(error).partition("; ")

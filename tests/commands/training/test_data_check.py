@@ -83,7 +83,7 @@ def test_problems_are_listed_with_their_lines(regionqa: "Command", photos: Path)
     ran = regionqa("data", "check", file)
     assert ran.status == 3
     listed = ran.lines[ran.lines.index("30 problems") + 1 :]
-    gone = f"{photos / 'gone.jpg'}: no such file; say where the images lie with --images"
+    gone = f"{photos / 'gone.jpg'}: no such file; give the folder of the images with --images"
     assert listed == [
         *(f"  mine.jsonl:{number}: {gone}" for number in range(1, 21)),
         "  and 10 more; --show 0 lists all",

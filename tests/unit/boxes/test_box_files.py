@@ -5,11 +5,13 @@ import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regionqa.boxes.coco import CocoDocument
 from regionqa.boxes.entries import (
     BoxContents,
     BoxEntry,
@@ -19,7 +21,7 @@ from regionqa.boxes.entries import (
     LeftOut,
     SourceFile,
 )
-from regionqa.boxes.fields import four, numbers_of
+from regionqa.boxes.fields import excerpt, four, numbers_of
 from regionqa.boxes.files import FORMATS, BoxFile, read_boxes, write_boxes
 from regionqa.errors import BoxError, BoxFileError, OutputError
 from regionqa.regions import Box, BoxFormat, BoxUnits, Region, WrittenBox
@@ -65,7 +67,12 @@ LABELSTUDIO = [
                     {"type": "choices", "value": {"choices": ["indoors"]}},
                 ]
             },
-            {"was_cancelled": True, "result": []},
+            {
+                "was_cancelled": True,
+                "result": [
+                    {"type": "rectangle", "value": {"x": 1, "y": 1, "width": 2, "height": 2}}
+                ],
+            },
         ],
     }
 ]
@@ -217,7 +224,7 @@ def of_names(folder: Path, *names: str) -> BoxFile:
         (["C:/x/a.jpg", "C:/y/a.jpg"], "y\\a.jpg", 1),
     ],
 )
-def test_a_image_finds_its_entry(
+def test_an_image_finds_its_entry(
     tmp_path: Path, names: list[str], image: str, expected: int
 ) -> None:
     ((left, *_),) = values(of_names(tmp_path, *names).boxes_for(image))
@@ -225,20 +232,20 @@ def test_a_image_finds_its_entry(
 
 
 @pytest.mark.parametrize("image", ["a.jpg", "z/a.jpg"])
-def test_a_image_that_several_entries_could_mean_is_refused(tmp_path: Path, image: str) -> None:
+def test_an_image_that_several_entries_could_mean_is_refused(tmp_path: Path, image: str) -> None:
     found = of_names(tmp_path, "x/a.jpg", "y/a.jpg")
     with pytest.raises(BoxError, match=r"a.jpg: 2 entries of .*names.json .*\(x/a.jpg, y/a.jpg\)"):
         found.boxes_for(image)
 
 
-def test_a_image_named_twice_is_refused(tmp_path: Path) -> None:
+def test_an_image_named_twice_is_refused(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]
     found = read_boxes(save(tmp_path / "c.json", {"images": images, "annotations": []}))
     with pytest.raises(BoxError, match="2 entries"):
         found.boxes_for("a.jpg")
 
 
-def test_files_without_a_image_match_by_stem_and_folder(tmp_path: Path) -> None:
+def test_files_without_an_image_match_by_stem_and_folder(tmp_path: Path) -> None:
     save(tmp_path / "train/a.v2.txt", "0 .1 .1 .1 .1")
     save(tmp_path / "val/a.v2.txt", "")
     found = read_boxes(tmp_path)
@@ -270,6 +277,10 @@ def test_a_plain_file_may_be_empty(tmp_path: Path, content: str) -> None:
 
 def test_coco_keeps_crowds_images_without_boxes_and_boxes_without_names(tmp_path: Path) -> None:
     found = read_boxes(save(tmp_path / "coco.json", COCO))
+    assert found.boxes_for("cat.jpg") == (
+        WrittenBox((10, 20, 100.5, 50), BoxFormat.xywh, label="cat", is_crowd=True),
+    )
+    assert found.classes == ("cat",)
     assert found.images == ("cat.jpg", "empty.jpg")
     assert found.boxes_for("empty.jpg") == ()
     annotation = {"image_id": "7", "bbox": [1, 2, 3, 4]}
@@ -344,6 +355,27 @@ def test_label_studio_polygons_and_unlabelled_rectangles(tmp_path: Path) -> None
     )
 
 
+def test_label_studio_lists_what_it_leaves_out(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.json", [LABELSTUDIO[0], LABELSTUDIO[0]])
+    found = read_boxes(path)
+    assert len(found.entries) == 2
+    assert found.left_out == tuple(
+        LeftOut(where.format(task=task, path=path), reason)
+        for task in (0, 1)
+        for where, reason in (
+            ("annotations[0].result[1] of [{task}] of {path}", "choices"),
+            ("annotations[1] of [{task}] of {path}", "cancelled"),
+        )
+    )
+
+
+def test_a_rotated_image_of_label_studio_is_refused(tmp_path: Path) -> None:
+    value = {"x": 1, "y": 2, "width": 3, "height": 4}
+    result = {"type": "rectangle", "image_rotation": 90, "value": value}
+    with pytest.raises(BoxError, match="is rotated, but boxes are upright"):
+        read_boxes(save(tmp_path / "a.json", task("a.jpg", result))).boxes_for("a.jpg")
+
+
 def test_csv_rows_are_gathered_by_image(tmp_path: Path) -> None:
     lines = (
         "\ufeffImage, xmin, ymin, xmax, ymax, class",
@@ -362,7 +394,7 @@ def test_csv_rows_are_gathered_by_image(tmp_path: Path) -> None:
     assert found.boxes_for("b.jpg") == ()
 
 
-def test_a_headerless_csv_may_begin_with_a_image_without_boxes(tmp_path: Path) -> None:
+def test_a_headerless_csv_may_begin_with_an_image_without_boxes(tmp_path: Path) -> None:
     found = read_boxes(save(tmp_path / "a.csv", "a.jpg,,,,,\nb.jpg,1,2,3,4,cat\n"))
     assert found.boxes_for("a.jpg") == ()
     assert found.boxes_for("b.jpg") == (WrittenBox((1, 2, 3, 4), label="cat"),)
@@ -503,7 +535,7 @@ def test_a_malformed_folder_is_refused(
         ("nc: 1\nnames: [a\n", "line 3 of *data.yaml: is not valid YAML: expected ',' or ']'"),
         ("nc: 1\nnames: *x\n", "line 2 of *data.yaml: is not valid YAML: found undefined alias"),
         ("names: [a]\nx: \x00", "data.yaml: is not valid YAML: unacceptable character"),
-        ("[" * 5000, "data.yaml: is not valid YAML: maximum recursion depth"),
+        ("[" * 500, "data.yaml: is not valid YAML: maximum recursion depth"),
     ],
 )
 def test_malformed_class_names_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -663,6 +695,147 @@ def test_coco_is_written_with_sizes_and_categories(tmp_path: Path) -> None:
         "iscrowd": 0,
     }
     assert "category_id" not in document["annotations"][0]
+
+
+def test_coco_states_sizes_and_captions(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 10}, {**IMAGES[0], "id": 2}]
+    fields = {"id": 9, "image_id": 1, "caption": "a cat", "iscrowd": 0}
+    document = CocoDocument.load(
+        save(tmp_path / "c.json", {"images": images, "annotations": [fields, 5]})
+    )
+    assert document.images["1"].size == (20, 10)
+    with pytest.raises(BoxFileError, match="image 2: has no 'width' and 'height'"):
+        _ = document.images["2"].size
+    first, second = document.annotations()
+    assert (first.id, first.caption, first.is_crowd) == (9, "a cat", False)
+    assert (first.image.name, first.category_id) == ("a.jpg", None)
+    assert (second.id, second.is_crowd, second.index) == (None, False, 1)
+    with pytest.raises(BoxFileError, match=r"annotations\[1\] of .*c.json: has no 'caption'"):
+        _ = second.caption
+
+
+@pytest.mark.parametrize(
+    ("format", "file", "expected"),
+    [
+        (
+            "labelstudio",
+            "",
+            [
+                {
+                    "id": 1,
+                    "data": {"image": "x/a%20b.jpg"},
+                    "annotations": [
+                        {
+                            "result": [
+                                {
+                                    "id": f"1-{number}",
+                                    "type": "rectanglelabels",
+                                    "from_name": "label",
+                                    "to_name": "image",
+                                    "original_width": 200,
+                                    "original_height": 100,
+                                    "image_rotation": 0,
+                                    "value": {
+                                        "x": 5.0,
+                                        "y": 20.0,
+                                        "width": 50.0,
+                                        "height": 50.0,
+                                        "rotation": 0,
+                                        "rectanglelabels": ["cat"],
+                                    },
+                                }
+                                for number in (1, 2)
+                            ]
+                        }
+                    ],
+                }
+            ],
+        ),
+        (
+            "labelme",
+            "x/a b.json",
+            {
+                "version": "5.0.1",
+                "flags": {},
+                "shapes": [
+                    {
+                        "label": "cat",
+                        "points": [[10, 20], [110, 70]],
+                        "group_id": None,
+                        "shape_type": "rectangle",
+                        "flags": {},
+                    }
+                ]
+                * 2,
+                "imagePath": "a b.jpg",
+                "imageData": None,
+                "imageHeight": 100,
+                "imageWidth": 200,
+            },
+        ),
+    ],
+)
+def test_a_written_document_is_what_its_program_reads(
+    tmp_path: Path, format: str, file: str, expected: object
+) -> None:
+    write_boxes(tmp_path / "out", [one("x/a b.jpg", CAT_REGION, CAT_REGION)], format)
+    assert json.loads((tmp_path / "out" / file).read_text()) == expected
+
+
+def test_written_voc_states_the_size(tmp_path: Path) -> None:
+    write_boxes(tmp_path / "out", [one("x/a.jpg", CAT_REGION)], "voc")
+    root = ElementTree.parse(tmp_path / "out/x/a.xml").getroot()
+    assert [(e.tag, e.text) for e in root.findall("size/*")] == [
+        ("width", "200"),
+        ("height", "100"),
+        ("depth", "3"),
+    ]
+    assert [e.text for e in root.findall("object/bndbox/*")] == ["10", "20", "110", "70"]
+
+
+def test_class_names_are_looked_for_two_folders_above_the_given_one(tmp_path: Path) -> None:
+    labels = save(tmp_path / "a/b/c/sub/cat.txt", "0 .1 .1 .1 .1").parent
+    names = save(tmp_path / "a/classes.txt", "cat\n")
+    for top, found in ((labels.parent, "cat"), (labels, None)):
+        (box,) = read_boxes(top).boxes_for("cat.jpg") or ()
+        assert box.label == found
+    save(names.parent / "b/c/classes.txt", "dog")
+    (box,) = read_boxes(labels).boxes_for("cat.jpg") or ()
+    assert box.label == "dog"
+
+
+def test_a_class_number_has_at_most_nine_digits(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.txt", "999999999. .1 .1 .1 .1")
+    assert len(read_boxes(path).boxes_for("a.jpg") or ()) == 1
+    with pytest.raises(BoxFileError, match="begins with '1000000000', not with a class number"):
+        read_boxes(save(path, "1000000000 .1 .1 .1 .1"))
+
+
+def test_values_are_cut_to_forty_characters() -> None:
+    assert excerpt("x" * 38) == repr("x" * 38)
+    assert excerpt("x" * 39) == "'" + "x" * 36 + "..."
+
+
+def test_three_of_several_candidates_are_named(tmp_path: Path) -> None:
+    found = of_names(tmp_path, "w/a.jpg", "x/a.jpg", "y/a.jpg", "z/a.jpg")
+    with pytest.raises(BoxError, match=r"4 entries of .* \(w/a.jpg, x/a.jpg, y/a.jpg\); name"):
+        found.boxes_for("a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "format"),
+    [
+        ("a", " " * 1000 + "[[1, 2, 3, 4]]", "plain"),
+        ("a.bin", "\ufeff\n{}", "plain"),
+        ("a.TSV", "image\tx0\ty0\tx1\ty1\na.jpg\t1\t2\t3\t4", "csv"),
+        ("a.XML", VOC, "voc"),
+        ("a.Txt", "", "yolo"),
+    ],
+)
+def test_formats_are_told_by_suffix_or_first_character(
+    tmp_path: Path, name: str, text: str, format: str
+) -> None:
+    assert read_boxes(save(tmp_path / name, text)).format == format
 
 
 @pytest.mark.parametrize("name", ["/abs/a.jpg", "../../abs/a.jpg", "C:\\abs\\a.jpg"])
