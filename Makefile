@@ -25,7 +25,7 @@ coverage: $(VENV)/installed
 
 # Small faults planted in FILES, one at a time; prints those that the tests do not notice.
 mutants: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
+	$(BIN)/python -c "import cosmic_ray" || $(BIN)/python -m pip install --quiet --editable '.[mutants]'
 	$(BIN)/python benchmarks/mutants.py $(FILES)
 
 lint: $(VENV)/installed
@@ -51,7 +51,7 @@ lock:
 	uv lock
 
 sync:
-	uv sync --locked --extra dev
+	uv sync --locked --extra dev --extra mutants
 	touch $(VENV)/installed
 
 clean:

@@ -1,4 +1,4 @@
-"""README: every command of the tour runs, the Python runs, the links lead somewhere."""
+"""README: every command of the tour and the Python example run."""
 
 import re
 import subprocess
