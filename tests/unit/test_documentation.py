@@ -1,10 +1,13 @@
-"""Documentation against the tree: links, paths, make targets, decision records, versions."""
+"""Documentation and lock file against the tree: links, paths, make targets, records, versions."""
 
 import re
 import tomllib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from regionqa import __version__
 
@@ -18,9 +21,6 @@ PAGES = sorted(
 )
 RECORDS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 HEADINGS = ["## Context", "## Decision", "## Consequences"]
-PLACEHOLDER = re.compile(r"NAME|OUT|DATA|FILE|[*<>{]")
-"""Marks a path in a page as a pattern, not as a file of the repository."""
-PATH = r"`((?:regionqa|export|finetune|recipes|models|benchmarks|docs|tests)/[^`\s]+)`"
 
 
 def text(name: str) -> str:
@@ -45,13 +45,6 @@ def test_links_point_to_files() -> None:
     assert links
     broken = [f"{page}: {link}" for page, link in links if not (page.parent / link).exists()]
     assert not broken
-
-
-def test_paths_in_pages_exist() -> None:
-    paths = [(page, path) for page, path in found(PATH) if not PLACEHOLDER.search(path)]
-    assert paths
-    missing = [f"{page}: {path}" for page, path in paths if not (ROOT / path).exists()]
-    assert not missing
 
 
 def test_make_targets_in_pages_exist() -> None:
@@ -83,3 +76,24 @@ def test_the_version_has_a_section_in_the_changelog() -> None:
     sections = re.findall(r"^## \[([^]]+)\]", text("CHANGELOG.md"), re.MULTILINE)
     assert sections[0] in (__version__, "Unreleased")
     assert __version__ in sections
+
+
+def test_the_lock_file_has_the_requirements_of_pyproject() -> None:
+    """If this fails, run `make lock` and commit uv.lock."""
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    expected = {
+        (canonicalize_name(requirement.name), str(requirement.specifier))
+        for requirement in map(Requirement, chain(*groups))
+    }
+    (package,) = (p for p in tomllib.loads(text("uv.lock"))["package"] if p["name"] == "regionqa")
+    assert package["version"] == __version__
+    locked = {
+        (entry["name"], entry.get("specifier", ""))
+        for entry in package["metadata"]["requires-dist"]
+    }
+    assert locked == expected
+
+
+def test_the_lock_file_names_no_index_but_pypi() -> None:
+    hosts = set(re.findall(r"[a-z]+://[^/\"]+", text("uv.lock")))
