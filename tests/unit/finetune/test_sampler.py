@@ -106,6 +106,8 @@ def test_an_order_stays_as_recorded() -> None:
     images = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 3])
     order = grouped_order(images, 3, np.random.default_rng(0))
     assert order.tolist() == [9, 3, 1, 2, 4, 0, 7, 5, 6, 11, 10, 8]
+    order = grouped_order(images, 3, np.random.default_rng(1))
+    assert order.tolist() == [2, 3, 4, 0, 1, 11, 10, 8, 7, 5, 9, 6]
     drawn = StepSampler(stream(4), None, 2, 0.0).step(3)
     assert [one.seed for one in drawn] == [(0, 3, 0), (0, 3, 1)]
 
