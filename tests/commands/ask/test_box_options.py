@@ -170,7 +170,7 @@ def test_a_file_of_boxes_for_many_images(regionqa: "Command", photos: Path, tmp_
     ]  # fmt: skip
 
 
-def test_a_image_without_an_entry_fails_alone(
+def test_an_image_without_an_entry_fails_alone(
     regionqa: "Command", photos: Path, tmp_path: Path
 ) -> None:
     file = save(tmp_path / "boxes.json", {"cup.jpg": [LEFT], "astronaut.jpg": [[1, 2, 3]]})

@@ -117,7 +117,7 @@ def test_examples_are_drawn_on_request(regionqa: "Command", mine: Path, tmp_path
         assert regionqa("data", "check", mine, *words).status == 2
 
 
-def test_a_image_that_breaks_off_is_found_by_drawing(
+def test_an_image_that_breaks_off_is_found_by_drawing(
     regionqa: "Command", mine: Path, tmp_path: Path
 ) -> None:
     cat = mine.parent / "cat.jpg"

@@ -249,7 +249,7 @@ def test_stray_bytes_spoil_their_own_line(photos: Path) -> None:
     ]
 
 
-def test_a_image_is_measured_as_displayed(photos: Path) -> None:
+def test_an_image_is_measured_as_displayed(photos: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     with Image.open(photos / "cat.jpg") as image:
