@@ -21,6 +21,7 @@ from PIL import Image
 
 import regionqa
 from regionqa.boxes.files import read_boxes
+from regionqa.bundles.store import open_bundle
 from regionqa.cli import main as command
 from regionqa.data.english import with_article
 from regionqa.evaluation.tasks.recognition import Recognition, recognise
@@ -120,8 +121,7 @@ def main() -> None:
         if command(["finetune", *words, *cases(coco)[case], "--quiet"]):
             raise SystemExit(1)
         minutes = (time.perf_counter() - started) / 60
-        bundle = regionqa.load(str(model), device="cpu").bundle
-        new = bundle.card.provenance["held_out_accuracy"]
+        new = open_bundle(model).card.provenance["held_out_accuracy"]
         old = table_cells(old_classes(str(model), coco))
         print(f"| {case} | {new:.1f} % | {old} | {minutes:.1f} |", flush=True)
 

@@ -131,15 +131,15 @@ class FrozenEncoders:
             return self._images[path]
         source = open_image(path)
         image = source.load()
-        pixels = torch.from_numpy(self._card.image.pixel_values(image)[np.newaxis])
+        pixels = torch.from_numpy(self._card.preprocessing.pixel_values(image))
         features, levels = self._vision.features(pixels.to(self._device))
         sources: tuple[Tensor, ...] = ()
         if self.takes_regions:
-            own = self._card.region.image if self._card.region else None
+            own = self._card.preprocessing.region_pixels(image)  # (1, 3, h, w)
             if own is None:
                 sources = tuple(level[0] for level in levels)
             else:
-                sources = (torch.from_numpy(own.pixel_values(image)).to(self._device),)
+                sources = (torch.from_numpy(own[0]).to(self._device),)
         encoded = FrozenFeatures(source.width, source.height, features[0], sources)
         if encoded.size <= self._room:
             self._images[path] = encoded
@@ -150,9 +150,7 @@ class FrozenEncoders:
         self, image: FrozenFeatures, boxes: Sequence[Box]
     ) -> list[tuple[float, float, float, float]]:
         """Convert boxes to [0, 1] of the image as it is fitted for the region encoder."""
-        rule = (self._card.region and self._card.region.image) or self._card.image
-        placement = rule.placement(image.width, image.height)
-        return [placement.to_model(box) for box in boxes]
+        return self._card.preprocessing.boxes(boxes, image.width, image.height)
 
     @torch.no_grad()
     def vectors(self, path: Path, image: FrozenFeatures, boxes: Sequence[Box]) -> list[Tensor]:

@@ -19,6 +19,7 @@ from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.finetune.collate import Batch
 from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings
 from regionqa.finetune.distributed import decoder_layers
+from regionqa.language.splicing import splice_tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -95,23 +96,15 @@ class RegionLanguageModel(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings (Q, L, H) of a batch, with image and region tokens in their slots."""
         embeds = self.language.get_input_embeddings()(batch.input_ids)  # (Q, L, H)
-        count, length, width = embeds.shape
         image = self.projector(batch.features)  # (B, T, H)
-        tokens = image.shape[1]
-        within = torch.arange(tokens, device=embeds.device)
-        rows = torch.arange(count, device=embeds.device) * length + batch.image_starts  # (Q,)
-        positions = (rows.unsqueeze(1) + within).flatten()  # (Q * T,)
-        flat = embeds.reshape(-1, width)
-        values = image[batch.image_rows].reshape(-1, width).to(flat.dtype)
-        flat = flat.index_copy(0, positions, values)
+        question, start, box = batch.region_slots.unbind(1)  # (M,) each
         if self.region is not None and len(batch.region_slots):
-            regions = self._regions(batch)  # (N, K, H)
-            question, start, box = batch.region_slots.unbind(1)  # (M,) each
-            within = torch.arange(regions.shape[1], device=embeds.device)
-            positions = ((question * length + start).unsqueeze(1) + within).flatten()
-            flat = flat.index_copy(0, positions, regions[box].reshape(-1, width).to(flat.dtype))
-        spliced: Tensor = flat.view(count, length, width)
-        return spliced
+            regions = self._regions(batch)[box]  # (M, K, H)
+        else:
+            regions = image.new_zeros(0, 0, image.shape[2])
+        return splice_tokens(
+            embeds, image[batch.image_rows], batch.image_starts, regions, question, start
+        )
 
     def _regions(self, batch: Batch) -> Tensor:
         """Region tokens (N, K, H) of all boxes."""

@@ -1,21 +1,38 @@
-"""Answers questions about regions of images.
+"""Answer questions about regions of images.
 
     import regionqa
 
     engine = regionqa.load("starter")
     print(engine.ask("cat.jpg", "what is this?", boxes=[(10, 20, 200, 300)]).text)
 
-Importing the package is quick: the heavy libraries are imported by `load`.
+Importing the package is quick: names are imported when they are first used.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regionqa.engine import Engine
+    from regionqa.regions import Region
+    from regionqa.requests import Answer, Request
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "load"]
+__all__ = ["Answer", "Engine", "Region", "Request", "__version__", "load"]
+
+_MODULES = {
+    "Answer": "regionqa.requests",
+    "Engine": "regionqa.engine",
+    "Region": "regionqa.regions",
+    "Request": "regionqa.requests",
+}
+
+if not TYPE_CHECKING:  # a type checker would take any name for defined
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def load(
@@ -26,21 +43,23 @@ def load(
     dtype: str = "auto",
     quantize: str | None = None,
 ) -> "Engine":
-    """An engine that answers with a model.
+    """Load a model.
 
-    model: the name of a model that ships with the package, the folder of a bundle, or OWNER/NAME,
-        a repository of the Hub that holds one.
-    device: "auto", "cpu" or "cuda"; "cuda" raises DeviceError where CUDA cannot be used.
-    batch_size: questions decoded together.
-    dtype: "auto", "float32", "float16" or "bfloat16". "auto" is float32 for small models, and for
-        large ones what their weights are stored in (docs/guide/precision.md).
-    quantize: "8bit" or "4bit" keeps the language model in fewer bits; on CUDA, with the extra
-        `quantize`.
-    Raises BundleError when there is no such model, or its folder is not sound; DownloadError when
-    it cannot be fetched.
+    Args:
+        model: The name of a model that ships with the package, a model's folder, or OWNER/NAME on
+            the Hub.
+        device: "auto", "cpu" or "cuda".
+        batch_size: Number of questions generated together.
+        dtype: "auto", "float32", "float16" or "bfloat16". "auto" is float32 for small models, and
+            the dtype of the stored weights for large ones (docs/guide/precision.md).
+        quantize: "8bit" or "4bit" quantizes the language model; CUDA only, with the extra
+            `quantize`.
+
+    Raises:
+        BundleError: There is no such model, or its files are not sound.
+        DeviceError: `device` is "cuda" and CUDA cannot be used.
+        DownloadError: The model is on the Hub and cannot be fetched.
     """
-    from regionqa.bundles.store import find_bundle
     from regionqa.engine import Engine
 
-    bundle = find_bundle(model)
-    return Engine.load(bundle, device=device, batch_size=batch_size, dtype=dtype, quantize=quantize)
+    return Engine.load(model, device=device, batch_size=batch_size, dtype=dtype, quantize=quantize)

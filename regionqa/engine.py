@@ -1,143 +1,106 @@
-"""The whole path, image and question in, answer out. The file to read first.
+"""The engine: a stream of requests in, a stream of answers out.
 
-It does not know about files of boxes, output formats or training, nor any model by name: what
-differs between models stands in the card.
+Keeps order, windows, batches, errors, confidence and timing. Everything that depends on the kind
+of model is behind `Backend`.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regionqa.backends.base import Backend, Completion, Model, ModelInfo, find_model
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle
-from regionqa.errors import (
-    BundleError,
-    DeviceError,
-    ImageError,
-    ItemError,
-    QuestionError,
-    UsageError,
-)
-from regionqa.images.reading import InputImage, image_from_memory, open_image
-from regionqa.language.prompts import read_answer, render_dialogue
-from regionqa.language.sampling import Sampling
+from regionqa.errors import ImageError, ItemError, QuestionError, UsageError
+from regionqa.images.reading import image_from_memory, open_image
 from regionqa.language.streaming import AnswerStream
-from regionqa.language.tokenization import Prompt, answer_ids, tokenize
-from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all, four_numbers
-from regionqa.requests import Answer, Request, windows
-from regionqa.runtime.devices import Device, choose_device
-from regionqa.runtime.encoders import EncodedImage, Floats, RegionEncoder, VisionEncoder
-from regionqa.runtime.precision import SINGLE, Precision, choose_precision
+from regionqa.regions import BoxFormat, BoxUnits, WrittenBox, clip_all, four_numbers
+from regionqa.requests import Answer, Request, Sampling, request_seed, windows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
-    from regionqa.language.generation import LanguageModel, SplicedPrompt
-
 
 OnText = Callable[[Request, str], None]
+"""Called with a request and the next part of its answer."""
 
 
 @dataclass(frozen=True)
-class AnswerSettings:
-    """How all answers of one call are made."""
+class DecodingSettings:
+    """Options of one call of `Engine.answer`, with the model's defaults filled in."""
 
     max_new_tokens: int
-    """Longest answer."""
-    sampling: Sampling = field(default_factory=Sampling)
+    """Limit on the tokens of an answer."""
+    sampling: Sampling
     """How tokens are chosen."""
-    unsure_below: float = 0.0
-    """Answers less probable than this are held back."""
-    described: int | None = None
-    """Answers of more tokens than this are never held back; None: any may be."""
+    seed: int
+    """Random seed of the call."""
+    confidence: ConfidenceCard
+    """When an answer is withheld."""
     on_text: OnText | None = None
-    """Told each part of an answer as soon as nothing can take it back."""
+    """Receives the parts of an answer once it can no longer be withheld."""
 
-    def holds_back(self, tokens: int) -> bool:
-        """Whether an answer that is so long by now may yet be held back."""
-        return self.unsure_below > 0 and not (
-            self.described is not None and tokens > self.described
+    def may_withhold(self, tokens: int) -> bool:
+        """Whether an answer of this many tokens so far may still be withheld."""
+        return self.confidence.holds_back(0.0, tokens)
+
+    def withholds(self, completion: Completion) -> bool:
+        """Whether a finished answer is withheld as unsure."""
+        return completion.confidence is not None and self.confidence.holds_back(
+            completion.confidence, completion.tokens
         )
 
 
-log = logging.getLogger(__name__)
-
-
 class Engine:
-    """A loaded model. `answer` is the only way to an answer; `ask` is its form for one question."""
+    """A loaded model that answers questions about regions of images."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        vision: VisionEncoder,
-        region: RegionEncoder | None,
-        language: "LanguageModel",
-        device: Device,
-        batch_size: int = 16,
-        precision: Precision = SINGLE,
-    ) -> None:
-        """Put the parts together; BundleError where they do not fit each other."""
+    def __init__(self, backend: Backend[Any, Any], batch_size: int = 16) -> None:
+        """Create an engine over a loaded model.
+
+        Args:
+            backend: The model.
+            batch_size: Number of questions generated together.
+        """
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}: must be 1 or more")
-        encoders: list[VisionEncoder | RegionEncoder] = [vision, *([region] if region else [])]
-        for part in encoders:
-            if part.hidden_size != language.hidden_size:
-                raise BundleError(
-                    f"{bundle.root}: {type(part).__name__} gives tokens {part.hidden_size} wide, "
-                    f"the language model reads {language.hidden_size}"
-                )
-        self.bundle = bundle
-        self.device = device
-        self.precision = precision
-        self._vision = vision
-        self._region = region
-        self._language = language
+        self.backend = backend
         self._batch_size = batch_size
-        self._last: tuple[InputImage, EncodedImage] | None = None
 
     @classmethod
     def load(
         cls,
-        bundle: Bundle,
+        model: str | Path | Bundle | Model,
         *,
         device: str = "auto",
         batch_size: int = 16,
         dtype: str = "auto",
         quantize: str | None = None,
     ) -> "Engine":
-        """Open a bundle's sessions and language model on "auto", "cpu" or "cuda".
+        """Find a model and load it; see `regionqa.load` for the arguments."""
+        backend = find_model(model).load(device=device, dtype=dtype, quantize=quantize)
+        return cls(backend, batch_size)
 
-        "auto" takes CUDA where it works, and says in the log why it does not where it seemed to.
-        dtype and quantize: see `choose_precision`.
-        """
-        from regionqa.language.generation import LanguageModel
+    @property
+    def info(self) -> ModelInfo:
+        """The model's properties."""
+        return self.backend.info
 
-        if bundle.card.untrained:
-            parts = " and ".join(bundle.card.untrained)
-            log.warning("%s has an untrained %s; train it first", bundle.card.name, parts)
-        chosen = choose_device(device)
-        precision = choose_precision(bundle, chosen, dtype, quantize)
-        try:
-            vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
-        except DeviceError as error:
-            if device != "auto":
-                raise
-            log.warning("the CPU is used: %s", error)
-            chosen = Device.cpu
-            precision = choose_precision(bundle, chosen, dtype, quantize)
-            vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
-        half = precision.half_encoders
-        region = RegionEncoder(bundle, chosen, half=half) if bundle.card.region else None
-        language = LanguageModel(bundle, chosen, precision)
-        return cls(bundle, vision, region, language, chosen, batch_size, precision)
+    @property
+    def device(self) -> str:
+        """Where the model runs."""
+        return self.backend.device
+
+    @property
+    def precision(self) -> str:
+        """Precision the model runs in."""
+        return self.backend.precision
 
     def ask(
         self,
@@ -152,7 +115,22 @@ class Engine:
         temperature: float | None = None,
         seed: int = 0,
     ) -> Answer:
-        """Ask one question; raises the ItemError that `answer` would have put into the Answer."""
+        """Ask one question.
+
+        Args:
+            image: A path, a Pillow image, or a uint8 array (height, width, 3) or (height, width).
+            question: The question; `<region1>` refers to the first box.
+            boxes: Four numbers each.
+            box_format: "xyxy", "xywh" or "cxcywh".
+            box_units: "pixel", "fraction" or "permille".
+            max_new_tokens: See `answer`.
+            unsure_below: See `answer`.
+            temperature: See `answer`.
+            seed: See `answer`.
+
+        Raises:
+            ItemError: The question cannot be answered.
+        """
         source = open_image(image) if isinstance(image, (str, Path)) else image_from_memory(image)
         written = [
             WrittenBox(
@@ -186,184 +164,157 @@ class Engine:
         seed: int = 0,
         on_text: OnText | None = None,
     ) -> Iterator[Answer]:
-        """Answer requests as they come, one Answer each, in order, in bounded memory.
+        """Answer requests in order, in bounded memory.
 
-        An image is encoded once for all requests about it that follow each other, its regions go
-        through the region encoder in one call, and questions are decoded in batches. What cannot
-        be answered becomes an Answer with its error.
+        An image is encoded once for consecutive requests about it, and their regions in one call.
+        A request that cannot be answered becomes an answer with an error.
 
-        unsure_below: answers less probable than this are held back; None: than the card says; 0:
-            none is.
-        temperature: how random answers are; None: as the card says; 0: not at all. The same seed
-            and request give the same answer, whatever is asked beside it.
-        on_text: told the parts of each answer as they are generated; together they are its text.
+        Args:
+            requests: Read lazily, at most one window ahead (see `windows`).
+            max_new_tokens: Limit on the tokens of an answer. Default: the model's.
+            unsure_below: Withhold answers whose confidence is below this; 0 withholds none.
+                Default: the model's.
+            temperature: Sampling temperature; 0 is greedy. Default: the model's.
+            seed: Random seed. The same seed and request give the same answer in any batch.
+            on_text: Called with the parts of each answer as they are generated; joined, they are
+                its text.
+
+        Yields:
+            One answer per request.
         """
-        card = self.bundle.card
-        sure = card.confidence or ConfidenceCard(threshold=0.0)
-        if unsure_below is not None and not 0 <= unsure_below <= 1:
-            raise UsageError(f"unsure below {unsure_below}: a probability from 0 to 1 is due")
-        heat = card.language.temperature if temperature is None else temperature
-        manner = AnswerSettings(
-            max_new_tokens or card.language.max_new_tokens,
-            Sampling(heat, card.language.top_k, seed),
-            sure.threshold if unsure_below is None else unsure_below,
-            sure.longest,
+        settings = self._settings(max_new_tokens, unsure_below, temperature, seed, on_text)
+        for window in windows(requests, self._batch_size):
+            yield from self._answer_window(window, settings)
+
+    def _settings(
+        self,
+        max_new_tokens: int | None,
+        unsure_below: float | None,
+        temperature: float | None,
+        seed: int,
+        on_text: OnText | None,
+    ) -> DecodingSettings:
+        """Options with the model's defaults filled in; UsageError for one out of range."""
+        info = self.info
+        confidence = info.confidence
+        if unsure_below is not None:
+            if not 0 <= unsure_below <= 1:
+                raise UsageError(f"unsure_below is {unsure_below}: must be between 0 and 1")
+            confidence = replace(confidence, threshold=unsure_below)
+        return DecodingSettings(
+            max_new_tokens or info.max_new_tokens,
+            Sampling(info.temperature if temperature is None else temperature, info.top_k),
+            seed,
+            confidence,
             on_text,
         )
-        for window in windows(requests, self._batch_size):
-            yield from self._answer_window(window, manner)
 
-    def _answer_window(self, window: Sequence[Request], manner: AnswerSettings) -> Iterator[Answer]:
+    def _answer_window(
+        self, window: Sequence[Request], settings: DecodingSettings
+    ) -> Iterator[Answer]:
+        """Answers to one window; each reports an equal share of the elapsed time."""
         started = time.perf_counter()
-        results: list[tuple[Request, Prompt | ItemError]] = [
-            (request, self._prompt(request, manner.max_new_tokens)) for request in window
-        ]
-        ready: list[SplicedPrompt] = []
-        problems: list[ItemError | None] = []
-        for _, group in groupby(results, key=lambda result: id(result[0].source)):
-            spliced = self._splice(list(group), image=len(problems))
-            ready += [item for item in spliced if not isinstance(item, ItemError)]
-            problems += [item if isinstance(item, ItemError) else None for item in spliced]
-        asked = [r for r, problem in zip(window, problems, strict=True) if problem is None]
-        replies = iter(self._replies(asked, ready, manner))
+        prompts = [(request, self._render(request, settings)) for request in window]
+        encoded: list[Any] = []  # an encoded prompt or an ItemError per request
+        for _, group in groupby(prompts, key=lambda pair: id(pair[0].source)):
+            encoded += self._encode(list(group))
+        answers = self._answer_encoded(window, encoded, settings)
         seconds = (time.perf_counter() - started) / len(window)
-        for request, problem in zip(window, problems, strict=True):
-            answer = Answer(request, error=problem) if problem else next(replies)
+        for answer in answers:
             yield replace(answer, seconds=seconds)
 
-    def _replies(
-        self, asked: Sequence[Request], prompts: "Sequence[SplicedPrompt]", manner: AnswerSettings
+    def _render(self, request: Request, settings: DecodingSettings) -> Any:
+        """The prompt of a request, or the ItemError why it has none."""
+        if request.error or request.source is None:
+            return request.error or ImageError(f"{request.image}: no image")
+        info = self.info
+        if len(request.regions) > info.max_regions:
+            return QuestionError(
+                f"{request.image}: {len(request.regions)} regions in one question, the model "
+                f"{info.name} takes {info.max_regions}; ask about fewer, or about each (--each)"
+            )
+        try:
+            return self.backend.render(request, settings.max_new_tokens)
+        except QuestionError as error:
+            return QuestionError(f"{request.image}: {error}")
+
+    def _encode(self, group: Sequence[tuple[Request, Any]]) -> list[Any]:
+        """Encode the image of consecutive requests about it, with all their regions.
+
+        Args:
+            group: Requests about one image, each with its prompt or ItemError.
+
+        Returns:
+            An encoded prompt or an ItemError each, in order.
+        """
+        prompts = [prompt for _, prompt in group if not isinstance(prompt, ItemError)]
+        if not prompts:
+            return [error for _, error in group]
+        source = group[0][0].source
+        assert source is not None
+        try:
+            encoded = iter(self.backend.encode(source, prompts))
+        except ItemError as error:
+            return [prompt if isinstance(prompt, ItemError) else error for _, prompt in group]
+        return [prompt if isinstance(prompt, ItemError) else next(encoded) for _, prompt in group]
+
+    def _answer_encoded(
+        self, window: Sequence[Request], encoded: Sequence[Any], settings: DecodingSettings
     ) -> list[Answer]:
-        """The answers to requests and their prompts, those without choices decoded together."""
-        pairs = list(zip(asked, prompts, strict=True))
-        open_ended = [pair for pair in pairs if not pair[0].choices]
-        generated = iter(
-            [
-                answer
-                for start in range(0, len(open_ended), self._batch_size)
-                for answer in self._generate(open_ended[start : start + self._batch_size], manner)
-            ]
-        )
-        return [self._choose(*pair) if pair[0].choices else next(generated) for pair in pairs]
+        """Answers to encoded prompts in order; those without choices are generated in batches."""
+        answers: dict[int, Answer] = {}
+        open_ended = []
+        for row, (request, prompt) in enumerate(zip(window, encoded, strict=True)):
+            if isinstance(prompt, ItemError):
+                answers[row] = Answer(request, error=prompt)
+            elif request.choices:
+                answers[row] = self._choose(request, prompt)
+            else:
+                open_ended.append(row)
+        for start in range(0, len(open_ended), self._batch_size):
+            rows = open_ended[start : start + self._batch_size]
+            batch = [(window[row], encoded[row]) for row in rows]
+            answers |= zip(rows, self._generate(batch, settings), strict=True)
+        return [answers[row] for row in range(len(window))]
 
     def _generate(
-        self, batch: "Sequence[tuple[Request, SplicedPrompt]]", manner: AnswerSettings
+        self, batch: Sequence[tuple[Request, Any]], settings: DecodingSettings
     ) -> list[Answer]:
-        """The answers to requests that are decoded together, told as they come where asked for."""
-        card, on_text = self.bundle.card, manner.on_text
-        tellers = [
-            AnswerStream(card.prompt, card.language.stop, partial(on_text, request))
-            for request, _ in batch
-            if on_text
-        ]
+        """Answers to one batch of requests with their encoded prompts."""
+        on_text = settings.on_text
+        streams = [AnswerStream(partial(on_text, request)) for request, _ in batch if on_text]
 
-        def watch(row: int, tokens: int, written: str) -> None:
-            if not manner.holds_back(tokens):
-                tellers[row].hear(written)
+        def on_progress(row: int, tokens: int, text: str) -> None:
+            if not settings.may_withhold(tokens):
+                streams[row].update(text)
 
-        prompts = [replace(p, seed=manner.sampling.seed_of(request)) for request, p in batch]
-        generated = self._language.generate(
-            prompts, manner.max_new_tokens, manner.sampling, watch if tellers else None
+        completions = self.backend.generate(
+            [prompt for _, prompt in batch],
+            settings.max_new_tokens,
+            settings.sampling,
+            [request_seed(request, settings.seed) for request, _ in batch],
+            on_progress if streams else None,
         )
         answers = []
-        for row, ((request, _), made) in enumerate(zip(batch, generated, strict=True)):
-            held = manner.holds_back(len(made.ids)) and made.confidence < manner.unsure_below
-            unsure = (card.confidence or ConfidenceCard(threshold=0.0)).unsure
-            text = unsure if held else read_answer(card.prompt, made.text)
-            answers.append(Answer(request, text, len(made.ids), confidence=made.confidence))
-            if tellers:
-                tellers[row].finish(text)
+        for row, ((request, _), completion) in enumerate(zip(batch, completions, strict=True)):
+            if isinstance(completion, ItemError):
+                answers.append(Answer(request, error=completion))
+                continue
+            withheld = settings.withholds(completion)
+            text = settings.confidence.unsure if withheld else completion.text
+            answers.append(
+                Answer(request, text, completion.tokens, confidence=completion.confidence)
+            )
+            if streams:
+                streams[row].finish(text)
         return answers
 
-    def _choose(self, request: Request, prompt: "SplicedPrompt") -> Answer:
-        """The likeliest choice; its confidence is its share of the probability of all of them."""
-        card, tokenizer = self.bundle.card, self._language.tokenizer
-        stop = card.language.stop[0]
-        ids = [answer_ids(card.prompt, each, stop, tokenizer) for each in request.choices]
-        scores = np.array(self._language.score(prompt, ids))  # (C,)
+    def _choose(self, request: Request, prompt: Any) -> Answer:
+        """The likeliest choice; its confidence is its share of the probability of all choices."""
+        try:
+            scores = np.array(self.backend.score(prompt, request.choices))  # (C,)
+        except ItemError as error:
+            return Answer(request, error=error)
         shares = np.exp(scores - scores.max())
         best = int(scores.argmax())
         return Answer(request, request.choices[best], confidence=float(shares[best] / shares.sum()))
-
-    def _prompt(self, request: Request, max_new_tokens: int) -> Prompt | ItemError:
-        """The request as ids with slots, or why it cannot be asked."""
-        card = self.bundle.card
-        if request.error or request.source is None:
-            return request.error or ImageError(f"{request.image}: no image")
-        if len(request.regions) > card.max_regions:
-            return QuestionError(
-                f"{request.image}: {len(request.regions)} regions in one question, the model "
-                f"{card.name} takes {card.max_regions}; ask about fewer, or about each (--each)"
-            )
-        width, height = request.source.width, request.source.height
-        fractions = [
-            (box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height)
-            for box in (region.box for region in request.regions)
-        ]
-        tokenizer = self._language.tokenizer
-        try:
-            pieces = render_dialogue(
-                card.prompt,
-                [*(earlier.question for earlier in request.history), request.question],
-                [earlier.answer for earlier in request.history],
-                fractions,
-                card.language.stop[0],
-                tokenizer.special_tokens,
-                [*(earlier.regions for earlier in request.history), len(fractions)],
-            )
-            region_tokens = card.region.tokens if card.region else 0
-            prompt = tokenize(pieces, tokenizer, card.vision.image_tokens, region_tokens)
-            self._language.check_length(prompt, max_new_tokens)
-        except QuestionError as error:
-            return QuestionError(f"{request.image}: {error}")
-        return prompt
-
-    def _splice(
-        self, group: Sequence[tuple[Request, Prompt | ItemError]], image: int
-    ) -> "list[SplicedPrompt | ItemError]":
-        """Encode the one image of a group of requests and all its regions, and hand them out."""
-        from regionqa.language.generation import SplicedPrompt
-
-        asked = [(request, prompt) for request, prompt in group if isinstance(prompt, Prompt)]
-        if not asked:
-            return [prompt for _, prompt in group if isinstance(prompt, ItemError)]
-        try:
-            encoded = self._encode(asked[0][0].source)
-            regions = [region for request, _ in asked for region in request.regions]
-            tokens = self._encode_regions(asked[0][0].source, encoded, regions)  # (N, K, H)
-        except ImageError as error:
-            return [prompt if isinstance(prompt, ItemError) else error for _, prompt in group]
-        spliced: list[SplicedPrompt | ItemError] = []
-        start = 0
-        for request, prompt in group:
-            if isinstance(prompt, ItemError):
-                spliced.append(prompt)
-                continue
-            end = start + len(request.regions)
-            spliced.append(SplicedPrompt(prompt, image, encoded.image_tokens, tokens[start:end]))
-            start = end
-        return spliced
-
-    def _encode(self, image: InputImage | None) -> EncodedImage:
-        """The image through the vision encoder, unless it is the one encoded last."""
-        assert image is not None
-        if self._last is None or self._last[0] is not image:
-            pixels = self.bundle.card.image.pixel_values(image.load())  # (3, S, S)
-            self._last = (image, self._vision.encode(pixels[np.newaxis])[0])
-        return self._last[1]
-
-    def _encode_regions(
-        self, image: InputImage | None, encoded: EncodedImage, regions: Sequence[Region]
-    ) -> Floats:
-        """Region tokens (N, K, H) of all regions of one image, in one call."""
-        card = self.bundle.card
-        if self._region is None or not card.prompt.takes_features or not regions:
-            return np.zeros((len(regions), 0, self._language.hidden_size), np.float32)
-        assert image is not None
-        own_pixels = card.region.image if card.region else None
-        placement = (own_pixels or card.image).placement(image.width, image.height)
-        boxes = np.array([placement.to_model(region.box) for region in regions], np.float32)
-        sources: Sequence[Floats] = encoded.levels
-        if own_pixels:
-            sources = [own_pixels.pixel_values(image.load())[np.newaxis]]  # (1, 3, h, w)
-        return self._region.encode(sources, boxes)  # boxes (N, 4)

@@ -1,19 +1,17 @@
-"""What is asked and what comes back: `Request` and `Answer`, the two ends of `Engine.answer`.
+"""Requests and answers: the two ends of `Engine.answer`."""
 
-Plain values; nothing here opens an image or runs a model.
-"""
-
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from regionqa.errors import ItemError
+from regionqa.errors import ItemError, UsageError
 from regionqa.images.reading import InputImage
 from regionqa.regions import Region
 
 NAMING_QUESTION = "what is this?"
-"""What is asked of a box whose only known truth is its class, in training as in evaluation."""
+"""Question about a box of which only the class is known, in training and in evaluation."""
 LONGEST_WINDOW = 256
-"""Requests held at a time, however many ask about one image; this bounds the memory."""
+"""Largest number of requests held at a time; bounds the memory where all are about one image."""
 
 
 @dataclass(frozen=True)
@@ -23,56 +21,77 @@ class HistoryTurn:
     question: str
     answer: str
     regions: int
-    """How many of the conversation's regions there were by then."""
+    """Number of the conversation's regions at that time."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question about one image and any number of its regions (none: the whole image).
+    """One question about one image and any number of its regions; none: the whole image.
 
-    A request that cannot be asked (its image is missing, its box is malformed) carries the
-    reason in `error`; the engine passes it on in its place, so that answers keep their order.
+    A request that cannot be asked (its image is missing, its box is malformed) carries the reason
+    in `error`; the engine passes it on in its place, so that answers keep their order.
     """
 
     image: str
-    """The image's name as the user gave it."""
+    """Name of the image as the user gave it."""
     question: str
-    """The question; `<region1>` names the first of `regions`, and so on."""
+    """The question; `<region1>` refers to the first of `regions`, and so on."""
     regions: tuple[Region, ...] = ()
-    """Inside the image, in pixels of the image as displayed."""
+    """Regions inside the image, in pixels of the image as displayed."""
     source: InputImage | None = None
     """The opened image; None only where there is an error."""
     error: ItemError | None = None
     """Why this request cannot be asked."""
     history: tuple[HistoryTurn, ...] = ()
-    """What was asked before, oldest first; `regions` are those of the whole conversation."""
+    """Earlier turns, oldest first; `regions` are those of the whole conversation."""
     choices: tuple[str, ...] = ()
-    """The only answers there are: the likeliest is given, and nothing is generated. None: any."""
+    """Allowed answers: the likeliest is given and nothing is generated. Empty: any answer."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to one request, or why it said nothing."""
+    """The model's answer to one request, or the error that prevented it."""
 
     request: Request
     text: str = ""
-    """The answer, or that the model is not sure of one; empty where there is an error."""
+    """The answer, or the model's text for "unsure"; empty where there is an error."""
     tokens: int = 0
-    """Tokens that were generated."""
+    """Number of generated tokens."""
     seconds: float = 0.0
-    """This request's share of the time spent on the batch it was answered in."""
+    """This request's share of the time spent on the window it was answered in."""
     error: ItemError | None = None
     """Why there is no answer."""
     confidence: float | None = None
-    """How probable the model holds what it generated, from 0 to 1, whether that was given as the
-    answer or held back; None where there is an error."""
+    """Probability that the model gives to what it generated, from 0 to 1, whether given as the
+    answer or withheld; None where there is an error or the model reports none."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    temperature: float = 0.0
+    """Divides the logits before a token is drawn; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Draw from this many of the likeliest tokens; 0: from all."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"temperature {self.temperature}: must be 0 or more")
+
+
+def request_seed(request: Request, seed: int) -> int:
+    """Derive the random seed of one request from its content, not from its place among others."""
+    boxes = [region.box.xyxy for region in request.regions]
+    content = repr((seed, request.question, request.history, boxes))
+    return int.from_bytes(hashlib.sha256(content.encode("utf-8", "replace")).digest()[:8])
 
 
 def windows(requests: Iterable[Request], batch_size: int) -> Iterator[list[Request]]:
-    """Consecutive requests that are answered together.
+    """Split requests into runs that are answered together.
 
     A window ends with an image, once it holds a batch; the first ends with the first image, so
-    that its answer need not wait. With a batch size of 1 every request is answered at once.
+    that its answer need not wait. With a batch size of 1 every request is its own window.
     """
     window: list[Request] = []
     enough = 1

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import AutoImageProcessor
 
 from regionqa.errors import BundleError
-from regionqa.images.preprocessing import Fit, Resample
+from regionqa.images.preprocessing import Fit
+from regionqa.images.resampling import Resample
 
 PIXEL = 1 / 255
 FILES = ("preprocessor_config.json", "processor_config.json")

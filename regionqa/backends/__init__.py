@@ -1,1 +1,1 @@
-"""Backends of the engine: one per kind of model."""
+"""Backends: one module per kind of model, behind the protocol in `base`."""

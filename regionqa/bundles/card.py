@@ -13,7 +13,7 @@ from typing import Any
 
 from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.errors import BundleError
-from regionqa.images.preprocessing import Fit, Preprocessing
+from regionqa.images.preprocessing import EncoderPreprocessing, Fit, Preprocessing
 from regionqa.schema import from_table
 
 OLD_KEYS = {"picture": "image", "picture_question": "image_question"}
@@ -218,6 +218,8 @@ class ModelCard:
     """The language model."""
     prompt: PromptRules
     """The prompt format."""
+    kind: str = "bundle"
+    """The backend's; see `backends.base.KINDS`."""
     region: RegionCard | None = None
     """The region encoder; None: regions are given as text, or not at all."""
     confidence: ConfidenceCard | None = None
@@ -234,6 +236,11 @@ class ModelCard:
     """Configs of the torch definitions in export/modules, for export and training."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Data, licence and measured accuracy, for people."""
+
+    @property
+    def preprocessing(self) -> EncoderPreprocessing:
+        """How images and boxes become the inputs of both encoders."""
+        return EncoderPreprocessing(self.image, self.region.image if self.region else None)
 
     @property
     def is_converted(self) -> bool:

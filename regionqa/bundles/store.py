@@ -98,29 +98,37 @@ def published_folder(name: str) -> Path:
 
 
 def find_bundle(model: str | Path) -> Bundle:
-    """Find a bundle by name, folder or Hub repository.
+    """Find a bundle and open it; see `find_folder` for the argument and errors."""
+    return open_bundle(find_folder(model))
+
+
+def find_folder(model: str | Path) -> Path:
+    """Find the folder of a model.
 
     A repository, OWNER/NAME, is fetched once and used from the cache afterwards, without network
     access; `regionqa download` updates it.
 
+    Args:
+        model: The name of a model that ships with the package, a folder, or OWNER/NAME on the Hub.
+
     Raises:
-        BundleError: There is no such model, or it is invalid.
-        DownloadError: The repository cannot be fetched.
+        BundleError: There is no such model.
+        DownloadError: It is on the Hub and cannot be fetched.
     """
     known = shipped_cards() if isinstance(model, str) else {}
     if isinstance(model, str) and model in known:
         if known[model].is_converted:
-            return open_bundle(shipped_folder() / model)
+            return shipped_folder() / model
         if (published_folder(model) / CARD).is_file():
-            return open_bundle(published_folder(model))
+            return published_folder(model)
         raise BundleError(f"{model}: not downloaded yet; say: regionqa download {model}")
     folder = Path(model)
     with suppress(RuntimeError):  # ~USER of an unknown user
         folder = folder.expanduser()
     if folder.is_dir():
-        return open_bundle(folder)
+        return folder
     if isinstance(model, str) and looks_like_repo(model):
-        return open_bundle(hub_folder(model))
+        return hub_folder(model)
     shipped = [name for name, card in known.items() if card.is_converted]
     further = [name for name in known if name not in shipped]
     raise BundleError(

@@ -45,7 +45,6 @@ def chat(
 
     regionqa chat cat.jpg --box 10,20,200,300
     """
-    from regionqa.bundles.store import find_bundle
     from regionqa.engine import Engine
     from regionqa.images.reading import open_image
     from regionqa.pipeline.chat import Chat, ChatSettings
@@ -54,7 +53,7 @@ def chat(
     lines = lines_of_terminal() if interactive else lines_of_file(turns)
     open_image(image)  # fails before the model is loaded
     engine = Engine.load(
-        find_bundle(runtime.model),
+        runtime.model,
         device=runtime.device,
         batch_size=1,
         dtype=runtime.dtype,
@@ -69,7 +68,7 @@ def chat(
     except BoxError as error:
         raise UsageError(f"--box: {error}") from None
     if interactive:
-        console.note(f"{engine.bundle.card.name} is ready; /help lists the commands")
+        console.note(f"{engine.info.name} is ready; /help lists the commands")
     converse(conversation, lines, interactive=interactive)
     return SOME_FAILED if conversation.failed and not interactive else 0
 

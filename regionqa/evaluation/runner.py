@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from regionqa.bundles.prompt_rules import PromptRules
-from regionqa.bundles.store import Bundle, find_bundle
+from regionqa.backends.base import Model, ModelInfo, find_model
 from regionqa.engine import Engine
 from regionqa.errors import DataError
 from regionqa.evaluation.cache import AnswerCache
@@ -42,11 +41,11 @@ class EvalTask(ABC):
     """Options of asking and scoring, by name, to be written beside the results."""
 
     @abstractmethod
-    def requests(self, rules: PromptRules) -> Sequence[Request]:
+    def requests(self, model: ModelInfo) -> Sequence[Request]:
         """Return the requests for a model: at least one, as many for every model.
 
         Args:
-            rules: How the model's card wants to be asked.
+            model: Properties of the model, with its questions for captions.
         """
 
     @abstractmethod
@@ -116,8 +115,8 @@ def evaluate_models(
         DataError: Nothing could be answered.
         RegionQAError: A model cannot be loaded.
     """
-    bundles = map(find_bundle, settings.models)
-    runs = [run_task(task.requests(b.card.prompt), settings, b, console) for b in bundles]
+    models = map(find_model, settings.models)
+    runs = [run_task(task.requests(model.info), settings, model, console) for model in models]
     answered = set.intersection(*(set(run.answers) for run in runs))
     if not answered:
         failed = max(run.failed for run in runs)
@@ -127,18 +126,18 @@ def evaluate_models(
 
 
 def run_task(
-    requests: Sequence[Request], settings: EvalSettings, bundle: Bundle, console: Console
+    requests: Sequence[Request], settings: EvalSettings, model: Model, console: Console
 ) -> EvalRun:
     """Ask one model everything; requests that fail are reported on the console."""
-    card, runtime, variant = bundle.card, settings.runtime, settings.variant
+    info, runtime, variant = model.info, settings.runtime, settings.variant
     output = OutputSettings(
-        OutputFormat.jsonl, card.name, card.revision, runtime.device, runtime.dtype
+        OutputFormat.jsonl, info.name, info.revision, runtime.device, runtime.dtype
     )
 
     @cache
     def load() -> Engine:
         return Engine.load(
-            bundle,
+            model,
             device=runtime.device,
             batch_size=runtime.batch_size,
             dtype=runtime.dtype,
@@ -149,7 +148,7 @@ def run_task(
     answers = cached.answers(load, requests, settings.generation.max_new_tokens)
     answered: dict[int, Answer] = {}
     failed = 0
-    for index, answer in enumerate(console.track(answers, card.name, len(requests))):
+    for index, answer in enumerate(console.track(answers, info.name, len(requests))):
         if answer.error is None:
             answered[index] = answer
         else:
@@ -157,5 +156,5 @@ def run_task(
             console.error(error_text(answer))
     device = str(load().device) if load.cache_info().currsize else "cached answers"
     device = f"{device}, {variant}" if variant else device
-    uncertainty = UncertaintyRule(card.confidence, settings.evaluation.unsure_below)
-    return EvalRun(answered, failed, card.name, card.revision, device, uncertainty)
+    uncertainty = UncertaintyRule(info.confidence, settings.evaluation.unsure_below)
+    return EvalRun(answered, failed, info.name, info.revision, device, uncertainty)

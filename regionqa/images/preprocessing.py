@@ -1,8 +1,4 @@
-"""Fitting an image to what a model looks at, and carrying boxes there and back.
-
-What a model wants of its images stands in its card as `Preprocessing`. This module does not know
-where images come from.
-"""
+"""Preprocessing: images to pixel values, and boxes to the coordinates of the resized image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,117 +10,21 @@ from PIL import Image
 
 from regionqa.errors import BundleError
 from regionqa.images.reading import as_rgb
+from regionqa.images.resampling import Resample, resize
 from regionqa.regions import Box
 
-
-class Resample(StrEnum):
-    """How pixels are interpolated.
-
-    bicubic and bilinear are Pillow's, which smooth where they shrink, and round to whole levels.
-    bicubic_bilinear keeps the aspect ratio bicubically until the shorter side fits, and then takes
-    the longer one there between the two nearest pixels, without smoothing or rounding: what CLIP's
-    processor and torch's `interpolate` do one after the other (GPT4RoI's demo).
-    points takes every pixel from the four nearest, whatever the scale, in the whole numbers of
-    OpenCV's `resize` (GPT4RoI's training on boxes of COCO and Visual Genome).
-    """
-
-    bicubic = "bicubic"
-    bilinear = "bilinear"
-    bicubic_bilinear = "bicubic-bilinear"
-    points = "points"
-
-    @property
-    def pillow(self) -> Image.Resampling | None:
-        """Pillow's own name of it; None where it is not Pillow's."""
-        return {
-            Resample.bicubic: Image.Resampling.BICUBIC,
-            Resample.bilinear: Image.Resampling.BILINEAR,
-        }.get(self)
-
-
-LONGEST = 16
-"""Between the two steps no side is more than this many times as long as the shorter; a line of
-pixels could fill the memory."""
-STEPS = 2048
-"""Weights of OpenCV's bilinear interpolation are so many parts of a whole."""
-
-
-def resize(image: Image.Image, size: tuple[int, int], resample: Resample) -> NDArray[np.float32]:
-    """The levels (height, width, 3) in [0, 255] of an RGB image resized to (width, height)."""
-    if resample is Resample.bicubic_bilinear:
-        return _bicubic_bilinear(image, size)
-    if resample is Resample.points:
-        return _points(np.asarray(image), size)
-    return np.asarray(image.resize(size, resample.pillow), np.float32)
-
-
-def _bicubic_bilinear(image: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:
-    short, narrow = min(size), min(image.size)
-    # rounded down, as CLIP's processor does
-    across, down = (min(int(short * side / narrow), LONGEST * short) for side in image.size)
-    values = np.asarray(image.resize((across, down), Image.Resampling.BICUBIC), np.float32)
-    for axis, length in ((0, size[1]), (1, size[0])):
-        values = _between_neighbours(values, axis, length)
-    return values
-
-
-def _between_neighbours(values: NDArray[np.float32], axis: int, length: int) -> NDArray[np.float32]:
-    """One axis resized linearly; pixels lie at the middles of their cells, borders are repeated."""
-    given = values.shape[axis]
-    if given == length:
-        return values
-    half = np.float32(0.5)
-    # in single precision, as torch does
-    at = (np.arange(length, dtype=np.float32) + half) * np.float32(given / length) - half
-    at = at.clip(0, given - 1)
-    first = at.astype(np.int64)
-    share = (at - first.astype(np.float32)).reshape([-1 if i == axis else 1 for i in range(3)])
-    near = values.take(first, axis)
-    far = values.take(np.minimum(first + 1, given - 1), axis)
-    mixed: NDArray[np.float32] = near * (1 - share) + far * share
-    return mixed
-
-
-def _points(levels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    """OpenCV's INTER_LINEAR for 8 bits: (height, width, 3) whole levels, as floats.
-
-    Weights are rounded to 1 / 2048, rows are mixed in whole numbers that lose four bits and then
-    sixteen, and the sum is rounded. Across, a pixel beyond the border takes the border alone; down,
-    it takes the border twice, with its two weights.
-    """
-    width, height = size
-    left, right, near, far = _neighbours(levels.shape[1], width)
-    edge = (left < 0) | (left >= levels.shape[1] - 1)
-    near, far = np.where(edge, STEPS, near), np.where(edge, 0, far)
-    left, right = (index.clip(0, levels.shape[1] - 1) for index in (left, right))
-    whole = levels.astype(np.int64)
-    across = (  # (given height, width, 3)
-        whole[:, left] * near[:, np.newaxis] + whole[:, right] * far[:, np.newaxis]
-    ) >> 4
-    top, bottom, near, far = _neighbours(levels.shape[0], height)
-    top, bottom = (index.clip(0, levels.shape[0] - 1) for index in (top, bottom))
-    near, far = (weights[:, np.newaxis, np.newaxis] for weights in (near, far))
-    sums = (across[top] * near >> 16) + (across[bottom] * far >> 16)  # (height, width, 3)
-    return ((sums + 2) >> 2).clip(0, 255).astype(np.float32)
-
-
-def _neighbours(given: int, wanted: int) -> tuple[NDArray[np.int64], ...]:
-    """Of every wanted pixel: its two neighbours, which may lie outside, and their weights."""
-    at = ((np.arange(wanted) + 0.5) * (given / wanted) - 0.5).astype(np.float32)
-    first = np.floor(at).astype(np.int64)
-    share = at - first.astype(np.float32)
-    near, far = (np.rint(part * np.float32(STEPS)).astype(np.int64) for part in (1 - share, share))
-    return first, first + 1, near, far
+Xyxy = tuple[float, float, float, float]
 
 
 class Fit(StrEnum):
-    """How an image becomes what the model looks at: a square, or with shortest a rectangle.
+    """How an image is fitted to the model's input.
 
-    pad keeps the aspect ratio, with the image at the top left: then one factor takes pixels to
-    the square and nothing is added to them.
-    crop keeps it too: the shorter side fills the square, and of the longer one the middle is seen.
-    shortest keeps it without a square: the shorter side becomes `size`, unless the longer one
-    would exceed `longest`.
+    squash: resize to a square, whatever the aspect ratio.
+    pad: resize the longer side and pad at the right or below, so that one scale factor without an
+    offset converts coordinates.
+    crop: resize the shorter side and crop the centre of the longer one.
+    shortest: resize the shorter side to `size`, or less where the longer would exceed `longest`;
+    the input is a rectangle.
     """
 
     squash = "squash"
@@ -135,24 +35,24 @@ class Fit(StrEnum):
 
 @dataclass(frozen=True)
 class Placement:
-    """How an image was fitted to the model's canvas, and both directions of the change.
+    """Conversion of coordinates between an image and the model's input.
 
-    The canvas is what the model looks at: the square, or with `Fit.shortest` the resized image.
+    The input is a square, or with `Fit.shortest` the resized image.
     """
 
     width: int
-    """The image's, in pixels as displayed."""
+    """Width of the image as displayed, in pixels."""
     height: int
-    """The image's, in pixels as displayed."""
+    """Height of the image as displayed, in pixels."""
     size: int
-    """The square's side in pixels, or with shortest the shorter side's."""
+    """Side of the square in pixels; with shortest, of the shorter side."""
     fit: Fit
     longest: int | None = None
-    """With shortest, what the longer side may not exceed; None: anything."""
+    """With shortest, limit on the longer side in pixels; None: no limit."""
 
     @property
     def resized(self) -> tuple[int, int]:
-        """Width and height in pixels that the whole image is resized to."""
+        """Width and height of the whole image after resizing, in pixels."""
         short, long = sorted((self.width, self.height))
         if self.fit is Fit.squash:
             return self.size, self.size
@@ -166,26 +66,26 @@ class Placement:
         return sides if self.width <= self.height else (sides[1], sides[0])
 
     @property
-    def canvas(self) -> tuple[int, int]:
-        """Width and height in pixels of what the model looks at."""
+    def input_size(self) -> tuple[int, int]:
+        """Width and height of the model's input, in pixels."""
         return self.resized if self.fit is Fit.shortest else (self.size, self.size)
 
     @property
     def offset(self) -> tuple[int, int]:
-        """x and y of the canvas' top left corner in the resized image, in pixels."""
+        """Position (x, y) of the input's top left corner in the resized image, in pixels."""
         if self.fit is not Fit.crop:
             return 0, 0
         across, down = self.resized
         return (across - self.size) // 2, (down - self.size) // 2
 
-    def to_model(self, box: Box) -> tuple[float, float, float, float]:
-        """The box as xyxy in [0, 1] of the canvas, where it is inside the image.
+    def to_model(self, box: Box) -> Xyxy:
+        """Convert a box inside the image to xyxy in [0, 1] of the model's input.
 
-        With crop it is cut to what the model sees. A box of which nothing is seen is left with no
-        width or no height, at the border it lies behind.
+        With crop the box is clipped to the input; one that lies outside has no width or no height
+        afterwards, and lies on the nearest border.
         """
         x0, y0, x1, y1 = box.xyxy
-        (across, down), (wide, high), (left, top) = self.resized, self.canvas, self.offset
+        (across, down), (wide, high), (left, top) = self.resized, self.input_size, self.offset
         # multiplied first, so that the image's far edge divides to exactly 1
         placed = (
             (x0 * across / self.width - left) / wide,
@@ -199,12 +99,13 @@ class Placement:
         return x0, y0, x1, y1
 
     def to_image(self, xyxy: Sequence[float]) -> Box:
-        """The box in the image's pixels for xyxy in [0, 1] of the canvas.
+        """Convert xyxy in [0, 1] of the model's input to a box in pixels of the image.
 
-        BoxError where it has no area, as a box has of which crop shows nothing.
+        Raises:
+            BoxError: The box has no area, as one that a crop removed.
         """
         x0, y0, x1, y1 = xyxy
-        (across, down), (wide, high), (left, top) = self.resized, self.canvas, self.offset
+        (across, down), (wide, high), (left, top) = self.resized, self.input_size, self.offset
         return Box(
             (x0 * wide + left) * self.width / across,
             (y0 * high + top) * self.height / down,
@@ -216,7 +117,7 @@ class Placement:
 def shortest_sides(short: int, long: int, size: int, longest: int | None) -> tuple[int, int]:
     """Shorter and longer side of an image resized with `Fit.shortest`, in whole pixels.
 
-    The rule of detectron2's ResizeShortestEdge, which RegionCLIP and so PVIT use.
+    The rule of detectron2's ResizeShortestEdge, which RegionCLIP and therefore PVIT use.
     """
     sides = (float(size), size / short * long)
     if longest is not None and sides[1] > longest:
@@ -226,26 +127,25 @@ def shortest_sides(short: int, long: int, size: int, longest: int | None) -> tup
 
 
 ELONGATED = 16
-"""An image this many times as long as it is wide is cropped before it is resized, not after."""
+"""Aspect ratio beyond which an image is cropped before it is resized rather than after."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants of its images: a card's [image] or [region.image] table.
-
-    BundleError where unsound.
-    """
+    """Image preprocessing of one encoder: a card's [image] or [region.image] table."""
 
     size: int
-    """The square's side in pixels, or with shortest the shorter side's."""
+    """Side of the square in pixels; with shortest, of the shorter side."""
     fit: Fit
+    """How the image is fitted to the input."""
     resample: Resample
+    """How it is resized."""
     mean: tuple[float, float, float]
-    """Of red, green and blue in [0, 1]."""
+    """Mean of red, green and blue, in [0, 1]."""
     std: tuple[float, float, float]
-    """Of red, green and blue in [0, 1]."""
+    """Standard deviation of red, green and blue, in [0, 1]."""
     longest: int | None = None
-    """With shortest, what the longer side may not exceed, in pixels; with no other fit."""
+    """With shortest, and only then, limit on the longer side in pixels."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -253,14 +153,14 @@ class Preprocessing:
         if (self.longest is not None) != (self.fit is Fit.shortest):
             raise BundleError(
                 f"[image] fit is {self.fit} and longest is {self.longest}; "
-                "longest goes with shortest, and with no other fit"
+                "longest is given with fit shortest, and with no other"
             )
         if self.longest is not None and self.longest < self.size:
             raise BundleError(f"[image] longest is {self.longest}, below size, {self.size}")
         if self.resample.pillow is None and self.fit is not Fit.squash:
             raise BundleError(
                 f"[image] resample is {self.resample} and fit is {self.fit}; "
-                f"{self.resample} goes with squash, and with no other fit"
+                f"{self.resample} works with fit squash, and with no other"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise BundleError(
@@ -269,35 +169,68 @@ class Preprocessing:
             )
 
     def placement(self, width: int, height: int) -> Placement:
-        """How an image of this size is fitted to the canvas."""
+        """Placement of an image of this size, in pixels."""
         return Placement(width, height, self.size, self.fit, self.longest)
 
     def pixel_values(self, image: Image.Image) -> NDArray[np.float32]:
-        """The image as the model sees it.
+        """Resize, crop or pad, and normalize an image.
 
-        Returns float32 (3, size, size), or (3, h, w) with shortest: (value / 255 - mean) / std,
-        and 0, which is the mean colour, in the part that the image does not cover.
+        Args:
+            image: Of any mode.
+
+        Returns:
+            float32 (3, size, size), or (3, h, w) with shortest: (value / 255 - mean) / std, and 0,
+            the mean colour, in the padding.
         """
         placement = self.placement(*image.size)
-        wide, high = placement.canvas
-        seen = self._seen(as_rgb(image), placement) / 255  # (down, across, 3)
-        values = (seen - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        canvas = np.zeros((3, high, wide), np.float32)
-        canvas[:, : len(values), : values.shape[1]] = values.transpose(2, 0, 1)
-        return canvas
+        wide, high = placement.input_size
+        levels = self._resized(as_rgb(image), placement) / 255  # (down, across, 3)
+        values = (levels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        padded = np.zeros((3, high, wide), np.float32)
+        padded[:, : len(values), : values.shape[1]] = values.transpose(2, 0, 1)
+        return padded
 
-    def _seen(self, image: Image.Image, placement: Placement) -> NDArray[np.float32]:
-        """Levels (down, across, 3) of the image resized, and with crop cut to the square."""
+    def _resized(self, image: Image.Image, placement: Placement) -> NDArray[np.float32]:
+        """Levels (down, across, 3) in [0, 255] of the image resized, and cropped with crop."""
         if placement.fit is not Fit.crop:
             return resize(image, placement.resized, self.resample)
         left, top = placement.offset
         if max(placement.resized) <= ELONGATED * self.size:
             levels = resize(image, placement.resized, self.resample)
             return levels[top : top + self.size, left : left + self.size]
-        # the same but for rounding; resized whole, a line of pixels could fill the memory
-        seen = image.resize(
+        # the same but for rounding; resized whole, an image one pixel wide could fill the memory
+        cropped = image.resize(
             (self.size, self.size),
             self.resample.pillow,
             box=placement.to_image((0, 0, 1, 1)).xyxy,
         )
-        return np.asarray(seen, np.float32)
+        return np.asarray(cropped, np.float32)
+
+
+@dataclass(frozen=True)
+class EncoderPreprocessing:
+    """Inputs of a bundle's two encoders; asking and training both use it."""
+
+    vision: Preprocessing
+    """Of the vision encoder."""
+    region: Preprocessing | None = None
+    """Of a region encoder that reads pixels; None: it reads the vision encoder's feature maps."""
+
+    def pixel_values(self, image: Image.Image) -> NDArray[np.float32]:
+        """Input (1, 3, S, S) of the vision encoder."""
+        return self.vision.pixel_values(image)[np.newaxis]
+
+    def region_pixels(self, image: Image.Image) -> NDArray[np.float32] | None:
+        """Input (1, 3, h, w) of the region encoder; None where it reads feature maps."""
+        return None if self.region is None else self.region.pixel_values(image)[np.newaxis]
+
+    def boxes(self, boxes: Sequence[Box], width: int, height: int) -> list[Xyxy]:
+        """Convert boxes to xyxy in [0, 1] of what the region encoder reads.
+
+        Args:
+            boxes: Boxes in pixels of the image as displayed.
+            width: Width of the image in pixels.
+            height: Height of the image in pixels.
+        """
+        placement = (self.region or self.vision).placement(width, height)
+        return [placement.to_model(box) for box in boxes]

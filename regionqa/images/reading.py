@@ -1,9 +1,7 @@
-"""Images: opening them safely, whatever they are stored as.
+"""Reading of image files and of images in memory.
 
-A `InputImage` is known by its header until `load` decodes it; "as displayed" means after its EXIF
-rotation. This module does not know which model will look, nor what is asked.
-
-Colour profiles are not applied, as in the systems that this package implements.
+An `InputImage` is known by its header until `load` decodes it. "As displayed" means after the EXIF
+rotation. Colour profiles are not applied, as in GPT4RoI and PVIT.
 """
 
 import stat
@@ -21,10 +19,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from regionqa.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
-"""What is read. Pillow also opens formats that run other programs (EPS); those stay shut."""
+"""Formats that are read. Pillow opens more, some by running other programs (EPS)."""
 
 MAX_PIXELS = 178_956_970
-"""More than this is refused: half a gigabyte as RGB, however small the file is."""
+"""Limit on the pixels of an image: half a gigabyte as RGB, however small the file is."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,10 +33,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings an image of each EXIF orientation upright; orientation 1 is upright."""
+"""Transposition that turns an image of each EXIF orientation upright; 1 is upright."""
 
 _SIDEWAYS = (5, 6, 7, 8)
-"""The EXIF orientations that exchange width and height."""
+"""EXIF orientations that exchange width and height."""
 
 _KINDS = {
     b"%PDF": "a PDF",
@@ -49,30 +47,56 @@ _KINDS = {
     b"ftypmif1": "a HEIF image",
     b"ftypavif": "an AVIF image",
 }
-"""What people take for an image that is read, by a mark among its first bytes."""
+"""Other file types that users give as images, by a mark among their first bytes."""
 
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-"""How files begin that are, or should have been, images that are read."""
+"""First bytes of the formats that are read; a file that begins so and fails is damaged."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class InputImage:
-    """An image that can be decoded when needed; equal only to itself.
+    """An image that is decoded when needed; equal only to itself.
 
-    Made by `open_image` or `image_from_memory`. One that comes from a file holds no pixels.
+    Create it with `open_image` or `image_from_memory`.
     """
 
     name: str
-    """As the user gave it."""
+    """Name as the user gave it."""
     width: int
-    """In pixels, as displayed."""
+    """Width as displayed, in pixels."""
     height: int
-    """In pixels, as displayed."""
+    """Height as displayed, in pixels."""
     source: Path | Image.Image = field(repr=False)
     """The file, or the RGB pixels of an image that came without one."""
+    _keep: bool = field(default=False, init=False, repr=False)
+    _kept: Image.Image | None = field(default=None, init=False, repr=False)
 
     def load(self) -> Image.Image:
-        """The pixels, RGB as displayed, the caller's to change; ImageError for a broken file."""
+        """Decode the pixels, RGB as displayed.
+
+        Returns:
+            An image of its own, or between `keep` and `release` one that every caller shares; do
+            not change that one.
+
+        Raises:
+            ImageError: The file is broken, or has changed since it was opened.
+        """
+        if self._kept is not None:
+            return self._kept
+        pixels = self._decode()
+        if self._keep:
+            self._kept = pixels
+        return pixels
+
+    def keep(self) -> None:
+        """Keep the pixels that the next `load` decodes, so that they are not decoded again."""
+        self._keep = True
+
+    def release(self) -> None:
+        """Drop the pixels that were kept."""
+        self._keep, self._kept = False, None
+
+    def _decode(self) -> Image.Image:
         if isinstance(self.source, Image.Image):
             return self.source.copy()
         with _opened(self.source, self.name) as image:
@@ -85,11 +109,39 @@ class InputImage:
         return pixels
 
 
-def open_image(path: str | Path) -> InputImage:
-    """The image in a file, of which only the header is read.
+class PixelBudget:
+    """Keeps the pixels of images that are used twice, up to a limit on their sum."""
 
-    Raises ImageError for anything that is not a JPEG, PNG, WebP, BMP, TIFF or GIF of a size
-    that is read. Of several pages or frames the first counts.
+    def __init__(self, pixels: int = 100_000_000) -> None:
+        """Create a budget.
+
+        Args:
+            pixels: Limit on the pixels kept at a time; 3 bytes each.
+        """
+        self._room = pixels
+        self._images: set[InputImage] = set()
+
+    def keep(self, image: InputImage) -> None:
+        """Keep the image's pixels from its next `load` on, if there is room for them."""
+        size = image.width * image.height
+        if image not in self._images and size <= self._room:
+            image.keep()
+            self._images.add(image)
+            self._room -= size
+
+    def release(self, image: InputImage) -> None:
+        """Drop the image's pixels."""
+        if image in self._images:
+            image.release()
+            self._images.remove(image)
+            self._room += image.width * image.height
+
+
+def open_image(path: str | Path) -> InputImage:
+    """Read the header of an image file; of several pages or frames the first is used.
+
+    Raises:
+        ImageError: Not a JPEG, PNG, WebP, BMP, TIFF or GIF, or too large.
     """
     name = str(path)
     with _opened(Path(path), name) as image:
@@ -100,10 +152,14 @@ def open_image(path: str | Path) -> InputImage:
 
 
 def image_from_memory(image: Image.Image | NDArray[Any], name: str = "image") -> InputImage:
-    """An image that is already in memory.
+    """Copy an image that is already in memory.
 
-    image: a Pillow image of any mode, or an array (height, width, 3) or (height, width) of uint8.
-    Its pixels are copied. Raises ImageError for any other array, and for no pixels at all.
+    Args:
+        image: A Pillow image of any mode, or a uint8 array (height, width, 3) or (height, width).
+        name: Name of the image in answers and errors.
+
+    Raises:
+        ImageError: Another kind of array, no pixels, or too many.
     """
     if not isinstance(image, Image.Image):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
@@ -121,7 +177,7 @@ def image_from_memory(image: Image.Image | NDArray[Any], name: str = "image") ->
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[Image.Image]:
-    """The file as Pillow opens it, closed afterwards, with every complaint a ImageError."""
+    """Open a file with Pillow, with every error as an ImageError."""
     _check_file(path, name)
     with _pillow_errors(name):
         try:
@@ -160,7 +216,7 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 @contextmanager
 def _pillow_errors(name: str) -> Iterator[None]:
-    """Whatever Pillow raises becomes one ImageError; what it would only warn of is let go.
+    """Turn whatever Pillow raises into an ImageError, and silence its warnings.
 
     Its decoders raise nearly every kind of error on damaged data, hence `Exception`. Its warnings
     name no image, and the one about sizes repeats `_check_size` with a lower limit.
@@ -172,9 +228,9 @@ def _pillow_errors(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except PermissionError:
-        raise ImageError(f"{name}: permission denied; ask for the right to read it") from None
+        raise ImageError(f"{name}: permission denied; make the file readable") from None
     except Image.DecompressionBombError as error:
-        # the program around us may have set Pillow's limit below ours; its message has both numbers
+        # the application may have set Pillow's limit below ours; the message has both numbers
         numbers = str(error).partition(", could be")[0]
         raise ImageError(f"{name}: {numbers}; make it smaller first") from None
     except Exception as error:
@@ -185,7 +241,7 @@ def _pillow_errors(name: str) -> Iterator[None]:
 
 
 def _what_it_is(path: Path) -> str:
-    """Why the file is not read, from its first bytes."""
+    """Why a file is not read, from its first bytes."""
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(_STARTS):
@@ -196,7 +252,7 @@ def _what_it_is(path: Path) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, as far as the header has it; 1 where it makes no sense."""
+    """EXIF orientation, 1 to 8; 1 where the header has none that is valid."""
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
     try:
@@ -208,37 +264,37 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _as_displayed(image: Image.Image) -> Image.Image:
-    """The image decoded, upright and RGB."""
+    """Decode an image, upright and RGB."""
     orientation = _orientation(image)
     image.load()
     pixels = as_rgb(image)
     if orientation in _TURNS:
         pixels = pixels.transpose(_TURNS[orientation])
-    pixels.info.clear()  # or whoever sees the EXIF block there would turn it once more
+    pixels.info.clear()  # an EXIF block there would have it rotated again
     return pixels
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image as RGB, on white where it is transparent.
+    """Convert an image to RGB, on white where it is transparent.
 
     White is what most pages and viewers show behind an image; dropping the alpha channel would
-    uncover whatever colours happen to lie under it.
+    uncover arbitrary colours.
     """
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, "white")
-        canvas.paste(layer, mask=layer.getchannel("A"))
-        return canvas
+        opaque = Image.new("RGB", image.size, "white")
+        opaque.paste(layer, mask=layer.getchannel("A"))
+        return opaque
     return image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey values of 16 or 32 bits scaled to 8; Pillow's own conversion cuts them off at 255.
+    """Scale grey values of 16 or 32 bits to 8; Pillow's own conversion clips them at 255.
 
-    In 16 bits white is 65535. 32 bits and floats do not say what is white, so the least of the
-    usual whites is taken that is not below the brightest pixel.
+    In 16 bits white is 65535. 32 bits and floats do not define white: the smallest of the usual
+    whites that is not below the brightest pixel is used.
     """
     values = np.nan_to_num(np.asarray(image))  # (height, width)
     brightest = float(values.max())

@@ -1,7 +1,6 @@
-"""The language model: tokenizer, splice, shared prefixes and batched decoding, in torch.
+"""The language model: batched generation and scoring in torch, with shared prefixes.
 
-It gets prompts as ids with slots and embeddings to put there. It does not know about images,
-boxes or templates.
+Prompts are token ids with slots, and the embeddings that go into the slots.
 """
 
 import math
@@ -17,49 +16,53 @@ from regionqa.bundles.card import LanguageRuntime
 from regionqa.bundles.store import Bundle
 from regionqa.errors import QuestionError
 from regionqa.language.decoders import Decoder, LlamaDecoder, TransformersDecoder
-from regionqa.language.sampling import Sampling, TokenSampler
+from regionqa.language.sampling import TokenSampler
+from regionqa.language.splicing import splice_tokens
 from regionqa.language.tokenization import BundleTokenizer, Prompt
+from regionqa.requests import Sampling
 from regionqa.runtime.devices import Device
 from regionqa.runtime.precision import SINGLE, Precision
 
 Floats = npt.NDArray[np.float32]
 GREEDY = Sampling()
-"""The likeliest token, always."""
+"""Take the likeliest token."""
 
 
 @dataclass(frozen=True)
 class SplicedPrompt:
-    """A prompt with everything that goes into its slots.
-
-    image: questions with an equal number share the image, so also the prompt's first part.
-    image_tokens: (T, H) float32. region_tokens: (N, K, H) float32, row = region index. seed: of
-    what is drawn for this prompt, where tokens are drawn.
-    """
+    """A prompt with the tokens that go into its slots."""
 
     prompt: Prompt
+    """Token ids and slots."""
     image: int
+    """Number of the image; prompts with the same number share the prefix up to its end."""
     image_tokens: Floats
+    """(T, H) float32."""
     region_tokens: Floats
+    """(N, K, H) float32; row = region index."""
     seed: int = 0
+    """Random seed of this prompt's answer."""
 
 
-Watch = Callable[[int, int, str], None]
-"""Told after each token of an unfinished answer: its row, its number of tokens and its text."""
+OnTokens = Callable[[int, int, str], None]
+"""Called after each token of an unfinished answer: its row, number of tokens, and text."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Answer tokens (without the stop token) and their text."""
+    """One generated answer."""
 
     ids: tuple[int, ...]
+    """Tokens of the answer, without the stop token."""
     text: str
+    """The decoded answer."""
     confidence: float = field(default=1.0, compare=False)
-    """Probability of the tokens and the stop together, at the card's temperature. Batches of
-    another composition change its last digits, so it does not count in comparisons."""
+    """Probability of the tokens and the stop together, at the card's temperature. It is left out
+    of comparisons: its last digits vary with the composition of the batch."""
 
 
 class LanguageModel:
-    """A tokenizer and a decoder that reads spliced embeddings."""
+    """A tokenizer, and a decoder that reads spliced embeddings."""
 
     def __init__(self, bundle: Bundle, device: Device, precision: Precision = SINGLE) -> None:
         """Load weights and tokenizer; BundleError where they are not sound."""
@@ -71,8 +74,8 @@ class LanguageModel:
         special = self.tokenizer.special_tokens
         self._stop_ids = {self.tokenizer.token_id(stop) for stop in card.stop if stop in special}
         self._stop_texts = tuple(stop for stop in card.stop if stop not in special)
-        sureness = bundle.card.confidence
-        self._temperature = sureness.temperature if sureness else 1.0
+        confidence = bundle.card.confidence
+        self._confidence_temperature = confidence.temperature if confidence else 1.0
 
     @property
     def hidden_size(self) -> int:
@@ -85,7 +88,7 @@ class LanguageModel:
         if len(prompt.input_ids) > room:
             raise QuestionError(
                 f"question and regions take {len(prompt.input_ids)} tokens, there is room for "
-                f"{room} beside an answer of {max_new_tokens}; ask shorter or lower "
+                f"{room} beside an answer of {max_new_tokens}; ask a shorter question or lower "
                 "--max-new-tokens"
             )
 
@@ -95,15 +98,21 @@ class LanguageModel:
         prompts: Sequence[SplicedPrompt],
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
-        watch: Watch | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> list[Generated]:
-        """Answers to several prompts, decoded together.
+        """Generate answers to prompts, decoded as one batch.
 
-        The part that questions share with others of their image is read once per image.
+        The prefix that the questions about an image share is read once per image.
+
+        Args:
+            prompts: Prompts about one or several images, in any order.
+            max_new_tokens: Limit on the tokens of each answer.
+            sampling: How tokens are chosen.
+            on_tokens: Called as answers grow.
         """
         if not prompts:
             return []
-        embedded = [self._splice(prompt) for prompt in prompts]
+        embedded = [self.embed(prompt) for prompt in prompts]  # (L, H) each
         shared = prompts[0].prompt.shared
         first_of = {prompt.image: row for row, prompt in reversed(list(enumerate(prompts)))}
         images = list(first_of)
@@ -113,17 +122,21 @@ class LanguageModel:
         _, cache = self._decoder.step(prefixes, mask, positions, None)
         owner = torch.tensor([images.index(prompt.image) for prompt in prompts])
         cache = self._decoder.select(cache, owner.to(self._device))
-        choose = TokenSampler(sampling, [prompt.seed for prompt in prompts])
+        sampler = TokenSampler(sampling, [prompt.seed for prompt in prompts])
         suffixes = [rows[shared:] for rows in embedded]
-        return self._decode(cache, suffixes, shared, max_new_tokens, choose, watch)
+        return self._decode(cache, suffixes, shared, max_new_tokens, sampler, on_tokens)
 
     @torch.inference_mode()
     def score(self, prompt: SplicedPrompt, answers: Sequence[Sequence[int]]) -> list[float]:
-        """The natural logarithm of the probability of each answer's ids after a prompt.
+        """Log-probability (natural) of each answer's ids after a prompt.
 
-        The prompt is read once, the answers side by side. At least one answer of one id or more.
+        The prompt is read once, the answers as one batch.
+
+        Args:
+            prompt: The prompt.
+            answers: At least one; each of at least one id.
         """
-        embedded = self._splice(prompt)[None]  # (1, L, H)
+        embedded = self.embed(prompt)[None]  # (1, L, H)
         length, count = embedded.shape[1], len(answers)
         longest = max(map(len, answers))
         mask = torch.ones(count, length + longest, dtype=torch.bool, device=self._device)
@@ -133,12 +146,12 @@ class LanguageModel:
         cache, logits = self._decoder.select(cache, rows), logits[rows]  # (A, V)
         ids = torch.tensor(
             [[*each, *[0] * (longest - len(each))] for each in answers], device=self._device
-        )  # (A, T), padded with what is read but not counted
+        )  # (A, T), padded; padding is read but not counted
         lengths = torch.tensor(list(map(len, answers)), device=self._device)
         total = torch.zeros(count, dtype=torch.float64, device=self._device)
         for at in range(longest):
-            said = logits.double().log_softmax(-1).gather(1, ids[:, at : at + 1])[:, 0]  # (A,)
-            total += torch.where(at < lengths, said, 0.0)
+            logs = logits.double().log_softmax(-1).gather(1, ids[:, at : at + 1])[:, 0]  # (A,)
+            total += torch.where(at < lengths, logs, 0.0)
             if at + 1 < longest:
                 logits, cache = self._decoder.step(
                     self._decoder.embed(ids[:, at : at + 1]),
@@ -148,16 +161,22 @@ class LanguageModel:
                 )
         return [float(each) for each in total]
 
-    def _splice(self, spliced: SplicedPrompt) -> Tensor:
-        """Embeddings (L, H) of the ids, slots overwritten."""
+    def embed(self, spliced: SplicedPrompt) -> Tensor:
+        """Embeddings (L, H) of a prompt, with image and region tokens in their slots."""
         prompt = spliced.prompt
-        rows = self._decoder.embed(torch.tensor(prompt.input_ids, device=self._device))  # (L, H)
-        image = torch.from_numpy(spliced.image_tokens).to(rows)
-        rows[prompt.image_start : prompt.image_start + len(image)] = image
-        for start, index in prompt.region_starts:
-            region = torch.from_numpy(spliced.region_tokens[index]).to(rows)  # (K, H)
-            rows[start : start + len(region)] = region
-        return rows
+        ids = torch.tensor([prompt.input_ids], device=self._device)  # (1, L)
+        embeds = self._decoder.embed(ids)  # (1, L, H)
+        starts = [start for start, _ in prompt.region_starts]
+        regions = spliced.region_tokens[[index for _, index in prompt.region_starts]]  # (M, K, H)
+        slots = torch.tensor(starts, dtype=torch.long, device=self._device)  # (M,)
+        return splice_tokens(
+            embeds,
+            torch.from_numpy(spliced.image_tokens[np.newaxis]).to(embeds),  # (1, T, H)
+            torch.tensor([prompt.image_start], device=self._device),
+            torch.from_numpy(regions).to(embeds),
+            torch.zeros_like(slots),
+            slots,
+        )[0]
 
     def _decode(
         self,
@@ -165,10 +184,10 @@ class LanguageModel:
         suffixes: list[Tensor],
         shared: int,
         max_new_tokens: int,
-        choose: TokenSampler,
-        watch: Watch | None,
+        sampler: TokenSampler,
+        on_tokens: OnTokens | None,
     ) -> list[Generated]:
-        """Feed the suffixes, padded on the left, then one token at a time until all have ended."""
+        """Read the suffixes, padded on the left, then one token at a time until all have ended."""
         count, longest = len(suffixes), max(len(rows) for rows in suffixes)
         embeds = suffixes[0].new_zeros(count, longest, self.hidden_size)  # (Q, S, H)
         mask = torch.ones(count, shared + longest, dtype=torch.bool, device=self._device)
@@ -177,35 +196,35 @@ class LanguageModel:
             mask[row, shared : shared + longest - len(rows)] = False
         positions = (mask.cumsum(1)[:, shared:] - 1).clamp(min=0)  # (Q, S)
         answers: list[list[int]] = [[] for _ in suffixes]
-        certainty = [0.0] * count  # log of the probability so far
+        log_probabilities = [0.0] * count
         unfinished = set(range(count))
         for _ in range(max_new_tokens):
             logits, cache = self._decoder.step(embeds, mask, positions, cache)
-            tokens = choose(logits)  # (Q,)
+            tokens = sampler(logits)  # (Q,)
             logs = self._log_probabilities(logits, tokens)
             for row, token in enumerate(tokens.tolist()):
                 if row not in unfinished:
                     continue
-                certainty[row] += logs[row]
+                log_probabilities[row] += logs[row]
                 if self._ends(answers[row], token):
                     unfinished.discard(row)
-                elif watch:
-                    watch(row, len(answers[row]), self.tokenizer.decode(answers[row]))
+                elif on_tokens:
+                    on_tokens(row, len(answers[row]), self.tokenizer.decode(answers[row]))
             if not unfinished:
                 break
             embeds = self._decoder.embed(tokens).unsqueeze(1)  # (Q, 1, H)
             mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
             positions = positions[:, -1:] + 1
-        return [self._finished(*each) for each in zip(answers, certainty, strict=True)]
+        return [self._finished(*each) for each in zip(answers, log_probabilities, strict=True)]
 
     def _log_probabilities(self, logits: Tensor, tokens: Tensor) -> list[float]:
-        """Log of the probability of each of tokens (Q,) by logits (Q, V)."""
-        logs = (logits.float() / self._temperature).log_softmax(-1)  # (Q, V)
+        """Log-probability of each of tokens (Q,) by logits (Q, V)."""
+        logs = (logits.float() / self._confidence_temperature).log_softmax(-1)  # (Q, V)
         chosen: list[float] = logs.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
         return chosen
 
     def _ends(self, ids: list[int], token: int) -> bool:
-        """Add the token to the answer unless it stops it; whether the answer has ended."""
+        """Append a token to an answer unless it ends it; return whether the answer has ended."""
         if token in self._stop_ids:
             return True
         ids.append(token)
@@ -213,15 +232,15 @@ class LanguageModel:
             stop in self.tokenizer.decode(ids) for stop in self._stop_texts
         )
 
-    def _finished(self, ids: list[int], certainty: float) -> Generated:
+    def _finished(self, ids: list[int], log_probability: float) -> Generated:
         text = self.tokenizer.decode(ids)
         for stop in self._stop_texts:
             text = text.split(stop, 1)[0]
-        return Generated(tuple(ids), text.strip(), math.exp(certainty))
+        return Generated(tuple(ids), text.strip(), math.exp(log_probability))
 
 
 def open_decoder(bundle: Bundle, device: torch.device, precision: Precision) -> Decoder:
-    """The decoder the card asks for; transformers', which alone can, where it is quantized."""
+    """Open the decoder that the card names, or transformers' where it must be quantized."""
     folder = bundle.file(bundle.card.language.folder)
     dtype: torch.dtype = getattr(torch, precision.dtype)
     if bundle.card.language.runtime is LanguageRuntime.native and precision.quantize is None:

@@ -223,17 +223,6 @@ def renumber(text: str, kept: Sequence[int]) -> str:
     return REFERENCE.sub(renamed, text)
 
 
-def introduce(rules: PromptRules, question: str, numbers: Sequence[int]) -> str:
-    """The question with the regions that it does not name put before it, by number.
-
-    Asked so, it becomes the same prompt as when these regions are new and the rules put them there.
-    """
-    if not numbers or not rules.region:
-        return question
-    regions = rules.separator.join(f"<region{number}>" for number in numbers)
-    return rules.introduction.format(regions=regions) + question.strip()
-
-
 def read_answer(rules: PromptRules, text: str) -> str:
     """What the model meant of what it wrote: without the words the rules put around an answer.
 

@@ -1,7 +1,4 @@
-"""How answers are made: how long, how sure, how random, and who hears them as they are made.
-
-Plain values and text; nothing here runs a model.
-"""
+"""Streaming: parts of an answer that can be shown while the rest is still being generated."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,43 +6,48 @@ from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.language.prompts import may_be_lead, read_answer
 
 INCOMPLETE_CHARACTER = "\ufffd"
-"""What a tokenizer writes for the beginning of a character whose end is still to come."""
+"""Tokenizers decode the first bytes of an unfinished character to this."""
 
 
 class AnswerStream:
-    """Tells one answer in parts that together are the answer."""
+    """Emits one answer in parts; joined, the parts are the answer."""
 
-    def __init__(
-        self, rules: PromptRules, stops: Sequence[str], tell: Callable[[str], None]
-    ) -> None:
-        """rules: what stands around an answer; stops: texts that may end it. Neither is told."""
-        self._rules = rules
-        self._stops = stops
-        self._tell = tell
-        self._told = ""
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        self._emit = emit
+        self._sent = ""
 
-    def hear(self, written: str) -> None:
-        """Tell what is certain of all that was generated so far."""
-        certain = settled(written, self._stops)
-        meant = read_answer(self._rules, certain)
-        if not may_be_lead(self._rules, certain) and meant.startswith(self._told):
-            self._tell_rest(meant)
+    def update(self, text: str) -> None:
+        """Emit what is new in a stable part of the answer."""
+        if text.startswith(self._sent):
+            self._send_rest(text)
 
     def finish(self, answer: str) -> None:
-        """Tell the rest of the answer."""
-        if not answer.startswith(self._told):  # never seen: a tokenizer that changes its words
-            self._tell("\n")
-            self._told = ""
-        self._tell_rest(answer)
+        """Emit the rest of the complete answer."""
+        if not answer.startswith(self._sent):  # the tokenizer rewrote text that it had decoded
+            self._emit("\n")
+            self._sent = ""
+        self._send_rest(answer)
 
-    def _tell_rest(self, text: str) -> None:
-        if rest := text[len(self._told) :]:
-            self._tell(rest)
-            self._told = text
+    def _send_rest(self, text: str) -> None:
+        if rest := text[len(self._sent) :]:
+            self._emit(rest)
+            self._sent = text
 
 
-def settled(text: str, stops: Sequence[str]) -> str:
-    """The part of a growing text that is no half of a character and no beginning of a stop."""
+def stable_answer(rules: PromptRules, text: str, stops: Sequence[str]) -> str:
+    """The part of an answer that further tokens cannot change.
+
+    Args:
+        rules: Prompt rules; the words they put around an answer are removed.
+        text: The decoded tokens so far.
+        stops: Texts that end an answer.
+    """
+    stable = stable_text(text, stops)
+    return "" if may_be_lead(rules, stable) else read_answer(rules, stable)
+
+
+def stable_text(text: str, stops: Sequence[str]) -> str:
+    """The text without an unfinished character or the beginning of a stop text at its end."""
     text = text.rstrip(INCOMPLETE_CHARACTER)
     begun = [
         length

@@ -12,7 +12,7 @@ from regionqa.data.fields import check_text
 from regionqa.engine import Engine
 from regionqa.errors import ItemError, OutputError, QuestionError
 from regionqa.images.reading import InputImage, open_image
-from regionqa.language.prompts import REFERENCE, introduce, renumber
+from regionqa.language.prompts import REFERENCE, renumber
 from regionqa.options import BoxOptions, GenerationOptions
 from regionqa.pipeline.outputs import error_text
 from regionqa.regions import Region, clip_all
@@ -119,7 +119,7 @@ class Chat:
         self.failed = 0
         """Number of lines that failed."""
         self._engine = engine
-        self._rules = engine.bundle.card.prompt
+        self._model = engine.info
         self._settings = settings
         self._listener = listener
         self._write = write
@@ -178,7 +178,7 @@ class Chat:
         (region,), warnings = clip_all((written.resolve(*size),), *size)
         for warning in warnings:
             self._listener.warn(warning)
-        if len(conversation.regions) >= (limit := self._engine.bundle.card.max_regions):
+        if len(conversation.regions) >= (limit := self._model.max_regions):
             raise ItemError(f"/box: the model takes {limit} regions; start again with /new")
         conversation.regions.append(region)
         self._listener.note(self._label(len(conversation.regions)))
@@ -261,7 +261,7 @@ class Chat:
         mentioned = dict.fromkeys(REFERENCE.findall(question))
         known = {str(number): number for number in range(1, len(now.regions) + 1)}
         named = tuple(known[digits] for digits in mentioned if digits in known)
-        if self._rules.turn is not None:
+        if self._model.multi_turn:
             history = tuple(HistoryTurn(t.question, t.answer, t.regions) for t in now.turns)
             unnamed = tuple(number for number in new if number not in named)
             regions = tuple(now.regions)
@@ -280,7 +280,7 @@ class Chat:
 
     def _as_saved(self, conversation: Conversation) -> SavedConversation:
         turns = (
-            (introduce(self._rules, turn.question, turn.introduced), turn.answer)
+            (self._model.introduce(turn.question, turn.introduced), turn.answer)
             for turn in conversation.turns
         )
         source = conversation.image.source

@@ -7,10 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regionqa.backends.base import Model, ModelInfo, find_model
 from regionqa.boxes.files import read_boxes
-from regionqa.bundles.prompt_rules import PromptRules
-from regionqa.bundles.store import Bundle, find_bundle
 from regionqa.errors import ItemError
+from regionqa.images.reading import PixelBudget
 from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
 from regionqa.pipeline.console import Console
 from regionqa.pipeline.drawing import check_drawing, draw_answers, save_drawing
@@ -63,47 +63,50 @@ def run_requests(options: RunOptions) -> int:
     output, one = options.output, is_one_image(options.images)
     if output.draw:
         check_drawing(output.draw, several=not one)
-    bundle = find_bundle(options.runtime.model)
-    ask = _ask_settings(options, bundle.card.prompt)
-    settings = _output_settings(options, bundle, one)
+    model = find_model(options.runtime.model)
+    ask = _ask_settings(options, model.info)
+    settings = _output_settings(options, model.info, one)
     finished = None
     if output.resume and output.out:
         finished = resume(output.out, settings, retry_errors=output.retry_errors)
-    engine = _load(bundle, options.runtime)
+    engine = _load(model, options.runtime)
     settings = replace(settings, device=str(engine.device), dtype=str(engine.precision))
     with (
         Console(quiet=output.quiet) as console,
         AnswerWriter(settings, console.error, output.out, append=output.resume) as writer,
     ):
         requests = make_requests(_tracked(items, options, console), ask, console.warn)
+        budget = PixelBudget()
+        if output.draw:
+            requests = _kept(requests, budget)
         answers = _answers(engine, requests, finished, options.generation)
         if output.draw:
-            answers = _draw(answers, output.draw, one)
+            answers = _draw(answers, output.draw, one, budget)
         for answer in answers:
             with console.paused():
                 writer.write(answer)
     return SOME_FAILED if writer.failed or (finished and finished.failed) else 0
 
 
-def _ask_settings(options: RunOptions, prompt: PromptRules) -> AskSettings:
+def _ask_settings(options: RunOptions, model: ModelInfo) -> AskSettings:
     boxes, boxfile = options.boxes, None
     if boxes.boxes:
         boxfile = read_boxes(boxes.boxes, format=boxes.box_format, units=boxes.box_units)
     return AskSettings(
-        question=prompt.image_question if options.caption else options.question,
-        region_question=prompt.region_question if options.caption else None,
+        question=model.image_question if options.caption else options.question,
+        region_question=model.region_question if options.caption else None,
         boxes=boxes.written(),
         boxfile=boxfile,
         each=options.each or options.caption,
     )
 
 
-def _output_settings(options: RunOptions, bundle: Bundle, one: bool) -> OutputSettings:
+def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> OutputSettings:
     boxes, each = options.boxes, options.each or options.caption
     return OutputSettings(
         format=options.output.format,
-        model=bundle.card.name,
-        revision=bundle.card.revision,
+        model=model.name,
+        revision=model.revision,
         device=options.runtime.device,
         dtype=options.runtime.dtype,
         timing=options.output.timing,
@@ -112,11 +115,11 @@ def _output_settings(options: RunOptions, bundle: Bundle, one: bool) -> OutputSe
     )
 
 
-def _load(bundle: Bundle, runtime: RuntimeOptions) -> "Engine":
+def _load(model: Model, runtime: RuntimeOptions) -> "Engine":
     from regionqa.engine import Engine
 
     return Engine.load(
-        bundle,
+        model,
         device=runtime.device,
         batch_size=runtime.batch_size,
         dtype=runtime.dtype,
@@ -153,7 +156,17 @@ def _tracked(
 # -- drawings --------------------------------------------------------------------------------------
 
 
-def _draw(answers: Iterator[Answer], target: Path, one: bool) -> Iterator[Answer]:
+def _kept(requests: Iterator[Request], budget: PixelBudget) -> Iterator[Request]:
+    """Pass requests on, and keep the pixels of their images, once decoded, for the drawing."""
+    for request in requests:
+        if request.source is not None:
+            budget.keep(request.source)
+        yield request
+
+
+def _draw(
+    answers: Iterator[Answer], target: Path, one: bool, budget: PixelBudget
+) -> Iterator[Answer]:
     """Pass answers on, and draw each image after its last answer."""
     used: set[Path] = set()
     for _, group in groupby(answers, key=lambda answer: id(answer.request.source)):
@@ -170,6 +183,7 @@ def _draw(answers: Iterator[Answer], target: Path, one: bool) -> Iterator[Answer
             continue  # reported with its answers
         path = target if one else _free_path(target, request, used)
         save_drawing(draw_answers(pixels, drawn), path)
+        budget.release(request.source)
 
 
 def _free_path(folder: Path, request: Request, used: set[Path]) -> Path:

@@ -27,9 +27,9 @@ from helpers.golden_weights import (
     pvit_maker,
 )
 from helpers.published_models import Published, write_gpt4roi, write_pvit
+from regionqa.backends.bundle import BundleModel
 from regionqa.bundles.store import find_bundle
 from regionqa.cli import main
-from regionqa.engine import Engine
 from regionqa.language.generation import LanguageModel, SplicedPrompt
 from regionqa.language.tokenization import Prompt
 from regionqa.regions import Box
@@ -75,27 +75,27 @@ class Converted:
         words = [published.name, *published.options, "--out", out, "--dtype", "float32"]
         assert main(["download", *map(str, words)]) == 0
         self.bundle = find_bundle(out)
-        self.engine = Engine.load(self.bundle, device="cpu")
+        self.backend = BundleModel(self.bundle).load(device="cpu")
 
     @property
     def language(self) -> LanguageModel:
-        return self.engine._language
+        return self.backend.language
 
     def id(self, token: str) -> int:
         return self.language.tokenizer.token_id(token)
 
     def encoded(self, pixel_values: Floats) -> list[Any]:
-        return self.engine._vision.encode(np.ascontiguousarray(pixel_values))
+        return self.backend.vision.encode(np.ascontiguousarray(pixel_values))
 
     def regions(self, sources: Sequence[Floats], boxes: Any) -> Floats:
         """(N, 1, H) of boxes in [0, 1]."""
-        assert self.engine._region is not None
-        return self.engine._region.encode(sources, np.asarray(boxes, np.float32).reshape(-1, 4))
+        assert self.backend.region is not None
+        return self.backend.region.encode(sources, np.asarray(boxes, np.float32).reshape(-1, 4))
 
     @torch.inference_mode()
     def embeds(self, case: Case) -> Tensor:
         """What the language model reads, (L, H)."""
-        return self.language._splice(case.spliced)
+        return self.language.embed(case.spliced)
 
     @torch.inference_mode()
     def logits(self, embeds: Tensor) -> Tensor:

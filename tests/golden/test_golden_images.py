@@ -10,7 +10,8 @@ from PIL import Image
 from helpers.golden_weights import GoldenSet, gpt4roi_image, pvit_image
 from regionqa.bundles.card import ModelCard, read_card
 from regionqa.bundles.store import shipped_folder
-from regionqa.images.preprocessing import Fit, Resample
+from regionqa.images.preprocessing import Fit
+from regionqa.images.resampling import Resample
 from regionqa.regions import Box
 
 
@@ -65,7 +66,7 @@ def test_pvits_regions_are_seen_larger(pvit: GoldenSet) -> None:
     assert np.allclose(values.mean((1, 2), np.float64), region["image_mean"], atol=1e-5)
     assert np.allclose(values.std((1, 2), np.float64), region["image_std"], atol=1e-5)
     placement = rules.placement(*image.size)
-    sides = np.tile(placement.canvas, 2)
+    sides = np.tile(placement.input_size, 2)
     boxes = np.array([placement.to_model(Box(*map(float, box))) for box in region["boxes_px"]])
     assert np.allclose(boxes * sides, region["boxes_resized"], atol=1e-3)
     splice = pvit.arrays("splice.npz")
@@ -76,7 +77,7 @@ def test_pvits_larger_image_has_whole_sides(pvit: GoldenSet) -> None:
     rules = card("pvit-7b").region.image  # type: ignore[union-attr]
     assert rules is not None
     for height, width, down, across in pvit.json("text.json")["resize_h_w_newh_neww"]:
-        assert rules.placement(width, height).canvas == (across, down)
+        assert rules.placement(width, height).input_size == (across, down)
 
 
 @pytest.mark.parametrize("file", ["small.npz", "e2e.npz"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import regionqa
+from regionqa.bundles.store import Bundle
 from regionqa.engine import Engine
 from regionqa.errors import BoxError, BundleError, ImageError, QuestionError, UsageError
 from regionqa.images.reading import InputImage, open_image
@@ -96,10 +97,12 @@ def test_asking_in_python_raises_what_is_wrong(engine: Engine, cat: Path) -> Non
         engine.ask(cat, "  ")
 
 
-def test_batched_answers_equal_answers_one_by_one(engine: Engine, mixed: list[Request]) -> None:
+def test_batched_answers_equal_answers_one_by_one(
+    engine: Engine, starter: Bundle, mixed: list[Request]
+) -> None:
     together = texts(engine, mixed)
     alone = [next(engine.answer([one])).text for one in mixed]
-    in_threes = Engine.load(engine.bundle, device="cpu", batch_size=3)
+    in_threes = Engine.load(starter, device="cpu", batch_size=3)
     assert together == alone == texts(in_threes, mixed)
 
 
@@ -108,15 +111,15 @@ def test_batched_answers_equal_answers_one_by_one(engine: Engine, mixed: list[Re
 )
 @given(order=st.permutations(range(12)), batch_size=st.integers(1, 16))
 def test_answers_do_not_depend_on_their_neighbours(
-    engine: Engine, mixed: list[Request], order: list[int], batch_size: int
+    engine: Engine, starter: Bundle, mixed: list[Request], order: list[int], batch_size: int
 ) -> None:
-    engine_of_size = Engine.load(engine.bundle, device="cpu", batch_size=batch_size)
+    engine_of_size = Engine.load(starter, device="cpu", batch_size=batch_size)
     expected = texts(engine, mixed)
     assert texts(engine_of_size, [mixed[row] for row in order]) == [expected[row] for row in order]
 
 
-def test_a_image_is_encoded_once_and_its_regions_in_one_call(
-    engine: Engine, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
+def test_an_image_is_encoded_once_and_its_regions_in_one_call(
+    starter: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     cut: list[int] = []
@@ -132,11 +135,11 @@ def test_a_image_is_encoded_once_and_its_regions_in_one_call(
 
     monkeypatch.setattr(VisionEncoder, "encode", counting)
     monkeypatch.setattr(RegionEncoder, "encode", counting_regions)
-    fresh = Engine.load(engine.bundle, device="cpu")
+    fresh = Engine.load(starter, device="cpu")
     assert len(list(fresh.answer(mixed))) == 12
     assert seen == [1, 1, 1]
     assert cut == [4, 4, 4]
-    one_at_a_time = Engine.load(engine.bundle, device="cpu", batch_size=1)
+    one_at_a_time = Engine.load(starter, device="cpu", batch_size=1)
     list(one_at_a_time.answer(mixed))
     assert seen == [1] * 6, "the image asked about last is remembered"
 
@@ -195,9 +198,9 @@ def test_answers_are_as_long_as_asked(engine: Engine, mixed: list[Request]) -> N
         engine.ask(mixed[0].image, "what " * 300)
 
 
-def test_a_batch_holds_at_least_one(engine: Engine) -> None:
+def test_a_batch_holds_at_least_one(starter: Bundle) -> None:
     with pytest.raises(UsageError, match="batch size 0"):
-        Engine.load(engine.bundle, device="cpu", batch_size=0)
+        Engine.load(starter, device="cpu", batch_size=0)
 
 
 # -- choices ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from regionqa.bundles.store import find_bundle
+from regionqa.backends.base import find_model
 from regionqa.errors import OutputError
 from regionqa.evaluation.fineeval.questions import (
     FineEval,
@@ -132,16 +132,16 @@ def make_page(
         DataError: Two systems have one name.
         RegionQAError: A model cannot be loaded, or the page cannot be written.
     """
-    bundles = [find_bundle(model) for model in settings.models]
-    answers_by_system(data, [(bundle.card.name, [None] * len(data.items)) for bundle in bundles])
+    models = [find_model(model) for model in settings.models]
+    answers_by_system(data, [(model.info.name, [None] * len(data.items)) for model in models])
     answers, failed = [], 0
-    for bundle in bundles:
-        requests = fineeval_requests(data, bundle.card.prompt.region_input)
-        run = run_task(requests, settings, bundle, console)
+    for model in models:
+        requests = fineeval_requests(data, model.info.region_input)
+        run = run_task(requests, settings, model, console)
         failed += run.failed
         texts = [
             run.answers[row].text if row in run.answers else None for row in range(len(requests))
         ]
-        answers.append((bundle.card.name, texts))
+        answers.append((model.info.name, texts))
     write_page(out, data, answers_by_system(data, answers), seed)
     return failed

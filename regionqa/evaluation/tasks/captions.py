@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from regionqa.backends.base import ModelInfo
 from regionqa.boxes.coco import CocoDocument, is_coco
 from regionqa.boxes.fields import excerpt
-from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.data.fields import ImageName, OptionalText, RegionList, parse_regions, read_fields
 from regionqa.data.jsonl import JsonFile
 from regionqa.errors import BoxFileError, DataError, ItemError
@@ -72,9 +72,9 @@ class CaptionTask(EvalTask):
         self.with_meteor = with_meteor
         self.settings = {"file": str(file), "meteor": with_meteor, "limit": limit}
 
-    def requests(self, rules: PromptRules) -> Sequence[Request]:
+    def requests(self, model: ModelInfo) -> Sequence[Request]:
         """Return a request per reference, with the questions of the model's card."""
-        return caption_requests(self.references, self.folder, rules)
+        return caption_requests(self.references, self.folder, model)
 
     def score(self, answers: Mapping[int, Answer], uncertainty: UncertaintyRule) -> TaskScores:
         """Score the captions; how certain the model is does not matter."""
@@ -178,7 +178,7 @@ def _coco(document: object, path: Path) -> Iterator[Reference]:
 
 
 def caption_requests(
-    references: Sequence[Reference], images: Path, rules: PromptRules
+    references: Sequence[Reference], images: Path, model: ModelInfo
 ) -> list[Request]:
     """Return a request per reference; one that fails carries its error.
 
@@ -188,7 +188,7 @@ def caption_requests(
     requests = []
     for reference in references:
         question = reference.question or (
-            rules.region_question if reference.boxes else rules.image_question
+            model.region_question if reference.boxes else model.image_question
         )
         image: InputImage | None = None
         try:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from regionqa.backends.base import ModelInfo
 from regionqa.boxes.files import BoxFile, read_boxes
-from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.engine import Engine
 from regionqa.errors import DataError, ItemError
 from regionqa.evaluation.metrics.calibration import (
@@ -103,7 +103,7 @@ class RecognitionTask(EvalTask):
             "limit": limit,
         }
 
-    def requests(self, rules: PromptRules) -> Sequence[Request]:
+    def requests(self, model: ModelInfo) -> Sequence[Request]:
         """Return a request per box."""
         return self._requests
 

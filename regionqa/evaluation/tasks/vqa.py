@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from regionqa.bundles.prompt_rules import PromptRules
+from regionqa.backends.base import ModelInfo
 from regionqa.data.questions import QuestionRecord, read_questions
 from regionqa.evaluation.metrics.calibration import (
     UncertaintyRule,
@@ -85,7 +85,7 @@ class VqaTask(EvalTask):
             self._requests.append(likelihood_request(self.questions[number]))
         self.settings = {"file": str(file), "likelihood": likelihood, "limit": limit}
 
-    def requests(self, rules: PromptRules) -> Sequence[Request]:
+    def requests(self, model: ModelInfo) -> Sequence[Request]:
         """Return the questions, and after them the choices by likelihood."""
         return self._requests
 

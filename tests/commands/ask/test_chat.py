@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
+from regionqa.backends.bundle import BundleModel
 from regionqa.bundles.store import Bundle
 from regionqa.cli.chat import converse
 from regionqa.engine import Engine
@@ -162,7 +163,7 @@ class Recorder:
     """An engine that answers by counting; it keeps what it was asked, and what was told."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+        self.info = BundleModel(bundle).info
         self.requests: list[Request] = []
         self.heard: list[str] = []
         self.answers: list[str] = []

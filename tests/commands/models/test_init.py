@@ -38,6 +38,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from helpers.backends import bundle_backend
 from helpers.tiny_checkpoints import (
     LLAVA,
     MEAN_STD,
@@ -133,18 +134,19 @@ def reference(folder: Path, image: Image.Image, question: str, length: int = LEN
 def own_answer(engine: Engine, path: Path, question: str, length: int = LENGTH) -> list[int]:
     """Ids of the bundle's answer."""
     seen: list[tuple[int, ...]] = []
-    generate = engine._language.generate
+    language = bundle_backend(engine).language
+    generate = language.generate
 
     def spy(*arguments: Any) -> Any:
         answers = generate(*arguments)
         seen.extend(answer.ids for answer in answers)
         return answers
 
-    engine._language.generate = spy  # type: ignore[method-assign, assignment]
+    language.generate = spy  # type: ignore[method-assign, assignment]
     try:
         engine.ask(path, question, max_new_tokens=length)
     finally:
-        engine._language.generate = generate  # type: ignore[method-assign]
+        language.generate = generate  # type: ignore[method-assign]
     return list(seen[0])
 
 

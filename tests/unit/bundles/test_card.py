@@ -12,7 +12,8 @@ from regionqa.bundles.card import FileSpec, LanguageRuntime, ModelCard, read_car
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.errors import BundleError
-from regionqa.images.preprocessing import Fit, Resample
+from regionqa.images.preprocessing import Fit
+from regionqa.images.resampling import Resample
 
 Table = dict[str, Any]
 ABSENT = object()
@@ -240,7 +241,10 @@ def test_a_vision_encoder_looks_at_squares(path: Path, table: Table) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fit": "squash"}, "fit is squash and longest is 1333; longest goes with shortest"),
+        (
+            {"fit": "squash"},
+            "fit is squash and longest is 1333; longest is given with fit shortest",
+        ),
         ({"longest": 799}, "longest is 799, below size, 800"),
         ({"longest": 1333.5}, ": longest: expected a whole number, found 1333.5"),
         ({"shortest": 800}, ": unknown key 'shortest'"),

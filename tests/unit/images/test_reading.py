@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from regionqa.errors import BoxError, BundleError, ImageError
-from regionqa.images.preprocessing import Fit, Placement, Preprocessing, Resample
+from regionqa.images.preprocessing import Fit, Placement, Preprocessing
 from regionqa.images.reading import MAX_PIXELS, InputImage, image_from_memory, open_image
+from regionqa.images.resampling import Resample
 from regionqa.regions import Box
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -549,7 +550,7 @@ def test_a_larger_box_is_larger_in_the_canvas(case: tuple[Placement, Box], part:
 @given(placements())
 def test_the_whole_image_fills_what_its_fit_says(placement: Placement) -> None:
     across, down = placement.resized
-    wide, high = placement.canvas
+    wide, high = placement.input_size
     whole = placement.to_model(Box(0, 0, placement.width, placement.height))
     if placement.fit is Fit.pad:
         assert whole == (0, 0, across / placement.size, down / placement.size)
@@ -604,7 +605,7 @@ def test_the_shortest_side_rules_unless_the_longest_would_be_too_long(
     height: int, width: int, down: int, across: int
 ) -> None:
     placement = Placement(width, height, 800, Fit.shortest, 1333)
-    assert placement.resized == placement.canvas == (across, down)
+    assert placement.resized == placement.input_size == (across, down)
 
 
 # Preprocessing
@@ -656,7 +657,7 @@ def test_shortest_is_the_resized_image_and_nothing_else(
     model = preprocessing(32, Fit.shortest, resample)
     image = photo(*size)
     values = model.pixel_values(image)
-    across, down = model.placement(*size).canvas
+    across, down = model.placement(*size).input_size
     assert values.shape == (3, down, across)
     resized = image.resize((across, down), Image.Resampling[resample.name.upper()])
     expected = (np.asarray(resized) / 255 - MEAN) / STD
@@ -694,7 +695,7 @@ def test_a_box_marks_the_same_pixels_in_the_image_and_in_the_canvas() -> None:
     for fit in Fit:
         model = preprocessing(40, fit)
         placement = model.placement(*image.size)
-        across, down = placement.canvas
+        across, down = placement.input_size
         sides = (across, down, across, down)
         placed = zip(placement.to_model(box), sides, strict=True)
         x0, y0, x1, y1 = (round(value * side) for value, side in placed)
@@ -717,7 +718,7 @@ def test_an_unsound_card(size: int, mean: tuple[float, ...], std: tuple[float, .
     ("fit", "longest", "message"),
     [
         (Fit.shortest, None, "fit is shortest and longest is None"),
-        (Fit.pad, 64, "fit is pad and longest is 64; longest goes with shortest"),
+        (Fit.pad, 64, "fit is pad and longest is 64; longest is given with fit shortest"),
         (Fit.shortest, 31, "longest is 31, below size, 32"),
     ],
 )

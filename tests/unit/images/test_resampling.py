@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from regionqa.errors import BundleError
-from regionqa.images.preprocessing import LONGEST, Fit, Preprocessing, Resample, resize
+from regionqa.images.preprocessing import Fit, Preprocessing
+from regionqa.images.resampling import LONGEST, Resample, resize
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -65,6 +66,6 @@ def test_points_by_hand() -> None:
 @pytest.mark.parametrize("fit", [fit for fit in Fit if fit is not Fit.squash])
 def test_some_go_with_squash_alone(fit: Fit, resample: Resample) -> None:
     longest = 64 if fit is Fit.shortest else None
-    with pytest.raises(BundleError, match=f"{resample} goes with squash, and with no other fit"):
+    with pytest.raises(BundleError, match=f"{resample} works with fit squash, and with no other"):
         Preprocessing(32, fit, resample, (0, 0, 0), (1, 1, 1), longest)
     Preprocessing(32, Fit.squash, resample, (0, 0, 0), (1, 1, 1))

@@ -340,7 +340,7 @@ def test_given_answers_score_as_each_token_alone_would(bundle: Bundle, make: Mak
         expected = 0.0
         for at, token in enumerate(ids):
             read = replace(prompt, prompt=replace(longer, input_ids=longer.input_ids[: start + at]))
-            rows = language._splice(read)[None]
+            rows = language.embed(read)[None]
             mask = torch.ones(1, rows.shape[1], dtype=torch.bool)
             with torch.inference_mode():
                 logits, _ = language._decoder.step(rows, mask, mask.cumsum(1) - 1, None)

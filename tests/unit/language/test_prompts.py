@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regionqa.backends.bundle import BundleModel
 from regionqa.bundles.prompt_rules import PromptRules, RegionInput
 from regionqa.bundles.store import Bundle
 from regionqa.errors import QuestionError
@@ -21,7 +22,6 @@ from regionqa.language.prompts import (
     RegionSlot,
     Special,
     Text,
-    introduce,
     render,
     render_dialogue,
     renumber,
@@ -238,9 +238,10 @@ def test_a_question_cannot_name_a_region_that_comes_later() -> None:
         dialogue(TALKING, [1, 2], "What is <region2>?", "A dog.", "And <region2>?")
 
 
-def test_a_region_put_into_a_question_by_name_makes_the_same_prompt() -> None:
+def test_a_region_put_into_a_question_by_name_makes_the_same_prompt(starter: Bundle) -> None:
     for rules in (TALKING, COORDINATES, NONE, PVIT):
-        question = introduce(rules, "What of <region2>?", [1, 3])
+        model = BundleModel(Bundle(replace(starter.card, prompt=rules), starter.root))
+        question = model.info.introduce("What of <region2>?", [1, 3])
         assert rendered(rules, question, 3) == rendered(rules, "What of <region2>?", 3)
 
 

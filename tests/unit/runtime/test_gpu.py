@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.backends import bundle_backend
 from helpers.shaped_models import MIDDLE, SEVEN, SMALL, Shape, shaped_bundle
 from regionqa.bundles.store import Bundle
 from regionqa.engine import Engine
@@ -70,7 +71,7 @@ def answers(engine: Engine, photos: Path) -> list[Answer]:
 
 def language_bytes(engine: Engine) -> int:
     """What the language model's weights take."""
-    decoder = engine._language._decoder
+    decoder = bundle_backend(engine).language._decoder
     if isinstance(decoder, LlamaDecoder):
         return sum(weight.nbytes for weight in decoder._weights.values())
     assert isinstance(decoder, TransformersDecoder)
@@ -90,7 +91,7 @@ def check_answers(bundle: Bundle, shape: Shape, device: str, dtype: str, photos:
     """A model of this shape answers in this precision, its weights there once."""
     engine = Engine.load(bundle, device=device, dtype=dtype, batch_size=1)
     assert str(engine.precision) == dtype
-    assert engine.precision.half_encoders == (device == "cuda")
+    assert bundle_backend(engine)._precision.half_encoders == (device == "cuda")
     found = answers(engine, photos)
     assert all(0 < answer.tokens <= 8 for answer in found)
     assert language_bytes(engine) == 2 * shape.language_weights

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import regionqa
-from regionqa import engine
+from helpers.backends import bundle_backend
+from regionqa.backends import bundle as bundle_module
 from regionqa.bundles.store import Bundle
 from regionqa.bundles.weights import main_kind, stored, weight_files
 from regionqa.engine import Engine
@@ -84,18 +84,14 @@ def test_quantizing_on_the_cpu_is_refused_in_one_line(
 def test_an_unknown_dtype_is_a_usage_error(regionqa: "Command", cat: Path) -> None:
     assert regionqa("ask", cat, "what?", "--dtype", "int4").status == 2
     with pytest.raises(UsageError, match=r"dtype 'half': must be auto, float32, float16, bfloat16"):
-        Engine.load(regionqa_bundle(), device="cpu", dtype="half")
+        Engine.load("starter", device="cpu", dtype="half")
     with pytest.raises(UsageError, match=r"quantize '2bit': must be 8bit or 4bit"):
-        Engine.load(regionqa_bundle(), device="cpu", quantize="2bit")
-
-
-def regionqa_bundle() -> Bundle:
-    return regionqa.load("starter", device="cpu").bundle
+        Engine.load("starter", device="cpu", quantize="2bit")
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_most_answers_survive_half_precision(photos: Path, engine: Engine, dtype: str) -> None:
-    half = regionqa.load("starter", device="cpu", dtype=dtype)
+    half = Engine.load("starter", device="cpu", dtype=dtype)
     assert str(half.precision) == dtype
     images = sorted(photos.iterdir())
     asked = [(p, q) for p in images for q in ("what is this?", "describe this picture.")]
@@ -127,7 +123,8 @@ def test_auto_takes_float16_where_the_gpu_has_no_bfloat16(old_gpu: None) -> None
 
 
 def test_a_large_model_never_doubles_on_the_cpu(large: None, starter: Bundle) -> None:
-    assert Engine.load(starter, device="cpu").precision == Precision(Dtype.bfloat16)
+    loaded = Engine.load(starter, device="cpu")
+    assert bundle_backend(loaded)._precision == Precision(Dtype.bfloat16)
 
 
 def test_a_7b_is_large(bfloat16: None) -> None:
@@ -150,7 +147,7 @@ def test_the_cpu_that_auto_falls_back_to_has_a_precision_of_its_own(
     starter: Bundle, monkeypatch: pytest.MonkeyPatch, large: None, bfloat16: None
 ) -> None:
     """CUDA seems to work until the first session is opened."""
-    monkeypatch.setattr(engine, "choose_device", lambda asked: Device.cuda)
+    monkeypatch.setattr(bundle_module, "choose_device", lambda asked: Device.cuda)
     opened = devices.open_session
 
     def open_session(graph: Path, device: Device, *, half: bool) -> Any:
