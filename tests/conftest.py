@@ -107,6 +107,15 @@ def engine(starter: "Bundle") -> "Engine":
     return Engine.load(starter, device="cpu")
 
 
+@pytest.fixture
+def shared_engine(engine: "Engine", monkeypatch: pytest.MonkeyPatch) -> "Engine":
+    """Let every command use the session's engine, so that the starter is loaded once."""
+    from regionqa.engine import Engine
+
+    monkeypatch.setattr(Engine, "load", lambda *bundle, **options: engine)
+    return engine
+
+
 @pytest.fixture(scope="session")
 def skimage_photos() -> Path:
     """The folder of scikit-image's photos: chelsea.png (a cat), coffee.png, astronaut.png, ...

@@ -1,6 +1,6 @@
-"""What tests of `regionqa eval` share: small box files, and answers written as a run leaves them.
+"""Files for tests of `regionqa eval`: images, boxes, and the cached answers of a run.
 
-With every answer in a file no model is loaded, so a test says itself what was answered.
+With every answer in the cache no model is loaded, so a test determines the answers itself.
 """
 
 import json
@@ -16,14 +16,14 @@ Box = Sequence[float]
 
 
 def grey(folder: Path, *names: str, size: tuple[int, int] = (400, 300)) -> None:
-    """Grey images of these names."""
+    """Write grey images of these names."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         Image.new("RGB", size, (90, 90, 90)).save(folder / name)
 
 
 def coco(path: Path, boxes: Sequence[tuple[str, Box, str]], names: Sequence[str] = ()) -> Path:
-    """A COCO file of (image, xyxy, class), which may know more classes."""
+    """Write a COCO file of (image, xyxy, class); `names` are further classes."""
     images = list(dict.fromkeys(image for image, _, _ in boxes))
     classes = list(dict.fromkeys([*(label for _, _, label in boxes), *names]))
     table = {
@@ -50,10 +50,10 @@ def answered(
     confidence: Sequence[float | None] = (),
     **more: Any,
 ) -> Path:
-    """A file of answers by this model: (image, boxes, question, reply)."""
-    sure = [*confidence, *[None] * (len(replies) - len(confidence))]
+    """Append answers of a model, (image, boxes, question, reply), to a cache file."""
+    confidences = [*confidence, *[None] * (len(replies) - len(confidence))]
     with path.open("a", encoding="utf-8") as file:
-        for (image, boxes, question, reply), probability in zip(replies, sure, strict=True):
+        for (image, boxes, question, reply), probability in zip(replies, confidences, strict=True):
             record = {
                 "image": image,
                 "width": 400,
@@ -73,6 +73,6 @@ def answered(
 
 
 def metric_values(document: dict[str, Any], group: str | None = None) -> dict[str, float | None]:
-    """Values by key, of the document that --json wrote."""
+    """Return metric values by key, of the document that --json wrote."""
     found = document["figures"] if group is None else document["groups"][group]
     return {each["key"]: each["value"] for each in found}

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.evaluation_files import answered, grey, metric_values
 from regionqa.bundles.store import Bundle
+from regionqa.engine import Engine
 from regionqa.errors import DataError
 from regionqa.evaluation.tasks.captions import read_captions
 
@@ -46,17 +47,19 @@ def test_captions_are_compared_with_what_people_wrote(regionqa: "Command", folde
     assert (ran.status, ran.err) == (0, "")
     assert ran.lines[2].split() == ["CIDEr-D", "96.14", "55.87", "to", "136.41", "2"]
     document = json.loads(out.read_text())
-    told = metric_values(document)
-    assert told["bleu_1"] == pytest.approx(42.78, abs=0.01)
-    assert told["rouge_l"] == pytest.approx(48.71, abs=0.01)
-    assert told["words"] == 3
+    found = metric_values(document)
+    assert found["bleu_1"] == pytest.approx(42.78, abs=0.01)
+    assert found["rouge_l"] == pytest.approx(48.71, abs=0.01)
+    assert found["words"] == 3
     assert metric_values(document, "kind, CIDEr-D") == pytest.approx(
         {"image": 136.41, "region": 55.87}, abs=0.01
     )
-    assert "meteor" not in told
+    assert "meteor" not in found
 
 
-def test_the_card_says_what_is_asked(regionqa: "Command", photos: Path, starter: Bundle) -> None:
+def test_the_card_says_what_is_asked(
+    regionqa: "Command", photos: Path, starter: Bundle, shared_engine: Engine
+) -> None:
     (photos / "c.json").write_text(json.dumps({"cat.jpg": ["a cat.", "the cat"], "7": ["x"]}))
     ran = regionqa(
         "eval", "caption", photos / "c.json", "--answers", photos / "kept.jsonl", "--device", "cpu"
@@ -87,12 +90,12 @@ def test_coco_captions_of_one_image_are_together(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{}", "has no captions"),
-        ('{"image": 3}', "its image is 3, not a file name"),
+        ('{"image": 3}', "'image' is 3; write a name"),
         ('{"image": "a.jpg"}', "its captions are None, not a list of strings"),
         ('{"image": "a.jpg", "captions": ["..."]}', r"caption '\.\.\.' has no words"),
-        ('{"image": "a.jpg", "captions": ["a"], "kind": 3}', "question or kind is not a string"),
+        ('{"image": "a.jpg", "captions": ["a"], "kind": 3}', "'kind' is 3; write text"),
         ("[1]", "record 1: is 1, not an object"),
-        ("[1", "is not JSON"),
+        ("[1", "is not valid JSON"),
         ('{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}', "no image has the id"),
     ],
 )

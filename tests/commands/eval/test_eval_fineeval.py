@@ -74,10 +74,10 @@ def test_the_page_needs_nothing_else_and_names_no_system(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
-    told = content(page)
-    assert told["images"]["a.jpg"]["data"].startswith("data:image/jpeg;base64,")
-    assert told["systems"] == ["llava", "pvit", "starter"]
-    first = told["items"][0]
+    found = content(page)
+    assert found["images"]["a.jpg"]["data"].startswith("data:image/jpeg;base64,")
+    assert found["systems"] == ["llava", "pvit", "starter"]
+    first = found["items"][0]
     assert first["question"] == "What is in <region1>?"
     assert first["boxes"] == [[0, 0, 0.25, 0.5]]
     assert {answer["text"] for answer in first["answers"]} == {*SAID.values(), "one."}
@@ -109,12 +109,12 @@ def test_answers_stand_in_another_order_for_each_question_and_seed(
 
 def ranks(page: Path, data: Path, by_item: list[dict[str, int]], rater: str) -> Path:
     """A ranking as the page saves it."""
-    told = content(page)
-    saved = {key: told[key] for key in ("format", "id", "seed", "systems")}
+    found = content(page)
+    saved = {key: found[key] for key in ("format", "id", "seed", "systems")}
     items = read_fineeval(data).items
     saved["ranks"] = {
         str(item.number): {
-            blind_name(told["seed"], item, name): rank for name, rank in each.items()
+            blind_name(found["seed"], item, name): rank for name, rank in each.items()
         }
         for item, each in zip(items, by_item, strict=True)
     }
@@ -135,11 +135,11 @@ def test_rankings_come_to_wins_ties_and_losses(regionqa: "Command", data: Path, 
     shares = [metric_values(document, each)["llava : pvit"] for each in ("win", "tie", "loss")]
     assert shares == [60, 20, 20]
     assert metric_values(document, "loss")["starter : llava"] == 100
-    told = metric_values(document)
-    assert told["place_llava"] == pytest.approx((2 + 1.5 + 1 + 1 + 1) / 5)
-    assert told["place_starter"] == 3
+    found = metric_values(document)
+    assert found["place_llava"] == pytest.approx((2 + 1.5 + 1 + 1 + 1) / 5)
+    assert found["place_starter"] == 3
     # of the 3 pairs of question 1 they agree on 2, on the one of question 2 not
-    assert told["agreement"] == 50
+    assert found["agreement"] == 50
     row = next(line.split() for line in ran.lines if line.startswith("llava : pvit"))
     assert (row[3], row[-1]) == ("60.0", "5")
     assert ran.lines[0] == "fineeval: rankings"
@@ -175,10 +175,10 @@ def test_json_of_a_page_is_a_mistake(regionqa: "Command", data: Path) -> None:
     assert "add --ranking FILE" in ran.err
 
 
-def test_a_model_that_is_told_no_regions_is_asked_in_words(data: Path) -> None:
-    told = fineeval_requests(read_fineeval(data), RegionInput.coordinates)
-    assert [len(request.regions) for request in told] == [1, 2, 0]
-    assert told[0].regions[0].box.xyxy == (0, 0, 100, 150)
+def test_a_model_without_regions_is_asked_in_words(data: Path) -> None:
+    found = fineeval_requests(read_fineeval(data), RegionInput.coordinates)
+    assert [len(request.regions) for request in found] == [1, 2, 0]
+    assert found[0].regions[0].box.xyxy == (0, 0, 100, 150)
     words = fineeval_requests(read_fineeval(data), RegionInput.none)
     assert [request.question for request in words] == [
         record["instruction_no_region"] for record in RECORDS

@@ -1,4 +1,4 @@
-"""`regionqa eval recognition`: what is told, what a reply counts as, what is asked only once."""
+"""`regionqa eval recognition`: tables, JSON, plots, comparison, and the cache of answers."""
 
 import json
 import shutil
@@ -45,15 +45,15 @@ def test_a_table_says_how_often_classes_are_named(regionqa: "Command", folder: P
     )
     assert (ran.status, ran.err) == (0, "")
     assert ran.lines[0].startswith("recognition: starter ")
-    told = [line.split() for line in ran.lines]
-    assert ["all", "boxes", "50.0", "%", "33.3", "to", "100.0", "4"] in told  # 1 of 3, 1 of 1
-    assert next(row for row in told if row[:2] == ["without", "person"])[2] == "50.0"
-    assert next(row for row in told if row[:2] == ["mean", "over"])[3] == "50.0"
-    assert ["person", "(no", "class)", "1", "50"] in told
-    assert ["dog", "hot", "dog", "1", "100"] in told
+    rows = [line.split() for line in ran.lines]
+    assert ["all", "boxes", "50.0", "%", "33.3", "to", "100.0", "4"] in rows  # 1 of 3, 1 of 1
+    assert next(row for row in rows if row[:2] == ["without", "person"])[2] == "50.0"
+    assert next(row for row in rows if row[:2] == ["mean", "over"])[3] == "50.0"
+    assert ["person", "(no", "class)", "1", "50"] in rows
+    assert ["dog", "hot", "dog", "1", "100"] in rows
 
 
-def test_json_holds_all_that_is_told(regionqa: "Command", folder: Path) -> None:
+def test_json_has_all_results(regionqa: "Command", folder: Path) -> None:
     out = folder / "out.json"
     regionqa(
         "eval", "recognition", "--boxes", folder / "boxes.json", "--answers",
@@ -63,18 +63,18 @@ def test_json_holds_all_that_is_told(regionqa: "Command", folder: Path) -> None:
     assert (document["items"], document["images"], document["failed"]) == (4, 2, 0)
     settings = document["settings"]
     assert (settings["min_side"], settings["by"], settings["classes"]) == (32, "words", 4)
-    told = metric_values(document)
-    assert told["accuracy"] == 50
-    assert told["without_most_frequent"] == 50
-    assert told["class_mean"] == 50  # person 1 of 2, dog 0 of 1, cell phone 1 of 1
+    found = metric_values(document)
+    assert found["accuracy"] == 50
+    assert found["without_most_frequent"] == 50
+    assert found["class_mean"] == 50  # person 1 of 2, dog 0 of 1, cell phone 1 of 1
     # one bin each: 0.9 and 0.8 right, 0.6 and 0.2 wrong
-    assert told["calibration_error"] == pytest.approx(100 * (0.1 + 0.2 + 0.6 + 0.2) / 4)
-    assert told["accuracy_at_50"] == 100
+    assert found["calibration_error"] == pytest.approx(100 * (0.1 + 0.2 + 0.6 + 0.2) / 4)
+    assert found["accuracy_at_50"] == 100
     assert metric_values(document, "class") == {"person": 50, "cell phone": 100, "dog": 0}
     assert metric_values(document, "size") == {"32": 100, "48": 0, "64": 100, "128": 0}
 
 
-def test_a_image_is_drawn(regionqa: "Command", folder: Path) -> None:
+def test_results_are_plotted(regionqa: "Command", folder: Path) -> None:
     words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers")
     ran = regionqa(*words, folder / "kept.jsonl", "--plot", folder / "bars.png")
     assert ran.status == 0
@@ -116,7 +116,7 @@ def test_the_model_is_asked_once(
 
 
 def test_what_cannot_be_asked_is_said_and_left_out(
-    regionqa: "Command", folder: Path, starter: Bundle
+    regionqa: "Command", folder: Path, shared_engine: Engine
 ) -> None:
     coco(folder / "more.json", [*BOXES, ("gone.jpg", (0, 0, 50, 50), "dog")])
     words = ("eval", "recognition", "--boxes", folder / "more.json", "--device", "cpu")
@@ -163,11 +163,11 @@ def test_held_back_answers_are_counted_apart(regionqa: "Command", folder: Path) 
         "eval", "recognition", "--boxes", folder / "boxes.json", "--answers",
         folder / "kept.jsonl", "--json", out, "--unsure-below", 0.85,
     )  # fmt: skip
-    told = metric_values(json.loads(out.read_text()))
-    assert told["accuracy"] == 50  # the guesses
-    assert told["not_sure"] == 75
-    assert told["accuracy_when_sure"] == 100
-    assert told["accuracy_held_back"] == 25
+    found = metric_values(json.loads(out.read_text()))
+    assert found["accuracy"] == 50  # the guesses
+    assert found["not_sure"] == 75
+    assert found["accuracy_when_sure"] == 100
+    assert found["accuracy_held_back"] == 25
 
 
 def test_names_and_synonyms_of_ones_own(regionqa: "Command", folder: Path) -> None:

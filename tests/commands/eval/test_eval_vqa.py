@@ -62,14 +62,14 @@ def test_every_kind_of_question_has_its_metric_values(regionqa: "Command", folde
     assert (ran.status, ran.err) == (0, "")
     assert "all questions" in ran.lines[2]
     document = json.loads(out.read_text())
-    told = metric_values(document)
-    assert told["accuracy"] == pytest.approx(500 / 7, abs=1e-3)
-    assert told["exact"] == pytest.approx(100 / 7, abs=1e-3)  # "no."
-    assert told["normalised"] == pytest.approx(300 / 7, abs=1e-3)  # and "yes", and "gray"
-    assert told["yes_no"] == 75
-    assert told["yes_no_balanced"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
-    assert told["yes_no_yes"] == 50
-    assert (told["count"], told["count_within_one"]) == (50, 100)
+    found = metric_values(document)
+    assert found["accuracy"] == pytest.approx(500 / 7, abs=1e-3)
+    assert found["exact"] == pytest.approx(100 / 7, abs=1e-3)  # "no."
+    assert found["normalised"] == pytest.approx(300 / 7, abs=1e-3)  # and "yes", and "gray"
+    assert found["yes_no"] == 75
+    assert found["yes_no_balanced"] == pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
+    assert found["yes_no_yes"] == 50
+    assert (found["count"], found["count_within_one"]) == (50, 100)
     assert metric_values(document, "kind") == {
         "colour": 100, "count": 50, "left": 100, "presence": pytest.approx(200 / 3, abs=1e-3)
     }  # fmt: skip
@@ -97,25 +97,25 @@ def test_saying_one_of_everything_is_not_counting(
     words = ("eval", "vqa", tmp_path / "q.jsonl", "--answers", tmp_path / "kept.jsonl")
     assert regionqa(*words, "--json", out).status == 0
     document = json.loads(out.read_text())
-    told = metric_values(document)
-    assert (told["count_within_one"], told["count_within_one_balanced"]) == (75, 50)
-    assert told["count_within_one_always"] == 75
+    found = metric_values(document)
+    assert (found["count_within_one"], found["count_within_one_balanced"]) == (75, 50)
+    assert found["count_within_one_always"] == 75
     assert "counts, always 1, within one" in out.read_text()
     assert metric_values(document, "kind, within one, balanced") == {"count": 50}
 
 
 def test_choices_are_judged_by_words_and_by_likelihood(
-    regionqa: "Command", photos: Path, engine: Engine
+    regionqa: "Command", photos: Path, shared_engine: Engine
 ) -> None:
     box = [20, 10, 120, 100]
-    said = engine.ask(photos / "cat.jpg", "what is this?", [box], unsure_below=0).text
+    said = shared_engine.ask(photos / "cat.jpg", "what is this?", [box], unsure_below=0).text
     record = {"image": "cat.jpg", "regions": [box], "question": "what is this?", "answer": said}
     lines(photos / "q.jsonl", [{**record, "choices": ["nine of them.", said]}])
     out = photos / "out.json"
     words = ("eval", "vqa", photos / "q.jsonl", "--device", "cpu", "--json", out, "--answers")
     assert regionqa(*words, photos / "kept.jsonl").status == 0
-    told = metric_values(json.loads(out.read_text()))
-    assert (told["choice"], told["choice_likelihood"], told["choice_chance"]) == (100, 100, 50)
+    found = metric_values(json.loads(out.read_text()))
+    assert (found["choice"], found["choice_likelihood"], found["choice_chance"]) == (100, 100, 50)
     kept = [json.loads(line) for line in (photos / "kept.jsonl").read_text().splitlines()]
     assert [each.get("choices") for each in kept] == [None, ["nine of them.", said]]
     before = (photos / "kept.jsonl").read_text()
@@ -133,7 +133,9 @@ def test_a_limit_asks_the_first(regionqa: "Command", folder: Path) -> None:
     assert ran.lines[2].split()[-1] == "2"
 
 
-def test_a_question_outside_its_image_fails_alone(regionqa: "Command", folder: Path) -> None:
+def test_a_question_outside_its_image_fails_alone(
+    regionqa: "Command", folder: Path, shared_engine: Engine
+) -> None:
     more = [{**RECORDS[1], "regions": [[500, 500, 600, 600]]}, {**RECORDS[1], "image": "gone.jpg"}]
     lines(folder / "q.jsonl", [*RECORDS, *more])
     ran = regionqa(
@@ -144,7 +146,9 @@ def test_a_question_outside_its_image_fails_alone(regionqa: "Command", folder: P
     assert ran.lines[2].split()[-1] == "7"
 
 
-def test_where_nothing_can_be_answered_that_is_said(regionqa: "Command", tmp_path: Path) -> None:
+def test_where_nothing_can_be_answered_that_is_said(
+    regionqa: "Command", tmp_path: Path, shared_engine: Engine
+) -> None:
     lines(tmp_path / "q.jsonl", [{"image": "gone.jpg", "question": "what?", "answer": "it."}])
     ran = regionqa("eval", "vqa", tmp_path / "q.jsonl", "--device", "cpu")
     assert (ran.status, ran.out) == (1, "")
