@@ -21,6 +21,9 @@ PAGES = sorted(
 )
 RECORDS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 HEADINGS = ["## Context", "## Decision", "## Consequences"]
+PLACEHOLDER = re.compile(r"NAME|OUT|DATA|FILE|[*<>{]")
+"""Marks a path in a page as a pattern, not as a file of the repository."""
+PATH = r"`((?:regionqa|export|finetune|recipes|models|benchmarks|docs|tests)/[^`\s]+)`"
 
 
 def text(name: str) -> str:
@@ -45,6 +48,13 @@ def test_links_point_to_files() -> None:
     assert links
     broken = [f"{page}: {link}" for page, link in links if not (page.parent / link).exists()]
     assert not broken
+
+
+def test_paths_in_pages_exist() -> None:
+    paths = [(page, path) for page, path in found(PATH) if not PLACEHOLDER.search(path)]
+    assert paths
+    missing = [f"{page}: {path}" for page, path in paths if not (ROOT / path).exists()]
+    assert not missing
 
 
 def test_make_targets_in_pages_exist() -> None:
