@@ -2,7 +2,7 @@
 
 In memory there is one convention: float xyxy in pixels of the image as displayed, half-open.
 Other conventions exist as `WrittenBox`, a box as somebody wrote it, which becomes a `Region` once
-its image's size is known. This module does not know about images or models.
+its image's size is known.
 """
 
 import math

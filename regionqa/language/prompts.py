@@ -1,7 +1,6 @@
-"""The one prompt renderer: questions, answers and regions -> pieces; `promptids` makes ids of them.
+"""The one prompt renderer: questions, answers and regions -> pieces of text and slots.
 
 Asking and training both go through here, so a model meets in use exactly what it was trained on.
-It does not know about images, tokenizers or which model the rules belong to.
 """
 
 import re

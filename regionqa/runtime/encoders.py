@@ -1,6 +1,6 @@
 """The two encoders as ONNX Runtime sessions, checked against the card when they are opened.
 
-They take and give numpy arrays. They do not know about files of images, questions or language.
+They take and give numpy arrays.
 """
 
 from collections.abc import Sequence
