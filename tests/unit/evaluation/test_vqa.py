@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from helpers.evaluation_files import grey
+from regionqa.backends.bundle import BundleModel
 from regionqa.bundles.store import Bundle
 from regionqa.data.questions import QuestionRecord
 from regionqa.evaluation.metrics.calibration import UncertaintyRule
@@ -149,8 +150,9 @@ def test_choices_are_asked_again_by_likelihood(tmp_path: Path, starter: Bundle) 
     ]
     path = tmp_path / "q.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    info = BundleModel(starter).info
     task = VqaTask(path)
-    requests = task.requests(starter.card.prompt)
+    requests = task.requests(info)
     assert [each.choices for each in requests] == [(), (), (), ("red", "blue"), ("ann", "bob")]
     texts = {0: "a dog", 2: "bob", 3: "blue", 4: "ann"}  # the second question failed
     answers = {index: Answer(requests[index], text, 1) for index, text in texts.items()}
@@ -158,5 +160,5 @@ def test_choices_are_asked_again_by_likelihood(tmp_path: Path, starter: Bundle) 
     found = {each.key: float(each.statistic(np.ones((1, 2)))[0]) for each in result.metrics}
     assert (found["choice"], found["choice_likelihood"]) == (0, 1)
     assert len(result.items) == 2
-    assert len(VqaTask(path, likelihood=False).requests(starter.card.prompt)) == 3
-    assert len(VqaTask(path, limit=2).requests(starter.card.prompt)) == 3
+    assert len(VqaTask(path, likelihood=False).requests(info)) == 3
+    assert len(VqaTask(path, limit=2).requests(info)) == 3
