@@ -46,12 +46,14 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# uv.lock: exact versions of everything above, for contributors (CONTRIBUTING.md)
-lock:
-	uv lock
+# requirements-dev.lock: exact versions of an environment that the checks passed in
+lock: $(VENV)/installed
+	echo "# Versions that the checks last passed with (Linux x86_64, Python 3.11). Written by \`make lock\`, used by \`make sync\`." > requirements-dev.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip=' | grep '==' >> requirements-dev.lock
 
 sync:
-	uv sync --locked --extra dev --extra mutants
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements-dev.lock --editable '.[dev]'
 	touch $(VENV)/installed
 
 clean:
