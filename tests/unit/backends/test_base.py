@@ -246,7 +246,7 @@ def test_the_likeliest_choice_has_its_share_of_the_probability(colours: Path) ->
 
 
 def test_two_arrays_asked_one_after_the_other_are_two_images() -> None:
-    """Both are named "image"; the starter's own test is in test_bundle.py."""
+    """Both are named "image"; the starter's own test is in test_bundle_backend.py."""
     engine, _ = engine_of()
     red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
     assert engine.ask(red, "what?").text == "red: all of it"

@@ -405,6 +405,17 @@ def test_the_limit_is_ours_where_pillow_has_none(
     assert "200,000,000 pixels" in message and f"{MAX_PIXELS:,}" in message
 
 
+def test_the_limit_itself_is_read_and_one_pixel_more_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.png"
+    photo(40, 24).save(path)
+    monkeypatch.setattr("regionqa.images.reading.MAX_PIXELS", 40 * 24)
+    assert open_image(path).width == 40
+    monkeypatch.setattr("regionqa.images.reading.MAX_PIXELS", 40 * 24 - 1)
+    assert "more than the 959 that are read" in complaint(lambda: open_image(path))
+
+
 def test_a_image_without_pixels(tmp_path: Path) -> None:
     path = tmp_path / "nothing.gif"
     path.write_bytes(b"GIF89a" + struct.pack("<HH", 0, 0) + b"\0\0\0;")
@@ -599,6 +610,8 @@ def test_a_crop_shows_the_middle() -> None:
         (801, 1335, 800, 1333),
         (100, 167, 798, 1333),
         (64, 49, 1045, 800),
+        # half a pixel is rounded up, as in detectron2: 832.5
+        (320, 333, 800, 833),
     ],
 )
 def test_the_shortest_side_rules_unless_the_longest_would_be_too_long(

@@ -17,7 +17,13 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from regionqa.errors import BundleError
-from regionqa.language.decoders import Decoder, LlamaDecoder, TransformersDecoder, visible_positions
+from regionqa.language.decoders import (
+    ROOM,
+    Decoder,
+    LlamaDecoder,
+    TransformersDecoder,
+    visible_positions,
+)
 
 CPU = torch.device("cpu")
 WORDS = 97
@@ -173,6 +179,39 @@ def test_greedy_tokens_are_those_of_generate(
             pad_token_id=0,
         )
     assert greedy(open_decoder(folder), ids, 20) == all_ids[0, 8:].tolist()
+
+
+@both
+def test_answers_longer_than_the_spare_room_of_the_cache(folder: Path, open_decoder: Open) -> None:
+    """The buffers grow once on the way, and keep every position."""
+    model = write(folder)
+    [ids] = questions(8)
+    with torch.inference_mode():
+        all_ids = model.generate(
+            ids[None],
+            attention_mask=torch.ones(1, 8, dtype=torch.long),
+            max_new_tokens=ROOM + 30,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    assert greedy(open_decoder(folder), ids, ROOM + 30) == all_ids[0, 8:].tolist()
+
+
+@torch.inference_mode()
+def test_a_suffix_longer_than_the_spare_room_of_the_cache(folder: Path) -> None:
+    model = write(folder)
+    decoder = native(folder)
+    first, second = questions(6, ROOM + 10)
+    mask, positions = torch.ones(1, 6, dtype=torch.bool), torch.arange(6)[None]
+    _, cache = decoder.step(decoder.embed(first[None]), mask, positions, None)
+    whole = torch.cat([first, second])
+    logits, _ = decoder.step(
+        decoder.embed(second[None]),
+        torch.ones(1, len(whole), dtype=torch.bool),
+        torch.arange(6, len(whole))[None],
+        cache,
+    )
+    close(logits[0], reference(model, whole))
 
 
 @torch.inference_mode()

@@ -241,3 +241,56 @@ def test_a_card_without_a_region_encoder_opens_none(by_maps: Bundle) -> None:
     prompt = replace(by_maps.card.prompt, region="")
     bundle = Bundle(replace(by_maps.card, prompt=prompt, region=None), by_maps.root)
     assert refused(RegionEncoder, bundle) == "card of tiny-levels: has no [region]"
+
+
+# -- float16 ---------------------------------------------------------------------------------------
+
+
+class Outputs:
+    """A session that gives these arrays."""
+
+    def __init__(self, *outputs: Floats) -> None:
+        self._outputs = list(outputs)
+
+    def run(self, names: list[str], feeds: dict[str, Floats]) -> list[Floats]:
+        return self._outputs
+
+
+def finite(*shape: int) -> Floats:
+    return np.ones(shape, np.float32)
+
+
+def infinite(*shape: int) -> Floats:
+    values = finite(*shape)
+    values.flat[-1] = np.inf
+    return values
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        (infinite(1, 4, 32), finite(1, 8, 2, 2), finite(1, 8, 1, 1)),
+        (finite(1, 4, 32), infinite(1, 8, 2, 2), finite(1, 8, 1, 1)),
+        (finite(1, 4, 32), finite(1, 8, 2, 2), infinite(1, 8, 1, 1)),
+    ],
+    ids=["tokens", "first level", "last level"],
+)
+def test_an_overflow_of_any_output_alone_is_reported(
+    by_maps: Bundle, outputs: tuple[Floats, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = VisionEncoder(by_maps, Device.cpu)
+    monkeypatch.setattr(encoder, "_session", Outputs(*outputs))
+    encoder.encode(finite(1, 3, 64, 64))  # not in float32: the graph's own affair
+    monkeypatch.setattr(encoder, "_half", True)
+    with pytest.raises(BundleError, match=r"vision\.onnx: .*float16; use --dtype float32"):
+        encoder.encode(finite(1, 3, 64, 64))
+
+
+def test_an_overflow_of_region_tokens_is_reported(
+    by_maps: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = RegionEncoder(by_maps, Device.cpu)
+    monkeypatch.setattr(encoder, "_session", Outputs(infinite(1, 1, 32)))
+    monkeypatch.setattr(encoder, "_half", True)
+    with pytest.raises(BundleError, match=r"region\.onnx: .*float16"):
+        encoder.encode([finite(1, 8, 2, 2)] * 2, finite(1, 4))
