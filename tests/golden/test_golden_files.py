@@ -118,7 +118,7 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
 def test_large_shards_are_put_together_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goldencheckpoints.IN_MEMORY", 1000)
+    monkeypatch.setattr("helpers.golden_checkpoints.IN_MEMORY", 1000)
     write_base(tmp_path, LLAMA, gpt4roi_maker("a salt"), shard_bytes=1 << 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json", "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json",

@@ -1,7 +1,7 @@
 """The golden sets: what the two published systems compute on weights made from names.
 
 No weights are stored. A tensor follows from its name, its shape and the set's salt, so that a
-checkpoint of any size can be made anywhere; `goldencheckpoints` writes them as published files. A
+checkpoint of any size can be made anywhere; `golden_checkpoints` writes them as published files. A
 set is a folder; the committed one is `golden/`, and `pytest --golden DIR` takes another. All that
 differs between sets is read from their files.
 """
