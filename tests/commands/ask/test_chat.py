@@ -91,7 +91,7 @@ def test_quiet_is_only_answers_and_errors(regionqa: Command, cat: Path) -> None:
         ("/save", "name a file"),
         ("/save a.jsonl", "there is no answer to save yet"),
         ("/dance", "/dance: no such command"),
-        ("is it \udcff?", "no valid text"),
+        ("is it \udcff?", "not valid text"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said_and_the_rest_goes_on(

@@ -254,7 +254,7 @@ def test_a_question_may_be_longer_than_a_file_name(regionqa: "Command", cat: Pat
 
 
 @pytest.mark.parametrize(
-    ("question", "reason"), [("  ", "question is empty"), ("caf\udce9?", "is no valid text")]
+    ("question", "reason"), [("  ", "question is empty"), ("caf\udce9?", "is not valid text")]
 )
 def test_a_question_that_is_none_fails(
     regionqa: "Command", cat: Path, question: str, reason: str
@@ -284,5 +284,5 @@ def test_what_nobody_expected_is_one_line_too(
     assert (ran.status, ran.out) == (1, "")
     assert ran.err == (
         "regionqa: error: unexpected MemoryError: more than there is; run again with --debug for "
-        "the trace\n"
+        "the traceback\n"
     )

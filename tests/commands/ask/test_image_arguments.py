@@ -142,12 +142,12 @@ def test_the_command_asks_what_a_line_leaves_out(regionqa: "Command", photos: Pa
 
 BAD_LINES = [
     ("{", "line 2 of stdin: is not a JSON request"),
-    ('{"image": "a.jpg"}', 'line 4 of stdin: has no image; write {"image": "a.jpg"}'),
+    ('{"file": "a.jpg"}', 'line 4 of stdin: has no image; write a name, like "a.jpg"'),
     ('{"image": "CAT", "regions": [[1, 2, 3]]}', "four numbers are expected, 3 values found"),
     ('{"image": "CAT", "regions": [[NaN, 2, 3, 4]]}', "must be a finite number"),
     ('{"image": "CAT", "regions": [[9, 9, 1, 1]], "question": "what?"}', "right must exceed left"),
     ('{"image": "CAT", "question": 5}', "line 12 of stdin: the question is 5, not text"),
-    ('{"image": "CAT", "question": "\\ud800"}', "the question is no valid text at character 1"),
+    ('{"image": "CAT", "question": "\\ud800"}', "the question is not valid text at character 1"),
     ('{"image": "CAT"}', "CAT: no question"),
     ("CAT", "CAT: no question"),
     ('{"image": "gone.jpg", "question": "what?"}', "gone.jpg: no such file"),
