@@ -4,7 +4,6 @@ The presets `pvit` and `gpt4roi` hold the settings of the two papers. A settings
 flags change single fields.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -47,10 +46,7 @@ class StageSettings:
         1.0, "Passes over the data in each stage; --steps takes precedence.", section=Section.method
     )
     steps: int | None = option(
-        None,
-        "Optimizer steps in each stage. Default: from the epochs.",
-        section=Section.method,
-        min=1,
+        None, "Optimizer steps per stage. Default: from epochs.", section=Section.method, min=1
     )
     batch: int = option(
         16, "Questions per forward pass and process.", section=Section.method, min=1
@@ -319,6 +315,8 @@ def _changed_stage(stage: StageSettings, values: Mapping[str, Any], where: str) 
 
 def read_settings_file(path: Path) -> tuple[dict[str, Any], StageOverrides]:
     """Read a settings file: keys of `FinetuneSettings`, and tables [align] and [instruct]."""
+    import tomllib  # too slow for `--help`
+
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -388,6 +386,8 @@ def read_saved(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file cannot be read or holds no settings.
     """
+    import tomllib
+
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         settings = table["settings"]

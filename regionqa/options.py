@@ -1,13 +1,13 @@
 """Options of commands and of the Python API, each defined once.
 
-An option is a field of one of these dataclasses. Its type, default, flag, help text and range
-are declared there by `option`; `regionqa.cli.options` turns the fields into command-line options.
-Values are checked when an instance is made, whoever makes it.
+An option is a field of a dataclass, declared by `option` with its flag, help text and range. The
+command line derives from the fields (`regionqa.cli.options`); instances check their values.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum, StrEnum
+from math import inf
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Self, TypeVar, get_args
@@ -21,10 +21,7 @@ FLAG = "regionqa flag"
 
 
 class Section(IntEnum):
-    """Sections of `--help`, in the order in which commands list them.
-
-    Within a section, options stand in the order in which they are declared.
-    """
+    """Sections of `--help`, in order; within one, options are listed as they are declared."""
 
     subject = 0
     """Images, boxes, data."""
@@ -54,28 +51,21 @@ class Flag:
     """Name of the value in the help text; None: its type."""
     min: float | None = None
     max: float | None = None
+    """With `min` only."""
     parse: type | None = None
     """Type of the value on the command line, if it is not the field's."""
 
 
-def flag(
-    help: str,
-    *names: str,
-    section: Section = Section.subject,
-    metavar: str | None = None,
-    min: float | None = None,
-    max: float | None = None,
-    parse: type | None = None,
-) -> Mapping[str, Flag]:
-    """Metadata that makes a dataclass field an option; see `Flag`."""
-    return MappingProxyType({FLAG: Flag(help, names, section, metavar, min, max, parse)})
+def flag(help: str, *names: str, **others: Any) -> Mapping[str, Flag]:
+    """Metadata that makes a dataclass field an option; `others` are further fields of `Flag`."""
+    return MappingProxyType({FLAG: Flag(help, names, **others)})
 
 
 def option(default: Any, help: str, *names: str, **others: Any) -> Any:
-    """Declare a dataclass field with a default that is an option.
+    """Declare a dataclass field that is an option, with a default (tuples, not lists).
 
     Args:
-        default: The default. A mutable one is not possible; use a tuple.
+        default: The default.
         help: A noun phrase or an imperative.
         names: Flags, such as `"--model", "-m"`. None: `--` and the field's name.
         others: Further fields of `Flag`.
@@ -84,7 +74,7 @@ def option(default: Any, help: str, *names: str, **others: Any) -> Any:
 
 
 def flags_of(kind: type) -> dict[str, Flag]:
-    """Return the flags of a dataclass by field name; fields without one are left out."""
+    """Return the flags of a dataclass by field name."""
     return {item.name: item.metadata[FLAG] for item in fields(kind) if FLAG in item.metadata}
 
 
@@ -101,21 +91,31 @@ def parse_choice(kind: type[Choice], value: str, name: str) -> Choice:
         raise UsageError(f"{name} {value!r}: must be one of {', '.join(kind)}") from None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Options:
-    """Base of the option groups: checks ranges, then what options mean together."""
+    """Base of the option groups: checks ranges, then what options mean together.
+
+    `repr` and `==` are methods here: generating them for every group would take a fifth of the time
+    of `regionqa --help`.
+    """
 
     def __post_init__(self) -> None:
         for name, flag in flags_of(type(self)).items():
-            value, shown = getattr(self, name), flag_names(name, flag)[0]
-            if value is None:
+            value, low, high = getattr(self, name), flag.min, flag.max
+            if value is None or low is None or low <= value <= (inf if high is None else high):
                 continue
-            if flag.min is not None and not value >= flag.min:
-                above = f"from {flag.min:g} to {flag.max:g}" if flag.max is not None else ""
-                raise UsageError(f"{shown} {value:g}: must be {above or f'{flag.min:g} or more'}")
-            if flag.max is not None and not value <= flag.max:
-                raise UsageError(f"{shown} {value:g}: must be from {flag.min:g} to {flag.max:g}")
+            allowed = f"{low:g} or more" if high is None else f"from {low:g} to {high:g}"
+            raise UsageError(f"{flag_names(name, flag)[0]} {value:g}: must be {allowed}")
         self.check()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and _values(other) == _values(self)
+
+    def __hash__(self) -> int:
+        return hash(_values(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in _values(self))})"
 
     def check(self) -> None:
         """Raise UsageError for options that contradict each other."""
@@ -134,6 +134,11 @@ class Options:
         if unknown:
             raise UsageError(f"unknown option {unknown[0]!r}; known are {', '.join(known)}")
         return cls(**{name: _converted(known[name], value) for name, value in values.items()})
+
+
+def _values(options: Options) -> tuple[tuple[str, Any], ...]:
+    """Names and values of all fields."""
+    return tuple((item.name, getattr(options, item.name)) for item in fields(options))
 
 
 def _converted(item: Any, value: Any) -> Any:
@@ -200,7 +205,7 @@ class RegionSource(StrEnum):
 # -- groups ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class BoxOptions(Options):
     """Boxes to ask about, the same for every image or looked up in a file."""
 
@@ -238,7 +243,7 @@ class BoxOptions(Options):
         return WrittenBox(parse_box(text), form, units)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RuntimeOptions(Options):
     """The model, and how it is run."""
 
@@ -272,7 +277,7 @@ class RuntimeOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class GenerationOptions(Options):
     """How answers are generated."""
 
@@ -311,7 +316,7 @@ class GenerationOptions(Options):
         return 0.0 if self.guess else self.unsure_below
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OutputOptions(Options):
     """What is written, where and how."""
 
@@ -352,7 +357,7 @@ class OutputOptions(Options):
             raise UsageError(f"--resume: {self.format} cannot be resumed; use --format jsonl")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ImageFolderOptions(Options):
     """Where the images named in a file lie."""
 
@@ -361,7 +366,7 @@ class ImageFolderOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class EvaluationOptions(ImageFolderOptions):
     """What the commands of `eval` share."""
 

@@ -36,7 +36,7 @@ class ClassMatcher(StrEnum):
     sentence_encoder = "sentence-encoder"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RecognitionOptions(Options):
     """Options of `eval recognition` alone."""
 
@@ -71,7 +71,7 @@ class RecognitionOptions(Options):
             raise UsageError("--encoder: needs --by sentence-encoder")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class VqaOptions(Options):
     """Options of `eval vqa` alone."""
 
@@ -83,7 +83,7 @@ class VqaOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CaptionOptions(Options):
     """Options of `eval caption` alone."""
 
@@ -94,7 +94,7 @@ class CaptionOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FineEvalOptions(Options):
     """Options of `eval fineeval` alone."""
 

@@ -39,7 +39,7 @@ class StageChoice(StrEnum):
         return ("align", "instruct") if self is StageChoice.both else (str(self),)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ProcessOptions(Options):
     """Options of the process, which do not change the result."""
 

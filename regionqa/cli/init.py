@@ -29,7 +29,7 @@ class FitChoice(StrEnum):
     crop = "crop"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class InitOptions(Options):
     """Parts of a new bundle, and how they are connected."""
 

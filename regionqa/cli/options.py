@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import wraps
+from functools import cache, wraps
 from importlib.util import find_spec
 from inspect import Parameter
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
@@ -121,7 +121,7 @@ def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
             continue
         groups[parameter.name] = group
         listed += [
-            (group.section(flag), _parameter(item, flag, overrides=group.overrides))
+            (group.section(flag), _parameter(item, group.overrides))
             for item, flag in group.options()
         ]
     parameters = [parameter for _, parameter in sorted(listed, key=lambda entry: entry[0])]
@@ -143,9 +143,11 @@ def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
     return run
 
 
-def _parameter(item: "Field[Any]", flag: Flag, *, overrides: bool) -> Parameter:
+@cache  # commands share groups
+def _parameter(item: "Field[Any]", overrides: bool) -> Parameter:
     """A field as a parameter that Typer understands."""
     kind: Any = item.type
+    flag: Flag = item.metadata[FLAG]
     default, entry = item.default, _item_type(kind)
     if entry is not None:
         kind, default = list[flag.parse or entry], None  # type: ignore[misc]
@@ -155,19 +157,16 @@ def _parameter(item: "Field[Any]", flag: Flag, *, overrides: bool) -> Parameter:
         default = False if kind is bool else None
     if default is None:
         kind = kind | None
+    # not in Annotated, which takes Typer and Python twice as long
     info = typer.Option(
+        ... if default is MISSING else default,
         *flag_names(item.name, flag),
         help=flag.help,
         metavar=flag.metavar,
         min=flag.min,
         max=flag.max,
     )
-    return Parameter(
-        item.name,
-        Parameter.KEYWORD_ONLY,
-        default=Parameter.empty if default is MISSING else default,
-        annotation=Annotated[kind, info],
-    )
+    return Parameter(item.name, Parameter.KEYWORD_ONLY, default=info, annotation=kind)
 
 
 def _absent(value: Any) -> bool:

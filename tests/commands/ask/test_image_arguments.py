@@ -146,7 +146,7 @@ BAD_LINES = [
     ('{"image": "CAT", "regions": [[1, 2, 3]]}', "four numbers are expected, 3 values found"),
     ('{"image": "CAT", "regions": [[NaN, 2, 3, 4]]}', "must be a finite number"),
     ('{"image": "CAT", "regions": [[9, 9, 1, 1]], "question": "what?"}', "right must exceed left"),
-    ('{"image": "CAT", "question": 5}', "line 12 of stdin: the question is 5, not text"),
+    ('{"image": "CAT", "question": 5}', "line 12 of stdin: 'question' is 5; write text"),
     ('{"image": "CAT", "question": "\\ud800"}', "the question is not valid text at character 1"),
     ('{"image": "CAT"}', "CAT: no question"),
     ("CAT", "CAT: no question"),
