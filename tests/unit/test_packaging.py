@@ -167,5 +167,9 @@ from regionqa.cli import main
 words = ["ask", {str(cat)!r}, "--box", "120,20,345,240", "what is this?", "--device", "cpu"]
 assert main([*words, "--max-new-tokens", "2"]) == 0
 """
-    ours = ("regionqa.export", "regionqa.finetune", "torch", "onnxruntime")
+    # config declares the options of the command `finetune`, and is light
+    training = {path.stem for path in (TREE / "finetune").glob("*.py")} - {"__init__", "config"}
+    assert "trainer" in training
+    modules = (f"regionqa.finetune.{name}" for name in sorted(training))
+    ours = ("regionqa.export", *modules, "torch", "onnxruntime")
     assert imported(code, (*UNNEEDED, *ours)) == ["torch", "onnxruntime"]
