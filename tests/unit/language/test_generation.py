@@ -317,7 +317,7 @@ def test_a_question_that_does_not_fit_says_how_much_room_there_is(starter: Bundl
     with pytest.raises(QuestionError) as caught:
         language.check_length(Prompt((0,) * (room + 1), 0, (), 1), 10)
     assert f"take {room + 1} tokens, there is room for {room}" in str(caught.value)
-    assert "an answer of 10; ask shorter or lower --max-new-tokens" in str(caught.value)
+    assert "an answer of 10; ask a shorter question or lower --max-new-tokens" in str(caught.value)
 
 
 def test_a_language_model_that_is_not_there(starter: Bundle) -> None:
