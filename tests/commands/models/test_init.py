@@ -357,7 +357,7 @@ def test_options_that_do_not_go_together(regionqa: "Command", parts: Path, tmp_p
         ),
         ([out, *pair, "--from-llava", parts], "give either"),
         ([taken, *pair], f"{taken}: already exists; name a new or empty folder"),
-        ([taken / "letter", *pair], "letter: is there already"),
+        ([taken / "letter", *pair], "letter: already exists"),
     ):
         ran = regionqa("init", *words)
         assert (ran.status, ran.out) == (2, "")
