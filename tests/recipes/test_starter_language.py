@@ -257,7 +257,7 @@ def test_rounds_start_from_the_mean_of_the_one_before(monkeypatch: pytest.Monkey
 
         words = where
 
-    monkeypatch.setattr(words, "train", train)
+    monkeypatch.setattr(words, "train_run", train)
     words.train_language(Plan(), model, Path())  # type: ignore[arg-type]
     assert told.item() == pytest.approx(10 + (1 * 1 + 3 * 2) / 4 + (11 + 12) / 2)
     assert frozen.item() == 7
