@@ -44,7 +44,7 @@ QUESTIONS = (
     DemoQuestion("cup.png", (), "describe this picture."),
     DemoQuestion("astronaut.png", (Box(20, 8, 375, 512),), "describe <region1>."),
     DemoQuestion("motorcycle.png", (Box(98, 78, 684, 455),), "what is in this region?"),
-    DemoQuestion("motorcycle.png", (), "is there a person in the image?"),
+    DemoQuestion("motorcycle.png", (), "is there a person in the picture?"),
 )
 
 
