@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from regionqa.cli import main
 if TYPE_CHECKING:
     from helpers.graph_cache import GraphCache
     from regionqa.bundles.store import Bundle
+    from regionqa.data.records import Record
     from regionqa.engine import Engine
 
 # An example has no deadline: how long it takes depends on the machine. The default profile draws
@@ -236,3 +237,19 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     yield server
     huggingface_hub.close_session()
     server.close()
+
+
+@pytest.fixture
+def records(things: Path) -> "tuple[Record, ...]":
+    """Of red squares and blue discs, with a record about two regions and one about none."""
+    from regionqa.data.files import read_training_data
+    from regionqa.data.records import Turn
+
+    read = read_training_data(things).records
+    both = replace(
+        read[2],
+        regions=(read[2].regions[0], read[3].regions[0]),
+        turns=(Turn("is <region2> right of <region1>?", "no, it is not."),),
+    )
+    none = replace(read[4], regions=(), turns=(Turn("describe this picture.", "two things."),))
+    return (read[0], both, none, read[1], read[5], read[6])

@@ -117,17 +117,15 @@ class ConfidenceCard:
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, not above 0")
 
-    def holds_back(self, confidence: float, tokens: int, unsure_below: float | None = None) -> bool:
+    def holds_back(self, confidence: float, tokens: int) -> bool:
         """Whether an answer is held back.
 
         Args:
             confidence: Its probability, from 0 to 1.
             tokens: Its length.
-            unsure_below: Replaces `threshold`.
         """
-        threshold = self.threshold if unsure_below is None else unsure_below
         describes = self.longest is not None and tokens > self.longest
-        return not describes and confidence < threshold
+        return not describes and confidence < self.threshold
 
 
 @dataclass(frozen=True)

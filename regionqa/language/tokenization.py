@@ -1,7 +1,4 @@
-"""Rendered prompts -> token ids with slots, each stretch of text encoded whole.
-
-It does not know rules, images or embeddings, nor whose tokenizer it is given.
-"""
+"""Tokenization of rendered prompts: token ids, with slots for image and region tokens."""
 
 import json
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ also holds 0, the last one 1.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +36,9 @@ class UncertaintyRule:
         if is_unsure(answer.text):
             return True
         rule = self.rule or ConfidenceCard(threshold=0.0)
-        return answer.confidence is not None and rule.holds_back(
-            answer.confidence, answer.tokens, self.unsure_below
-        )
+        if self.unsure_below is not None:
+            rule = replace(rule, threshold=self.unsure_below)
+        return answer.confidence is not None and rule.holds_back(answer.confidence, answer.tokens)
 
 
 @dataclass(frozen=True)

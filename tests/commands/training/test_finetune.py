@@ -43,7 +43,7 @@ class Trained:
 
     @property
     def training(self) -> Path:
-        """What the run tells of itself."""
+        """The folder of the run's log and settings."""
         return self.root / "training"
 
     @property

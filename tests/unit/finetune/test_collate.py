@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,39 +10,20 @@ import torch
 from torch import Tensor
 
 from helpers.tiny_models import ROWS
+from helpers.training import CPU, parts_of
 from regionqa.bundles.store import Bundle
-from regionqa.data.files import read_training_data
-from regionqa.data.records import Record, Turn
+from regionqa.data.records import Record
 from regionqa.engine import Engine
+from regionqa.finetune.collate import FrozenEncoders
 from regionqa.finetune.config import RegionPart
 from regionqa.finetune.dataset import IGNORE_INDEX, jitter_box
+from regionqa.finetune.finish import read_modules
 from regionqa.images.reading import open_image
 from regionqa.language.decoders import LlamaDecoder
 from regionqa.language.generation import LanguageModel, SplicedPrompt
 from regionqa.requests import Request
 
-if TYPE_CHECKING:
-    pass
-
-
-from helpers.training import CPU, parts_of
-from regionqa.finetune.collate import FrozenEncoders
-from regionqa.finetune.finish import read_modules
-
 Tiny = Callable[[str], Bundle]
-
-
-@pytest.fixture
-def records(things: Path) -> tuple[Record, ...]:
-    """Of red squares and blue discs, with a record about two regions and one about none."""
-    read = read_training_data(things).records
-    both = replace(
-        read[2],
-        regions=(read[2].regions[0], read[3].regions[0]),
-        turns=(Turn("is <region2> right of <region1>?", "no, it is not."),),
-    )
-    none = replace(read[4], regions=(), turns=(Turn("describe this picture.", "two things."),))
-    return (read[0], both, none, read[1], read[5], read[6])
 
 
 def test_noise_shifts_boxes_in_words_too(tiny: Tiny, records: tuple[Record, ...]) -> None:

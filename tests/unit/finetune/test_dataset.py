@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from helpers.training import plain_record
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record, Turn
 from regionqa.errors import QuestionError
@@ -26,12 +27,6 @@ from regionqa.finetune.dataset import (
 from regionqa.language.prompts import render_dialogue
 from regionqa.language.tokenization import BundleTokenizer, tokenize
 from regionqa.regions import Box, Region
-
-if TYPE_CHECKING:
-    pass
-
-
-from helpers.training import plain_record
 
 Tiny = Callable[[str], Bundle]
 

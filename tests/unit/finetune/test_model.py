@@ -3,38 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from helpers.training import STAGE, parts_of, unfrozen
 from regionqa.bundles.store import Bundle
-from regionqa.data.files import read_training_data
-from regionqa.data.records import Record, Turn
+from regionqa.data.records import Record
 from regionqa.finetune.config import FinetuneSettings, Stages, StageSettings
 from regionqa.finetune.model import add_lora, learning_rate, make_optimizers, select_trainable
 
-if TYPE_CHECKING:
-    pass
-
-
-from helpers.training import STAGE, parts_of, unfrozen
-
 Tiny = Callable[[str], Bundle]
-
-
-@pytest.fixture
-def records(things: Path) -> tuple[Record, ...]:
-    """Of red squares and blue discs, with a record about two regions and one about none."""
-    read = read_training_data(things).records
-    both = replace(
-        read[2],
-        regions=(read[2].regions[0], read[3].regions[0]),
-        turns=(Turn("is <region2> right of <region1>?", "no, it is not."),),
-    )
-    none = replace(read[4], regions=(), turns=(Turn("describe this picture.", "two things."),))
-    return (read[0], both, none, read[1], read[5], read[6])
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -3,17 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from regionqa.bundles.store import Bundle
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import TrainingProgress
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.tracking import LogEntry, TrainingLog, read_log, truncate_log
-
-if TYPE_CHECKING:
-    pass
-
 
 Tiny = Callable[[str], Bundle]
 

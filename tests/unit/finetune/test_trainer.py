@@ -13,8 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from helpers.tiny_models import RED, a_record, write_lines
 from regionqa.bundles.store import Bundle
-from regionqa.data.files import read_training_data
-from regionqa.data.records import Record, Turn
+from regionqa.data.records import Record
 from regionqa.finetune.collate import Collator
 from regionqa.finetune.dataset import IGNORE_INDEX
 from regionqa.finetune.distributed import ProcessGroup
@@ -40,19 +39,6 @@ from torch import Tensor
 from helpers.training import STAGE, a_stage_run, parts_of, plain_record, unfrozen
 
 Tiny = Callable[[str], Bundle]
-
-
-@pytest.fixture
-def records(things: Path) -> tuple[Record, ...]:
-    """Of red squares and blue discs, with a record about two regions and one about none."""
-    read = read_training_data(things).records
-    both = replace(
-        read[2],
-        regions=(read[2].regions[0], read[3].regions[0]),
-        turns=(Turn("is <region2> right of <region1>?", "no, it is not."),),
-    )
-    none = replace(read[4], regions=(), turns=(Turn("describe this picture.", "two things."),))
-    return (read[0], both, none, read[1], read[5], read[6])
 
 
 @dataclass(frozen=True)
