@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from regionqa.boxes import coco, csv, labelme, labelstudio, plain, voc, yolo
 from regionqa.boxes.entries import (
     NOT_BOXES,
     BoxContents,
@@ -26,6 +25,7 @@ from regionqa.boxes.entries import (
     labels_of,
     name_parts,
 )
+from regionqa.boxes.formats import coco, csv, labelme, labelstudio, plain, voc, yolo
 from regionqa.errors import BoxError, BoxFileError, OutputError
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from regionqa.boxes.coco import CocoAnnotation, CocoDocument
 from regionqa.boxes.entries import LeftOut
+from regionqa.boxes.formats.coco import CocoAnnotation, CocoDocument
 from regionqa.data.conversations import text_problems
 from regionqa.data.english import with_article
 from regionqa.data.images import ImageFinder, place_region

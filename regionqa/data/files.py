@@ -9,8 +9,8 @@ is a DataError.
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from regionqa.boxes.coco import is_coco
 from regionqa.boxes.entries import LeftOut
+from regionqa.boxes.formats.coco import is_coco
 from regionqa.data.coco import coco_records
 from regionqa.data.conversations import read_record
 from regionqa.data.images import ImageFinder

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from regionqa.boxes.coco import CocoAnnotation, CocoDocument
+from regionqa.boxes.formats.coco import CocoAnnotation, CocoDocument
 
 UInt8 = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from regionqa.backends.base import ModelInfo
-from regionqa.boxes.coco import CocoDocument, is_coco
 from regionqa.boxes.fields import excerpt
+from regionqa.boxes.formats.coco import CocoDocument, is_coco
 from regionqa.data.fields import ImageName, OptionalText, RegionList, parse_regions, read_fields
 from regionqa.data.jsonl import JsonFile
 from regionqa.errors import BoxFileError, DataError, ItemError

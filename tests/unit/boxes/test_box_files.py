@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionqa.boxes.coco import CocoDocument
 from regionqa.boxes.entries import (
     BoxContents,
     BoxEntry,
@@ -23,6 +22,7 @@ from regionqa.boxes.entries import (
 )
 from regionqa.boxes.fields import excerpt, four, numbers_of
 from regionqa.boxes.files import FORMATS, BoxFile, read_boxes, write_boxes
+from regionqa.boxes.formats.coco import CocoDocument
 from regionqa.errors import BoxError, BoxFileError, OutputError
 from regionqa.regions import Box, BoxFormat, BoxUnits, Region, WrittenBox
 

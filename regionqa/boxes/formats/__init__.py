@@ -1,0 +1,1 @@
+"""Box file formats: a module each."""
