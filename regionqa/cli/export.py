@@ -30,7 +30,7 @@ def export(
         typer.Option("--out", "-o", help="Folder to write the model to, with a README."),
     ] = None,
 ) -> None:
-    """Check the files and graphs of a model, then write it to a folder or publish it on the Hub.
+    """Check a model's files and graphs, then write it to a folder or publish it on the Hub.
 
     regionqa export my-model --push OWNER/NAME
     """

@@ -1,18 +1,20 @@
 """The `regionqa` program: its commands, and one line and an exit status for every error.
 
-Exit statuses are 1 for fatal errors, 2 for wrong usage, and 3 if some items failed. Commands import
-heavy libraries in their functions, so that `--help` is fast.
+Exit statuses are 1 for fatal errors, 2 for wrong usage, and 3 if some items failed. A command's
+module is imported when the command is run, and heavy libraries in its function, so that `--help` is
+fast.
 """
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 import regionqa
-from regionqa.cli import ask, chat, data, download, eval, export, finetune, init, models
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -20,26 +22,111 @@ PIPE_CLOSED = 141
 (ParseError,) = typer.BadParameter.__bases__
 """Error of typer for command lines that cannot be parsed; it has no public name."""
 
+
+class CommandEntry(NamedTuple):
+    """Where a command is defined, and its line in the list of commands."""
+
+    module: str
+    """Module of regionqa.cli with a function, or a group `<name>_app`, of the command's name."""
+    summary: str
+    """First line of the command's help."""
+
+
+COMMANDS = {
+    "ask": CommandEntry("ask", "Ask a question about an image, or about boxes in it."),
+    "caption": CommandEntry(
+        "ask", "Describe each box of an image, or the whole image if there is none."
+    ),
+    "chat": CommandEntry(
+        "chat", "Talk about an image and add boxes as you go; /help lists the commands."
+    ),
+    "finetune": CommandEntry("finetune", "Train a model on your own regions, in two stages."),
+    "models": CommandEntry("models", "List and show models."),
+    "data": CommandEntry("data", "Check and convert training data."),
+    "eval": CommandEntry("eval", "Evaluate models on your own data, with confidence intervals."),
+    "download": CommandEntry(
+        "download", "Download a model from the Hub, or its changed files, and print its folder."
+    ),
+    "export": CommandEntry(
+        "export",
+        "Check a model's files and graphs, then write it to a folder or publish it on the Hub.",
+    ),
+    "init": CommandEntry(
+        "init", "Assemble a model from published parts, each a folder or a repository on the Hub."
+    ),
+    "doctor": CommandEntry(
+        "models", "Report what is installed, what runs where, and how much memory the model needs."
+    ),
+    "demo": CommandEntry("models", "Ask about a few real photos and draw the answers."),
+}
+"""Commands by name, in the order of the help. Importing all of their modules takes longer than
+importing typer, so this list, not the modules, makes `regionqa --help`."""
+
+
+class LazyCommands(MutableMapping[str, Any]):
+    """The commands of `COMMANDS`, each imported when it is looked up."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = load_command(name, COMMANDS[name].module)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name}: a command cannot be removed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+def load_command(name: str, module: str) -> Any:
+    """Import the module of a command and build the command."""
+    found = import_module(f"regionqa.cli.{module}")
+    parent = typer.Typer(rich_markup_mode=None)
+    group = getattr(found, f"{name}_app", None)
+    if group is None:
+        parent.command(name)(getattr(found, name))
+    else:
+        parent.add_typer(group, name=name)
+    return typer.main.get_group(parent).commands[name]
+
+
+class CommandGroup(TyperGroup):
+    """All commands, of which only the one that is run is imported."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = LazyCommands()
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands without importing them."""
+        limit = formatter.width - 6 - max(map(len, COMMANDS))
+        command = TyperCommand("")
+        rows = []
+        for name, entry in COMMANDS.items():
+            command.help = entry.summary
+            rows.append((name, command.get_short_help_str(limit)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="regionqa",
+    cls=CommandGroup,
     help="Answer questions about regions of images, on your own machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # with rich, help takes twice as long and drops text in brackets
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(ask.ask)
-app.command()(ask.caption)
-app.command()(chat.chat)
-app.add_typer(models.models_app, name="models")
-app.command()(finetune.finetune)
-app.add_typer(data.data_app, name="data")
-app.add_typer(eval.eval_app, name="eval")
-app.command()(download.download)
-app.command()(export.export)
-app.command()(init.init)
-app.command()(models.doctor)
-app.command()(models.demo)
 
 
 def show_version(version: bool) -> None:

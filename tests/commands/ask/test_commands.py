@@ -12,6 +12,7 @@ from helpers.hub_server import Hub
 from regionqa import __version__
 from regionqa.bundles.store import Bundle
 from regionqa.cli import app
+from regionqa.cli.main import COMMANDS
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -155,6 +156,14 @@ def test_help_is_tested_for_every_command() -> None:
         completion = {"--install-completion", "--show-completion"}
         assert long - completion == set(OPTIONS[words]) - {"--help"}
         assert all(getattr(parameter, "help", None) for parameter in command.params)
+
+
+def test_the_list_of_commands_has_the_first_line_of_each_help() -> None:
+    group: Any = typer.main.get_command(app)
+    helps = {
+        name: " ".join(group.commands[name].help.split("\n\n")[0].split()) for name in COMMANDS
+    }
+    assert helps == {name: entry.summary for name, entry in COMMANDS.items()}
 
 
 def test_no_arguments_show_the_help(regionqa: "Command") -> None:
