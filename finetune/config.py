@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from regionqa.errors import BundleError, UsageError
-from regionqa.options import Section, flag, option
+from regionqa.flags import Section, flag, option
 
 TRAINING, SETTINGS = "training", "settings.toml"
 """Folder of a run's own files below the new model, and the file of its settings in it."""

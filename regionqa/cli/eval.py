@@ -10,16 +10,8 @@ import typer
 from regionqa.cli.eval_report import SOME_FAILED, report_rankings, run_eval
 from regionqa.cli.options import EVAL, only, require, with_options, without
 from regionqa.errors import UsageError
-from regionqa.options import (
-    EvaluationOptions,
-    GenerationOptions,
-    Options,
-    OutputOptions,
-    RuntimeOptions,
-    Section,
-    flag,
-    option,
-)
+from regionqa.flags import Options, Section, flag, option
+from regionqa.options import EvaluationOptions, GenerationOptions, OutputOptions, RuntimeOptions
 
 eval_app = typer.Typer(
     help="Evaluate models on your own data, with confidence intervals.", no_args_is_help=True

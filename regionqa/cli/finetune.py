@@ -23,7 +23,8 @@ from regionqa.finetune.config import (
     saved_settings,
     without_none,
 )
-from regionqa.options import Options, OutputOptions, RuntimeOptions, Section, option
+from regionqa.flags import Options, Section, option
+from regionqa.options import OutputOptions, RuntimeOptions
 
 
 class StageChoice(StrEnum):

@@ -11,7 +11,8 @@ import typer
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.cli.options import EXPORT, require, with_options
 from regionqa.errors import UsageError
-from regionqa.options import Options, RegionSource, option
+from regionqa.flags import Options, option
+from regionqa.options import RegionSource
 
 if TYPE_CHECKING:
     from regionqa.export.init import InitResult

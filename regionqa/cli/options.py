@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 import typer
 
 from regionqa.errors import UsageError
-from regionqa.options import FLAG, Flag, Section, flag_names
+from regionqa.flags import FLAG, Flag, Section, flag_names
 
 Group = TypeVar("Group")
 Result = TypeVar("Result")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from regionqa.cli.options import EXPORT, require
 from regionqa.errors import UsageError
-from regionqa.options import DtypeChoice, Options, option
+from regionqa.flags import Options, option
+from regionqa.options import DtypeChoice
 
 if TYPE_CHECKING:
     from regionqa.bundles.card import ModelCard

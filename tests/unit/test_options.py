@@ -10,18 +10,15 @@ from typer.testing import CliRunner
 
 from regionqa.cli.options import Overrides, only, with_options, without
 from regionqa.errors import UsageError
+from regionqa.flags import Options, Section, flags_of, option
 from regionqa.options import (
     BoxOptions,
     DeviceChoice,
     EvaluationOptions,
     GenerationOptions,
-    Options,
     OutputFormat,
     OutputOptions,
     RuntimeOptions,
-    Section,
-    flags_of,
-    option,
 )
 
 # -- checks, for commands and Python callers alike -------------------------------------------------
