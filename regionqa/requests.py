@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from regionqa.errors import ItemError, UsageError
 from regionqa.images.reading import InputImage
@@ -46,6 +47,16 @@ class Request:
     """Earlier turns, oldest first; `regions` are those of the whole conversation."""
     choices: tuple[str, ...] = ()
     """Allowed answers: the likeliest is given and nothing is generated. Empty: any answer."""
+    id: str | int | float | None = None
+    """The user's own name of the request, which comes back with the answer."""
+    meta: Any = field(default=None, hash=False)
+    """Further JSON of the user's, which comes back with the answer."""
+
+    @property
+    def carried(self) -> dict[str, object]:
+        """`id` and `meta`, without those that were not given."""
+        both = {"id": self.id, "meta": self.meta}
+        return {key: value for key, value in both.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,13 @@ Conversation = Annotated[
 
 
 class RecordFields(msgspec.Struct):
-    """A training record; `id`, `kind` and `choices` are allowed and not used in training."""
+    """A training record; those after the conversations are allowed and not used in training."""
 
     image: ImageName = ""
     regions: RegionList = None
     conversations: Conversation = []
     id: Any = None
+    meta: Any = None
     kind: Any = None
     choices: Any = None
 

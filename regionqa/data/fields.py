@@ -4,7 +4,9 @@ A schema is a msgspec struct whose fields all have a default. A field is require
 not admit None. `Meta.description` completes the advice "write ...".
 """
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
@@ -23,13 +25,41 @@ TextList = Annotated[list[str] | None, Meta(description='a list of texts, like [
 RegionList = Annotated[list[Any] | None, Meta(description="a list, like [[10, 20, 90, 80]]")]
 FourNumbers = Annotated[list[Any], Meta(description="four numbers, like [10, 20, 90, 80]")]
 
+BOX_WORDS = (
+    "box boxes bbox bboxes bbox2d bboxes2d bndbox boundingbox boundingboxes rect rects rectangle "
+    "rectangles roi rois region xyxy xywh coords coordinates"
+)
+ALIASES = {
+    "regions": BOX_WORDS,
+    "box": f"{BOX_WORDS} regions",
+    "label": "labels name class classname category categoryname",
+    "image": "imagepath imagefile imagename images img path file filename filepath url",
+    "question": "questions prompt text query instruction",
+    "answer": "output response target groundtruth",
+    "conversations": "conversation messages turns dialogue",
+    "from": "role speaker",
+    "value": "content text",
+    "id": "ids uid uuid key imageid questionid requestid",
+    "meta": "metadata extra extras info data",
+}
+"""Keys of other tools, in lower case without marks, for each key of ours."""
+
 
 class RequestFields(msgspec.Struct):
-    """A request on a line of stdin."""
+    """A request on a line of stdin; `id` and `meta` come back with its answer."""
 
     image: ImageName = ""
     regions: RegionList = None
     question: OptionalText = None
+    id: Annotated[str | int | float | None, Meta(description='text or a number, like "a-1"')] = None
+    meta: Any = None
+
+
+ANSWER_KEYS = (
+    *("width", "height", "answer", "model", "revision", "device", "dtype", "ms", "error"),
+    "confidence",
+)
+"""Further keys of a line of answers, which may be asked again; they are not used."""
 
 
 class RegionFields(msgspec.Struct):
@@ -67,24 +97,62 @@ def read_fields(document: Mapping[str, object], schema: type[Fields]) -> tuple[F
 
 
 def unknown_keys(
-    document: Mapping[str, object], schema: type[msgspec.Struct], *, strict: bool
+    document: Mapping[str, object],
+    schema: type[msgspec.Struct],
+    *,
+    strict: bool,
+    unused: Collection[str] = (),
 ) -> Iterator[str]:
     """Name the keys that a schema does not know; those that begin with `_` are always allowed.
 
-    strict: whether every unknown key is a problem, and not only one that looks misspelt.
+    Args:
+        document: The JSON object.
+        schema: Its schema.
+        strict: Whether every unknown key is a problem, and not only one that looks misspelt or
+            holds boxes.
+        unused: Keys that are allowed besides, and not proposed.
     """
     known = [field.encode_name for field in msgspec.structs.fields(schema)]
     for key in document:
-        if key in known or key.startswith("_"):
+        if key in known or key in unused or key.startswith("_"):
             continue
-        near = get_close_matches(key.lower(), known, n=1, cutoff=0.6 if strict else 0.85)
-        if near:
-            yield f"unknown key {excerpt(key)}; did you mean {near[0]!r}?"
+        meant = likely_key(key, known, strict=strict)
+        if meant:
+            yield f"unknown key {excerpt(key)}; did you mean {meant!r}?"
+        elif strict and "meta" in known:
+            yield (
+                f"unknown key {excerpt(key)}; known are {', '.join(known)}; put what belongs to "
+                "you into meta, or begin its key with _"
+            )
         elif strict:
             yield (
                 f"unknown key {excerpt(key)}; known are {', '.join(known)}, "
                 "and keys that begin with _ are ignored"
             )
+
+
+def likely_key(key: str, known: Collection[str], *, strict: bool = True) -> str | None:
+    """Return the known key that an unknown one stands for: another tool's word, or misspelt.
+
+    strict: as in `unknown_keys`; otherwise only words for boxes are taken for another tool's.
+    """
+    plain = re.sub(r"[^a-z0-9]", "", key.lower())
+    for name in known if strict else [name for name in ("regions", "box") if name in known]:
+        if plain in (name, *ALIASES.get(name, "").split()):
+            return name
+    near = get_close_matches(key.lower(), known, n=1, cutoff=0.6 if strict else 0.85)
+    return near[0] if near else None
+
+
+def check_json(values: Mapping[str, object]) -> None:
+    """Raise ItemError for the first value that cannot be written as JSON again."""
+    for key, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise ItemError(f"{key!r} holds NaN or an infinity, which JSON has not") from None
+        except RecursionError:
+            raise ItemError(f"{key!r} is nested too deeply; write it as text") from None
 
 
 def read_regions(
@@ -94,7 +162,7 @@ def read_regions(
 
     Args:
         items: The elements of the list.
-        training: Whether unknown keys and broken text are problems, and labels may be numbers.
+        training: Whether broken text is a problem, and labels may be numbers.
 
     Returns:
         The boxes, None in the place of a malformed one, and every problem.
@@ -134,8 +202,10 @@ def _read_region(item: object, training: bool) -> tuple[WrittenBox | None, list[
 def _read_label(item: Mapping[str, object], training: bool) -> tuple[str | None, list[str]]:
     """Return the label of a region, and every problem of its fields."""
     if not training:
-        fields, problems = read_fields(item, RegionFields)
-        return fields.label, problems
+        fields, wrong = read_fields(item, RegionFields)
+        # a region of an answer has its number as id
+        problems = list(unknown_keys(item, RegionFields, strict=True, unused=["id"]))
+        return fields.label, problems + wrong
     learned, problems = read_fields(item, LearnedRegionFields)
     problems += unknown_keys(item, LearnedRegionFields, strict=True)
     label = "" if learned.label is None else str(learned.label).strip()

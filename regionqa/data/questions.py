@@ -18,14 +18,16 @@ import msgspec
 from regionqa.boxes.fields import excerpt
 from regionqa.data.conversations import IMAGE, ROLES, number_regions
 from regionqa.data.fields import (
+    ANSWER_KEYS,
     ImageName,
     OptionalText,
     RegionList,
     TextList,
     parse_regions,
     read_fields,
+    unknown_keys,
 )
-from regionqa.data.jsonl import JsonFile
+from regionqa.data.jsonl import JsonFile, JsonLayout
 from regionqa.errors import DataError, ItemError
 from regionqa.images.reading import InputImage, open_image
 from regionqa.language.prompts import REFERENCE
@@ -39,10 +41,18 @@ ADVICE = (
 
 
 class QuestionFields(msgspec.Struct):
-    """What all questions of a record share."""
+    """What all questions of a record share; the last two are allowed and not used."""
 
     image: ImageName = ""
     regions: RegionList = None
+    question: Any = None
+    answer: Any = None
+    answers: Any = None
+    conversations: Any = None
+    kind: Any = None
+    choices: Any = None
+    id: Any = None
+    meta: Any = None
 
 
 class AnswerFields(msgspec.Struct):
@@ -89,9 +99,11 @@ def read_questions(path: Path, images: Path | None = None) -> list[QuestionRecor
     folder = path.parent if images is None else images
     open_once = lru_cache(maxsize=1)(open_image)
     found: list[QuestionRecord] = []
-    for record in JsonFile.read(path, ADVICE).valid_records(ADVICE):
+    file = JsonFile.read(path, ADVICE)
+    strict = file.layout is JsonLayout.lines
+    for record in file.valid_records(ADVICE):
         try:
-            image, boxes, turns = _read(record.document)
+            image, boxes, turns = _read(record.document, strict=strict)
         except ItemError as error:
             raise DataError(f"{record.where}: {error}; {ADVICE}") from None
         source: InputImage | ItemError
@@ -108,10 +120,14 @@ def read_questions(path: Path, images: Path | None = None) -> list[QuestionRecor
     return found
 
 
-def _read(document: object) -> tuple[str, tuple[WrittenBox, ...], list[QuestionTurn]]:
-    """Return the image, the boxes and the questions of a record."""
+def _read(
+    document: object, *, strict: bool
+) -> tuple[str, tuple[WrittenBox, ...], list[QuestionTurn]]:
+    """Return the image, the boxes and the questions of a record; `strict` as in `unknown_keys`."""
     if not isinstance(document, dict):
         raise ItemError(f"is {excerpt(document)}, not an object")
+    for unknown in unknown_keys(document, QuestionFields, strict=strict, unused=ANSWER_KEYS):
+        raise ItemError(unknown)
     turns, inline = _numbered(list(_turns(document)))
     fields, problems = read_fields(document, QuestionFields)
     if problems:

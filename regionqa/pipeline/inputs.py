@@ -8,14 +8,22 @@ item becomes the error of its request; the stream continues.
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from regionqa.boxes.files import BoxFile
-from regionqa.data.fields import RequestFields, check_text, parse_regions, read_fields
+from regionqa.data.fields import (
+    ANSWER_KEYS,
+    RequestFields,
+    check_json,
+    check_text,
+    parse_regions,
+    read_fields,
+    unknown_keys,
+)
 from regionqa.data.jsonl import parse_line
 from regionqa.errors import ItemError, UsageError
 from regionqa.images.reading import InputImage, open_image
@@ -39,6 +47,10 @@ class InputItem:
     """Question about this item; None: the command's question."""
     error: ItemError | None = None
     """Why there can be no request."""
+    id: str | int | float | None = None
+    """The user's own name of it, which comes back with the answer."""
+    meta: Any = None
+    """Further JSON of the user's, which comes back with the answer."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,9 @@ def find_images(arguments: Sequence[str], stdin: TextIO) -> Iterator[InputItem]:
 
     Folders are walked in sorted order, without hidden files and links to folders. A glob is
     expanded if there is no file of that name. A line of stdin is a path, or a JSON object
-    `{"image", "regions", "question"}` of which the last two may be missing; other keys are ignored,
-    so that JSON lines of answers can serve as input. Lines are read one at a time, on demand.
+    `{"image", "regions", "question", "id", "meta"}` of which all but the first may be missing. JSON
+    lines of answers can serve as input; their further keys are not used, and any other key is the
+    item's error. Lines are read one at a time, on demand.
 
     Args:
         arguments: Files, folders, globs, and at most one `-` for lines of stdin.
@@ -172,16 +185,23 @@ def _parse_line(text: str, where: str) -> InputItem:
     if not isinstance(record.document, dict):
         error = f"{where}: is not a JSON request: {record.error}"
         return InputItem(STDIN, error=ItemError(error))
-    fields, problems = read_fields(record.document, RequestFields)
-    image = fields.image or STDIN
+    document = record.document
+    fields, problems = read_fields(document, RequestFields)
+    item = InputItem(fields.image or STDIN, question=fields.question)
     try:
+        check_json({"id": fields.id, "meta": fields.meta})
+        item = replace(item, id=fields.id, meta=fields.meta)
+        problems = [
+            *unknown_keys(document, RequestFields, strict=True, unused=ANSWER_KEYS),
+            *problems,
+        ]
         if problems:
             raise ItemError(problems[0])
-        return InputItem(image, parse_regions(fields.regions), fields.question)
+        return replace(item, boxes=parse_regions(fields.regions))
     except ItemError as error:
-        return InputItem(image, error=ItemError(f"{where}: {error}"))
+        return replace(item, error=ItemError(f"{where}: {error}"))
     except RecursionError as error:  # from rendering a deeply nested value in a message
-        return InputItem(image, error=ItemError(f"{where}: is not a JSON request: {error}"))
+        return replace(item, error=ItemError(f"{where}: is not a JSON request: {error}"))
 
 
 # -- items to requests -----------------------------------------------------------------------------
@@ -211,7 +231,7 @@ def make_requests(
             image = open_cached(item.image)
             groups = _groups(item, settings)
         except ItemError as error:
-            yield Request(item.image, _question(item, settings), source=image, error=error)
+            yield replace(_bare(item, settings), source=image, error=error)
         else:
             for boxes in groups:
                 yield _request(item, settings, image, boxes, warn)
@@ -225,17 +245,18 @@ def _request(
     warn: Callable[[str], None],
 ) -> Request:
     """Make one request about all these boxes, or about the whole image if there are none."""
-    question = _question(item, settings, alone=settings.each and bool(boxes))
+    request = replace(_bare(item, settings, alone=settings.each and bool(boxes)), source=image)
+    question = request.question
     try:
         if not question:
             raise ItemError(f'{item.image}: no question; give one, or a "question" in its line')
         check_text(question, item.image)
         regions, warnings = _place(boxes, image)
     except ItemError as error:
-        return Request(item.image, question, source=image, error=error)
+        return replace(request, error=error)
     for warning in warnings:
         warn(f"{item.image}: {warning}")
-    return Request(item.image, question, regions, image)
+    return replace(request, regions=regions)
 
 
 def _groups(item: InputItem, settings: AskSettings) -> list[tuple[WrittenBox, ...]]:
@@ -259,7 +280,11 @@ def _place(
     return clip_all(tuple(box.resolve(*size) for box in boxes), *size)
 
 
-def _question(item: InputItem, settings: AskSettings, *, alone: bool = False) -> str:
-    """The question of a request; empty if there is none. alone: whether it has a single region."""
+def _bare(item: InputItem, settings: AskSettings, *, alone: bool = False) -> Request:
+    """The request of an item without image and regions; its question is empty if there is none.
+
+    alone: whether it has a single region.
+    """
     command = settings.region_question if alone else None
-    return item.question or command or settings.question or ""
+    question = item.question or command or settings.question or ""
+    return Request(item.image, question, id=item.id, meta=item.meta)

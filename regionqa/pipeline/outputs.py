@@ -4,13 +4,13 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
-from regionqa.errors import OutputError
+from regionqa.errors import ItemError, OutputError
 from regionqa.options import RESUMABLE, OutputFormat
 from regionqa.pipeline.console import printable
 from regionqa.regions import Region
@@ -21,6 +21,8 @@ CSV_HEADER = (
 )
 COLUMNS = tuple(CSV_HEADER.strip().split(","))
 CONFIDENCE = "confidence"
+CARRIED = ("id", "meta")
+"""Keys of a request that come back with its answer."""
 WHOLE_IMAGE = "-"
 """Boxes column of a text line about the whole image; `read` and awk would skip an empty one."""
 
@@ -45,11 +47,14 @@ class OutputSettings:
     confidence: bool = False
     """Write the confidence, as the last key of a record. It is absent by default because the keys
     of records are an interface."""
+    carried: bool = False
+    """Write the columns `id` and `meta` of CSV; JSON has the keys where a request has them."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of CSV."""
-        return (*COLUMNS, CONFIDENCE) if self.confidence else COLUMNS
+        confidence = (CONFIDENCE,) if self.confidence else ()
+        return (*COLUMNS, *confidence, *(CARRIED if self.carried else ()))
 
     @property
     def csv_header(self) -> str:
@@ -130,7 +135,16 @@ def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
     if settings.confidence:
         confidence = answer.confidence
         record[CONFIDENCE] = None if confidence is None else round(confidence, 3)
-    return record
+    return record | request.carried
+
+
+def carried_text(carried: Mapping[str, object]) -> tuple[str, str]:
+    """Format the `id` and `meta` of a request or record as cells; meta is JSON, empty for none."""
+    id, meta = (carried.get(key) for key in CARRIED)
+    return (
+        "" if id is None else str(id),
+        "" if meta is None else json.dumps(meta, ensure_ascii=False),
+    )
 
 
 def as_json(answer: Answer, settings: OutputSettings) -> str:
@@ -150,6 +164,7 @@ def as_csv(answer: Answer, settings: OutputSettings) -> str:
         "boxes": request_boxes(regions),
         "labels": labels if any(region.label for region in regions) else "",
     }
+    cells |= zip(CARRIED, carried_text(answer.request.carried), strict=True)
     line = io.StringIO()
     # with "\r\n" as line terminator, every version of csv quotes a lone \r or \n
     csv.writer(line, lineterminator="\r\n").writerow([cells[column] for column in settings.columns])
@@ -237,10 +252,15 @@ class AnswerWriter:
     def write(self, answer: Answer) -> None:
         """Write an answer.
 
+        The first one decides whether a new CSV file has columns for `id` and `meta`; without them,
+        a later answer that has one of the two is written as an error.
+
         Raises:
             OutputError: The answer cannot be written.
             BrokenPipeError: The reader has gone.
         """
+        if self._settings.format is OutputFormat.csv and answer.request.carried:
+            answer = self._with_columns(answer)
         if answer.error is not None:
             self.failed += 1
         if self._settings.format is not OutputFormat.text:
@@ -249,6 +269,20 @@ class AnswerWriter:
             self._report_error(error_text(answer))
         else:
             self._put_record(as_text(answer, bare=self._settings.bare))
+
+    def _with_columns(self, answer: Answer) -> Answer:
+        """Begin a file with columns for `id` and `meta`, or say why they cannot be written."""
+        if not self._started:
+            self._settings = replace(self._settings, carried=True)
+            self._layout = self._settings.layout
+        if self._settings.carried or answer.error is not None:
+            return answer
+        keys = " and ".join(answer.request.carried)
+        error = (
+            f"{answer.request.image}: has {keys}, for which this CSV file has no column because "
+            "its first request had none; put such a request first, or use --format jsonl"
+        )
+        return replace(answer, text="", confidence=None, error=ItemError(error))
 
     def _render(self, answer: Answer) -> str:
         match self._settings.format:

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
@@ -16,15 +16,18 @@ from typing import BinaryIO
 from regionqa.errors import OutputError
 from regionqa.options import OutputFormat
 from regionqa.pipeline.outputs import (
+    CARRIED,
     OutputSettings,
     boxes_text,
+    carried_text,
     encode,
     request_boxes,
 )
 from regionqa.requests import Request
 
 Key = tuple[str, ...]
-"""Identity of a record: image, boxes, question, model and revision."""
+"""Identity of a record: image, boxes, question, model, revision, and the user's id and meta."""
+KEY_COLUMNS = ("image", "boxes", "question", "model", "revision", *CARRIED)
 JSON_START = b'{"image"'
 
 
@@ -44,18 +47,27 @@ class FinishedRequests:
 
     failed: int
     """Number of records that are errors."""
+    settings: OutputSettings
+    """Those of the run, with the columns that the file has."""
 
     def __init__(self, records: list[WrittenRecord], settings: OutputSettings) -> None:
-        """Count the records of an earlier run; `settings` are those of this run."""
+        """Count the records of an earlier run; `settings` are those of this run.
+
+        Args:
+            records: Those of the file.
+            settings: Those of this run, with the columns of the file.
+        """
+        self.settings = settings
         self.failed = sum(record.failed for record in records)
         self._unused = Counter(record.key for record in records)
-        self._settings = settings
 
     def skip(self, request: Request) -> bool:
         """Return whether the file has a record of this request; a record counts for one request."""
         boxes = request_boxes(request.regions)
-        settings = self._settings
-        key = _key(request.image, boxes, request.question, settings.model, settings.revision)
+        model = (self.settings.model, self.settings.revision)
+        known = self.settings.carried or self.settings.format is not OutputFormat.csv
+        own = carried_text(request.carried if known else {})
+        key = _key(request.image, boxes, request.question, *model, *own)
         if not self._unused[key]:
             return False
         self._unused[key] -= 1
@@ -83,6 +95,7 @@ def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -
             return FinishedRequests([], settings)
         if not out.is_file():
             raise OutputError(f"{out}: is not a file; name another")
+        settings = _with_columns_of(out, settings)
         records, end = _read(out, settings)
         if retry_errors and any(record.failed for record in records):
             _remove_failed(out.resolve(), records, end)
@@ -95,6 +108,16 @@ def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -
     except OSError as error:
         raise OutputError(f"{out}: cannot be resumed: {error.strerror}; name another") from error
     return FinishedRequests(records, settings)
+
+
+def _with_columns_of(path: Path, settings: OutputSettings) -> OutputSettings:
+    """Return the settings with `id` and `meta` as columns of CSV if the file has them."""
+    with path.open("rb") as file:
+        header = file.readline().decode(errors="replace")
+    wide = replace(settings, carried=settings.format is OutputFormat.csv)
+    # a killed run may have left a part of the line
+    is_wide = wide.csv_header.startswith(header) and not settings.csv_header.startswith(header)
+    return wide if is_wide else settings
 
 
 def _read(path: Path, settings: OutputSettings) -> tuple[list[WrittenRecord], int]:
@@ -157,7 +180,8 @@ def _from_json(line: bytes) -> WrittenRecord:
     """Parse a line; ValueError for broken JSON, other errors for JSON that is not a record."""
     fields = json.loads(line)
     boxes = boxes_text(region["box"] for region in fields["regions"])
-    key = _key(fields["image"], boxes, fields["question"], fields["model"], fields["revision"])
+    model = (fields["model"], fields["revision"])
+    key = _key(fields["image"], boxes, fields["question"], *model, *carried_text(fields))
     return WrittenRecord(key, fields["error"] is not None, len(line))
 
 
@@ -168,7 +192,7 @@ def _from_csv(line: bytes, columns: tuple[str, ...]) -> WrittenRecord:
     except csv.Error as error:
         raise ValueError(error) from error
     cells = dict(zip(columns, row, strict=True))
-    key = _key(*(cells[column] for column in ("image", "boxes", "question", "model", "revision")))
+    key = _key(*(cells.get(column, "") for column in KEY_COLUMNS))
     return WrittenRecord(key, cells["error"] != "", len(line))
 
 

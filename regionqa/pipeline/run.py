@@ -69,6 +69,7 @@ def run_requests(options: RunOptions) -> int:
     finished = None
     if output.resume and output.out:
         finished = resume(output.out, settings, retry_errors=output.retry_errors)
+        settings = finished.settings
     engine = _load(model, options.runtime)
     settings = replace(settings, device=str(engine.device), dtype=str(engine.precision))
     with (

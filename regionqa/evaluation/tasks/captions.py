@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,8 +17,15 @@ import numpy as np
 from regionqa.backends.base import ModelInfo
 from regionqa.boxes.fields import excerpt
 from regionqa.boxes.formats.coco import CocoDocument, is_coco
-from regionqa.data.fields import ImageName, OptionalText, RegionList, parse_regions, read_fields
-from regionqa.data.jsonl import JsonFile
+from regionqa.data.fields import (
+    ImageName,
+    OptionalText,
+    RegionList,
+    parse_regions,
+    read_fields,
+    unknown_keys,
+)
+from regionqa.data.jsonl import JsonFile, JsonLayout
 from regionqa.errors import BoxFileError, DataError, ItemError
 from regionqa.evaluation.metrics.calibration import UncertaintyRule
 from regionqa.evaluation.metrics.captions import (
@@ -113,13 +121,14 @@ def read_captions(path: Path, images: Path, limit: int | None = None) -> list[Re
         DataError: The file is missing, empty or malformed; the message names the place.
     """
     found = []
-    for record in JsonFile.read(path, GIVE).valid_records(GIVE):
+    file = JsonFile.read(path, GIVE)
+    for record in file.valid_records(GIVE):
         document = record.document
         try:
             if is_coco(document):
                 found += list(_coco(document, path))
             elif isinstance(document, dict) and "image" in document:
-                found.append(_reference(document))
+                found.append(_reference(document, strict=file.layout is JsonLayout.lines))
             elif isinstance(document, dict):
                 found += list(_table(document, images))
             else:
@@ -132,20 +141,26 @@ def read_captions(path: Path, images: Path, limit: int | None = None) -> list[Re
 
 
 class ReferenceFields(msgspec.Struct):
-    """A record of captions in JSON lines."""
+    """A record of captions in JSON lines; the last two are allowed and not used."""
 
     image: ImageName = ""
     regions: RegionList = None
     question: OptionalText = None
     kind: OptionalText = None
+    captions: Any = None
+    answers: Any = None
+    id: Any = None
+    meta: Any = None
 
 
-def _reference(document: dict[str, object]) -> Reference:
+def _reference(document: dict[str, object], *, strict: bool) -> Reference:
+    for unknown in unknown_keys(document, ReferenceFields, strict=strict):
+        raise ItemError(unknown)
     fields, problems = read_fields(document, ReferenceFields)
     if problems:
         raise ItemError(problems[0])
     boxes = parse_regions(fields.regions) or ()
-    captions = _captions(document.get("captions", document.get("answers")))
+    captions = _captions(fields.answers if fields.captions is None else fields.captions)
     return Reference(fields.image, boxes, captions, fields.question, fields.kind)
 
 

@@ -1,5 +1,7 @@
 """Images on the command line: named, in folders, by pattern, through a pipe, and broken ones."""
 
+import csv
+import io
 import json
 import shutil
 import struct
@@ -140,9 +142,40 @@ def test_the_command_asks_what_a_line_leaves_out(regionqa: "Command", photos: Pa
     ]
 
 
+def test_id_and_meta_come_back_with_the_answer(regionqa: "Command", photos: Path) -> None:
+    asking = {"image": str(photos / "cat.jpg"), "question": "what is this?"}
+    lines: list[dict[str, Any]] = [
+        {**asking, "id": "a-1", "meta": {"page": 3, "note": 'say "é", twice'}},
+        asking,
+        {**asking, "bbox": [1, 2, 30, 40], "id": 7},
+    ]
+    stdin = "".join(json.dumps(each) + "\n" for each in lines)
+    own = [{key: each[key] for key in ("id", "meta") if key in each} for each in lines]
+    for format in ("jsonl", "json"):
+        ran = regionqa("ask", "-", "--format", format, "--max-new-tokens", 1, stdin=stdin)
+        assert ran.status == 3
+        answers = records(ran.out) if format == "jsonl" else json.loads(ran.out)
+        found = [{key: each[key] for key in ("id", "meta") if key in each} for each in answers]
+        assert found == own
+        assert [each["answer"] is None for each in answers] == [False, False, True]
+    ran = regionqa("ask", "-", "--format", "csv", "--max-new-tokens", 1, stdin=stdin)
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [row["id"] for row in rows] == ["a-1", "", "7"]
+    assert [json.loads(row["meta"] or "null") for row in rows] == [lines[0]["meta"], None, None]
+
+
+def test_csv_that_began_without_an_id_says_so(regionqa: "Command", photos: Path) -> None:
+    asking = {"image": str(photos / "cat.jpg"), "question": "what is this?"}
+    stdin = json.dumps(asking) + "\n" + json.dumps({**asking, "id": 7}) + "\n"
+    ran = regionqa("ask", "-", "--format", "csv", "--max-new-tokens", 1, stdin=stdin)
+    first, second = csv.DictReader(io.StringIO(ran.out))
+    assert (ran.status, first["error"]) == (3, "")
+    assert "has id, for which this CSV file has no column" in second["error"]
+
+
 BAD_LINES = [
     ("{", "line 2 of stdin: is not a JSON request"),
-    ('{"file": "a.jpg"}', 'line 4 of stdin: has no image; write a name, like "a.jpg"'),
+    ('{"file": "a.jpg"}', "line 4 of stdin: unknown key 'file'; did you mean 'image'?"),
     ('{"image": "CAT", "regions": [[1, 2, 3]]}', "four numbers are expected, 3 values found"),
     ('{"image": "CAT", "regions": [[NaN, 2, 3, 4]]}', "must be a finite number"),
     ('{"image": "CAT", "regions": [[9, 9, 1, 1]], "question": "what?"}', "right must exceed left"),

@@ -162,7 +162,7 @@ BAD = [
     ("[" * 100_000, "is not JSON: "),
     ([1, 2], "is [1, 2]; write an object with image and conversations"),
     (good(region=[]), "unknown key 'region'; did you mean 'regions'?"),
-    (good(colour=1), "unknown key 'colour'; known are image, regions, conversations, id, kind"),
+    (good(colour=1), "unknown key 'colour'; known are image, regions, conversations, id, meta"),
     (good(regions={"a": 1}), "'regions' is {'a': 1}; write a list, like [[10, 20, 90, 80]]"),
     (good(regions=[[1, 2, 3]]), "region 1: box [1, 2, 3]: four numbers are expected, 3 values"),
     (good(regions=[{"label": "a"}]), "region 1: has no box; write four numbers, like [10, 20"),

@@ -227,7 +227,8 @@ def test_written_answers_can_be_asked_again(image: MakeImage, asking: AskSetting
     [
         ('{"image": "a.png"', "-", "not a JSON request"),
         ("{'image': 'a.png'}", "-", "not a JSON request"),
-        ('{"file": "a.png"}', "-", "has no image; write a name"),
+        ('{"file": "a.png"}', "-", "unknown key 'file'; did you mean 'image'?"),
+        ('{"question": "what?"}', "-", "has no image; write a name"),
         ('{"image": 3}', "-", "'image' is 3; write a name"),
         ('{"image": "a.png", "question": 3}', "a.png", "'question' is 3; write text"),
         ('{"image": "a.png", "regions": 3}', "a.png", "'regions' is 3; write a list"),
@@ -241,6 +242,9 @@ def test_written_answers_can_be_asked_again(image: MakeImage, asking: AskSetting
             "'label' is 5",
         ),
         ('{"image": "a.png", "regions": [[1, 2, 3, 1' + "0" * 400 + "]]}", "a.png", "too large"),
+        ('{"image": "a.png", "regions": [{"bbox": [1, 2, 3, 4]}]}', "a.png", "did you mean 'box'?"),
+        ('{"image": "a.png", "id": [1]}', "a.png", "'id' is [1]; write text or a number"),
+        ('{"image": "a.png", "meta": [NaN]}', "a.png", "'meta' holds NaN"),
         ('{"image": ' + "[" * 100_000, "-", "recursion"),
     ],
 )
@@ -258,6 +262,41 @@ def test_a_malformed_line_is_named_and_the_others_go_on(
     assert requests[0].source is requests[2].source
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("boxes", "regions"),
+        ("bbox", "regions"),
+        ("bbox_2d", "regions"),
+        ("region", "regions"),
+        ("regoins", "regions"),
+        ("Regions", "regions"),
+        ("file_name", "image"),
+        ("prompt", "question"),
+        ("metadata", "meta"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_one_meant(
+    image: MakeImage, key: str, meant: str
+) -> None:
+    own = {"image": image("a.png"), "question": "what?"}
+    whole = line(**(own | {key: [[1, 2, 3, 4]]}))
+    beside = line(**(own | {"regions": [], "meta": 1, key: [[1, 2, 3, 4]]}))
+    for text in (whole, beside):
+        [request] = asked(WHAT, "-", stdin=text)
+        assert f"unknown key {key!r}" in str(request.error)
+        assert repr(meant) in str(request.error)
+
+
+def test_id_and_meta_stay_with_a_request_even_if_it_fails(image: MakeImage) -> None:
+    own = {"id": "a-1", "meta": {"page": 3}}
+    stdin = line(image=image("a.png"), **own) + line(image="gone.png", **own)
+    stdin += line(image="a.png", regions=[[0]], **own) + line(image="a.png", box=[1], **own)
+    requests = asked(WHAT, "-", stdin=stdin)
+    assert [request.carried for request in requests] == [own] * 4
+    assert [request.error is None for request in requests] == [True, False, False, False]
+
+
 @given(
     st.text()
     | st.recursive(
@@ -265,7 +304,8 @@ def test_a_malformed_line_is_named_and_the_others_go_on(
         lambda inner: (
             st.lists(inner)
             | st.dictionaries(
-                st.sampled_from(["image", "regions", "question", "box", "label"]), inner
+                st.sampled_from(["image", "regions", "question", "box", "label", "id", "meta"]),
+                inner,
             )
         ),
     ).map(json.dumps)

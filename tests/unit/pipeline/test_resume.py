@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,14 +31,16 @@ REGIONS = st.builds(
     st.none() | TEXTS,
 )
 ANSWERS = st.builds(
-    lambda image, question, regions, text, error: Answer(
-        Request(image, question, tuple(regions)), text, error=error
+    lambda image, question, regions, text, error, id, meta: Answer(
+        Request(image, question, tuple(regions), id=id, meta=meta), text, error=error
     ),
     TEXTS,
     TEXTS,
     st.lists(REGIONS, max_size=2),
     TEXTS,
     st.none() | st.builds(ItemError, TEXTS.filter(bool)),
+    st.none() | st.integers() | TEXTS,
+    st.none() | st.dictionaries(TEXTS, st.integers() | TEXTS, max_size=2),
 )
 
 
@@ -54,6 +57,7 @@ def write(
 ) -> None:
     """A run that answers these, but for those that an earlier run has answered."""
     append = finished is not None
+    style = finished.settings if finished else style
     with AnswerWriter(style, pytest.fail, out, append=append) as writer:
         for one in answers:
             if finished is None or not finished.skip(one.request):
@@ -113,6 +117,16 @@ def test_another_image_question_or_box_is_asked(
     out = tmp_path / "out"
     write(out, style, [answer("a.png")])
     assert not resume(out, style).skip(other)
+
+
+@BOTH
+def test_another_id_or_meta_is_asked(tmp_path: Path, style: OutputSettings) -> None:
+    out = tmp_path / "out"
+    first = Request("a.png", "what?", id="1", meta={"page": 2})
+    write(out, style, [Answer(first, "x")])
+    for other in ({"id": "2"}, {"meta": {"page": 3}}, {"id": None, "meta": None}):
+        assert not resume(out, style).skip(replace(first, **other))
+    assert resume(out, style).skip(first)
 
 
 @pytest.mark.parametrize(
