@@ -18,6 +18,8 @@ from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
 
 NOT_BOXES = frozenset({"classes.txt", "README.dataset.txt", "README.roboflow.txt"})
 """Files that stand among YOLO labels in published datasets and hold no boxes."""
+Size = tuple[int, int]
+"""Width and height of an image in pixels."""
 _SUFFIXES = {".csv": ".csv", ".tsv": ".csv", ".json": ".json", ".xml": ".xml", ".txt": ".txt"}
 _FIRST_CHARACTERS = {"{": ".json", "[": ".json", "<": ".xml"}
 _HEAD = 1024  # bytes of a file without a known suffix that are looked at
@@ -71,28 +73,52 @@ class BoxEntry:
     """What is wrong with the first malformed box, in one line."""
     by_stem: bool = False
     """Whether `name` lacks the image's suffix, as in the file names of YOLO labels."""
+    size: Size | None = None
+    """Width and height of the image in pixels as the file states them; None if it does not."""
+    own_stem: str | None = None
+    """Of a file about one image: its own path below `top`, without suffix. The image often has it
+    where `name` is stale."""
 
     @classmethod
-    def of(cls, name: str | None, boxes: Iterable[WrittenBox], *, by_stem: bool = False) -> Self:
+    def of(
+        cls,
+        name: str | None,
+        boxes: Iterable[WrittenBox],
+        *,
+        by_stem: bool = False,
+        size: Size | None = None,
+        own_stem: str | None = None,
+    ) -> Self:
         """Read the boxes of an image; the first BoxError becomes the entry's defect."""
+        defect = None
         try:
-            return cls(name, tuple(boxes), by_stem=by_stem)
+            read = tuple(boxes)
         except BoxError as error:
-            return cls(name, defect=str(error), by_stem=by_stem)
+            read, defect = (), str(error)
+        return cls(name, read, defect, by_stem, size, own_stem)
 
     @classmethod
-    def of_file(cls, file: SourceFile, image: str, boxes: Iterable[WrittenBox]) -> Self:
+    def of_file(
+        cls,
+        file: SourceFile,
+        image: str,
+        boxes: Iterable[WrittenBox],
+        *,
+        size: Size | None = None,
+    ) -> Self:
         """Read the boxes of a file about one image.
 
         Args:
             file: The file; its folder below `top` is put before the image's name.
             image: The image named in the file; if empty, the image has the stem of the file.
             boxes: The boxes, which may raise BoxError while they are read.
+            size: Width and height of the image as the file states them.
         """
-        name = image or file.path.stem
+        name, stem = image or file.path.stem, file.path.stem
         if file.folder != Path():
-            name = f"{file.folder.as_posix()}/{name}"
-        return cls.of(name, boxes, by_stem=not PurePosixPath(image).suffix)
+            name, stem = (f"{file.folder.as_posix()}/{each}" for each in (name, stem))
+        by_stem = not PurePosixPath(image).suffix
+        return cls.of(name, boxes, by_stem=by_stem, size=size, own_stem=stem)
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,24 @@ def numbers_of(texts: Iterable[str], where: str) -> list[float]:
     return numbers
 
 
+def size_of(width: object, height: object) -> tuple[int, int] | None:
+    """Return width and height in pixels as a file states them, as numbers or text.
+
+    None unless both are whole numbers above zero: some tools write 0 for a size that they do not
+    know.
+    """
+    lengths = []
+    for value in (width, height):
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            return None
+        if not (0 < number < 1e9 and number.is_integer()):
+            return None
+        lengths.append(int(number))
+    return (lengths[0], lengths[1])
+
+
 def points_of(values: Iterable[object], where: str) -> list[Point]:
     """Check pairs of finite numbers from JSON; BoxError, with the place, for anything else."""
     points = []
