@@ -17,7 +17,15 @@ from regionqa.boxes.entries import (
     SourceFile,
     labels_of,
 )
-from regionqa.boxes.fields import four, json_text, load_json, member, optional_text, plain_number
+from regionqa.boxes.fields import (
+    four,
+    json_text,
+    load_json,
+    member,
+    optional_text,
+    plain_number,
+    size_of,
+)
 from regionqa.errors import BoxFileError
 from regionqa.regions import BoxFormat, WrittenBox
 
@@ -186,7 +194,11 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
         for annotation in document.annotations():
             found[annotation.image.id].append(annotation)
         entries += (
-            BoxEntry.of(image.name, (annotation.box for annotation in found[number]))
+            BoxEntry.of(
+                image.name,
+                (annotation.box for annotation in found[number]),
+                size=size_of(image.width, image.height),
+            )
             for number, image in document.images.items()
         )
         classes += filter(None, document.categories.values())

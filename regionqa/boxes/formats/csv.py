@@ -12,9 +12,10 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
+    Size,
     SourceFile,
 )
-from regionqa.boxes.fields import excerpt, four, load_text, numbers_of, plain_number
+from regionqa.boxes.fields import excerpt, four, load_text, numbers_of, plain_number, size_of
 from regionqa.errors import BoxFileError
 from regionqa.regions import BoxFormat, WrittenBox
 
@@ -22,6 +23,7 @@ TITLE = "CSV with the columns image,x0,y0,x1,y1"
 IMAGE_SUFFIX = None
 
 _IMAGE = ("image", "filename", "file_name", "file", "image_path", "path")
+_SIZES = (("width", "height"), ("image_width", "image_height"), ("img_width", "img_height"))
 _LABEL = ("label", "class", "class_name", "category")
 _NUMBERS = {  # corners first: beside them, `width` and `height` are the image's
     ("x0", "y0", "x1", "y1"): BoxFormat.xyxy,
@@ -56,6 +58,8 @@ class _Columns:
     numbers: tuple[int, ...]
     label: int
     format: BoxFormat = BoxFormat.xyxy
+    size: tuple[int, int] | None = None
+    """Columns of the image's width and height."""
 
 
 def recognise(file: SourceFile) -> bool:
@@ -94,7 +98,12 @@ def _entries(path: Path, convention: Convention) -> Iterator[BoxEntry]:
             raise BoxFileError(f"{row.where}: names no image; fill its image column")
         images.setdefault(name, []).append(row)
     for name, own in images.items():
-        yield BoxEntry.of(name, _boxes(own, columns, convention))
+        yield BoxEntry.of(name, _boxes(own, columns, convention), size=_size(own, columns))
+
+
+def _size(rows: list[_Row], columns: _Columns) -> Size | None:
+    """Return the image's size as the first of its rows states it."""
+    return size_of(*map(rows[0].cell, columns.size)) if columns.size else None
 
 
 def _rows(path: Path) -> list[_Row]:
@@ -119,7 +128,9 @@ def _named_columns(header: list[str]) -> _Columns | None:
     if image is None or numbers is None:
         return None
     label = next((at[name] for name in _LABEL if name in at), len(header))
-    return _Columns(image, tuple(at[name] for name in numbers), label, _NUMBERS[numbers])
+    sizes = (names for names in _SIZES if set(names) <= at.keys() - set(numbers))
+    size = next(((at[width], at[height]) for width, height in sizes), None)
+    return _Columns(image, tuple(at[name] for name in numbers), label, _NUMBERS[numbers], size)
 
 
 def _are_numbers(cells: list[str]) -> bool:

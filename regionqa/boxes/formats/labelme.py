@@ -20,6 +20,7 @@ from regionqa.boxes.fields import (
     optional_text,
     plain_number,
     points_of,
+    size_of,
 )
 from regionqa.errors import BoxFileError
 from regionqa.regions import Region, WrittenBox
@@ -47,7 +48,8 @@ def _entry(file: SourceFile) -> BoxEntry:
         )
     shapes = member(document, "shapes", list, str(path))
     image = optional_text(document, "imagePath", str(path))
-    return BoxEntry.of_file(file, image, _boxes(shapes, path))
+    size = size_of(document.get("imageWidth"), document.get("imageHeight"))
+    return BoxEntry.of_file(file, image, _boxes(shapes, path), size=size)
 
 
 def _boxes(shapes: list[object], path: Path) -> Iterator[WrittenBox]:

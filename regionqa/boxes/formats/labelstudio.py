@@ -12,9 +12,10 @@ from regionqa.boxes.entries import (
     Files,
     ImageRegions,
     LeftOut,
+    Size,
     SourceFile,
 )
-from regionqa.boxes.fields import bounding, four, json_text, member, points_of
+from regionqa.boxes.fields import bounding, four, json_text, member, points_of, size_of
 from regionqa.errors import BoxError
 from regionqa.regions import Box, BoxFormat, BoxUnits, WrittenBox
 
@@ -46,7 +47,8 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
             where = f"[{index}] of {file.path}"
             url = member(member(task, "data", dict, where), "image", str, f"data of {where}")
             annotations = member(task, "annotations", list, where)
-            entries.append(BoxEntry.of(_image_name(url), _boxes(annotations, where, left_out)))
+            boxes = _boxes(annotations, where, left_out)
+            entries.append(BoxEntry.of(_image_name(url), boxes, size=_size(annotations)))
     return BoxContents(tuple(entries), tuple(left_out))
 
 
@@ -57,6 +59,18 @@ def _image_name(url: str) -> str:
     if "/upload/" in path:
         return re.sub(r"^[0-9a-f]{8}-", "", PurePosixPath(path).name)
     return path
+
+
+def _size(annotations: list[object]) -> Size | None:
+    """Return the image's size as the first result states it that states one."""
+    lists = (each.get("result") for each in annotations if isinstance(each, dict))
+    results = (result for each in lists if isinstance(each, list) for result in each)
+    sizes = (
+        size_of(result.get("original_width"), result.get("original_height"))
+        for result in results
+        if isinstance(result, dict)
+    )
+    return next(filter(None, sizes), None)
 
 
 def _boxes(annotations: list[object], task: str, left_out: list[LeftOut]) -> Iterator[WrittenBox]:

@@ -13,7 +13,7 @@ from regionqa.boxes.entries import (
     SourceFile,
     file_per_image,
 )
-from regionqa.boxes.fields import four, numbers_of, plain_number
+from regionqa.boxes.fields import four, numbers_of, plain_number, size_of
 from regionqa.errors import BoxFileError
 from regionqa.regions import WrittenBox
 
@@ -52,7 +52,9 @@ def _entry(file: SourceFile) -> BoxEntry:
         raise BoxFileError(f"{path}: is not valid XML: {error}") from None
     if root.tag != "annotation":
         raise BoxFileError(f"{path}: begins with <{root.tag}>, not with VOC's <annotation>")
-    return BoxEntry.of_file(file, (root.findtext("filename") or "").strip(), _boxes(root, path))
+    name = (root.findtext("filename") or "").strip()
+    size = size_of(root.findtext("size/width"), root.findtext("size/height"))
+    return BoxEntry.of_file(file, name, _boxes(root, path), size=size)
 
 
 def _boxes(root: ElementTree.Element, path: Path) -> Iterator[WrittenBox]:
