@@ -97,7 +97,7 @@ class Region:
     label: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WrittenBox:
     """A box as it was written, before its image's size is known.
 

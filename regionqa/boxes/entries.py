@@ -5,60 +5,39 @@ reference to an unknown id) raises BoxFileError and ends the run. A box whose fo
 fails only its own image: the message is kept as `BoxEntry.defect` until that image is asked about.
 """
 
-import functools
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
-from regionqa.boxes.fields import load_json, load_text
+from regionqa.boxes.remarks import Adjusted, LeftOut
+from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, OutputError
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
 
-NOT_BOXES = frozenset({"classes.txt", "README.dataset.txt", "README.roboflow.txt"})
-"""Files that stand among YOLO labels in published datasets and hold no boxes."""
+NOT_BOXES = frozenset({"classes.txt", "notes.json", "readme.dataset.txt", "readme.roboflow.txt"})
+"""Files that stand among labels in published datasets and hold no boxes, in lower case."""
+_DOCUMENTS = ("readme", "license", "licence")
+_IMAGE_LISTS = frozenset({"train.txt", "val.txt", "valid.txt", "test.txt", "trainval.txt"})
+_IMAGE_LINE = re.compile(rb"\S.*\.(jpe?g|png|webp|bmp|tiff?|gif)\s*", re.IGNORECASE)
 Size = tuple[int, int]
 """Width and height of an image in pixels."""
-_SUFFIXES = {".csv": ".csv", ".tsv": ".csv", ".json": ".json", ".xml": ".xml", ".txt": ".txt"}
-_FIRST_CHARACTERS = {"{": ".json", "[": ".json", "<": ".xml"}
-_HEAD = 1024  # bytes of a file without a known suffix that are looked at
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A file to read, and the folder the user named it from.
+def stands_beside(path: Path) -> bool:
+    """Whether a file in a folder of boxes holds none: class names, notes, a list of images."""
+    name = path.name.lower()
+    if name in NOT_BOXES or name.startswith((".", *_DOCUMENTS)):
+        return True
+    return name in _IMAGE_LISTS and is_image_list(path)
 
-    path: the file. top: the folder given by the user, or the file's own folder.
-    """
 
-    path: Path
-    top: Path
-
-    @property
-    def folder(self) -> Path:
-        """The file's folder, relative to `top`."""
-        return self.path.parent.relative_to(self.top)
-
-    @functools.cached_property
-    def kind(self) -> str:
-        """`.json`, `.xml`, `.csv` or `.txt` by suffix, else by the first character; or empty."""
-        suffix = self.path.suffix.lower()
-        if suffix in _SUFFIXES:
-            return _SUFFIXES[suffix]
-        with self.path.open("rb") as file:
-            head = file.read(_HEAD).decode("utf-8-sig", "replace")
-        return _FIRST_CHARACTERS.get(head.lstrip()[:1], "")
-
-    @property
-    def text(self) -> str:
-        """The whole text; BoxFileError if it is not UTF-8."""
-        return load_text(self.path)
-
-    @functools.cached_property
-    def document(self) -> object:
-        """The parsed JSON document; BoxFileError if it is not JSON."""
-        return load_json(self.path)
+def is_image_list(path: Path) -> bool:
+    """Whether the first line of a file is the path of an image."""
+    with path.open("rb") as file:
+        return _IMAGE_LINE.fullmatch(file.readline(4096)) is not None
 
 
 @dataclass(frozen=True)
@@ -106,7 +85,7 @@ class BoxEntry:
         *,
         size: Size | None = None,
     ) -> Self:
-        """Read the boxes of a file about one image.
+        """Read the boxes of a file about one image, or about any image if a pipe names none.
 
         Args:
             file: The file; its folder below `top` is put before the image's name.
@@ -114,21 +93,13 @@ class BoxEntry:
             boxes: The boxes, which may raise BoxError while they are read.
             size: Width and height of the image as the file states them.
         """
+        if file.is_stream:
+            return cls.of(image or None, boxes, size=size)
         name, stem = image or file.path.stem, file.path.stem
         if file.folder != Path():
             name, stem = (f"{file.folder.as_posix()}/{each}" for each in (name, stem))
         by_stem = not PurePosixPath(image).suffix
         return cls.of(name, boxes, by_stem=by_stem, size=size, own_stem=stem)
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """An annotation that was recognised but not read."""
-
-    where: str
-    """Its place, like `annotations[3] of labels.json`."""
-    reason: str
-    """Why, like `crowd`."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +112,8 @@ class BoxContents:
     """Annotations without an entry, in file order."""
     classes: tuple[str, ...] | None = None
     """Class names that the file declares; None if it declares none."""
+    adjusted: tuple[Adjusted, ...] = ()
+    """Annotations that were read as something simpler, in file order."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +122,13 @@ class Convention:
 
     format: BoxFormat | None = None
     """None: the one that the file's column names imply, else xyxy."""
-    units: BoxUnits = BoxUnits.pixel
+    units: BoxUnits | None = None
+    """None: those that the format defines, else pixels."""
+
+    @property
+    def box_units(self) -> BoxUnits:
+        """Units of a format that defines none."""
+        return self.units or BoxUnits.pixel
 
 
 @dataclass(frozen=True)
@@ -213,7 +192,7 @@ def file_per_image(
     files: dict[PurePosixPath, str] = {}
     for image in images:
         path = PurePosixPath(*name_parts(image.name)).with_suffix(suffix)
-        if path in files or path.name in NOT_BOXES:
+        if path in files or path.name.lower() in NOT_BOXES:
             raise OutputError(f"{image.name}: its file {path} is already taken; rename the image")
         files[path] = text_of(image)
     return files

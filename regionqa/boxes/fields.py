@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,24 +27,29 @@ def json_text(document: object) -> str:
 
 
 def load_text(path: Path) -> str:
-    """Read a UTF-8 file, without its byte order mark and with line feeds as line ends."""
+    """Read a text file, as `decode` does."""
+    return decode(path.read_bytes(), path)
+
+
+def decode(content: bytes, path: Path) -> str:
+    """Decode UTF-8, or UTF-16 with a byte order mark; line ends become line feeds.
+
+    Raises:
+        BoxFileError: If the bytes are neither.
+    """
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
+        name = "UTF-16" if encoding == "utf-16" else "UTF-8"
         raise BoxFileError(
-            f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8"
+            f"{path}: is not {name} text (byte {error.start}); save it as UTF-8"
         ) from None
-
-
-def load_json(path: Path) -> object:
-    """Parse a JSON file; NaN is accepted here, because it spoils one box and not the file."""
-    text = load_text(path)
-    if not text.strip():
-        raise BoxFileError(f"{path}: is empty; write at least {{}}")
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise BoxFileError(f"{path}: is not valid JSON: {error}") from None
+    if "\0" in text[:2]:
+        raise BoxFileError(
+            f"{path}: is UTF-16 without a byte order mark, or not text; save it as UTF-8"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def parse_json(text: str) -> object:
@@ -141,11 +146,3 @@ def _is_finite(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= sys.float_info.max  # False for NaN, and exact for a huge whole number
-
-
-def bounding(points: Sequence[Point], where: str) -> Numbers:
-    """Return the smallest upright box around two or more points, xyxy in their units."""
-    if len(points) < 2:
-        raise BoxError(f"box in {where}: {len(points)} points span no box; give two or more")
-    xs, ys = zip(*points, strict=True)
-    return four((min(xs), min(ys), max(xs), max(ys)), where)

@@ -14,30 +14,48 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from regionqa.boxes.entries import (
-    NOT_BOXES,
     BoxContents,
     BoxEntry,
     Convention,
     FileFormat,
     ImageRegions,
-    LeftOut,
-    SourceFile,
     labels_of,
     name_parts,
+    stands_beside,
 )
-from regionqa.boxes.formats import coco, csv, labelme, labelstudio, plain, voc, yolo
+from regionqa.boxes.formats import (
+    coco,
+    createml,
+    csv,
+    cvat,
+    huggingface,
+    labelme,
+    labelstudio,
+    plain,
+    requests,
+    via,
+    voc,
+    yolo,
+)
+from regionqa.boxes.remarks import Adjusted, LeftOut, summarise_remarks
+from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, BoxFileError, OutputError
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
-__all__ = ["FORMATS", "BoxFile", "ImageRegions", "read_boxes", "write_boxes"]
+__all__ = ["FORMATS", "BoxFile", "ImageRegions", "format_of", "read_boxes", "write_boxes"]
 
 FORMATS: dict[str, FileFormat] = {
     "coco": coco,
     "labelme": labelme,
+    "via": via,
     "labelstudio": labelstudio,
+    "createml": createml,
+    "huggingface": huggingface,
+    "requests": requests,
+    "cvat": cvat,
     "voc": voc,
-    "yolo": yolo,
     "csv": csv,
+    "yolo": yolo,
     "plain": plain,
 }
 """Formats by name; the first that recognises a file reads it."""
@@ -59,6 +77,14 @@ class BoxFile:
     """Annotations that were recognised but not read, in file order."""
     classes: tuple[str, ...] | None = None
     """Class names that the file declares; None if it declares none."""
+    adjusted: tuple[Adjusted, ...] = ()
+    """Annotations that were read as something simpler, in file order."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was left out or adjusted: a line per reason, with its count and first place."""
+        lines = summarise_remarks((*self.left_out, *self.adjusted))
+        return tuple(f"{self.source}: {line}" for line in lines)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -136,7 +162,11 @@ class BoxFile:
 
 
 def read_boxes(
-    path: Path, *, format: BoxFormat | None = None, units: BoxUnits | None = None
+    path: Path,
+    *,
+    format: BoxFormat | None = None,
+    units: BoxUnits | None = None,
+    source: SourceFile | None = None,
 ) -> BoxFile:
     """Read the boxes of a file, or of a folder with a VOC, YOLO or LabelMe file per image.
 
@@ -147,30 +177,40 @@ def read_boxes(
         path: File or folder.
         format: Coordinates of plain JSON and CSV; xyxy by default. Other formats define their own.
         units: Units of plain JSON and CSV; pixels by default. Other formats define their own.
+        source: The file, if its content was read already, as from a pipe.
 
     Raises:
         BoxFileError: If the file cannot be read; the message names the place.
     """
-    convention = Convention(format, units or BoxUnits.pixel)
+    convention = Convention(format, units)
     try:
-        name, contents = (_read_folder if path.is_dir() else _read_file)(path, convention)
+        if path.is_dir():
+            name, contents = _read_folder(path, convention)
+        else:
+            name, contents = _read_file(source or SourceFile(path, path.parent), convention)
     except FileNotFoundError:
         raise BoxFileError(f"{path}: there is no such file; check the path") from None
     except OSError as error:
         raise BoxFileError(f"{path}: cannot be read: {error.strerror}") from None
-    return BoxFile(path, name, contents.entries, contents.left_out, contents.classes)
+    return BoxFile(
+        path, name, contents.entries, contents.left_out, contents.classes, contents.adjusted
+    )
 
 
-def _read_file(path: Path, convention: Convention) -> tuple[str, BoxContents]:
-    file = SourceFile(path, path.parent)
-    for name, format in FORMATS.items():
-        if format.recognise(file):
-            return name, format.read([file], convention)
+def _read_file(file: SourceFile, convention: Convention) -> tuple[str, BoxContents]:
+    name = format_of(file)
+    if name is not None:
+        return name, FORMATS[name].read([file], convention)
     titles = [format.TITLE for format in FORMATS.values()]
     raise BoxFileError(
-        f"{path}: is not a box file of a known format; "
+        f"{file.path}: is not a box file of a known format; "
         f"give {', '.join(titles[:-1])} or {titles[-1]}"
     )
+
+
+def format_of(file: SourceFile) -> str | None:
+    """Return the name of the first format that recognises a file; None if none does."""
+    return next((name for name, format in FORMATS.items() if format.recognise(file)), None)
 
 
 def _read_folder(folder: Path, convention: Convention) -> tuple[str, BoxContents]:
@@ -178,10 +218,7 @@ def _read_folder(folder: Path, convention: Convention) -> tuple[str, BoxContents
     paths = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in formats
-        and path.name not in NOT_BOXES
-        and not path.name.startswith(".")
-        and path.is_file()
+        if path.suffix.lower() in formats and path.is_file() and not stands_beside(path)
     )
     suffixes = sorted({path.suffix.lower() for path in paths})
     if len(suffixes) != 1:

@@ -92,7 +92,7 @@ def test_the_lock_file_satisfies_the_requirements_of_pyproject() -> None:
     """If this fails, run `make lock` and commit requirements-dev.lock."""
     project = tomllib.loads(text("pyproject.toml"))["project"]
     extras = project["optional-dependencies"]
-    names = ("export", "finetune", "eval", "demo", "dev")  # what `make` installs
+    names = ("export", "finetune", "eval", "demo", "parquet", "dev")  # what `make` installs
     platform = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": "3.11"}
     lines = [line for line in text("requirements-dev.lock").splitlines() if "==" in line]
     locked = {canonicalize_name(name): version for name, version in (x.split("==") for x in lines)}

@@ -1,4 +1,4 @@
-"""COCO: images, annotations and categories of a JSON document, read and written.
+"""COCO: images, annotations and categories of a JSON document, read and written; results read.
 
 The only reader of COCO documents: asking, evaluation and training all go through `CocoDocument`.
 """
@@ -6,28 +6,28 @@ The only reader of COCO documents: asking, evaluation and training all go throug
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Any, Self
 
+from regionqa.boxes.coco_decoding import (
+    CocoFields,
+    decode_instances,
+    decode_results,
+    without_collection,
+)
 from regionqa.boxes.entries import (
     BoxContents,
     BoxEntry,
     Convention,
     Files,
     ImageRegions,
-    SourceFile,
     labels_of,
 )
-from regionqa.boxes.fields import (
-    four,
-    json_text,
-    load_json,
-    member,
-    optional_text,
-    plain_number,
-    size_of,
-)
-from regionqa.errors import BoxFileError
-from regionqa.regions import BoxFormat, WrittenBox
+from regionqa.boxes.fields import four, json_text, member, optional_text, plain_number, size_of
+from regionqa.boxes.remarks import LeftOut
+from regionqa.boxes.shapes import FLAT, segmentation_bounds
+from regionqa.boxes.source import SourceFile
+from regionqa.errors import BoxError, BoxFileError
+from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "COCO"
 IMAGE_SUFFIX = None
@@ -83,7 +83,7 @@ class CocoDocument:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a file; BoxFileError as for `of`."""
-        return cls.of(load_json(path), path)
+        return cls.of(SourceFile(path, path.parent).document, path)
 
     def annotations(self) -> Iterator["CocoAnnotation"]:
         """Iterate over the annotations in file order; each is checked where its fields are used."""
@@ -92,7 +92,10 @@ class CocoDocument:
 
 @dataclass(frozen=True, slots=True)
 class CocoAnnotation:
-    """An element of `annotations`; its properties raise BoxFileError where a field is wrong."""
+    """An element of `annotations`.
+
+    Its properties raise BoxFileError where a field is wrong, and BoxError where its box is.
+    """
 
     document: CocoDocument
     index: int
@@ -132,11 +135,23 @@ class CocoAnnotation:
         return number or None
 
     @property
-    def box(self) -> WrittenBox:
-        """`bbox`, in left, top, width, height in pixels; BoxError if it is malformed."""
+    def box(self) -> WrittenBox | None:
+        """`bbox`, or else the upright box around `segmentation`; None if that has no area.
+
+        Raises:
+            BoxError: If it is malformed, or neither is given.
+        """
         label = self.document.categories.get(self.category_id or "") or None
-        values = four(member(self.fields, "bbox", object, self.where), self.where)
-        return WrittenBox(values, BoxFormat.xywh, label=label, is_crowd=self.is_crowd)
+        fields = self.fields if isinstance(self.fields, dict) else {}
+        if fields.get("bbox") is not None or fields.get("segmentation") is None:
+            if "bbox" not in fields:
+                raise BoxError(
+                    f"box in {self.where}: has no 'bbox' and no 'segmentation'; add one of them"
+                )
+            values = four(fields["bbox"], self.where)
+            return WrittenBox(values, BoxFormat.xywh, label=label, is_crowd=self.is_crowd)
+        bounds = segmentation_bounds(fields["segmentation"], self.where)
+        return bounds and WrittenBox(bounds, label=label, is_crowd=self.is_crowd)
 
     @property
     def caption(self) -> str:
@@ -180,29 +195,135 @@ def _categories(document: object, path: Path) -> dict[str, str]:
 
 
 def recognise(file: SourceFile) -> bool:
-    """Whether the file is a COCO document."""
-    return file.kind == ".json" and is_coco(file.document)
+    """Whether the file has COCO's lists of images and annotations, or is an array of results."""
+    if file.kind != ".json":
+        return False
+    if file.is_array:
+        return "image_id" in file.keys and bool(file.keys & {"bbox", "segmentation"})
+    return {"images", "annotations"} <= file.keys
 
 
+@without_collection()
 def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
-    """Read instances; crowds are kept and marked."""
+    """Read instances, or results; crowds are kept and marked.
+
+    Results have numbers instead of names for images and categories: their boxes are unlabelled, and
+    belong to the image whose name is the number.
+    """
     entries: list[BoxEntry] = []
+    left_out: list[LeftOut] = []
     classes: list[str] = []
     for file in files:
-        document = CocoDocument.of(file.document, file.path)
-        found: dict[str, list[CocoAnnotation]] = {number: [] for number in document.images}
-        for annotation in document.annotations():
-            found[annotation.image.id].append(annotation)
-        entries += (
-            BoxEntry.of(
+        document = _results(file) if file.is_array else _large(file)
+        if document is None:
+            document = CocoDocument.of(file.document, file.path)
+        if not file.is_array:
+            _refuse_captions(document)
+        found: dict[str, list[WrittenBox]] = {number: [] for number in document.images}
+        defects: dict[str, str] = {}
+        _sort_boxes(document, found, defects, left_out)
+        for number, image in document.images.items():
+            boxes, defect = tuple(found.pop(number)), defects.get(number)
+            entry = BoxEntry(
                 image.name,
-                (annotation.box for annotation in found[number]),
+                () if defect else boxes,
+                defect,
+                by_stem=file.is_array,
                 size=size_of(image.width, image.height),
             )
-            for number, image in document.images.items()
-        )
+            entries.append(entry)
         classes += filter(None, document.categories.values())
-    return BoxContents(tuple(entries), classes=tuple(classes))
+    return BoxContents(
+        tuple(entries), tuple(left_out), None if not entries and not classes else tuple(classes)
+    )
+
+
+def _sort_boxes(
+    document: CocoDocument,
+    found: dict[str, list[WrittenBox]],
+    defects: dict[str, str],
+    left_out: list[LeftOut],
+) -> None:
+    """Append each box to the boxes of its image; a malformed one becomes the image's defect."""
+    names: dict[object, str | None] = {
+        None: None,
+        **{key: name or None for key, name in document.categories.items()},
+        **{int(key): name or None for key, name in document.categories.items() if _is_whole(key)},
+    }
+    lists: dict[object, list[WrittenBox]] = {
+        **found,
+        **{int(number): boxes for number, boxes in found.items() if _is_whole(number)},
+    }
+    xywh, pixel = BoxFormat.xywh, BoxUnits.pixel
+    for index, fields in enumerate(document.elements):
+        if isinstance(fields, CocoFields):
+            values, category, boxes = fields.bbox, fields.category_id, lists.get(fields.image_id)
+            if values is not None and boxes is not None and category in names:
+                crowd = bool(fields.iscrowd)
+                boxes.append(WrittenBox(values, xywh, pixel, names[category], crowd))
+                continue
+        given = fields.as_dict() if isinstance(fields, CocoFields) else fields
+        annotation = CocoAnnotation(document, index, given)
+        number = annotation.image.id
+        try:
+            if (read := annotation.box) is None:
+                left_out.append(LeftOut(annotation.where, FLAT))
+            else:
+                found[number].append(read)
+        except BoxError as error:
+            defects.setdefault(number, str(error))
+
+
+def _is_whole(text: str) -> bool:
+    """Whether the text is that of a whole number, without leading zeros."""
+    return text.isdecimal() and text.isascii() and str(int(text)) == text
+
+
+def _refuse_captions(document: CocoDocument) -> None:
+    """Refuse the other files of COCO, which have texts or segments instead of boxes."""
+    first = document.elements[0] if document.elements else None
+    if not isinstance(first, dict) or first.keys() & {"bbox", "segmentation"}:
+        return
+    for key, what in (("caption", "captions"), ("segments_info", "panoptic segments")):
+        if key in first:
+            raise BoxFileError(
+                f"{document.path}: is COCO's file of {what}, which has no boxes; give instances"
+            )
+
+
+def _results(file: SourceFile) -> CocoDocument:
+    """Read an array of results as a document whose images are called by their ids."""
+    elements: Any = decode_results(file)
+    if elements is None:
+        elements = file.document
+        numbers = [
+            str(member(each, "image_id", object, f"annotations[{index}] of {file.path}"))
+            for index, each in enumerate(elements)
+        ]
+    else:
+        numbers = [str(each.image_id) for each in elements]
+    images = {number: CocoImage(number, number, None, None) for number in dict.fromkeys(numbers)}
+    return CocoDocument(file.path, images, {}, elements)
+
+
+def _large(file: SourceFile) -> CocoDocument | None:
+    """Read a document quickly; None if it may have a fault."""
+    parsed = decode_instances(file)
+    if parsed is None:
+        return None
+    images = {
+        (number := str(each.id)): CocoImage(number, each.file_name, each.width, each.height)
+        for each in parsed.images
+    }
+    names = {
+        str(each.id): "" if each.name is None else str(each.name).strip()
+        for each in parsed.categories
+    }
+    first = next(iter(parsed.annotations), None)
+    is_other = first is not None and first.bbox is None and not bytes(first.segmentation)
+    if is_other or len(images) < len(parsed.images):  # perhaps captions; an id is given twice
+        return None
+    return CocoDocument(file.path, images, names, parsed.annotations)
 
 
 def write(images: Sequence[ImageRegions]) -> Files:

@@ -1,8 +1,9 @@
-"""CSV: a row per box, read and written."""
+"""CSV: a row per box, read and written; also Open Images, and spreadsheets of other countries."""
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,29 +14,29 @@ from regionqa.boxes.entries import (
     Files,
     ImageRegions,
     Size,
-    SourceFile,
 )
-from regionqa.boxes.fields import excerpt, four, load_text, numbers_of, plain_number, size_of
-from regionqa.errors import BoxFileError
-from regionqa.regions import BoxFormat, WrittenBox
+from regionqa.boxes.fields import decode, excerpt, four, numbers_of, plain_number, size_of
+from regionqa.boxes.objects import LABELS, bare_name, find_numbers
+from regionqa.boxes.remarks import Adjusted
+from regionqa.boxes.source import SourceFile
+from regionqa.errors import BoxError, BoxFileError
+from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "CSV with the columns image,x0,y0,x1,y1"
 IMAGE_SUFFIX = None
 
-_IMAGE = ("image", "filename", "file_name", "file", "image_path", "path")
-_SIZES = (("width", "height"), ("image_width", "image_height"), ("img_width", "img_height"))
-_LABEL = ("label", "class", "class_name", "category")
-_NUMBERS = {  # corners first: beside them, `width` and `height` are the image's
-    ("x0", "y0", "x1", "y1"): BoxFormat.xyxy,
-    ("xmin", "ymin", "xmax", "ymax"): BoxFormat.xyxy,
-    ("x1", "y1", "x2", "y2"): BoxFormat.xyxy,
-    ("left", "top", "right", "bottom"): BoxFormat.xyxy,
-    ("x", "y", "w", "h"): BoxFormat.xywh,
-    ("x", "y", "width", "height"): BoxFormat.xywh,
-    ("cx", "cy", "w", "h"): BoxFormat.cxcywh,
-    ("cx", "cy", "width", "height"): BoxFormat.cxcywh,
-}
+_IMAGE = ("image", "filename", "file", "imagepath", "imagename", "path", "imageid", "img")
+_SIZES = (
+    ("width", "height"),
+    ("imagewidth", "imageheight"),
+    ("imgwidth", "imgheight"),
+    ("imagew", "imageh"),
+)
 _HEADER = ("image", "x0", "y0", "x1", "y1", "label")
+_OPEN_IMAGES = {"ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax"}
+_DESCRIPTIONS = "*class-descriptions*.csv"
+_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""Excel's first line, which names the delimiter."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,42 @@ class _Columns:
     image: int
     numbers: tuple[int, ...]
     label: int
+    count: int = 0
+    """Columns of the header; 0 without one."""
     format: BoxFormat = BoxFormat.xyxy
+    units: BoxUnits | None = None
+    group: int | None = None
+    """Open Images' column IsGroupOf."""
     size: tuple[int, int] | None = None
     """Columns of the image's width and height."""
+    is_list: bool = False
+    """Whether `numbers` is a single column of four numbers."""
+
+    @property
+    def is_open_images(self) -> bool:
+        """Whether images are named without suffix, and classes by codes."""
+        return self.group is not None
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The rows of a file."""
+
+    rows: list[_Row]
+    delimiter: str
 
 
 def recognise(file: SourceFile) -> bool:
-    """Whether the file has the suffix of a table."""
-    return file.kind == ".csv"
+    """Whether the file has the suffix of a table, or is text that begins with a known header."""
+    if file.kind == ".csv":
+        return True
+    if file.kind not in ("", ".txt"):
+        return False
+    try:
+        rows = _table(file.text.partition("\n")[0] + "\n", file.path).rows
+    except BoxFileError:
+        return False
+    return bool(rows) and _named_columns(rows[0].cells) is not None
 
 
 def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
@@ -74,17 +103,25 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
     does. A file without a header has its columns in this order, xyxy. A row without numbers is an
     image without boxes.
     """
-    return BoxContents(tuple(entry for file in files for entry in _entries(file.path, convention)))
+    entries: list[BoxEntry] = []
+    adjusted: list[Adjusted] = []
+    for file in files:
+        entries += _entries(file, convention, adjusted)
+    return BoxContents(tuple(entries), adjusted=tuple(adjusted))
 
 
-def _entries(path: Path, convention: Convention) -> Iterator[BoxEntry]:
-    rows = _rows(path)
+def _entries(
+    file: SourceFile, convention: Convention, adjusted: list[Adjusted]
+) -> Iterator[BoxEntry]:
+    table = _table(file.text, file.path)
+    rows = table.rows
     if not rows:
-        raise BoxFileError(f"{path}: is empty; write at least the header {','.join(_HEADER)}")
+        raise BoxFileError(f"{file.path}: is empty; write at least the header {','.join(_HEADER)}")
     columns = _named_columns(rows[0].cells)
+    decimal_commas = table.delimiter != ","
     if columns is not None:
         del rows[0]
-    elif len(rows[0].cells) >= 5 and _are_numbers(rows[0].cells[1:5]):
+    elif len(rows[0].cells) >= 5 and _are_numbers(rows[0].cells[1:5], decimal_commas):
         columns = _Columns(0, (1, 2, 3, 4), 5)
     else:
         raise BoxFileError(
@@ -97,8 +134,14 @@ def _entries(path: Path, convention: Convention) -> Iterator[BoxEntry]:
         if not name:
             raise BoxFileError(f"{row.where}: names no image; fill its image column")
         images.setdefault(name, []).append(row)
+    names = _class_names(file.path.parent) if columns.is_open_images else {}
+    if columns.is_open_images and not names:
+        where = f"{columns.label + 1}. column of {file.path}"
+        adjusted.append(Adjusted(where, _WITHOUT_NAMES))
     for name, own in images.items():
-        yield BoxEntry.of(name, _boxes(own, columns, convention), size=_size(own, columns))
+        boxes = _boxes(own, columns, convention, names, decimal_commas)
+        by_stem = columns.is_open_images and not PurePosixPath(name).suffix
+        yield BoxEntry.of(name, boxes, by_stem=by_stem, size=_size(own, columns))
 
 
 def _size(rows: list[_Row], columns: _Columns) -> Size | None:
@@ -106,48 +149,123 @@ def _size(rows: list[_Row], columns: _Columns) -> Size | None:
     return size_of(*map(rows[0].cell, columns.size)) if columns.size else None
 
 
-def _rows(path: Path) -> list[_Row]:
-    """Read the rows that are not blank; `;` or tab may replace the comma."""
-    text = load_text(path)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+_WITHOUT_NAMES = (
+    "class codes taken as labels, because no class-descriptions-boxable.csv lies beside the file"
+)
+
+
+def _table(text: str, path: Path) -> _Table:
+    """Read the rows that are not blank; `;` or tab may replace the comma, as `sep=;` may say."""
+    first, _, rest = text.partition("\n")
+    told = _SEPARATOR.fullmatch(first.strip(" "))
+    skipped = 0
+    if told is not None:
+        delimiter, text, skipped = told[1], rest, 1
+    else:
+        delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
     try:
-        return [
-            _Row(f"line {reader.line_num} of {path}", cells)
+        rows = [
+            _Row(f"line {reader.line_num + skipped} of {path}", cells)
             for cells in reader
             if any(map(str.strip, cells))
         ]
     except csv.Error as error:
-        raise BoxFileError(f"line {reader.line_num} of {path}: is not CSV: {error}") from None
+        line = reader.line_num + skipped
+        raise BoxFileError(f"line {line} of {path}: is not CSV: {error}") from None
+    return _Table(rows, delimiter)
 
 
 def _named_columns(header: list[str]) -> _Columns | None:
-    at = {name.strip().lower(): index for index, name in enumerate(header)}
-    image = next((at[name] for name in _IMAGE if name in at), None)
-    numbers = next((names for names in _NUMBERS if all(name in at for name in names)), None)
-    if image is None or numbers is None:
+    names = [name.strip() for name in header]
+    at = {name: index for index, name in reversed([*enumerate(names)]) if name}
+    bare = {bare_name(name): index for name, index in at.items()}
+    image = next((bare[name] for name in _IMAGE if name in bare), None)
+    if image is None:
         return None
-    label = next((at[name] for name in _LABEL if name in at), len(header))
-    sizes = (names for names in _SIZES if set(names) <= at.keys() - set(numbers))
-    size = next(((at[width], at[height]) for width, height in sizes), None)
-    return _Columns(image, tuple(at[name] for name in numbers), label, _NUMBERS[numbers], size)
+    labels = [re.sub("[^a-z]", "", name) for name in (*LABELS, "LabelName".lower())]
+    label = next((bare[n] for n in labels if n in bare and bare[n] != image), len(header))
+    named = find_numbers(at)
+    if named is None:
+        single = next((at[name] for name in ("bbox", "box", "bounding_box") if name in at), None)
+        if single is None:
+            return None
+        size = next((_at(pair, bare) for pair in _SIZES if set(pair) <= bare.keys()), None)
+        return _Columns(image, (single,), label, len(header), size=size, is_list=True)
+    numbers = tuple(at[key] for key in named.keys)
+    free = bare.keys() - set(map(bare_name, named.keys))
+    size = next((_at(pair, bare) for pair in _SIZES if set(pair) <= free), None)
+    if at.keys() >= _OPEN_IMAGES:
+        group = at.get("IsGroupOf", len(header))
+        return _Columns(image, numbers, label, len(header), named.format, BoxUnits.fraction, group)
+    return _Columns(image, numbers, label, len(header), named.format, size=size)
 
 
-def _are_numbers(cells: list[str]) -> bool:
+def _at(names: tuple[str, str], at: Mapping[str, int]) -> tuple[int, int]:
+    return at[names[0]], at[names[1]]
+
+
+def _are_numbers(cells: list[str], decimal_commas: bool) -> bool:
     """Whether the cells are four numbers, or all empty."""
     try:
-        return len([float(cell) for cell in cells if cell.strip()]) in (0, len(cells))
+        numbers = [float(_number(cell, decimal_commas)) for cell in cells if cell.strip()]
     except ValueError:
         return False
+    return len(numbers) in (0, len(cells))
 
 
-def _boxes(rows: list[_Row], columns: _Columns, convention: Convention) -> Iterator[WrittenBox]:
+def _number(text: str, decimal_commas: bool) -> str:
+    """Return the text of a number with a decimal point."""
+    if decimal_commas and "." not in text and text.count(",") == 1:
+        return text.replace(",", ".")
+    return text
+
+
+def _boxes(
+    rows: list[_Row],
+    columns: _Columns,
+    convention: Convention,
+    names: dict[str, str],
+    decimal_commas: bool,
+) -> Iterator[WrittenBox]:
     format = convention.format or columns.format
+    units = convention.units or columns.units or BoxUnits.pixel
     for row in rows:
         cells = [row.cell(index) for index in columns.numbers]
-        if any(cells):
-            values = four(numbers_of(cells, row.where), row.where)
-            yield WrittenBox(values, format, convention.units, row.cell(columns.label) or None)
+        if not any(cells):
+            continue
+        if columns.is_list:
+            cells = _listed(cells[0], convention, row.where)
+        if columns.count and len(row.cells) > columns.count and any(row.cells[columns.count :]):
+            raise BoxError(
+                f"box in {row.where}: has {len(row.cells)} cells under {columns.count} columns; "
+                "put quotes around a text that holds the delimiter"
+            )
+        texts = [_number(cell, decimal_commas) for cell in cells]
+        values = four(numbers_of(texts, row.where), row.where)
+        label = row.cell(columns.label) or None
+        is_crowd = columns.group is not None and row.cell(columns.group) == "1"
+        yield WrittenBox(values, format, units, names.get(label or "", label), is_crowd)
+
+
+def _listed(text: str, convention: Convention, where: str) -> list[str]:
+    """Return the four numbers of a column such as `[10, 20, 30, 40]`."""
+    if convention.format is None:
+        raise BoxError(
+            f"box in {where}: {excerpt(text)} may be corners, or left, top, width and height; "
+            "say which with --box-format xyxy or --box-format xywh"
+        )
+    return re.split(r"[,;\s]+", text.strip().strip("[]()").strip())
+
+
+def _class_names(folder: Path) -> dict[str, str]:
+    """Read Open Images' names of classes by code, from a file beside the boxes."""
+    names: dict[str, str] = {}
+    for path in sorted(folder.glob(_DESCRIPTIONS)) if folder.is_dir() else ():
+        for row in csv.reader(io.StringIO(decode(path.read_bytes(), path))):
+            if len(row) >= 2 and row[0].startswith("/"):
+                names[row[0]] = row[1]
+    return names
 
 
 def write(images: Sequence[ImageRegions]) -> Files:

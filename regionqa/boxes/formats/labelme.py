@@ -10,11 +10,9 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
-    SourceFile,
     file_per_image,
 )
 from regionqa.boxes.fields import (
-    bounding,
     json_text,
     member,
     optional_text,
@@ -22,11 +20,26 @@ from regionqa.boxes.fields import (
     points_of,
     size_of,
 )
-from regionqa.errors import BoxFileError
+from regionqa.boxes.remarks import Adjusted, LeftOut
+from regionqa.boxes.shapes import FLAT, TURNED, bounding, has_area, is_upright
+from regionqa.boxes.source import SourceFile
+from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import Region, WrittenBox
 
 TITLE = "LabelMe"
 IMAGE_SUFFIX = ".json"
+_SKIPPED = {
+    "point": "points",
+    "points": "points",
+    "line": "lines",
+    "linestrip": "lines",
+    "ellipse": "ellipses",
+    "cuboid": "cuboids",
+}
+_CORNERS = ("rectangle", "mask")
+"""Shapes of two opposite corners."""
+_TURNED = ("rotation", "oriented_rectangle")
+"""Shapes of four corners."""
 
 
 def recognise(file: SourceFile) -> bool:
@@ -35,11 +48,14 @@ def recognise(file: SourceFile) -> bool:
 
 
 def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
-    """Read every shape as the upright box around its points, in pixels."""
-    return BoxContents(tuple(map(_entry, files)))
+    """Read rectangles, circles and polygons as the upright boxes around them, in pixels."""
+    left_out: list[LeftOut] = []
+    adjusted: list[Adjusted] = []
+    entries = tuple(_entry(file, left_out, adjusted) for file in files)
+    return BoxContents(entries, tuple(left_out), adjusted=tuple(adjusted))
 
 
-def _entry(file: SourceFile) -> BoxEntry:
+def _entry(file: SourceFile, left_out: list[LeftOut], adjusted: list[Adjusted]) -> BoxEntry:
     document, path = file.document, file.path
     if not isinstance(document, dict) or "shapes" not in document:
         raise BoxFileError(
@@ -49,17 +65,29 @@ def _entry(file: SourceFile) -> BoxEntry:
     shapes = member(document, "shapes", list, str(path))
     image = optional_text(document, "imagePath", str(path))
     size = size_of(document.get("imageWidth"), document.get("imageHeight"))
-    return BoxEntry.of_file(file, image, _boxes(shapes, path), size=size)
+    return BoxEntry.of_file(file, image, _boxes(shapes, path, left_out, adjusted), size=size)
 
 
-def _boxes(shapes: list[object], path: Path) -> Iterator[WrittenBox]:
+def _boxes(
+    shapes: list[object], path: Path, left_out: list[LeftOut], adjusted: list[Adjusted]
+) -> Iterator[WrittenBox]:
     for index, shape in enumerate(shapes):
         kind = optional_text(shape, "shape_type", f"shapes[{index}] of {path}") or "polygon"
         where = f"shapes[{index}] ({kind}) of {path}"
-        points = points_of(member(shape, "points", list, where), where)
+        if kind in _SKIPPED:
+            left_out.append(LeftOut(where, _SKIPPED[kind]))
+            continue
+        if not isinstance(shape, dict) or not isinstance(shape.get("points"), list):
+            raise BoxError(f"box in {where}: has no 'points'; add them, or export the file again")
+        points = points_of(shape["points"], where)
         if kind == "circle" and len(points) == 2:  # the centre, and a point on the circle
             (x, y), radius = points[0], math.dist(*points)
             points = [(x - radius, y - radius), (x + radius, y + radius)]
+        elif kind not in _CORNERS and len(points) != 2 and not has_area(points):
+            left_out.append(LeftOut(where, FLAT))
+            continue
+        if kind in _TURNED and not is_upright(points):
+            adjusted.append(Adjusted(where, TURNED))
         label = optional_text(shape, "label", where) or None
         yield WrittenBox(bounding(points, where), label=label)
 

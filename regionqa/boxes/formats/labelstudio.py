@@ -1,7 +1,7 @@
-"""Label Studio: a JSON list of tasks, read and written."""
+"""Label Studio: its JSON and JSON-MIN exports of tasks, read; the former written."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -11,45 +11,90 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
-    LeftOut,
     Size,
-    SourceFile,
 )
-from regionqa.boxes.fields import bounding, four, json_text, member, points_of, size_of
-from regionqa.errors import BoxError
+from regionqa.boxes.fields import excerpt, four, json_text, member, points_of, size_of
+from regionqa.boxes.remarks import Adjusted, LeftOut
+from regionqa.boxes.shapes import FLAT, TURNED, bounding, has_area, turned_box
+from regionqa.boxes.source import SourceFile
+from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import Box, BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "Label Studio"
 IMAGE_SUFFIX = None
 _KINDS = ("rectangle", "rectanglelabels", "polygon", "polygonlabels")
+_SKIPPED = {
+    "ellipse": "ellipses",
+    "ellipselabels": "ellipses",
+    "keypoint": "points",
+    "keypointlabels": "points",
+    "brush": "brush masks",
+    "brushlabels": "brush masks",
+    "vector": "lines",
+    "vectorlabels": "lines",
+    "cancelled": "cancelled annotations",
+}
+_NUMBERS = ("x", "y", "width", "height")
+_IMAGE = re.compile(r"\.(jpe?g|jfif|png|webp|bmp|tiff?|gif|heic|avif)(\?.*)?$", re.IGNORECASE)
 
 
 def recognise(file: SourceFile) -> bool:
-    """Whether the file is a task, or a list of them, with `data` and `annotations`."""
+    """Whether the file is a task or a list of them, with `data` and `annotations`, or JSON-MIN."""
     if file.kind != ".json":
         return False
-    document = file.document
-    first = document[0] if isinstance(document, list) and document else document
-    return isinstance(first, dict) and {"data", "annotations"} <= first.keys()
+    if {"data", "annotations"} <= file.keys or {"data", "completions"} <= file.keys:
+        return True
+    return file.is_array and isinstance(file.first, dict) and any(_min_lists(file.first))
+
+
+def _min_lists(task: Mapping[str, object]) -> Iterator[tuple[str, list[object]]]:
+    """Yield the keys of JSON-MIN under which a control's shapes stand."""
+    for key, values in task.items():
+        if isinstance(values, list) and values and isinstance(values[0], dict):
+            first = values[0]
+            if "original_width" in first or any(f"{kind}labels" in first for kind in _NAMES):
+                yield key, values
+
+
+_NAMES = ("rectangle", "polygon", "ellipse", "keypoint", "brush", "vector")
 
 
 def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
     """Read rectangles and polygons of all annotators, as the upright boxes around them.
 
-    Coordinates are in percent of the image's width and height. The image is `data.image`, a URL.
-    Cancelled annotations, predictions and results of other kinds are left out.
+    Coordinates are in percent of the image's width and height. The image is a URL: `data.image`, or
+    the only value of `data` that looks like an image. Cancelled annotations, predictions and
+    results of other kinds are left out.
     """
     entries: list[BoxEntry] = []
     left_out: list[LeftOut] = []
+    adjusted: list[Adjusted] = []
     for file in files:
         document = file.document
         for index, task in enumerate(document if isinstance(document, list) else [document]):
             where = f"[{index}] of {file.path}"
-            url = member(member(task, "data", dict, where), "image", str, f"data of {where}")
-            annotations = member(task, "annotations", list, where)
-            boxes = _boxes(annotations, where, left_out)
-            entries.append(BoxEntry.of(_image_name(url), boxes, size=_size(annotations)))
-    return BoxContents(tuple(entries), tuple(left_out))
+            results = list(_results(task, where))
+            boxes = _boxes(results, left_out, adjusted)
+            name, size = _image_name(_url(task, where)), _size(results)
+            entries.append(BoxEntry.of(name, boxes, size=size))
+    return BoxContents(tuple(entries), tuple(left_out), adjusted=tuple(adjusted))
+
+
+def _url(task: object, where: str) -> str:
+    """Return the URL of a task's image."""
+    data = task
+    if isinstance(task, dict) and "data" in task:
+        data = member(task, "data", dict, where)
+        where = f"data of {where}"
+    fields = data if isinstance(data, dict) else {}
+    if isinstance(fields.get("image"), str):
+        return str(fields["image"])
+    texts = [value for value in fields.values() if isinstance(value, str)]
+    urls = [text for text in texts if _IMAGE.search(text)] or [t for t in texts if "/" in t]
+    if len(urls) != 1:
+        found = f"{len(urls)} of its texts may be" if urls else "none of its texts is"
+        raise BoxFileError(f"{where}: has no 'image', and {found} the name of one; add it")
+    return urls[0]
 
 
 def _image_name(url: str) -> str:
@@ -61,48 +106,113 @@ def _image_name(url: str) -> str:
     return path
 
 
-def _size(annotations: list[object]) -> Size | None:
+_Result = tuple[str, str, dict[str, object], dict[str, object]]
+"""Place, kind, the result, and its `value`."""
+
+
+def _results(task: object, where: str) -> Iterator[_Result]:
+    """Yield the results of a task."""
+    known = task if isinstance(task, dict) else {}
+    if known and not known.keys() & {"data", "annotations", "completions"}:
+        for key, values in _min_lists(known):
+            for index, value in enumerate(values):
+                place = f"{key}[{index}] of {where}"
+                fields = value if isinstance(value, dict) else {}
+                kind = next((f"{n}labels" for n in _NAMES if f"{n}labels" in fields), None)
+                yield place, kind or _kind_of(fields), fields, fields
+        return
+    key = "completions" if "completions" in known else "annotations"
+    for number, annotation in enumerate(member(task, key, list, where)):
+        place = f"{key}[{number}] of {where}"
+        if isinstance(annotation, dict) and annotation.get("was_cancelled"):
+            yield place, "cancelled", {}, {}
+            continue
+        for index, result in enumerate(member(annotation, "result", list, place)):
+            place = f"{key}[{number}].result[{index}] of {where}"
+            kind = member(result, "type", str, place)
+            is_shape = kind in _KINDS or kind in _SKIPPED
+            value = member(result, "value", dict, place) if is_shape else {}
+            yield place, kind, result, value
+
+
+def _size(results: Iterable[_Result]) -> Size | None:
     """Return the image's size as the first result states it that states one."""
-    lists = (each.get("result") for each in annotations if isinstance(each, dict))
-    results = (result for each in lists if isinstance(each, list) for result in each)
     sizes = (
         size_of(result.get("original_width"), result.get("original_height"))
-        for result in results
-        if isinstance(result, dict)
+        for _, _, result, _ in results
     )
     return next(filter(None, sizes), None)
 
 
-def _boxes(annotations: list[object], task: str, left_out: list[LeftOut]) -> Iterator[WrittenBox]:
-    for number, annotation in enumerate(annotations):
-        place = f"annotations[{number}] of {task}"
-        if isinstance(annotation, dict) and annotation.get("was_cancelled"):
-            left_out.append(LeftOut(place, "cancelled"))
+def _kind_of(value: Mapping[str, object]) -> str:
+    """Tell the kind of a shape without labels by its fields."""
+    if "points" in value:
+        return "polygon"
+    return "rectangle" if value.keys() >= {"width", "height"} else "keypoint"
+
+
+def _boxes(
+    results: Iterable[_Result], left_out: list[LeftOut], adjusted: list[Adjusted]
+) -> Iterator[WrittenBox]:
+    for where, kind, result, value in results:
+        if kind not in _KINDS:
+            left_out.append(LeftOut(where, _SKIPPED.get(kind, f"results of type {kind}")))
             continue
-        for index, result in enumerate(member(annotation, "result", list, place)):
-            where = f"annotations[{number}].result[{index}] of {task}"
-            kind = member(result, "type", str, where)
-            if kind in _KINDS:
-                yield _box(result, kind, where)
-            else:
-                left_out.append(LeftOut(where, kind))
+        if result.get("image_rotation"):
+            raise BoxError(
+                f"box in {where}: its image is rotated, but boxes are upright; "
+                "set the image's rotation to 0"
+            )
+        names = value.get(kind)
+        if names is not None and not isinstance(names, list):
+            raise BoxFileError(f"{where}: {kind!r} is {excerpt(names)}; write a list")
+        label = ", ".join(map(str, names or [])) or None
+        if kind.startswith("polygon"):
+            points = points_of(member(value, "points", list, where), where)
+            if not has_area(points):
+                left_out.append(LeftOut(where, FLAT))
+                continue
+            corners = bounding(points, where)
+            yield _fractions(corners, BoxFormat.xyxy, label)
+        else:
+            yield _rectangle(result, value, where, label, adjusted)
 
 
-def _box(result: dict[str, object], kind: str, where: str) -> WrittenBox:
-    value = member(result, "value", dict, where)
-    if value.get("rotation") or result.get("image_rotation"):
-        raise BoxError(f"box in {where}: is rotated, but boxes are upright; set its rotation to 0")
-    labels = member(value, kind, list, where) if kind in value else []
-    if kind.startswith("polygon"):
-        format = BoxFormat.xyxy
-        values = bounding(points_of(member(value, "points", list, where), where), where)
-    else:
-        format = BoxFormat.xywh
-        keys = ("x", "y", "width", "height")
-        values = four([member(value, key, object, where) for key in keys], where)
-    x, y, third, fourth = (percent / 100 for percent in values)
-    label = ", ".join(map(str, labels)) or None
+def _fractions(
+    percents: tuple[float, float, float, float], format: BoxFormat, label: str | None
+) -> WrittenBox:
+    x, y, third, fourth = (percent / 100 for percent in percents)
     return WrittenBox((x, y, third, fourth), format, BoxUnits.fraction, label)
+
+
+def _rectangle(
+    result: Mapping[str, object],
+    value: Mapping[str, object],
+    where: str,
+    label: str | None,
+    adjusted: list[Adjusted],
+) -> WrittenBox:
+    for key in _NUMBERS:
+        if key not in value:
+            raise BoxError(f"box in {where}: has no {key!r}; add it, or export the file again")
+    x, y, width, height = four([value[key] for key in _NUMBERS], where)
+    turn = value.get("rotation") or 0
+    if not turn:
+        return _fractions((x, y, width, height), BoxFormat.xywh, label)
+    if type(turn) not in (int, float):
+        raise BoxError(f"box in {where}: its rotation is {excerpt(turn)}; write degrees")
+    lengths = result.get("original_width"), result.get("original_height")
+    if not all(type(length) is int and length > 0 for length in lengths):
+        raise BoxError(
+            f"box in {where}: is rotated, and the image's 'original_width' and 'original_height' "
+            "are not given; add them, or set the rotation to 0"
+        )
+    across, down = (float(str(length)) / 100 for length in lengths)
+    pivot = (x * across, y * down)
+    pixels = (*pivot, (x + width) * across, (y + height) * down)
+    x0, y0, x1, y1 = turned_box(pixels, float(str(turn)), pivot)
+    adjusted.append(Adjusted(where, TURNED))
+    return _fractions((x0 / across, y0 / down, x1 / across, y1 / down), BoxFormat.xyxy, label)
 
 
 def write(images: Sequence[ImageRegions]) -> Files:

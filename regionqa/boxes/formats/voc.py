@@ -1,5 +1,7 @@
 """Pascal VOC: an XML file per image, read and written."""
 
+import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -10,27 +12,31 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
-    SourceFile,
     file_per_image,
 )
-from regionqa.boxes.fields import four, numbers_of, plain_number, size_of
-from regionqa.errors import BoxFileError
+from regionqa.boxes.fields import Numbers, four, numbers_of, plain_number, size_of
+from regionqa.boxes.remarks import Adjusted, LeftOut
+from regionqa.boxes.shapes import (
+    FLAT,
+    TURNED,
+    bounding,
+    centre_of,
+    has_area,
+    pairs,
+    turned_box,
+)
+from regionqa.boxes.source import SourceFile
+from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import WrittenBox
 
 TITLE = "Pascal VOC"
 IMAGE_SUFFIX = ".xml"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-class _TreeWithoutDoctype(ElementTree.TreeBuilder):
-    """A tree builder that refuses document types, whose entities can expand to any size."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ElementTree.ParseError(f"it declares a document type, {name}; remove the <!DOCTYPE>")
+_TURNED = ("cx", "cy", "w", "h", "angle")
 
 
 def recognise(file: SourceFile) -> bool:
-    """Whether the file is XML; no other format is."""
+    """Whether the file is XML; those of other formats are recognised before."""
     return file.kind == ".xml"
 
 
@@ -38,34 +44,83 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
     """Read `xmin, ymin, xmax, ymax` in pixels.
 
     The numbers are taken as half-open xyxy, as nearly every tool writes them today. The original
-    VOC data counts pixels from 1 and includes the last, which differs by at most one pixel.
+    VOC data counts pixels from 1 and includes the last, which differs by at most one pixel. A box
+    that roLabelImg or CVAT turned is read as the upright box around it, and an object without a box
+    as that around its polygon.
     """
-    return BoxContents(tuple(map(_entry, files)))
+    left_out: list[LeftOut] = []
+    adjusted: list[Adjusted] = []
+    entries = tuple(_entry(file, left_out, adjusted) for file in files)
+    return BoxContents(entries, tuple(left_out), adjusted=tuple(adjusted))
 
 
-def _entry(file: SourceFile) -> BoxEntry:
-    path = file.path
-    parser = ElementTree.XMLParser(target=_TreeWithoutDoctype())
-    try:
-        root = ElementTree.fromstring(path.read_bytes(), parser)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise BoxFileError(f"{path}: is not valid XML: {error}") from None
+def _entry(file: SourceFile, left_out: list[LeftOut], adjusted: list[Adjusted]) -> BoxEntry:
+    path, root = file.path, file.xml
+    if root.tag == "annotations":
+        raise BoxFileError(f"{path}: is CVAT's XML of many images; give the file, not its folder")
     if root.tag != "annotation":
         raise BoxFileError(f"{path}: begins with <{root.tag}>, not with VOC's <annotation>")
     name = (root.findtext("filename") or "").strip()
     size = size_of(root.findtext("size/width"), root.findtext("size/height"))
-    return BoxEntry.of_file(file, name, _boxes(root, path), size=size)
+    return BoxEntry.of_file(file, name, _boxes(root, path, left_out, adjusted), size=size)
 
 
-def _boxes(root: ElementTree.Element, path: Path) -> Iterator[WrittenBox]:
+def _boxes(
+    root: ElementTree.Element, path: Path, left_out: list[LeftOut], adjusted: list[Adjusted]
+) -> Iterator[WrittenBox]:
     for number, element in enumerate(root.findall("object"), 1):
         where = f"object {number} of {path}"
-        corners = element.find("bndbox")
-        if corners is None:
-            raise BoxFileError(f"{where}: has no <bndbox>; add it, or export the file again")
-        values = numbers_of((corners.findtext(name) or "" for name in _CORNERS), where)
         label = (element.findtext("name") or "").strip() or None
-        yield WrittenBox(four(values, where), label=label)
+        values, turn = _corners(element, where)
+        if values is None:
+            left_out.append(LeftOut(where, _outline(element)))
+            continue
+        if turn:
+            values = turned_box(values, turn, centre_of(values))
+            adjusted.append(Adjusted(where, TURNED))
+        yield WrittenBox(values, label=label)
+
+
+def _corners(element: ElementTree.Element, where: str) -> tuple[Numbers | None, float]:
+    """Return the box of an object, and by how many degrees it is turned."""
+    corners, robot = element.find("bndbox"), element.find("robndbox")
+    if corners is not None:
+        values = four(numbers_of(_texts(corners, _CORNERS), where), where)
+        turns = (
+            attribute.findtext("value") or ""
+            for attribute in element.iterfind("attributes/attribute")
+            if attribute.findtext("name") == "rotation"
+        )
+        (turn,) = numbers_of([next(turns, "0")], where)
+        return values, turn
+    if robot is not None:  # roLabelImg: the centre, and an angle in radians
+        x, y, width, height, angle = numbers_of(_texts(robot, _TURNED), where)
+        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        return box, math.degrees(angle)
+    polygon = element.find("polygon")
+    if polygon is not None:
+        return _around(polygon, where), 0.0
+    if any(element.find(name) is not None for name in ("line", "point", "ellipse")):
+        return None, 0.0
+    raise BoxError(f"box in {where}: has no <bndbox>; add it, or export the file again")
+
+
+def _texts(element: ElementTree.Element, names: tuple[str, ...]) -> Iterator[str]:
+    return (element.findtext(name) or "" for name in names)
+
+
+def _around(polygon: ElementTree.Element, where: str) -> Numbers | None:
+    """Return the box around a polygon of <pt> elements, or of x1, y1, x2 and so on."""
+    texts = [text for point in polygon.iterfind("pt") for text in _texts(point, ("x", "y"))]
+    if not texts:
+        texts = [child.text or "" for child in polygon if re.fullmatch(r"[xy]\d+", child.tag)]
+    points = pairs(numbers_of(texts, where), where)
+    return bounding(points, where) if has_area(points) else None
+
+
+def _outline(element: ElementTree.Element) -> str:
+    kinds = {"line": "lines", "point": "points", "ellipse": "ellipses"}
+    return next((text for tag, text in kinds.items() if element.find(tag) is not None), FLAT)
 
 
 def write(images: Sequence[ImageRegions]) -> Files:

@@ -17,16 +17,17 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
-    LeftOut,
-    SourceFile,
 )
 from regionqa.boxes.fields import excerpt, four, numbers_of
 from regionqa.boxes.files import FORMATS, BoxFile, read_boxes, write_boxes
 from regionqa.boxes.formats.coco import CocoDocument
+from regionqa.boxes.remarks import LeftOut
+from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, BoxFileError, OutputError
 from regionqa.regions import Box, BoxFormat, BoxUnits, Region, WrittenBox
 
 FOLDERS = ("voc", "yolo", "labelme")
+SUFFIXES = {"csv": ".csv", "cvat": ".xml", "requests": ".jsonl", "huggingface": ".jsonl"}
 
 VOC = """<annotation>
   <filename>cat.jpg</filename>
@@ -302,6 +303,7 @@ def test_coco_keeps_crowds_images_without_boxes_and_boxes_without_names(tmp_path
 def test_yolo_tolerates_confidences_and_polygons(
     tmp_path: Path, line: str, expected: tuple[float, ...]
 ) -> None:
+    save(tmp_path / "data.yaml", "nc: 1\n")
     (region,) = regions(read_boxes(save(tmp_path / "a.txt", line)).boxes_for("a.jpg"), 200, 100)
     assert region.box.xyxy == pytest.approx(expected)
     assert region.label is None
@@ -312,7 +314,6 @@ def test_yolo_tolerates_confidences_and_polygons(
     [
         ("polygon", [[5, 9], [1, 7], [3, 2]], (1, 2, 5, 9)),
         ("circle", [[10, 10], [13, 14]], (5, 5, 15, 15)),
-        ("line", [[1, 2], [3, 4]], (1, 2, 3, 4)),
         (None, [[1, 2], [3, 4]], (1, 2, 3, 4)),
     ],
 )
@@ -363,8 +364,8 @@ def test_label_studio_lists_what_it_leaves_out(tmp_path: Path) -> None:
         LeftOut(where.format(task=task, path=path), reason)
         for task in (0, 1)
         for where, reason in (
-            ("annotations[0].result[1] of [{task}] of {path}", "choices"),
-            ("annotations[1] of [{task}] of {path}", "cancelled"),
+            ("annotations[0].result[1] of [{task}] of {path}", "results of type choices"),
+            ("annotations[1] of [{task}] of {path}", "cancelled annotations"),
         )
     )
 
@@ -426,18 +427,16 @@ MALFORMED_JSON: list[tuple[object, str]] = [
     ({"7": ["a caption", "another"]}, NO_FORMAT),
     ({"version": 1, "items": {}}, NO_FORMAT),
     ({"a.jpg": [], "b.jpg": 7}, "'b.jpg' of * is 7; write a list of boxes"),
-    ({"a.jpg": [{"label": "x"}]}, "'a.jpg'[0] of * has no 'box'"),
     ({"a.jpg": [{"box": [1, 2, 3, 4], "label": [1]}]}, "'label' is [1]; write text"),
     ({"images": 7, "annotations": []}, "a.json: 'images' is 7; write a list"),
     ({"images": [{"id": 1}], "annotations": []}, "images[0] of * has no 'file_name'"),
     ({"images": IMAGES * 2, "annotations": []}, "images[1] of * the id 1 appears twice"),
     (coco_of({"image_id": 2}), "annotations[0] of * no image has the id 2"),
-    (coco_of({"image_id": 1, "caption": "x"}), "annotations[0] of * has no 'bbox'"),
+    (coco_of({"image_id": 1, "caption": "x"}), "is COCO's file of captions, which has no boxes"),
+    (coco_of({"image_id": 1, "segments_info": []}), "is COCO's file of panoptic segments"),
     ({**COCO, "categories": [{"id": 4}]}, "annotations[0] of * no category has the id 3"),
-    ({"shapes": [{"label": "x"}]}, "shapes[0] (polygon) of * has no 'points'"),
     ({"shapes": [], "imagePath": {}}, "a.json: 'imagePath' is {}; write text"),
-    ([{"data": {"img": "x"}, "annotations": []}], "data of [0] of * has no 'image'"),
-    (task("a.jpg", {"type": "rectanglelabels", "value": NO_CORNERS}), "result[0] of * has no 'y'"),
+    ([{"data": {"img": "x"}, "annotations": []}], "data of [0] of * has no 'image', and none of"),
 ]
 MALFORMED_OTHERS: list[tuple[str, object, str]] = [
     ("a.bin", "what is this?", NO_FORMAT),
@@ -446,8 +445,8 @@ MALFORMED_OTHERS: list[tuple[str, object, str]] = [
     ("a.xml", "<annotation>", NOT_XML),
     ("a.xml", '<?xml version="1.0" encoding="klingon"?><annotation/>', NOT_XML),
     ("a.xml", BOMB, NOT_XML + "it declares a document type"),
-    ("a.xml", "<html/>", "begins with <html>, not with VOC's <annotation>"),
-    ("a.xml", "<annotation><object/></annotation>", "object 1 of * has no <bndbox>"),
+    ("a.xml", "<html/>", "a.xml: is a web page, perhaps of a failed download"),
+    ("a.xml", "<dataset/>", "begins with <dataset>, not with VOC's <annotation>"),
     ("a.txt", "\nhello 1 2 3 4", "line 2 of * begins with 'hello', not with a class number"),
     ("a.csv", "", "is empty; write at least the header image,x0,y0,x1,y1,label"),
     ("a.csv", "foo,bar\n1,2\n", "line 1 of * 'foo,bar' is not a known header; write image,x0"),
@@ -490,11 +489,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_opened_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> str:
+    def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     path = save(tmp_path / "a.json", {})
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(BoxFileError, match=r"a.json: cannot be read: Permission denied"):
         read_boxes(path)
 
@@ -579,12 +578,21 @@ BAD_BOXES: list[tuple[str, object, str]] = [
     ("a.json", {"a.jpg": [[10**400, 2, 3, 4]]}, "'a.jpg'[0] of * a coordinate is too large"),
     ("a.json", {"a.jpg": [None, [1, 2, 3, 4]]}, "'a.jpg'[0] of * four numbers are expected"),
     ("a.json", coco_of({"image_id": 1, "bbox": [1]}), "annotations[0] of * 1 values found"),
-    ("a.json", shape_of("point", [1, 2]), "shapes[0] (point) of * 1 points span no box"),
-    ("a.json", shape_of("line", [1, 2], [3]), "(line) of * the point [3] is not two finite"),
-    ("a.json", shape_of("line", [1, 2], [3, "x" * 99]), "the point [3, 'xxx*... is not two finite"),
-    ("a.json", shape_of("line", [1, 2], [3, NAN]), "the point [3, nan] is not two finite"),
-    ("a.json", shape_of("line", [1, 2], [3, 10**400]), "is not two finite numbers"),
-    ("a.json", shape_of("line", [1, 2], [3, True]), "is not two finite numbers"),
+    ("a.json", {"a.jpg": [{"label": "x"}]}, "'a.jpg'[0] of * has no 'box'"),
+    ("a.json", {"a.jpg": [{"bx": [1, 2, 3, 4]}]}, "'a.jpg'[0] of * key 'bx'; did you mean 'box'?"),
+    ("a.json", coco_of({"image_id": 1}), "annotations[0] of * has no 'bbox' and no 'segmentation'"),
+    ("a.json", {"shapes": [{"label": "x"}], "imagePath": "a.jpg"}, "(polygon) of * no 'points'"),
+    ("a.json", task("a.jpg", {"type": "rectanglelabels", "value": NO_CORNERS}), "* has no 'y'"),
+    ("a.xml", "<annotation><object/></annotation>", "object 1 of * has no <bndbox>"),
+    ("a.json", shape_of("polygon", [1, 2], [3]), "(polygon) of * the point [3] is not two finite"),
+    (
+        "a.json",
+        shape_of("polygon", [1, 2], [3, "x" * 99]),
+        "the point [3, 'xxx*... is not two finite",
+    ),
+    ("a.json", shape_of("polygon", [1, 2], [3, NAN]), "the point [3, nan] is not two finite"),
+    ("a.json", shape_of("polygon", [1, 2], [3, 10**400]), "is not two finite numbers"),
+    ("a.json", shape_of("polygon", [1, 2], [3, True]), "is not two finite numbers"),
     ("a.json", rectangle_of(x="1"), "annotations[0].result[0] of [0] of * four numbers"),
     ("a.json", rectangle_of(rotation=30), "annotations[0].result[0] of [0] of * is rotated"),
     ("a.xml", voc_of("1", "2", "x", "4"), "object 1 of * 'x' is not a finite number"),
@@ -643,7 +651,7 @@ SOME_IMAGES = st.lists(
 @given(images=SOME_IMAGES)
 def test_what_is_written_is_read_back(format: str, images: list[ImageRegions]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        suffix = ".csv" if format == "csv" else ".json"
+        suffix = SUFFIXES.get(format, ".json")
         path = Path(folder) / ("boxes" if format in FOLDERS else f"boxes{suffix}")
         write_boxes(path, images, format)
         found = read_boxes(path)
