@@ -39,6 +39,8 @@ class EvalTask(ABC):
 
     settings: Mapping[str, object]
     """Options of asking and scoring, by name, to be written beside the results."""
+    remarks: Sequence[str] = ()
+    """What was left out of the data, a line each."""
 
     @abstractmethod
     def requests(self, model: ModelInfo) -> Sequence[Request]:
@@ -115,6 +117,8 @@ def evaluate_models(
         DataError: Nothing could be answered.
         RegionQAError: A model cannot be loaded.
     """
+    for line in task.remarks:
+        console.warn(line)
     models = map(find_model, settings.models)
     runs = [run_task(task.requests(model.info), settings, model, console) for model in models]
     answered = set.intersection(*(set(run.answers) for run in runs))

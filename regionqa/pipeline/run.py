@@ -76,6 +76,9 @@ def run_requests(options: RunOptions) -> int:
         Console(quiet=output.quiet) as console,
         AnswerWriter(settings, console.error, output.out, append=output.resume) as writer,
     ):
+        if ask.boxfile is not None:
+            for line in ask.boxfile.remarks:
+                console.warn(line)
         requests = make_requests(_tracked(items, options, console), ask, console.warn)
         budget = PixelBudget()
         if output.draw:

@@ -16,6 +16,7 @@ import numpy as np
 
 from regionqa.backends.base import ModelInfo
 from regionqa.boxes.files import BoxFile, read_boxes
+from regionqa.boxes.remarks import LeftOut, summarise_remarks
 from regionqa.engine import Engine
 from regionqa.errors import DataError, ItemError
 from regionqa.evaluation.metrics.calibration import (
@@ -42,7 +43,7 @@ from regionqa.evaluation.results import TableRows, TaskScores
 from regionqa.evaluation.runner import EvalTask
 from regionqa.images.reading import open_image
 from regionqa.pipeline.outputs import request_boxes
-from regionqa.regions import clip_all
+from regionqa.regions import WrittenBox, clip_all
 from regionqa.requests import NAMING_QUESTION, Answer, Request
 
 MIN_SIDE = 32.0
@@ -84,7 +85,11 @@ class RecognitionTask(EvalTask):
         """
         boxfile = read_boxes(boxes)
         folder = images or (boxes if boxes.is_dir() else boxes.parent)
-        self._requests = tuple(islice(box_requests(boxfile, folder, min_side, question), limit))
+        left_out = list[LeftOut]()
+        requests = box_requests(boxfile, folder, min_side, question, left_out)
+        self._requests = tuple(islice(requests, limit))
+        lines = (f"{boxes}: {line}" for line in summarise_remarks(left_out))
+        self.remarks = (*boxfile.remarks, *lines)
         require_boxes(self._requests, boxfile, min_side)
         own = read_synonyms(classes) if classes else {}
         names = list(dict.fromkeys([*class_list(boxfile), *own]))
@@ -232,16 +237,24 @@ def predictions(
 
 
 def box_requests(
-    boxfile: BoxFile, folder: Path, min_side: float = MIN_SIDE, question: str = NAMING_QUESTION
+    boxfile: BoxFile,
+    folder: Path,
+    min_side: float = MIN_SIDE,
+    question: str = NAMING_QUESTION,
+    left_out: list[LeftOut] | None = None,
 ) -> Iterator[Request]:
     """Yield a request per labelled box that is large enough; one that fails carries its error.
 
-    COCO's crowd annotations show no single object and are left out, as in training.
+    COCO's crowd annotations show no single object and are left out, as in training. What is left
+    out is appended to `left_out`.
     """
+    left_out = [] if left_out is None else left_out
     for name in boxfile.images:
         try:
             boxes = boxfile.boxes_for(name) or ()
-            if not any(written.label for written in boxes):
+            left_out += (LeftOut(name, reason) for box in boxes if (reason := _why_left_out(box)))
+            boxes = tuple(box for box in boxes if not _why_left_out(box))
+            if not boxes:
                 continue
             image = open_image(folder / name)
         except ItemError as error:
@@ -249,14 +262,20 @@ def box_requests(
             continue
         size = (image.width, image.height)
         for written in boxes:
-            if not written.label or written.is_crowd:
-                continue
             try:
                 region = written.resolve(*size)
                 if min(region.box.width, region.box.height) >= min_side:
                     yield Request(name, question, clip_all((region,), *size)[0], image)
+                else:
+                    left_out.append(LeftOut(name, f"boxes with a side below {min_side:g} pixels"))
             except ItemError as error:
                 yield Request(name, question, source=image, error=error)
+
+
+def _why_left_out(box: WrittenBox) -> str | None:
+    if box.is_crowd:
+        return "crowds"
+    return None if box.label else "boxes without a label"
 
 
 def class_list(boxfile: BoxFile) -> list[str]:
