@@ -1,24 +1,26 @@
 """`data`: check and convert training data."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regionqa.cli.options import with_options
-from regionqa.options import ImageFolderOptions
+from regionqa.cli.options import only, with_options
+from regionqa.options import BoxOptions, ImageFolderOptions
 
 SOME_FAILED = 3
 
 data_app = typer.Typer(help="Check and convert training data.", no_args_is_help=True)
 
+Convention = Annotated[BoxOptions, only("box_format", "box_units")]
 DataFile = Annotated[
     Path,
     typer.Argument(
         metavar="FILE",
         help="JSON lines of image, regions and conversations, a JSON array of LLaVA or PVIT, or "
-        "COCO instances.",
+        "boxes with labels in any format that `ask --boxes` reads.",
     ),
 ]
 
@@ -29,6 +31,7 @@ def check(
     file: DataFile,
     *,
     folder: ImageFolderOptions,
+    boxes: Convention,
     show: Annotated[int, typer.Option(min=0, help="Number of problems to list; 0 is all.")] = 20,
     draw: Annotated[
         int, typer.Option(min=0, help="Number of images to draw, with regions and turns.")
@@ -49,7 +52,8 @@ def check(
 
     if bool(draw) != (out is not None):
         raise UsageError("--draw and --out go together: --draw 10 --out FOLDER")
-    data = read_training_data(file, folder.images)
+    data = read_training_data(file, folder.images, format=boxes.box_format, units=boxes.box_units)
+    warn(data.remarks)
     for line in summarise(data).lines(show):
         print(line)
     data.or_stop(skip_bad=True)
@@ -62,6 +66,12 @@ def check(
     return SOME_FAILED if data.problems or errors else 0
 
 
+def warn(lines: Iterable[str]) -> None:
+    """Print warnings on stderr."""
+    for line in lines:
+        print(f"regionqa: warning: {line}", file=sys.stderr)
+
+
 @data_app.command()
 @with_options
 def convert(
@@ -69,6 +79,7 @@ def convert(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON-lines file to write.")],
     *,
     folder: ImageFolderOptions,
+    boxes: Convention,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad records out instead of stopping.")
     ] = False,
@@ -84,7 +95,9 @@ def convert(
 
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {out}: is the input file; name another")
-    data = read_training_data(file, folder.images).or_stop(skip_bad=skip_bad)
+    data = read_training_data(file, folder.images, format=boxes.box_format, units=boxes.box_units)
+    warn(data.remarks)
+    data = data.or_stop(skip_bad=skip_bad)
     write_training_data(out, data.records)
     if data.bad:
         print(f"regionqa: {file}: {counted(data.bad, 'bad record')} left out", file=sys.stderr)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from regionqa.data.boxes import CROWDS
 from regionqa.data.english import counted
 from regionqa.data.records import DataFormat, Problem, TrainingData, one_line
 
@@ -45,7 +46,7 @@ class Report:
 
         show: Number of problems to list; 0 for all.
         """
-        yield f"{self.data.source}: {self.data.format}"
+        yield f"{self.data.source}: {self.data.title or self.data.format}"
         width = max(len(bar.name) for bar in self.counts)
         yield from (f"  {bar.name:{width}}  {bar.count:>10,}" for bar in self.counts)
         regions = sum(bar.count for bar in self.sizes)
@@ -71,7 +72,9 @@ def summarise(data: TrainingData) -> Report:
         "records without regions": sum(not record.regions for record in records),
     }
     if data.format is DataFormat.coco:
-        counts["crowds left out"] = len(data.left_out)
+        counts["crowds left out"] = sum(each.reason == CROWDS for each in data.left_out)
+    elif data.format is DataFormat.boxes:
+        counts["annotations left out"] = len(data.left_out)
     common = Counter(answers).most_common(MOST_FREQUENT)
     return Report(
         data=data,

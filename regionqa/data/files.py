@@ -1,4 +1,4 @@
-"""Training data files: JSON lines, arrays of LLaVA or PVIT, and COCO instances.
+"""Training data files: JSON lines, arrays of LLaVA or PVIT, and boxes with labels in any format.
 
     data = read_training_data(Path("mine.jsonl"))
 
@@ -6,57 +6,143 @@ A bad record becomes a `Problem` and reading goes on; a file without any record 
 is a DataError.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
-from regionqa.boxes.entries import LeftOut
+from regionqa.boxes.files import FORMATS, format_of, read_boxes
 from regionqa.boxes.formats.coco import is_coco
-from regionqa.data.coco import coco_records
+from regionqa.boxes.remarks import LeftOut, summarise_remarks
+from regionqa.boxes.source import SourceFile
+from regionqa.data.boxes import EntryImages, Part, box_records, coco_records, image_folders
 from regionqa.data.conversations import read_record
 from regionqa.data.images import ImageFinder
 from regionqa.data.jsonl import LINES_SUFFIXES, JsonFile, JsonLayout
 from regionqa.data.records import DataFormat, Problem, Record, TrainingData
 from regionqa.errors import BoxFileError, DataError
+from regionqa.regions import BoxFormat, BoxUnits
 
 ADVICE = (
     "give JSON lines of image, regions and conversations, a JSON array of LLaVA or PVIT, "
-    "or COCO instances; see docs/guide/data.md"
+    "COCO instances, or boxes with labels in another format; see docs/guide/data.md"
 )
-Parts = Iterable[Record | Problem | LeftOut]
+_TURNS = "conversations"
 
 
-def read_training_data(path: Path, images: Path | None = None) -> TrainingData:
+def read_training_data(
+    path: Path,
+    images: Path | None = None,
+    *,
+    format: BoxFormat | None = None,
+    units: BoxUnits | None = None,
+) -> TrainingData:
     """Read every record of a file, and every problem of those that cannot be used.
 
     Only the headers of images are read.
 
     Args:
-        path: The file.
-        images: Folder that image names are relative to. By default the file's own, and for COCO
-            also the folder `images` in it.
+        path: The file, or a folder of box files.
+        images: Folder that image names are relative to. By default the file's own, and for boxes
+            also the folder `images` in it and those of published layouts.
+        format: Meaning of the numbers of plain JSON and CSV, as for `read_boxes`.
+        units: Their units.
 
     Raises:
         DataError: If the file cannot be read or has no known format.
     """
+    source = SourceFile(path, path.parent)  # kept, because a pipe can be read only once
+    if _holds_boxes(source):
+        return _box_data(source, images, format, units)
     # stray bytes spoil one record only
-    file = JsonFile.read(path, ADVICE, strict=False)
+    content = source.content if source.is_stream and path.exists() else None
+    file = JsonFile.read(path, ADVICE, strict=False, content=content)
     folders = [path.parent, path.parent / "images"] if images is None else [images]
-    format, found = _recognised(file, folders)
+    kind, found = _recognised(file, folders)
     try:
         parts = list(found)
     except BoxFileError as error:
         raise DataError(str(error)) from None
+    return _data(path, kind, parts, file.sha256)
+
+
+def _data(path: Path, format: DataFormat, parts: Iterable[Part], sha256: str) -> TrainingData:
+    parts = list(parts)
+    left_out = tuple(part for part in parts if isinstance(part, LeftOut))
     return TrainingData(
         source=path,
         format=format,
         records=tuple(part for part in parts if isinstance(part, Record)),
         problems=tuple(part for part in parts if isinstance(part, Problem)),
-        sha256=file.sha256,
-        left_out=tuple(part for part in parts if isinstance(part, LeftOut)),
+        sha256=sha256,
+        left_out=left_out,
+        remarks=tuple(f"{path}: {line}" for line in summarise_remarks(left_out)),
     )
 
 
-def _recognised(file: JsonFile, folders: list[Path]) -> tuple[DataFormat, Parts]:
+# ---- boxes ----
+
+
+def _holds_boxes(file: SourceFile) -> bool:
+    """Whether a file holds boxes, in a format other than COCO's instances, and no conversations.
+
+    A file that cannot be told is not: the reader of conversations says what is wrong with it.
+    """
+    if file.path.is_dir():
+        return True
+    try:
+        if file.kind not in (".json", ".jsonl"):
+            return format_of(file) is not None
+        if get_close_matches(_TURNS, file.keys, n=1, cutoff=0.7):
+            return False
+        name = format_of(file)
+    except (BoxFileError, OSError, ValueError):
+        return False
+    if name == "plain" and (file.is_array or file.kind == ".jsonl"):
+        return False  # boxes without images, or records without conversations
+    if name == "requests":  # records without conversations are faulty, unless they have labels
+        return "answer" in file.keys or b'"label"' in file.content
+    return name is not None and not (name == "coco" and not file.is_array) and bool(file.keys)
+
+
+def _box_data(
+    source: SourceFile, images: Path | None, format: BoxFormat | None, units: BoxUnits | None
+) -> TrainingData:
+    path = source.path
+    try:
+        file = read_boxes(path, format=format, units=units, source=source)
+    except BoxFileError as error:
+        raise DataError(str(error)) from None
+    parts = box_records(file, EntryImages(file, image_folders(path, images)))
+    data = _data(path, DataFormat.boxes, parts, _digest(source))
+    return replace(
+        data,
+        left_out=(*file.left_out, *data.left_out),
+        remarks=(*file.remarks, *data.remarks),
+        title=FORMATS[file.format].TITLE,
+    )
+
+
+def _digest(source: SourceFile) -> str:
+    """Return the digest of a file, or of the names and contents of a folder's box files."""
+    path = source.path
+    if not path.is_dir():
+        return hashlib.sha256(source.content).hexdigest()
+    digest = hashlib.sha256()
+    suffixes = {format.IMAGE_SUFFIX for format in FORMATS.values()}
+    for each in sorted(path.rglob("*")):
+        if each.suffix.lower() in suffixes and each.is_file():
+            name = each.relative_to(path).as_posix()
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+            digest.update(hashlib.sha256(each.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+# ---- conversations, and COCO's instances ----
+
+
+def _recognised(file: JsonFile, folders: list[Path]) -> tuple[DataFormat, Iterable[Part]]:
     """Return the format of a file and an iterator over its contents."""
     document, path = file.document, file.path
     if is_coco(document):

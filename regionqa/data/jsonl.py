@@ -56,7 +56,9 @@ class JsonFile:
     """Digest of the file's bytes."""
 
     @classmethod
-    def read(cls, path: Path, advice: str, *, strict: bool = True) -> "JsonFile":
+    def read(
+        cls, path: Path, advice: str, *, strict: bool = True, content: bytes | None = None
+    ) -> "JsonFile":
         """Read a file of any layout.
 
         Args:
@@ -64,11 +66,12 @@ class JsonFile:
             advice: What to give instead, for messages.
             strict: Whether bytes that are not UTF-8 are an error. Otherwise they become
                 surrogates, so that they spoil only the record they stand in.
+            content: The file's bytes, if they were read already.
 
         Raises:
             DataError: If the file cannot be read, is empty, or holds no JSON.
         """
-        content = _content(path)
+        content = _content(path) if content is None else content
         try:
             text = content.decode("utf-8-sig", "strict" if strict else "surrogateescape")
         except UnicodeDecodeError:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from regionqa.boxes.entries import LeftOut
+from regionqa.boxes.remarks import LeftOut
 from regionqa.data.english import counted
 from regionqa.errors import DataError
 from regionqa.regions import Region
@@ -21,6 +21,8 @@ class DataFormat(StrEnum):
     lines = "JSON lines"
     array = "a JSON array of conversations"
     coco = "COCO"
+    boxes = "boxes"
+    """Boxes with labels in another format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,10 @@ class TrainingData:
     """Digest of the file's bytes, kept with a model that was trained on it."""
     left_out: tuple[LeftOut, ...] = ()
     """Annotations that are not meant to be learned, such as COCO's crowds, in file order."""
+    remarks: tuple[str, ...] = ()
+    """What was left out or adjusted: a line per reason, with its count and first place."""
+    title: str = ""
+    """The format's name, if it is `boxes`."""
 
     @property
     def bad(self) -> int:
