@@ -21,13 +21,13 @@ from torch import Tensor
 
 from regionqa.bundles.store import Bundle, find_bundle
 from regionqa.language import decoders as decoder_module
-from regionqa.language.decoders import Cache, LlamaDecoder
-from regionqa.runtime.devices import Device, placement
+from regionqa.language.decoders import KeyValueCache, LlamaDecoder
+from regionqa.runtime.devices import Device, operator_providers
 
 PREFIX, WORDS, ROUNDS = 300, 32_000, 3
 
 
-class ConcatenatedCache(Cache):
+class ConcatenatedCache(KeyValueCache):
     """A cache that copies all positions to add one."""
 
     def __init__(self, layers: int) -> None:
@@ -35,7 +35,7 @@ class ConcatenatedCache(Cache):
         self.kept: list[tuple[Tensor, Tensor] | None] = [None] * layers
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cache.extend`."""
+        """As `KeyValueCache.extend`."""
         past = self.kept[layer]
         if past is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
@@ -43,7 +43,10 @@ class ConcatenatedCache(Cache):
         return keys, values
 
 
-CACHES: dict[str, type[Cache]] = {"concatenated": ConcatenatedCache, "growing": Cache}
+CACHES: dict[str, type[KeyValueCache]] = {
+    "concatenated": ConcatenatedCache,
+    "growing": KeyValueCache,
+}
 
 
 def random_decoder(width: int, layers: int, dtype: torch.dtype, device: str) -> LlamaDecoder:
@@ -127,7 +130,7 @@ def compare(model: LlamaDecoder, counts: Sequence[int], tokens: int) -> None:
         said = {}
         for _ in range(ROUNDS + 1):
             for name, kind in CACHES.items():
-                decoder_module.Cache = kind  # type: ignore[misc]
+                decoder_module.KeyValueCache = kind  # type: ignore[misc]
                 seconds, said[name] = decode(model, questions, tokens)
                 times[name].append(seconds)
         slow, fast = (statistics.median(taken[1:]) for taken in times.values())
@@ -165,7 +168,7 @@ def show_placement(bundle: Bundle, device: Device, half: bool) -> None:
             sides = [s if isinstance(s, int) else f for s, f in zip(value.shape, free, strict=True)]
             kind = np.int64 if "int64" in value.type else np.float32
             feeds[value.name] = np.zeros(sides, kind)
-        found = placement(path, device, feeds, half=half)
+        found = operator_providers(path, device, feeds, half=half)
         for name in told:
             if name in found:
                 print(f"{graph:12} {name:22} {', '.join(sorted(found[name]))}")

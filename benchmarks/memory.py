@@ -55,7 +55,7 @@ import onnxruntime
 from regionqa.runtime import devices
 {RESIDENT}
 if sys.argv[2] == "kept":
-    devices.give_back_memory = lambda: None
+    devices.trim_memory = lambda: None
 before = memory("VmRSS")
 session = devices.open_session(Path(sys.argv[1]), devices.Device.cpu)
 print(memory("VmRSS") - before)
@@ -120,7 +120,7 @@ def main() -> int:
             ran = run(ASK, small.root, larger.root, *words, "--dtype", dtype)
             before, peak = map(int, ran.stderr.split()[-2:])
             total = estimate(needs_of(larger), Device.cpu, Precision(dtype)).total
-            program = memory.PROGRAM[Device.cpu]
+            program = memory.BASELINE[Device.cpu]
             ratio = (peak - before) / (total - program)
             sound &= 0.7 <= ratio <= 1.3
             print(f"{dtype}: {ratio:.2f} of the estimate; program {before / program:.2f} of its")

@@ -167,7 +167,7 @@ def write_card(
 
 
 def given_tables(bundle: Bundle) -> dict[str, Any]:
-    """The card's tables as they were passed to `write_bundle`, as a base of another card."""
+    """Return the card's tables as they were passed to `write_bundle`, as a base of another card."""
     table = tomllib.loads((bundle.root / CARD).read_text(encoding="utf-8"))
     return {key: value for key, value in table.items() if key not in FOUND}
 
@@ -188,7 +188,7 @@ def save_encoders(vision: VisionModule, region: RegionModule | None, path: Path)
 
 
 def smallest(values: Tensor) -> Tensor:
-    """The values as float16 if it represents them exactly, else unchanged."""
+    """Return the values as float16 if it represents them exactly, else unchanged."""
     half = values.half()
     return (half if torch.equal(half.float(), values.float()) else values).contiguous()
 

@@ -124,12 +124,12 @@ def publish(bundle: Bundle, repo: str, *, private: bool = False) -> str:
 
 
 def published_paths(bundle: Bundle) -> list[str]:
-    """Paths of the published files: the card and those it lists, no others of the folder."""
+    """List the published files: the card and those it lists, no others of the folder."""
     return [CARD, *(spec.path for spec in bundle.card.files)]
 
 
 def describe_publish_error(error: Exception, repo: str) -> str | None:
-    """The message for an error of the client; None for programming errors."""
+    """Return the message for an error of the client; None for programming errors."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause = root_cause(error)
@@ -151,7 +151,7 @@ def describe_publish_error(error: Exception, repo: str) -> str | None:
 
 
 def model_page(bundle: Bundle, name: str) -> str:
-    """The README of a bundle's repository, from its card; `name` is the value for --model."""
+    """Write the README of a bundle's repository from its card; `name` is the value for --model."""
     from huggingface_hub import ModelCardData
 
     card = bundle.card
@@ -190,5 +190,5 @@ def model_page(bundle: Bundle, name: str) -> str:
 
 
 def table_cell(value: object) -> str:
-    """A value of the card as text for a Markdown table."""
+    """Return a value of the card as text for a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")

@@ -89,7 +89,7 @@ def calibrate(
 
 
 def log_loss(confidence: Floats, right: Bools) -> float:
-    """Mean negative log-likelihood, in nats, of which answers are right.
+    """Return the mean negative log-likelihood, in nats, of which answers are right.
 
     Probabilities are clipped at 0.001, so that a single sure error does not decide.
     """
@@ -98,5 +98,5 @@ def log_loss(confidence: Floats, right: Bools) -> float:
 
 
 def threshold_at(coverage: float, confidence: Floats) -> float:
-    """The confidence that a share `coverage` of the answers reaches."""
+    """Return the confidence that a share `coverage` of the answers reaches."""
     return float(np.quantile(confidence, 1 - coverage))

@@ -161,7 +161,7 @@ def _states(
 
 
 def _trained(model: nn.Module, progress: TrainingProgress) -> dict[str, Any]:
-    """The weights that training has changed, not copied."""
+    """Return the weights that training has changed, not copied."""
     weights: Mapping[str, Any] = get_model_state_dict(model)
     return {name: weights[name] for name in progress.trained}
 

@@ -95,7 +95,7 @@ class ProcessGroup:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, without the DDP wrapper."""
+    """Return the model itself, without the DDP wrapper."""
     return cast(nn.Module, model.module) if hasattr(model, "module") else model
 
 
@@ -105,6 +105,6 @@ def full_tensor(value: Tensor) -> Tensor:
 
 
 def decoder_layers(language: nn.Module) -> nn.ModuleList:
-    """The module list that holds most of a language model's weights."""
+    """Return the module list that holds most of a language model's weights."""
     lists = [module for module in language.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))

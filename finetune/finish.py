@@ -136,7 +136,7 @@ def finetuned_card(base: Bundle, name: str, provenance: Mapping[str, Any]) -> di
 
 
 def stored_in_half(base: Bundle) -> bool:
-    """Whether the base stores its encoders in half precision; then the result does too."""
+    """Return whether the base stores its encoders in half precision; then the result does too."""
     with safe_open(base.file(WEIGHTS), framework="pt") as tensors:
         kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     return "F32" not in kinds

@@ -94,7 +94,7 @@ class RegionLanguageModel(nn.Module):
         return self._logits(self.embed(batch), batch.mask, batch.learned)
 
     def embed(self, batch: Batch) -> Tensor:
-        """Embeddings (Q, L, H) of a batch, with image and region tokens in their slots."""
+        """Embed a batch (Q, L, H), with image and region tokens in their slots."""
         embeds = self.language.get_input_embeddings()(batch.input_ids)  # (Q, L, H)
         image = self.projector(batch.features)  # (B, T, H)
         question, start, box = batch.region_slots.unbind(1)  # (M,) each

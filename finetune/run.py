@@ -339,7 +339,7 @@ def describe_stage(name: str, settings: StageSettings, entries: list[LogEntry]) 
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a GPU or in the host."""
+    """Return whether an error means that memory ran out, on a GPU or in the host."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()

@@ -163,7 +163,7 @@ class TrainingLog:
 
 
 def curve_points(entry: LogEntry) -> dict[str, float]:
-    """An entry as points of TensorBoard's curves, by their names."""
+    """Return an entry as points of TensorBoard's curves, by their names."""
     kind = "held-out" if entry.held_out else "training"
     points = {
         f"{entry.stage}/{kind} loss": entry.loss,
@@ -173,7 +173,7 @@ def curve_points(entry: LogEntry) -> dict[str, float]:
 
 
 def without_defaults(entry: LogEntry) -> dict[str, Any]:
-    """The entry as a JSON object of the log."""
+    """Return the entry as a JSON object of the log."""
     return {
         name: value
         for name, value in vars(entry).items()

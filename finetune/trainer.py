@@ -369,7 +369,7 @@ def loss_and_accuracy(totals: Tensor) -> tuple[float, float]:
 
 
 def computes_in_bf16(precision: TrainingPrecision, device: torch.device) -> bool:
-    """Whether matrix products run in bf16."""
+    """Return whether matrix products run in bf16."""
     if precision is TrainingPrecision.auto:
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision is TrainingPrecision.bf16

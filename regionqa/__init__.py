@@ -10,10 +10,11 @@ Importing the package is quick: names are imported when they are first used.
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from regionqa.engine import Engine
+    from regionqa.options import RuntimeOptions
     from regionqa.regions import Region
     from regionqa.requests import Answer, Request
 
@@ -37,29 +38,26 @@ if not TYPE_CHECKING:  # a type checker would take any name for defined
 
 def load(
     model: str | Path = "starter",
-    *,
-    device: str = "auto",
-    batch_size: int = 16,
-    dtype: str = "auto",
-    quantize: str | None = None,
+    options: "RuntimeOptions | None" = None,
+    **values: Any,
 ) -> "Engine":
     """Load a model.
 
     Args:
         model: The name of a model that ships with the package, a model's folder, or OWNER/NAME on
             the Hub.
-        device: "auto", "cpu" or "cuda".
-        batch_size: Number of questions generated together.
-        dtype: "auto", "float32", "float16" or "bfloat16". "auto" is float32 for small models, and
-            the dtype of the stored weights for large ones (docs/guide/precision.md).
-        quantize: "8bit" or "4bit" quantizes the language model; CUDA only, with the extra
-            `quantize`.
+        options: How the model is run.
+        values: Fields of `RuntimeOptions` (regionqa/options.py); they replace those of `options`.
+            `device`: "auto", "cpu" or "cuda". `batch_size`: number of questions decoded together.
+            `dtype`: "auto", "float32", "float16" or "bfloat16". `quantize`: "8bit" or "4bit"; CUDA
+            only, with the extra `quantize`. docs/guide/precision.md describes the last two.
 
     Raises:
+        UsageError: An option is unknown or out of range.
         BundleError: There is no such model, or its files are not sound.
         DeviceError: `device` is "cuda" and CUDA cannot be used.
         DownloadError: The model is on the Hub and cannot be fetched.
     """
     from regionqa.engine import Engine
 
-    return Engine.load(model, device=device, batch_size=batch_size, dtype=dtype, quantize=quantize)
+    return Engine.load(model, options, **values)

@@ -18,8 +18,10 @@ from regionqa.backends.base import Backend, Completion, Model, ModelInfo, find_m
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle
 from regionqa.errors import ImageError, ItemError, QuestionError, UsageError
+from regionqa.flags import parse_choice
 from regionqa.images.reading import image_from_memory, open_image
 from regionqa.language.streaming import AnswerStream
+from regionqa.options import GenerationOptions, RuntimeOptions
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox, clip_all, four_numbers
 from regionqa.requests import Answer, Request, Sampling, request_seed, windows
 
@@ -34,7 +36,7 @@ OnText = Callable[[Request, str], None]
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """Options of one call of `Engine.answer`, with the model's defaults filled in."""
+    """`GenerationOptions` with the model's defaults filled in."""
 
     max_new_tokens: int
     """Limit on the tokens of an answer."""
@@ -43,16 +45,16 @@ class DecodingSettings:
     seed: int
     """Random seed of the call."""
     confidence: ConfidenceCard
-    """When an answer is withheld."""
+    """When an answer is held back."""
     on_text: OnText | None = None
-    """Receives the parts of an answer once it can no longer be withheld."""
+    """Receives the parts of an answer once it can no longer be held back."""
 
-    def may_withhold(self, tokens: int) -> bool:
-        """Whether an answer of this many tokens so far may still be withheld."""
+    def may_hold_back(self, tokens: int) -> bool:
+        """Return whether an answer of this many tokens so far may still be held back."""
         return self.confidence.holds_back(0.0, tokens)
 
-    def withholds(self, completion: Completion) -> bool:
-        """Whether a finished answer is withheld as unsure."""
+    def holds_back(self, completion: Completion) -> bool:
+        """Return whether a finished answer is held back as unsure."""
         return completion.confidence is not None and self.confidence.holds_back(
             completion.confidence, completion.tokens
         )
@@ -76,16 +78,24 @@ class Engine:
     @classmethod
     def load(
         cls,
-        model: str | Path | Bundle | Model,
-        *,
-        device: str = "auto",
-        batch_size: int = 16,
-        dtype: str = "auto",
-        quantize: str | None = None,
+        model: str | Path | Bundle | Model | None = None,
+        options: RuntimeOptions | None = None,
+        **values: Any,
     ) -> "Engine":
-        """Find a model and load it; see `regionqa.load` for the arguments."""
-        backend = find_model(model).load(device=device, dtype=dtype, quantize=quantize)
-        return cls(backend, batch_size)
+        """Find a model and load it.
+
+        Args:
+            model: As for `regionqa.load`, or a model that was found. Default: the options' model.
+            options: How the model is run.
+            values: Fields of `RuntimeOptions`; they replace those of `options`.
+
+        Raises:
+            UsageError: An option is unknown or out of range.
+            RegionQAError: As for `regionqa.load`.
+        """
+        chosen = (options or RuntimeOptions()).replace(**values)
+        found = find_model(chosen.model if model is None else model)
+        return cls(found.load(chosen), chosen.batch_size)
 
     @property
     def info(self) -> ModelInfo:
@@ -107,13 +117,11 @@ class Engine:
         image: "str | Path | Image | npt.NDArray[np.generic]",
         question: str,
         boxes: Sequence[Sequence[float]] = (),
+        options: GenerationOptions | None = None,
         *,
         box_format: str = "xyxy",
         box_units: str = "pixel",
-        max_new_tokens: int | None = None,
-        unsure_below: float | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
+        **values: Any,
     ) -> Answer:
         """Ask one question.
 
@@ -121,35 +129,23 @@ class Engine:
             image: A path, a Pillow image, or a uint8 array (height, width, 3) or (height, width).
             question: The question; `<region1>` refers to the first box.
             boxes: Four numbers each.
+            options: How the answer is generated.
             box_format: "xyxy", "xywh" or "cxcywh".
             box_units: "pixel", "fraction" or "permille".
-            max_new_tokens: See `answer`.
-            unsure_below: See `answer`.
-            temperature: See `answer`.
-            seed: See `answer`.
+            values: Fields of `GenerationOptions`; they replace those of `options`.
 
         Raises:
             ItemError: The question cannot be answered.
+            UsageError: An option is unknown or out of range.
         """
+        form = parse_choice(BoxFormat, box_format, "box format")
+        units = parse_choice(BoxUnits, box_units, "box units")
         source = open_image(image) if isinstance(image, (str, Path)) else image_from_memory(image)
-        written = [
-            WrittenBox(
-                four_numbers(list(box), str(box)), BoxFormat(box_format), BoxUnits(box_units)
-            )
-            for box in boxes
-        ]
+        written = [WrittenBox(four_numbers(list(box), str(box)), form, units) for box in boxes]
         regions = tuple(box.resolve(source.width, source.height) for box in written)
         clipped, _ = clip_all(regions, source.width, source.height)
         request = Request(source.name, question, clipped, source)
-        answer = next(
-            self.answer(
-                [request],
-                max_new_tokens=max_new_tokens,
-                unsure_below=unsure_below,
-                temperature=temperature,
-                seed=seed,
-            )
-        )
+        answer = next(self.answer([request], options, **values))
         if answer.error:
             raise answer.error
         return answer
@@ -157,12 +153,10 @@ class Engine:
     def answer(
         self,
         requests: Iterable[Request],
+        options: GenerationOptions | None = None,
         *,
-        max_new_tokens: int | None = None,
-        unsure_below: float | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
         on_text: OnText | None = None,
+        **values: Any,
     ) -> Iterator[Answer]:
         """Answer requests in order, in bounded memory.
 
@@ -171,40 +165,33 @@ class Engine:
 
         Args:
             requests: Read lazily, at most one window ahead (see `windows`).
-            max_new_tokens: Limit on the tokens of an answer. Default: the model's.
-            unsure_below: Withhold answers whose confidence is below this; 0 withholds none.
-                Default: the model's.
-            temperature: Sampling temperature; 0 is greedy. Default: the model's.
-            seed: Random seed. The same seed and request give the same answer in any batch.
+            options: How answers are generated. The same seed and request give the same answer in
+                any batch.
             on_text: Called with the parts of each answer as they are generated; joined, they are
                 its text.
+            values: Fields of `GenerationOptions`, such as `max_new_tokens=20`; they replace those
+                of `options`.
 
-        Yields:
+        Returns:
             One answer per request.
-        """
-        settings = self._settings(max_new_tokens, unsure_below, temperature, seed, on_text)
-        for window in windows(requests, self._batch_size):
-            yield from self._answer_window(window, settings)
 
-    def _settings(
-        self,
-        max_new_tokens: int | None,
-        unsure_below: float | None,
-        temperature: float | None,
-        seed: int,
-        on_text: OnText | None,
-    ) -> DecodingSettings:
-        """Options with the model's defaults filled in; UsageError for one out of range."""
+        Raises:
+            UsageError: An option is unknown or out of range.
+        """
+        chosen = (options or GenerationOptions()).replace(**values)
+        settings = self._settings(chosen, on_text)
+        batches = windows(requests, self._batch_size)
+        return (answer for window in batches for answer in self._answer_window(window, settings))
+
+    def _settings(self, options: GenerationOptions, on_text: OnText | None) -> DecodingSettings:
         info = self.info
-        confidence = info.confidence
-        if unsure_below is not None:
-            if not 0 <= unsure_below <= 1:
-                raise UsageError(f"unsure_below is {unsure_below}: must be between 0 and 1")
-            confidence = replace(confidence, threshold=unsure_below)
+        confidence, temperature = info.confidence, options.temperature
+        if options.threshold is not None:
+            confidence = replace(confidence, threshold=options.threshold)
         return DecodingSettings(
-            max_new_tokens or info.max_new_tokens,
+            options.max_new_tokens or info.max_new_tokens,
             Sampling(info.temperature if temperature is None else temperature, info.top_k),
-            seed,
+            options.seed,
             confidence,
             on_text,
         )
@@ -212,7 +199,7 @@ class Engine:
     def _answer_window(
         self, window: Sequence[Request], settings: DecodingSettings
     ) -> Iterator[Answer]:
-        """Answers to one window; each reports an equal share of the elapsed time."""
+        """Yield the answers to one window; each reports an equal share of the elapsed time."""
         started = time.perf_counter()
         prompts = [(request, self._render(request, settings)) for request in window]
         encoded: list[Any] = []  # an encoded prompt or an ItemError per request
@@ -224,7 +211,7 @@ class Engine:
             yield replace(answer, seconds=seconds)
 
     def _render(self, request: Request, settings: DecodingSettings) -> Any:
-        """The prompt of a request, or the ItemError why it has none."""
+        """Return the prompt of a request, or the ItemError why it has none."""
         if request.error or request.source is None:
             return request.error or ImageError(f"{request.image}: no image")
         info = self.info
@@ -261,7 +248,7 @@ class Engine:
     def _answer_encoded(
         self, window: Sequence[Request], encoded: Sequence[Any], settings: DecodingSettings
     ) -> list[Answer]:
-        """Answers to encoded prompts in order; those without choices are generated in batches."""
+        """Answer encoded prompts in order; those without choices are generated in batches."""
         answers: dict[int, Answer] = {}
         open_ended = []
         for row, (request, prompt) in enumerate(zip(window, encoded, strict=True)):
@@ -280,12 +267,12 @@ class Engine:
     def _generate(
         self, batch: Sequence[tuple[Request, Any]], settings: DecodingSettings
     ) -> list[Answer]:
-        """Answers to one batch of requests with their encoded prompts."""
+        """Return the answers to one batch of requests with their encoded prompts."""
         on_text = settings.on_text
         streams = [AnswerStream(partial(on_text, request)) for request, _ in batch if on_text]
 
         def on_progress(row: int, tokens: int, text: str) -> None:
-            if not settings.may_withhold(tokens):
+            if not settings.may_hold_back(tokens):
                 streams[row].update(text)
 
         completions = self.backend.generate(
@@ -300,8 +287,8 @@ class Engine:
             if isinstance(completion, ItemError):
                 answers.append(Answer(request, error=completion))
                 continue
-            withheld = settings.withholds(completion)
-            text = settings.confidence.unsure if withheld else completion.text
+            held_back = settings.holds_back(completion)
+            text = settings.confidence.unsure if held_back else completion.text
             answers.append(
                 Answer(request, text, completion.tokens, confidence=completion.confidence)
             )
@@ -310,7 +297,7 @@ class Engine:
         return answers
 
     def _choose(self, request: Request, prompt: Any) -> Answer:
-        """The likeliest choice; its confidence is its share of the probability of all choices."""
+        """Choose the likeliest choice; its confidence is its share of the choices' probability."""
         try:
             scores = np.array(self.backend.score(prompt, request.choices))  # (C,)
         except ItemError as error:

@@ -1,44 +1,45 @@
-"""Every error a user can meet, as one line that says what, where and what to do next.
+"""Errors shown to users: one line that says what, where and what to do next.
 
-It knows nothing of the rest. Errors that belong to one item (an image, a box, a question) are
-`ItemError`s: a run reports them and goes on. All others end the run.
+An `ItemError` concerns one item (an image, a box, a question): a run reports it and continues. All
+others end the run.
 """
 
 
 class RegionQAError(Exception):
-    """Base of all errors raised on purpose; `exit_status` is the shell's."""
+    """Base class of the errors of this package."""
 
     exit_status = 1
+    """Exit status of a command that ends with this error."""
 
 
 class UsageError(RegionQAError, ValueError):
-    """The command or call was put together wrongly."""
+    """An option or argument is invalid."""
 
     exit_status = 2
 
 
 class DeviceError(RegionQAError, RuntimeError):
-    """The device that was asked for cannot be used."""
+    """The requested device cannot be used."""
 
 
 class BundleError(RegionQAError, ValueError):
-    """A model's folder or card is missing, incomplete or contradicts itself."""
+    """A model's folder or card is missing, incomplete or inconsistent."""
 
 
 class DownloadError(RegionQAError, OSError):
-    """Files of the Hub cannot be fetched, and are not on this machine."""
+    """Files of the Hub are not cached and cannot be fetched."""
 
 
 class PublishError(RegionQAError, OSError):
-    """A model cannot be put on the Hub."""
+    """A model cannot be uploaded to the Hub."""
 
 
 class BoxFileError(RegionQAError, ValueError):
-    """A file of boxes cannot be read."""
+    """A box file cannot be read."""
 
 
 class OutputError(RegionQAError, OSError):
-    """Answers cannot be written where they were asked to go."""
+    """Answers cannot be written."""
 
 
 class ExportError(RegionQAError, RuntimeError):
@@ -50,7 +51,7 @@ class DataError(RegionQAError, ValueError):
 
 
 class TrainingError(RegionQAError, RuntimeError):
-    """A training run cannot go on; what it had saved is kept."""
+    """A training run cannot continue; saved checkpoints are kept."""
 
 
 class ItemError(RegionQAError, ValueError):

@@ -55,7 +55,7 @@ class Flag:
 
 
 def flag(help: str, *names: str, **others: Any) -> Mapping[str, Flag]:
-    """Metadata that makes a dataclass field an option; `others` are further fields of `Flag`."""
+    """Return metadata that makes a field an option; `others` are further fields of `Flag`."""
     return MappingProxyType({FLAG: Flag(help, names, **others)})
 
 
@@ -118,6 +118,10 @@ class Options:
     def check(self) -> None:
         """Raise UsageError for options that contradict each other."""
 
+    def replace(self, **values: Any) -> Self:
+        """Return a copy with other values, given and checked as by `parse`."""
+        return type(self).parse(**(dict(_values(self)) | values))
+
     @classmethod
     def parse(cls, **values: Any) -> Self:
         """Make an instance of plain values, as a Python caller or a JSON request gives them.
@@ -135,12 +139,12 @@ class Options:
 
 
 def _values(options: Options) -> tuple[tuple[str, Any], ...]:
-    """Names and values of all fields."""
+    """Return names and values of all fields."""
     return tuple((item.name, getattr(options, item.name)) for item in fields(options))
 
 
 def _converted(item: Any, value: Any) -> Any:
-    """The value as the type of its field, if it is a string that stands for something else."""
+    """Convert a string to the enum or path that its field expects; return other values as given."""
     if not isinstance(value, str):
         return value
     for kind in get_args(item.type) if isinstance(item.type, UnionType) else (item.type,):

@@ -1,8 +1,7 @@
-"""Boxes and regions: parsing, conventions, checking, clipping.
+"""Boxes and regions: parsing, conventions, validation, clipping.
 
-In memory there is one convention: float xyxy in pixels of the image as displayed, half-open.
-Other conventions exist as `WrittenBox`, a box as somebody wrote it, which becomes a `Region` once
-its image's size is known.
+A `Box` is float xyxy in pixels of the image as displayed, half-open. A box in another convention is
+a `WrittenBox`, which becomes a `Region` once the size of its image is known.
 """
 
 import math
@@ -16,7 +15,7 @@ from regionqa.errors import BoxError
 
 
 class BoxFormat(StrEnum):
-    """What the four numbers of a written box mean."""
+    """Meaning of a written box's four numbers."""
 
     xyxy = "xyxy"
     xywh = "xywh"
@@ -24,7 +23,7 @@ class BoxFormat(StrEnum):
 
 
 class BoxUnits(StrEnum):
-    """What one unit of a written box is: a pixel, or a part of the image's width and height."""
+    """Unit of a written box: a pixel, or a fraction or thousandth of the image's size."""
 
     pixel = "pixel"
     fraction = "fraction"
@@ -33,10 +32,7 @@ class BoxUnits(StrEnum):
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in pixels of the image as displayed: left, top, right, bottom; half-open.
-
-    Raises BoxError for a NaN, an infinity, reversed corners or no area.
-    """
+    """A box in pixels of the image as displayed: left, top, right, bottom; half-open."""
 
     x0: float
     y0: float
@@ -44,6 +40,7 @@ class Box:
     y1: float
 
     def __post_init__(self) -> None:
+        """Raise BoxError for a NaN, an infinity, swapped corners or an empty box."""
         numbers = (self.x0, self.y0, self.x1, self.y1)
         if not all(math.isfinite(number) for number in numbers):
             raise BoxError(f"box {self}: every coordinate must be a finite number")
@@ -65,20 +62,20 @@ class Box:
 
     @property
     def width(self) -> float:
-        """Horizontal extent in pixels."""
+        """Width in pixels."""
         return self.x1 - self.x0
 
     @property
     def height(self) -> float:
-        """Vertical extent in pixels."""
+        """Height in pixels."""
         return self.y1 - self.y0
 
     def inside(self, width: int, height: int) -> bool:
-        """Whether all of the box lies in an image of this size."""
+        """Return whether the box lies entirely inside an image of this size."""
         return self.x0 >= 0 and self.y0 >= 0 and self.x1 <= width and self.y1 <= height
 
     def clipped(self, width: int, height: int) -> "Box":
-        """The part of the box inside an image of this size; BoxError where there is none."""
+        """Return the part of the box inside an image of this size; BoxError if it is empty."""
         x0, y0 = max(self.x0, 0.0), max(self.y0, 0.0)
         x1, y1 = min(self.x1, float(width)), min(self.y1, float(height))
         if x1 <= x0 or y1 <= y0:
@@ -91,33 +88,37 @@ class Box:
 
 @dataclass(frozen=True)
 class Region:
-    """A box with the name its file gave it, if any."""
+    """A box with an optional label."""
 
     box: Box
     label: str | None = None
+    """Label in the file that the box is from."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenBox:
-    """A box as it was written, before its image's size is known.
-
-    values: the four numbers. label: the name its file gave it, if any. is_crowd: whether its file
-    marks it as a box around a group, as COCO does.
-    """
+    """A box as written by a user or in a file, before the size of its image is known."""
 
     values: tuple[float, float, float, float]
+    """The four numbers."""
     format: BoxFormat = BoxFormat.xyxy
     units: BoxUnits = BoxUnits.pixel
     label: str | None = None
+    """Label in the file that the box is from."""
     is_crowd: bool = False
+    """Whether the file marks the box as one around a group of objects, as COCO does."""
 
     @classmethod
     def of(cls, region: Region) -> Self:
-        """The region written in the convention used in memory."""
+        """Write a region as xyxy in pixels."""
         return cls(region.box.xyxy, label=region.label)
 
     def resolve(self, width: int, height: int) -> Region:
-        """The region in pixels of an image of this size, not yet clipped to it."""
+        """Convert to pixels of an image of this size, without clipping.
+
+        Raises:
+            BoxError: The box is malformed, or its numbers are fractions where pixels are expected.
+        """
         x, y, third, fourth = self.values
         text = ",".join(f"{value:g}" for value in self.values)
         if not all(math.isfinite(value) for value in self.values):
@@ -150,7 +151,7 @@ class WrittenBox:
 
 
 def parse_box(text: str) -> tuple[float, float, float, float]:
-    """Four numbers from text such as `10,20,200,300` (spaces or semicolons will do too)."""
+    """Parse four numbers separated by commas, semicolons or spaces, such as `10,20,200,300`."""
     parts = [part for part in re.split(r"[,;\s]+", text.strip().strip("[]()")) if part]
     try:
         numbers = [float(part) for part in parts]
@@ -160,7 +161,7 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
 
 
 def four_numbers(values: object, text: str) -> tuple[float, float, float, float]:
-    """The values as a box's four numbers; BoxError, naming `text`, where they are anything else."""
+    """Return the values as a box's four numbers; BoxError, quoting `text`, if they are not that."""
     if (
         not isinstance(values, (list, tuple))
         or len(values) != 4
@@ -180,7 +181,7 @@ def four_numbers(values: object, text: str) -> tuple[float, float, float, float]
 def clip_all(
     regions: tuple[Region, ...], width: int, height: int
 ) -> tuple[tuple[Region, ...], list[str]]:
-    """Regions clipped to the image, and one warning for each that reached outside it."""
+    """Return the regions clipped to the image, and a warning for each that reached outside it."""
     clipped, warnings = [], []
     for region in regions:
         box = region.box

@@ -74,7 +74,7 @@ class Answer:
     """Why there is no answer."""
     confidence: float | None = None
     """Probability that the model gives to what it generated, from 0 to 1, whether given as the
-    answer or withheld; None where there is an error or the model reports none."""
+    answer or held back; None where there is an error or the model reports none."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def from_table(
 
 
 def _checked(info: inspect.Type, value: Any, where: str, renamed: Mapping[str, str]) -> Any:
-    """The value with today's keys; BundleError for an unknown key, or an unknown name of an enum.
+    """Rename old keys of a value; BundleError for an unknown key, or an unknown name of an enum.
 
     msgspec ignores keys that a dataclass does not have, and does not list an enum's values.
     """

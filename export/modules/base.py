@@ -71,7 +71,7 @@ class RegionModule(nn.Module, ABC):
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
     ) -> Tensor:
-        """One vector (N, D) per box, the input of `carry`."""
+        """Return one vector (N, D) per box, the input of `carry`."""
 
     @abstractmethod
     def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:

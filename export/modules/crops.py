@@ -137,7 +137,7 @@ class CropRegionEncoder(RegionModule):
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
     ) -> Tensor:
-        """One vector (N, vector_width) per box; arguments as in `forward`."""
+        """Return one vector (N, vector_width) per box; arguments as in `forward`."""
         (pixel_values,) = sources
         height, width = pixel_values.shape[-2:]
         config, count = self.config, boxes.shape[0]
@@ -219,7 +219,7 @@ def box_mask(window: Tensor, boxes: Tensor, side: int) -> Tensor:
 
 
 def sampling_weights(start: Tensor, stop: Tensor, pixels: int, count: int) -> Tensor:
-    """Weights (N, count, pixels) of the pixels in each of `count` parts of start to stop (N,).
+    """Weigh the pixels for each of `count` parts of start to stop (N,) -> (N, count, pixels).
 
     The kernel is a triangle, two parts and at least two pixels wide: antialiased bilinear
     interpolation.

@@ -134,7 +134,7 @@ class MultiLevelRoIAlign(nn.Module):
         self.updims = nn.Linear(config.region_width, config.hidden_size)
 
     def region_vectors(self, levels: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
-        """One vector (N, region_width) per box, before it is carried into the language model."""
+        """Return one vector (N, region_width) per box, before the projection to the hidden size."""
         index = image_index.to(boxes.dtype).unsqueeze(1)  # (N, 1)
         rois = torch.cat([index, boxes * self.input_size], dim=1)  # (N, 5)
         total: Tensor | None = None
@@ -177,7 +177,7 @@ class MultiLevelRegionEncoder(RegionModule):
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
     ) -> Tensor:
-        """One vector (N, region_width) per box; arguments as in `forward`."""
+        """Return one vector (N, region_width) per box; arguments as in `forward`."""
         return self.roi_align.region_vectors(self.mlvl_fuse(sources), boxes, image_index)
 
     def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ class RegionClipBackbone(nn.Module):
         return F.avg_pool2d(x, 2)
 
     def region_map(self, pixel_values: Tensor) -> Tensor:
-        """The third stage's map (B, 4 * planes[2], h / 16, w / 16)."""
+        """Return the third stage's map (B, 4 * planes[2], h / 16, w / 16)."""
         x = self.stem(pixel_values)
         for index in (1, 2, 3):
             x = self.get_submodule(f"layer{index}")(x)
@@ -236,7 +236,7 @@ class RegionClipEncoder(RegionModule):
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
     ) -> Tensor:
-        """One vector (N, region_width) per box; arguments as in `forward`."""
+        """Return one vector (N, region_width) per box; arguments as in `forward`."""
         (pixel_values,) = sources
         return self.backbone.pooled(self.crops(pixel_values, boxes, image_index))
 

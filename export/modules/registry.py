@@ -46,7 +46,7 @@ def build(card: ModelCard) -> tuple[VisionModule, RegionModule | None]:
 
 
 def architecture_table(module: VisionModule | RegionModule) -> dict[str, Any]:
-    """The [architecture] table of a module, from which `build` rebuilds it.
+    """Return the [architecture] table of a module, from which `build` rebuilds it.
 
     TOML has no null: fields that are None, which is then their default, are left out.
     """

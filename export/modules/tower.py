@@ -97,7 +97,7 @@ class TowerConfig:
         return vision_sizes(self.transformers)
 
     def position(self, index: int) -> int:
-        """The index of a hidden state counted from the first."""
+        """Return the index of a hidden state counted from the first."""
         return index if index >= 0 else self.sizes.layers + 1 + index
 
 
@@ -161,7 +161,7 @@ class TowerVision(VisionModule):
         return ((self.width, self.grid, self.grid),) * len(self.levels)
 
     def features(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """One hidden state (B, T, C), and one map (B, C, g, g) per level."""
+        """Return one hidden state (B, T, C), and one map (B, C, g, g) per level."""
         states = self.tower(pixel_values, output_hidden_states=True).hidden_states
         found = states[self.feature_layer]  # (B, first_tokens + g * g, C)
         if self.config.drop_class_token:
@@ -169,7 +169,7 @@ class TowerVision(VisionModule):
         return found, [self._map(states[level]) for level in self.levels]
 
     def _map(self, state: Tensor) -> Tensor:
-        """A hidden state (B, first_tokens + g * g, C) as a map (B, C, g, g)."""
+        """Return a hidden state (B, first_tokens + g * g, C) as a map (B, C, g, g)."""
         patches = state[:, self.first_tokens :].transpose(1, 2)  # (B, C, g * g)
         return patches.reshape(-1, self.width, self.grid, self.grid)
 
@@ -188,14 +188,14 @@ class TowerVision(VisionModule):
             raise BundleError(f"weights of the vision tower: missing {missing}, unknown {unknown}")
 
     def _is_cut(self, name: str, kind: TowerKind) -> bool:
-        """Whether a weight belongs to a module that is left out."""
+        """Return whether a weight belongs to a module that is left out."""
         if name.startswith(LAYERS):
             return int(name.removeprefix(LAYERS).split(".")[0]) >= self.depth
         return name.split(".")[0] in kind.after
 
 
 def tower_table(config: Any) -> dict[str, Any]:
-    """A transformers config as a card's table: `model_type` and values that are not defaults.
+    """Reduce a transformers config to a card's table: `model_type` and non-default values.
 
     Raises:
         BundleError: It is not a supported tower, or a table without null cannot express it.

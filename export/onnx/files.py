@@ -55,7 +55,7 @@ def save_model(
 
 
 def exact_float16(values: Array) -> npt.NDArray[np.float16] | None:
-    """The values as float16; None if that changes a value, or if there are few of them."""
+    """Return the values as float16; None if that changes a value, or if there are few of them."""
     if values.dtype != np.float32 or values.size < SMALLEST:
         return None
     given = np.ascontiguousarray(values).reshape(-1)
@@ -81,7 +81,7 @@ def _write_weight(file: IO[bytes], name: str, values: Array, nodes: bytes) -> No
 
 
 def _start(field: int, size: int) -> bytes:
-    """The tag and length prefix of a length-delimited field."""
+    """Return the tag and length prefix of a length-delimited field."""
     number, found = size, bytearray([field << 3 | 2])
     while number > 0x7F:
         found.append(number & 0x7F | 0x80)

@@ -20,10 +20,10 @@ class RegionGraph(nn.Module):
 
 
 def source_names(region: RegionModule) -> list[str]:
-    """Names of a region graph's first inputs."""
+    """Return the names of a region graph's first inputs."""
     return ["pixel_values"] if region.reads_pixels else level_names(len(region.source_shapes))
 
 
 def level_names(count: int) -> list[str]:
-    """Names of the feature maps in both graphs."""
+    """Return the names of the feature maps in both graphs."""
     return [f"level{index}" for index in range(count)]

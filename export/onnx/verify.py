@@ -138,7 +138,7 @@ def compare(
 def largest(
     wanted: Sequence[Sequence[Tensor]], given: Sequence[Sequence[npt.NDArray[np.float32]]]
 ) -> float:
-    """The largest `relative_difference` over all cases and outputs."""
+    """Return the largest `relative_difference` over all cases and outputs."""
     return max(
         relative_difference(want.numpy(), got)
         for expected, values in zip(wanted, given, strict=True)

@@ -109,7 +109,7 @@ def read_conversation(
 
 
 def processor_template(folder: Path) -> str | None:
-    """The chat template in the files of older vision-language checkpoints."""
+    """Return the chat template in the files of older vision-language checkpoints."""
     for name in ("chat_template.json", "processor_config.json"):
         if (folder / name).is_file():
             found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
@@ -183,7 +183,7 @@ def rendered(tokenizer: Any, jinja: str, messages: Messages, **options: bool) ->
 
 
 def opening_tokens(tokenizer: Any) -> str:
-    """The tokens that the tokenizer adds before every text, such as `<s>`."""
+    """Return the tokens that the tokenizer adds before every text, such as `<s>`."""
     plain = tokenizer.encode("a", add_special_tokens=False)
     ids = tokenizer.encode("a")
     count = next((i for i in range(len(ids)) if ids[i : i + len(plain)] == plain), 0)
@@ -205,7 +205,7 @@ def card_pattern(text: str) -> str:
 
 
 def tokenizer_file(tokenizer: Any, body: str, image_token: str | None) -> str:
-    """The content of the bundle's tokenizer.json: the tokenizer as transformers runs it.
+    """Return the content of the bundle's tokenizer.json: the tokenizer as transformers runs it.
 
     Two rules that transformers applies outside the file are written to it: a prompt that begins
     with a special token gets no space before it, and the image token is special, so that users
@@ -222,7 +222,7 @@ def tokenizer_file(tokenizer: Any, body: str, image_token: str | None) -> str:
 
 
 def prompt_table(conversation: PromptFormat, region_input: RegionInput) -> dict[str, str]:
-    """The card's [prompt] for a checkpoint that was not trained with regionqa's prompts."""
+    """Return the card's [prompt] for a checkpoint that was not trained with regionqa's prompts."""
     table = {
         "template": conversation.template,
         "answer": conversation.answer,

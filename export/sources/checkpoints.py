@@ -48,7 +48,7 @@ def read_text_config(folder: Path) -> Any:
 
 
 def read_language(folder: Path) -> PreTrainedModel | Path:
-    """A causal language model's folder to copy; the loaded model if it has .bin files only."""
+    """Find a causal language model's folder to copy; load the model if it has .bin files only."""
     if any(path.suffix == ".safetensors" for path in language_files(folder)):
         return folder
     model: PreTrainedModel = load_model(AutoModelForCausalLM, folder, dtype="auto")
@@ -81,7 +81,7 @@ def load_model(kind: Any, folder: Path, **options: Any) -> Any:
 
 
 def end_ids(folder: Path, config: Any) -> list[int]:
-    """Ids of the end tokens in the checkpoint's generation config, or else its config."""
+    """Read the ids of the end tokens in the checkpoint's generation config, or else its config."""
     found = getattr(config, "eos_token_id", None)
     file = folder / "generation_config.json"
     if file.is_file():
@@ -97,7 +97,7 @@ def as_list(ids: int | list[int] | None) -> list[int]:
 def language_shapes(
     language: PreTrainedModel | Path,
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """The shapes of a language model's weights, and its config."""
+    """Return the shapes of a language model's weights, and its config."""
     if isinstance(language, PreTrainedModel):
         weights = dict(language.named_parameters())  # tied weights appear once
         return {name: tuple(weight.shape) for name, weight in weights.items()}, (
@@ -114,7 +114,7 @@ def language_shapes(
 
 
 def runtime_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> LanguageRuntime:
-    """The native decoder if it supports the config and every weight, else transformers."""
+    """Return the native decoder if it supports the config and every weight, else transformers."""
     weights = {
         name.removeprefix("model."): torch.empty(shape, device="meta")
         for name, shape in shapes.items()

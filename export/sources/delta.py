@@ -178,7 +178,7 @@ class ConversionLog:
             return cls(path, inputs)
 
     def is_whole(self, shard: Path) -> bool:
-        """Whether a shard was finished and is unchanged; reads its content."""
+        """Return whether a shard was finished and is unchanged; reads its content."""
         return (
             shard.name in self.finished
             and shard.is_file()
@@ -195,7 +195,7 @@ class ConversionLog:
 
 
 def fingerprint(*checkpoints: Shards, dtype: torch.dtype | None) -> str:
-    """An identifier of a run's inputs: files with sizes and times, and the type."""
+    """Return an identifier of a run's inputs: files with sizes and times, and the type."""
     files = []
     for checkpoint in checkpoints:
         for path in checkpoint.files:
@@ -260,7 +260,7 @@ def stream(
 
 
 def one_sum(delta: Shards, base: Shards, name: str, entry: TensorEntry) -> Tensor:
-    """One tensor of the language model in its type; BundleError if it is not finite."""
+    """Return one tensor of the language model in its type; BundleError if it is not finite."""
     total = add(delta.tensor(name), base.tensor(name))
     if not torch.isfinite(total).all():
         raise BundleError(

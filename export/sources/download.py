@@ -152,7 +152,7 @@ def with_listing(part: PublishedPart) -> PublishedPart:
 
 
 def cached_weights(part: PublishedPart) -> Path | None:
-    """The cached folder of a part's repository, if it holds weights; their index tells if all."""
+    """Find the cached folder of a part's repository, if it holds weights (by their index, all)."""
     assert part.repo is not None
     for pattern in part.source.weights:
         found = cached(part.repo, revision=part.revision, files=[pattern])

@@ -73,7 +73,7 @@ def read_processor(folder: Path) -> Any:
 
 
 def own_fit(folder: Path, processor: Any) -> tuple[Fit, int]:
-    """The processor's own fit, and the side of its squares in pixels."""
+    """Return the processor's own fit, and the side of its squares in pixels."""
     size, crop = processor.size or {}, getattr(processor, "crop_size", None) or {}
     sides = {int(size[name]) for name in ("height", "width") if size.get(name)}
     short = int(size.get("shortest_edge") or 0)

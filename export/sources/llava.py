@@ -101,7 +101,7 @@ def llava_bundle(
 
 
 def check_config(folder: Path, config: Any) -> int:
-    """The hidden state that becomes image tokens; BundleError if the checkpoint is not a LLaVA."""
+    """Return which hidden state becomes image tokens; BundleError if the checkpoint is no LLaVA."""
     kind = config.model_type
     if kind in OTHERS:
         raise BundleError(f"{folder}: a model of type {kind!r} {OTHERS[kind]}; only LLaVA itself")
@@ -121,7 +121,7 @@ def check_config(folder: Path, config: Any) -> int:
 
 
 def language_model(model: Any) -> PreTrainedModel:
-    """The language model of a LLaVA as a causal language model that shares its weights."""
+    """Return the language model of a LLaVA as a causal language model that shares its weights."""
     config = model.config.text_config
     config.tie_word_embeddings = model.config.tie_word_embeddings
     inner = model.model.language_model.state_dict()

@@ -94,7 +94,7 @@ class ConversionResult:
 
 
 def staging(out: Path) -> Path:
-    """The folder of an unfinished conversion to `out`."""
+    """Return the folder of an unfinished conversion to `out`."""
     return out.with_name(f"{out.name}.converting")
 
 
@@ -327,7 +327,7 @@ def build_region(
 def card_table(
     card: ModelCard, vision: TowerVision, runtime: str, origins: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The tables of the new bundle's card: the published model's without [sources]."""
+    """Return the tables of the new bundle's card: the published model's without [sources]."""
     path = shipped_folder() / card.name / CARD
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     table = {key: value for key, value in table.items() if key not in (*FOUND, "sources")}

@@ -65,7 +65,7 @@ class Shards:
                 )
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor in the file's type."""
+        """Return a tensor in the file's type."""
         path = self._places[name]
         held = self._opened(path)
         found: Tensor = held[name] if isinstance(held, dict) else held.get_tensor(name)
@@ -91,7 +91,7 @@ class Shards:
         self._places |= dict.fromkeys(found, path)
 
     def _opened(self, path: Path) -> Any:
-        """The mapped file, opened if necessary; see `open_file`."""
+        """Return the mapped file, opened if necessary; see `open_file`."""
         if path not in self._open:
             self._open[path] = open_file(path)
         return self._open[path]

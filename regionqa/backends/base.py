@@ -16,6 +16,7 @@ from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.bundles.store import CARD, Bundle, find_folder
 from regionqa.errors import BundleError, ItemError
 from regionqa.images.reading import InputImage
+from regionqa.options import RuntimeOptions
 from regionqa.requests import Request, Sampling
 
 PromptT = TypeVar("PromptT")
@@ -49,7 +50,7 @@ class ModelInfo:
     top_k: int = 0
     """Sample from this many of the likeliest tokens; 0: from all."""
     confidence: ConfidenceCard = field(default_factory=lambda: ConfidenceCard(threshold=0.0))
-    """When an answer is withheld as unsure."""
+    """When an answer is held back as unsure."""
     region_input: RegionInput = RegionInput.features
     """How the language model receives a region."""
     multi_turn: bool = False
@@ -151,7 +152,7 @@ class Backend(Protocol[PromptT, EncodedT]):
         """
 
     def score(self, prompt: EncodedT, choices: Sequence[str]) -> Sequence[float]:
-        """Log-probability of each choice as the whole answer to a prompt.
+        """Return the log-probability of each choice as the whole answer to a prompt.
 
         Raises:
             ItemError: The model gives no probabilities.
@@ -165,8 +166,12 @@ class Model(Protocol):
     def info(self) -> ModelInfo:
         """The model's properties."""
 
-    def load(self, *, device: str, dtype: str, quantize: str | None) -> Backend[Any, Any]:
-        """Load the weights; see `regionqa.load` for the arguments and errors."""
+    def load(self, options: RuntimeOptions) -> Backend[Any, Any]:
+        """Load the weights; see `regionqa.load` for the errors.
+
+        Args:
+            options: Device and precision. The engine follows `batch_size`; `model` does not apply.
+        """
 
 
 OpenModel = Callable[[Path], Model]
@@ -216,7 +221,7 @@ def find_model(model: str | Path | Bundle | Model) -> Model:
 
 
 def card_kind(path: Path) -> str:
-    """The kind that a card names; the default where the file is missing or no TOML.
+    """Return the kind that a card names; the default where the file is missing or no TOML.
 
     The kind's own reader reports what is wrong with such a file.
     """

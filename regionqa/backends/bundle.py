@@ -21,6 +21,7 @@ from regionqa.images.reading import InputImage
 from regionqa.language.prompts import read_answer, render_dialogue
 from regionqa.language.streaming import stable_answer
 from regionqa.language.tokenization import Prompt, answer_ids, tokenize
+from regionqa.options import DeviceChoice, RuntimeOptions
 from regionqa.regions import Region
 from regionqa.requests import Request, Sampling
 from regionqa.runtime.devices import Device, choose_device
@@ -59,16 +60,11 @@ class BundleModel:
             separator=card.prompt.separator,
         )
 
-    def load(
-        self, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None
-    ) -> "BundleBackend":
+    def load(self, options: RuntimeOptions) -> "BundleBackend":
         """Open the ONNX sessions and load the language model.
 
-        Args:
-            device: "auto", "cpu" or "cuda". "auto" takes CUDA where it works; where it only seemed
-                to, the CPU, with the reason in the log.
-            dtype: See `choose_precision`.
-            quantize: See `choose_precision`.
+        With the device "auto", falls back to the CPU if a session cannot be opened on CUDA, and
+        logs the reason.
         """
         from regionqa.language.generation import LanguageModel
 
@@ -76,16 +72,16 @@ class BundleModel:
         if bundle.card.untrained:
             parts = " and ".join(bundle.card.untrained)
             log.warning("%s has an untrained %s; train it first", bundle.card.name, parts)
-        chosen = choose_device(device)
-        precision = choose_precision(bundle, chosen, dtype, quantize)
+        chosen = choose_device(options.device)
+        precision = choose_precision(bundle, chosen, options.dtype, options.quantize)
         try:
             vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
         except DeviceError as error:
-            if device != "auto":
+            if options.device is not DeviceChoice.auto:
                 raise
             log.warning("falling back to the CPU: %s", error)
             chosen = Device.cpu
-            precision = choose_precision(bundle, chosen, dtype, quantize)
+            precision = choose_precision(bundle, chosen, options.dtype, options.quantize)
             vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
         half = precision.half_encoders
         region = RegionEncoder(bundle, chosen, half=half) if bundle.card.region else None

@@ -118,7 +118,7 @@ class ConfidenceCard:
             raise ValueError(f"temperature is {self.temperature}, not above 0")
 
     def holds_back(self, confidence: float, tokens: int) -> bool:
-        """Whether an answer is held back.
+        """Return whether an answer is held back.
 
         Args:
             confidence: Its probability, from 0 to 1.

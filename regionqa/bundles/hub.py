@@ -53,7 +53,7 @@ class HubFile:
     """Git's digest of a small file."""
 
     def is_intact(self, path: Path) -> bool:
-        """Whether a local file has the content listed by the Hub."""
+        """Return whether a local file has the content listed by the Hub."""
         if self.sha256 is None and self.blob_id is None:
             return path.stat().st_size == self.size
         with path.open("rb") as stream:
@@ -90,14 +90,14 @@ class Listing:
 
 
 def looks_like_repo(name: str | Path) -> bool:
-    """Whether a name has the form OWNER/NAME and is not a path on this machine."""
+    """Return whether a name has the form OWNER/NAME and is not a path on this machine."""
     return isinstance(name, str) and bool(REPO.fullmatch(name)) and not os.path.lexists(name)
 
 
 def local_or_hub(
     name: str, *, revision: str | None = None, files: Sequence[str] | None = None
 ) -> Path:
-    """The path of a local folder, or of a repository's fetched files."""
+    """Return the path of a local folder, or of a repository's fetched files."""
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -153,7 +153,7 @@ def list_files(
 
 
 def licence_of(info: "ModelInfo") -> str | None:
-    """The licence stated by a repository, with name and link if it is not one of the Hub's."""
+    """Read the licence a repository states, with name and link if it is not one of the Hub's."""
     card: Any = info.card_data or {}
     stated = card.get("license")
     named = card.get("license_name") if stated in (None, "other") else stated
@@ -165,7 +165,7 @@ def licence_of(info: "ModelInfo") -> str | None:
 def cached(
     repo: str, *, revision: str | None = None, files: Sequence[str] | None = None
 ) -> Path | None:
-    """The folder of a cached repository, without network access; None if files are missing."""
+    """Find the folder of a cached repository, without network access; None if files are missing."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -251,14 +251,14 @@ def check_content(repo: str, folder: Path, files: Iterable[HubFile]) -> None:
 
 
 def hub_cache() -> Path:
-    """The folder of the client's cache, below HF_HOME by default."""
+    """Return the folder of the client's cache, below HF_HOME by default."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def hub_home() -> Path:
-    """The value of HF_HOME."""
+    """Return the value of HF_HOME."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME)
@@ -272,7 +272,7 @@ def free_space() -> int:
 
 
 def disk_full(repo: str, needed: int, free: int) -> str:
-    """The message for a disk that is too small."""
+    """Return the message for a disk that is too small."""
     return (
         f"{repo}: the disk is full: {readable(needed)} are needed, {readable(free)} are free in "
         f"{hub_cache()}; free some, or have HF_HOME name a folder on a larger disk"
@@ -312,7 +312,7 @@ def client_errors(
 def describe_error(
     error: Exception, repo: str, revision: str | None, missing: Sequence[HubFile] | None
 ) -> str:
-    """The message for an error of the client."""
+    """Return the message for an error of the client."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     cause = root_cause(error)

@@ -14,14 +14,14 @@ LOG_IN = "hf auth login"
 
 
 def page(repo: str) -> str:
-    """The address of a repository's page."""
+    """Return the address of a repository's page."""
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repo}"
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The client's original error below the general ones that wrap it."""
+    """Return the client's original error below the general ones that wrap it."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     while (
@@ -34,7 +34,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Whether the Hub was not reached, or its response was incomplete."""
+    """Return whether the Hub was not reached, or its response was incomplete."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # the client's HTTP library depends on its version; this is the base class of its errors
@@ -43,7 +43,7 @@ def is_broken_connection(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether only the cache is available: offline, no connection, or a server error."""
+    """Return whether only the cache is available: offline, no connection, or a server error."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     error = root_cause(error)
@@ -54,7 +54,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def hub_problem(error: BaseException, repo: str, revision: str | None = None) -> str | None:
-    """The message for an error response of the Hub; None if the error is of another kind."""
+    """Return the message for an error response of the Hub; None if the error is of another kind."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -100,7 +100,7 @@ def hub_problem(error: BaseException, repo: str, revision: str | None = None) ->
 
 
 def gated(repo: str, status: int) -> str:
-    """The message for a gated repository; 401: not logged in, 403: terms not accepted."""
+    """Return the message for a gated repository; 401: not logged in, 403: terms not accepted."""
     if status == 401:
         then = f"accept them at {page(repo)}, then log in: {LOG_IN}"
     else:
@@ -109,7 +109,7 @@ def gated(repo: str, status: int) -> str:
 
 
 def requested_file(error: BaseException) -> str:
-    """The path of the requested file, from the URL of the response."""
+    """Return the path of the requested file, from the URL of the response."""
     address = str(error.response.url)  # type: ignore[attr-defined]
     _, _, rest = address.partition("/resolve/")  # REVISION/PATH
     return unquote(rest.partition("/")[2]) or "a file"

@@ -73,7 +73,7 @@ def vision_sizes(config: Any) -> VisionSizes:
 
 
 def normalised_config(config: Any, fallback: type) -> Any:
-    """The config under optimum's names; `fallback` is used for types unknown to optimum."""
+    """Return the config under optimum's names; `fallback` is used for types unknown to optimum."""
     try:
         kind = NormalizedConfigManager.get_normalized_config_class(config.model_type)
     except KeyError:
@@ -82,7 +82,7 @@ def normalised_config(config: Any, fallback: type) -> Any:
 
 
 def number(sizes: Any, name: str, default: int | None = None) -> int:
-    """One size; two equal sides count as one number."""
+    """Return one size; two equal sides count as one number."""
     value = getattr(sizes, name, default)
     if value is None:
         value = default

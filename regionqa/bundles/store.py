@@ -25,7 +25,7 @@ class Bundle:
     root: Path
 
     def file(self, relative: str) -> Path:
-        """The path of a file of the bundle; BundleError if it is missing."""
+        """Return the path of a file of the bundle; BundleError if it is missing."""
         path = self.root / relative
         if not path.exists():
             raise BundleError(f"{path}: missing from the model {self.card.name!r}; get it again")
@@ -47,7 +47,7 @@ class Bundle:
                 )
 
     def broken_files(self) -> list[str]:
-        """Paths of listed files that are missing or have another digest; reads all content."""
+        """Return the listed files that are missing or have another digest; reads all content."""
         return [
             spec.path
             for spec in self.card.files
@@ -57,7 +57,7 @@ class Bundle:
 
 
 def file_spec(root: Path, path: Path) -> FileSpec:
-    """The card's entry of a file: its path relative to `root`, digest and size."""
+    """Return the card's entry of a file: its path relative to `root`, digest and size."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileSpec(path.relative_to(root).as_posix(), digest, path.stat().st_size)
@@ -71,7 +71,7 @@ def open_bundle(root: Path) -> Bundle:
 
 
 def shipped_folder() -> Path:
-    """The folder of the models in the package."""
+    """Return the folder of the models in the package."""
     return Path(str(resources.files("regionqa.models")))
 
 
@@ -93,7 +93,7 @@ def published_cards() -> dict[str, ModelCard]:
 
 
 def published_folder(name: str) -> Path:
-    """The folder of a converted published model: HF_HOME/regionqa/NAME."""
+    """Return the folder of a converted published model: HF_HOME/regionqa/NAME."""
     return hub_home() / "regionqa" / name
 
 

@@ -37,7 +37,7 @@ class StoredTensor:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers reads; FileNotFoundError if there are none.
+    """Return the files that transformers reads; FileNotFoundError if there are none.
 
     Some checkpoints hold their weights in a second layout too, under other names.
     """
@@ -66,7 +66,7 @@ def stored(folder: Path) -> list[StoredTensor]:
 
 
 def main_kind(tensors: Iterable[StoredTensor]) -> str:
-    """The type of most numbers; F32 if there are none."""
+    """Return the type of most numbers; F32 if there are none."""
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.kind] += tensor.count

@@ -52,13 +52,7 @@ def chat(
     interactive = turns is None and sys.stdin.isatty()
     lines = lines_of_terminal() if interactive else lines_of_file(turns)
     open_image(image)  # fails before the model is loaded
-    engine = Engine.load(
-        runtime.model,
-        device=runtime.device,
-        batch_size=1,
-        dtype=runtime.dtype,
-        quantize=runtime.quantize,
-    )
+    engine = Engine.load(options=runtime)
     console = ChatConsole(quiet=output.quiet)
     conversation = Chat(engine, ChatSettings(boxes, generation), console, write_conversations)
     conversation.open(image)

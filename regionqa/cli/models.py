@@ -82,4 +82,4 @@ def demo(
     """Ask about a few real photos and draw the answers."""
     from regionqa.pipeline.demo import run_demo
 
-    run_demo(regionqa.load(runtime.model, device=runtime.device), out, print)
+    run_demo(regionqa.load(runtime.model, runtime), out, print)

@@ -4,7 +4,7 @@
     for answer in cache.answers(lambda: engine, requests): ...
 
 The file has JSON lines like those of `ask --format jsonl`, one per answer, in the order of asking.
-Failed requests are asked again. Answers that the model is not sure of are not withheld: scoring
+Failed requests are asked again. Answers that the model is not sure of are not held back: scoring
 decides how they count.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from regionqa.engine import Engine
 from regionqa.errors import OutputError
+from regionqa.options import GenerationOptions
 from regionqa.pipeline.outputs import OutputSettings, as_record, boxes_text, encode, request_boxes
 from regionqa.pipeline.resume import JSON_START
 from regionqa.requests import Answer, Request
@@ -76,14 +77,14 @@ class AnswerCache:
         self,
         load: Callable[[], Engine],
         requests: Iterable[Request],
-        max_new_tokens: int | None = None,
+        options: GenerationOptions | None = None,
     ) -> Iterator[Answer]:
         """Yield an answer to every request, in order; only those the file lacks are asked.
 
         Args:
             load: Returns the engine; called only if something must be asked.
             requests: The requests.
-            max_new_tokens: Maximum length of an answer; None: the model's.
+            options: How answers are generated. Decoding is greedy and no answer is held back.
         """
         waiting: deque[tuple[Request, dict[str, Any] | None]] = deque()
 
@@ -103,7 +104,7 @@ class AnswerCache:
         if first is not None:
             engine = load()
             for answer in engine.answer(
-                chain([first], to_ask), max_new_tokens=max_new_tokens, unsure_below=0, temperature=0
+                chain([first], to_ask), options, unsure_below=0, temperature=0
             ):
                 yield from cached()
                 waiting.popleft()
@@ -167,5 +168,5 @@ def _key_of_record(fields: dict[str, Any]) -> Key:
 
 
 def _key(*parts: str) -> Key:
-    """The parts as they are after writing and reading: undecodable bytes are escaped."""
+    """Return the parts as they are after writing and reading: undecodable bytes are escaped."""
     return tuple(encode(part).decode() for part in parts)

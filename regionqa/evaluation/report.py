@@ -230,5 +230,5 @@ def _json_row(row: Mapping[str, object]) -> dict[str, object]:
 
 
 def _json_number(value: float) -> float | None:
-    """The value with four decimals; None for NaN, which JSON does not have."""
+    """Return the value with four decimals; None for NaN, which JSON does not have."""
     return None if math.isnan(value) else round(value, 4)

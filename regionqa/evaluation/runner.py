@@ -140,16 +140,10 @@ def run_task(
 
     @cache
     def load() -> Engine:
-        return Engine.load(
-            model,
-            device=runtime.device,
-            batch_size=runtime.batch_size,
-            dtype=runtime.dtype,
-            quantize=runtime.quantize,
-        )
+        return Engine.load(model, runtime)
 
     cached = AnswerCache.open(settings.evaluation.answers, output, variant)
-    answers = cached.answers(load, requests, settings.generation.max_new_tokens)
+    answers = cached.answers(load, requests, settings.generation)
     answered: dict[int, Answer] = {}
     failed = 0
     for index, answer in enumerate(console.track(answers, info.name, len(requests))):

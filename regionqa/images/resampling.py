@@ -108,7 +108,7 @@ def _points(levels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.floa
 
 
 def _neighbours(given: int, wanted: int) -> tuple[NDArray[np.int64], ...]:
-    """Both neighbours of every target pixel, which may lie outside, and their weights."""
+    """Return both neighbours of every target pixel, which may lie outside, and their weights."""
     at = ((np.arange(wanted) + 0.5) * (given / wanted) - 0.5).astype(np.float32)
     first = np.floor(at).astype(np.int64)
     share = at - first.astype(np.float32)

@@ -1,9 +1,9 @@
 """Causal decoders: embeddings in, next-token logits out, with a cache.
 
-`LlamaDecoder` is the LLaMA architecture (pre-norm RMSNorm, rotary positions, gated MLP) in plain
-torch: importing transformers' modelling code costs seconds and 250 MB, and its step is mostly
-Python overhead for a small model. `TransformersDecoder` runs everything else. Which one a bundle
-uses is said by its card, and a test holds them equal. Neither knows what embeddings stand for.
+`LlamaDecoder` implements LLaMA (pre-norm RMSNorm, rotary position embeddings, gated MLP) in plain
+torch: importing transformers' modelling code costs seconds and 250 MB, and most of its time per
+step on a small model is Python overhead. `TransformersDecoder` runs every other architecture. The
+card names the decoder; a test compares the two.
 """
 
 import json
@@ -20,51 +20,64 @@ from torch.nn import functional as F
 from regionqa.bundles.weights import IGNORED, weight_files
 from regionqa.errors import BundleError
 
-ROOM = 64
-"""Positions that a cache gets beyond what it holds, so that it is not copied at every step."""
+SPARE_POSITIONS = 64
+"""Spare positions of a newly allocated cache buffer, so that it is not copied at every step."""
 
 
 class Decoder(Protocol):
-    """What the language model needs of a decoder; `cache` is the decoder's own affair."""
+    """A causal decoder. The type of `cache` is the decoder's own."""
 
     @property
     def hidden_size(self) -> int:
         """Width of the embeddings."""
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids (...) -> embeddings (..., H)."""
+        """Embed token ids: int64 (...) -> (..., H)."""
 
     def step(
         self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any
     ) -> tuple[Tensor, Any]:
-        """Read S more positions; the logits (Q, V) after the last one, and the grown cache.
+        """Run the decoder on S further positions of Q sequences, after P cached ones.
 
-        embeds: (Q, S, H). mask: (Q, P + S) bool, which positions exist. positions: (Q, S) int64.
-        cache: None at first; one that was given is used up.
+        Args:
+            embeds: (Q, S, H) embeddings.
+            mask: (Q, P + S) bool; False is padding.
+            positions: (Q, S) int64 position ids.
+            cache: The cache of the previous step, which may be changed in place; None at the start.
+
+        Returns:
+            Logits (Q, V) after the last position, and the cache of P + S positions.
         """
 
     def select(self, cache: Any, rows: Tensor) -> Any:
-        """The cache with its rows chosen, repeated or left out."""
+        """Index the batch dimension of a cache; rows, int64 (Q,), may repeat. Consumes `cache`."""
 
 
-class Cache:
-    """Keys and values of every layer, in buffers with room for the next positions."""
+class KeyValueCache:
+    """Keys and values of every layer, in buffers with spare positions."""
 
     def __init__(self, layers: int) -> None:
+        """Create an empty cache for so many layers."""
         self.length = 0
-        """Positions that all layers hold."""
-        self._buffers: list[Tensor | None] = [None] * layers  # each (2, Q, heads, room, D)
+        """Number of positions that all layers hold."""
+        self._buffers: list[Tensor | None] = [None] * layers  # (2, Q, heads, P + spare, D) each
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add S positions (Q, heads, S, D) to a layer; all its keys and values, (Q, heads, P, D).
+        """Append S positions to a layer; call `advance` once all layers have them.
 
-        `length` stays until every layer has them; see `advance`.
+        Args:
+            layer: Index of the layer.
+            keys: (Q, heads, S, D).
+            values: (Q, heads, S, D).
+
+        Returns:
+            All keys and all values of the layer, (Q, heads, P + S, D) each.
         """
         start, end = self.length, self.length + keys.shape[2]
         buffer = self._buffers[layer]
         if buffer is None or buffer.shape[3] < end:
             queries, heads, _, width = keys.shape
-            larger = keys.new_empty(2, queries, heads, end + ROOM, width)
+            larger = keys.new_empty(2, queries, heads, end + SPARE_POSITIONS, width)
             if buffer is not None:
                 larger[:, :, :, :start] = buffer[:, :, :, :start]
             buffer = self._buffers[layer] = larger
@@ -73,26 +86,26 @@ class Cache:
         return buffer[0, :, :, :end], buffer[1, :, :, :end]
 
     def advance(self, count: int) -> None:
-        """Every layer has `count` more positions."""
+        """Count positions that every layer was extended by."""
         self.length += count
 
-    def select(self, rows: Tensor) -> "Cache":
-        """A copy with rows chosen, repeated or left out."""
-        chosen = Cache(len(self._buffers))
+    def select(self, rows: Tensor) -> "KeyValueCache":
+        """Return a copy indexed along the batch dimension by rows, int64 (Q,)."""
+        chosen = KeyValueCache(len(self._buffers))
         chosen.length = self.length
         chosen._buffers = [None if buffer is None else buffer[:, rows] for buffer in self._buffers]
         return chosen
 
 
 class LlamaDecoder:
-    """The LLaMA architecture, read from a folder in transformers' format.
+    """The LLaMA architecture, with weights by their published names.
 
-    Weights are kept by their published names and applied as plain functions: building torch modules
-    without memory behind them would import torch's compiler.
+    Layers are functions of the weights rather than modules: creating torch modules on the meta
+    device would import torch's compiler.
     """
 
     def __init__(self, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """ValueError where weights do not fit the config, or the config is not LLaMA's."""
+        """Check weights against a config.json; ValueError if they differ or it is not LLaMA's."""
         for key, known in (("model_type", "llama"), ("hidden_act", "silu")):
             if config.get(key, known) != known:  # the same names and shapes may mean another model
                 raise ValueError(f"{key} is {config[key]!r}; use runtime = 'transformers'")
@@ -110,7 +123,11 @@ class LlamaDecoder:
 
     @classmethod
     def read(cls, folder: Path, dtype: torch.dtype, device: torch.device) -> "LlamaDecoder":
-        """Load config and safetensors; BundleError where they are not a LLaMA checkpoint."""
+        """Load a folder in transformers' format.
+
+        Raises:
+            BundleError: The folder does not hold a LLaMA checkpoint, or cannot be read.
+        """
         try:
             config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
             return cls(config, read_weights(folder, dtype, device))
@@ -121,52 +138,52 @@ class LlamaDecoder:
             ) from error
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids (...) -> embeddings (..., H)."""
+        """Embed token ids: int64 (...) -> (..., H)."""
         return F.embedding(ids, self._weights["embed_tokens.weight"])
 
     def step(
-        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
-    ) -> tuple[Tensor, Cache]:
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: KeyValueCache | None
+    ) -> tuple[Tensor, KeyValueCache]:
         """See `Decoder.step`."""
         visible = visible_positions(mask, embeds.shape[1])  # (Q, 1, S, P + S)
-        turn = rotation(positions, self._head_width, self._theta, embeds.dtype)
-        cache = cache or Cache(self._layers)
+        rotary = rotary_embedding(positions, self._head_width, self._theta, embeds.dtype)
+        cache = cache or KeyValueCache(self._layers)
         x = embeds
         for index in range(self._layers):
             layer = f"layers.{index}"
             x = x + self._attend(
-                index, self._norm(f"{layer}.input_layernorm", x), turn, visible, cache
+                index, self._norm(f"{layer}.input_layernorm", x), rotary, visible, cache
             )
-            x = x + self._feed(f"{layer}.mlp", self._norm(f"{layer}.post_attention_layernorm", x))
+            x = x + self._mlp(f"{layer}.mlp", self._norm(f"{layer}.post_attention_layernorm", x))
         cache.advance(embeds.shape[1])
         return self._linear("lm_head", self._norm("norm", x[:, -1])), cache  # (Q, V)
 
-    def select(self, cache: Cache, rows: Tensor) -> Cache:
-        """The cache with its rows chosen, repeated or left out."""
+    def select(self, cache: KeyValueCache, rows: Tensor) -> KeyValueCache:
+        """See `Decoder.select`."""
         return cache.select(rows)
 
     def _attend(
         self,
         index: int,
         x: Tensor,
-        turn: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor],
         visible: Tensor,
-        cache: Cache,
+        cache: KeyValueCache,
     ) -> Tensor:
-        """One layer's attention over x (Q, S, H) and what was read before: (Q, S, H)."""
+        """Attention of a layer over x (Q, S, H) and the cached positions -> (Q, S, H)."""
         name = f"layers.{index}.self_attn"
         shape = (*x.shape[:2], -1, self._head_width)
         q, k, v = (
             self._linear(f"{name}.{part}_proj", x).view(shape).transpose(1, 2) for part in "qkv"
         )  # (Q, heads, S, D)
-        q = rotate(q, turn)
-        k, v = cache.extend(index, rotate(k, turn), v)  # (Q, key heads, P + S, D)
+        q = rotate(q, rotary)
+        k, v = cache.extend(index, rotate(k, rotary), v)  # (Q, key heads, P + S, D)
         groups = self._heads // self._key_heads
         keys, values = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (k, v))
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
         return self._linear(f"{name}.o_proj", mixed.transpose(1, 2).flatten(2))
 
-    def _feed(self, name: str, x: Tensor) -> Tensor:
+    def _mlp(self, name: str, x: Tensor) -> Tensor:
         gate = F.silu(self._linear(f"{name}.gate_proj", x))
         return self._linear(f"{name}.down_proj", gate * self._linear(f"{name}.up_proj", x))
 
@@ -177,11 +194,17 @@ class LlamaDecoder:
         return F.linear(x, self._weights[f"{name}.weight"])
 
     def _expected_shapes(self, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-        width, inner, words = self.hidden_size, config["intermediate_size"], config["vocab_size"]
+        width, inner, vocabulary = (
+            self.hidden_size,
+            config["intermediate_size"],
+            config["vocab_size"],
+        )
         heads, key_heads = self._heads * self._head_width, self._key_heads * self._head_width
         shapes: dict[str, tuple[int, ...]] = {
-            "embed_tokens": (words, width), "norm": (width,), "lm_head": (words, width)
-        }  # fmt: skip
+            "embed_tokens": (vocabulary, width),
+            "norm": (width,),
+            "lm_head": (vocabulary, width),
+        }
         for index in range(self._layers):
             layer = f"layers.{index}"
             shapes |= {
@@ -199,7 +222,7 @@ class LlamaDecoder:
 
 
 class TransformersDecoder:
-    """Any causal language model of transformers."""
+    """Any causal language model that transformers can load."""
 
     def __init__(
         self,
@@ -208,29 +231,36 @@ class TransformersDecoder:
         device: torch.device,
         quantize: str | None = None,
     ) -> None:
-        """Load a folder of transformers' format; BundleError where that fails.
+        """Load a folder in transformers' format.
 
-        quantize: "8bit" or "4bit" keeps the matrices so, with bitsandbytes, on CUDA.
+        Args:
+            folder: The folder.
+            dtype: Type of weights and arithmetic.
+            device: Where to load the weights.
+            quantize: "8bit" or "4bit" quantizes the matrices with bitsandbytes; CUDA only.
+
+        Raises:
+            BundleError: transformers cannot load the folder, or weights are missing.
         """
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        how: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
+        options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
         if quantize:
-            how["quantization_config"] = quantization(quantize, dtype)
+            options["quantization_config"] = quantization(quantize, dtype)
         if quantize or (device.type == "cuda" and find_spec("accelerate")):
-            how["device_map"] = {"": device}  # past the machine's own memory
+            options["device_map"] = {"": device}  # loads without a copy in main memory
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, output_loading_info=True, **how
+                folder, output_loading_info=True, **options
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
-        if report["missing_keys"]:  # transformers would make them up
+        if report["missing_keys"]:  # transformers would initialize them
             raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")
-        self._model = (model if "device_map" in how else model.to(device)).eval()
+        self._model = (model if "device_map" in options else model.to(device)).eval()
         # renamed in transformers 5.24
         known = signature(self._model.forward).parameters
         self._cache = "cache" if "cache" in known else "past_key_values"
@@ -252,13 +282,13 @@ class TransformersDecoder:
         return output.logits[:, -1], output[self._cache]
 
     def select(self, cache: Any, rows: Tensor) -> Any:
-        """The cache with its rows chosen, repeated or left out."""
+        """See `Decoder.select`."""
         cache.batch_select_indices(rows)
         return cache
 
 
 def quantization(quantize: str, dtype: torch.dtype) -> Any:
-    """transformers' settings of bitsandbytes for "8bit" (LLM.int8) or "4bit" (NF4, nested)."""
+    """Return bitsandbytes' config for "8bit" (LLM.int8) or "4bit" (NF4, double quantization)."""
     from transformers import BitsAndBytesConfig
 
     if quantize == "8bit":
@@ -272,7 +302,7 @@ def quantization(quantize: str, dtype: torch.dtype) -> Any:
 
 
 def check_shapes(weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
-    """ValueError for the first weight that is missing, unknown or of another shape."""
+    """Raise ValueError for the first weight that is missing, unknown or of another shape."""
     for name in (*expected, *weights):
         found = tuple(weights[name].shape) if name in weights else "missing"
         wanted = expected.get(name, "unknown")
@@ -281,9 +311,16 @@ def check_shapes(weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]
 
 
 def visible_positions(mask: Tensor, count: int) -> Tensor:
-    """Which positions each of the last `count` may look at: (Q, 1, count, positions) bool.
+    """Make the attention mask of the last `count` positions.
 
-    mask: (Q, positions) bool. A padded position sees itself: softmax over nothing would be NaN.
+    A padded position attends to itself: softmax over no position would be NaN.
+
+    Args:
+        mask: (Q, P) bool; False is padding.
+        count: Number of query positions.
+
+    Returns:
+        (Q, 1, count, P) bool; True where a position may attend.
     """
     total = mask.shape[1]
     causal = torch.ones(count, total, dtype=torch.bool, device=mask.device).tril(total - count)
@@ -292,7 +329,7 @@ def visible_positions(mask: Tensor, count: int) -> Tensor:
 
 
 def rotary_base(config: dict[str, Any]) -> float:
-    """The base of the rotary frequencies; ValueError where the config scales them."""
+    """Return the base of the rotary frequencies; ValueError if the config scales them."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if kind != "default":
@@ -300,27 +337,40 @@ def rotary_base(config: dict[str, Any]) -> float:
     return float(parameters.get("rope_theta") or config.get("rope_theta") or 10000.0)
 
 
-def rotation(
+def rotary_embedding(
     positions: Tensor, head_width: int, theta: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (Q, 1, S, D) of the rotary angles (Su et al. 2021)."""
+    """Compute cosines and sines of the rotary angles (Su et al. 2021).
+
+    Args:
+        positions: (Q, S) int64.
+        head_width: D, width of an attention head.
+        theta: Base of the frequencies.
+        dtype: Type of the result.
+
+    Returns:
+        Cosines and sines, (Q, 1, S, D) each.
+    """
     exponent = torch.arange(0, head_width, 2, device=positions.device).float() / head_width
     angles = positions[..., None].float() * theta**-exponent  # (Q, S, D / 2)
     angles = torch.cat([angles, angles], dim=-1).unsqueeze(1)  # (Q, 1, S, D)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn pairs (i, i + D / 2) of each head, the order of transformers' checkpoints."""
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the pairs (i, i + D / 2) of each head of x (Q, heads, S, D).
+
+    This is the pairing of transformers' checkpoints.
+    """
     low, high = x.chunk(2, dim=-1)
-    return x * turn[0] + torch.cat([-high, low], dim=-1) * turn[1]
+    return x * rotary[0] + torch.cat([-high, low], dim=-1) * rotary[1]
 
 
 def read_weights(folder: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """All tensors of the folder's safetensors, names without transformers' `model.` prefix.
+    """Read all tensors of a folder's safetensors, without the prefix `model.` of their names.
 
-    One at a time: a file is opened anew for each, as what was read of it counts as memory of ours
-    until it is closed. So the peak is the weights as they are kept, and one as it is stored.
+    A file is reopened for every tensor, because pages that were read count as this process's memory
+    until the file is closed. Peak memory is that of the converted weights and one stored tensor.
     """
     weights = {}
     for file in weight_files(folder):

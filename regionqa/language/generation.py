@@ -1,7 +1,4 @@
-"""The language model: batched generation and scoring in torch, with shared prefixes.
-
-Prompts are token ids with slots, and the embeddings that go into the slots.
-"""
+"""The language model: batched generation and scoring in torch, with shared prefixes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,27 +22,26 @@ from regionqa.runtime.precision import SINGLE, Precision
 
 Floats = npt.NDArray[np.float32]
 GREEDY = Sampling()
-"""Take the likeliest token."""
 
 
 @dataclass(frozen=True)
 class SplicedPrompt:
-    """A prompt with the tokens that go into its slots."""
+    """A prompt with the tokens for its slots."""
 
     prompt: Prompt
     """Token ids and slots."""
     image: int
-    """Number of the image; prompts with the same number share the prefix up to its end."""
+    """Number of the image. Prompts about one image share their prefix up to its last token."""
     image_tokens: Floats
     """(T, H) float32."""
     region_tokens: Floats
-    """(N, K, H) float32; row = region index."""
+    """(N, K, H) float32, by index of the region."""
     seed: int = 0
     """Random seed of this prompt's answer."""
 
 
 OnTokens = Callable[[int, int, str], None]
-"""Called after each token of an unfinished answer: its row, number of tokens, and text."""
+"""Called after each token of an unfinished answer with its row, number of tokens, and text."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +49,19 @@ class Generated:
     """One generated answer."""
 
     ids: tuple[int, ...]
-    """Tokens of the answer, without the stop token."""
+    """Token ids, without the stop token."""
     text: str
     """The decoded answer."""
     confidence: float = field(default=1.0, compare=False)
-    """Probability of the tokens and the stop together, at the card's temperature. It is left out
-    of comparisons: its last digits vary with the composition of the batch."""
+    """Probability of all tokens including the stop, at the card's temperature. Not compared: its
+    last digits depend on the rest of the batch."""
 
 
 class LanguageModel:
-    """A tokenizer, and a decoder that reads spliced embeddings."""
+    """A tokenizer and a decoder."""
 
     def __init__(self, bundle: Bundle, device: Device, precision: Precision = SINGLE) -> None:
-        """Load weights and tokenizer; BundleError where they are not sound."""
+        """Load weights and tokenizer; BundleError if they cannot be read."""
         card = bundle.card.language
         self.context = card.context
         self.tokenizer = BundleTokenizer(bundle.file(f"{card.folder}/tokenizer.json"))
@@ -83,7 +79,7 @@ class LanguageModel:
         return self._decoder.hidden_size
 
     def check_length(self, prompt: Prompt, max_new_tokens: int) -> None:
-        """QuestionError where prompt and answer do not fit the model's context."""
+        """Raise QuestionError if prompt and answer do not fit the model's context."""
         room = self.context - max_new_tokens
         if len(prompt.input_ids) > room:
             raise QuestionError(
@@ -102,7 +98,7 @@ class LanguageModel:
     ) -> list[Generated]:
         """Generate answers to prompts, decoded as one batch.
 
-        The prefix that the questions about an image share is read once per image.
+        The prefix that questions about one image share is computed once per image.
 
         Args:
             prompts: Prompts about one or several images, in any order.
@@ -128,13 +124,16 @@ class LanguageModel:
 
     @torch.inference_mode()
     def score(self, prompt: SplicedPrompt, answers: Sequence[Sequence[int]]) -> list[float]:
-        """Log-probability (natural) of each answer's ids after a prompt.
+        """Compute the log-probability of each answer after a prompt.
 
-        The prompt is read once, the answers as one batch.
+        The prompt is computed once, and the answers as one batch.
 
         Args:
             prompt: The prompt.
-            answers: At least one; each of at least one id.
+            answers: Token ids of each answer; at least one answer, each of at least one id.
+
+        Returns:
+            One natural logarithm per answer.
         """
         embedded = self.embed(prompt)[None]  # (1, L, H)
         length, count = embedded.shape[1], len(answers)
@@ -146,7 +145,7 @@ class LanguageModel:
         cache, logits = self._decoder.select(cache, rows), logits[rows]  # (A, V)
         ids = torch.tensor(
             [[*each, *[0] * (longest - len(each))] for each in answers], device=self._device
-        )  # (A, T), padded; padding is read but not counted
+        )  # (A, T), padded; padding is not counted
         lengths = torch.tensor(list(map(len, answers)), device=self._device)
         total = torch.zeros(count, dtype=torch.float64, device=self._device)
         for at in range(longest):
@@ -162,7 +161,7 @@ class LanguageModel:
         return [float(each) for each in total]
 
     def embed(self, spliced: SplicedPrompt) -> Tensor:
-        """Embeddings (L, H) of a prompt, with image and region tokens in their slots."""
+        """Embed a prompt, with image and region tokens in their slots -> (L, H)."""
         prompt = spliced.prompt
         ids = torch.tensor([prompt.input_ids], device=self._device)  # (1, L)
         embeds = self._decoder.embed(ids)  # (1, L, H)
@@ -187,7 +186,7 @@ class LanguageModel:
         sampler: TokenSampler,
         on_tokens: OnTokens | None,
     ) -> list[Generated]:
-        """Read the suffixes, padded on the left, then one token at a time until all have ended."""
+        """Run left-padded suffixes, then decode token by token until every answer has ended."""
         count, longest = len(suffixes), max(len(rows) for rows in suffixes)
         embeds = suffixes[0].new_zeros(count, longest, self.hidden_size)  # (Q, S, H)
         mask = torch.ones(count, shared + longest, dtype=torch.bool, device=self._device)
@@ -218,7 +217,7 @@ class LanguageModel:
         return [self._finished(*each) for each in zip(answers, log_probabilities, strict=True)]
 
     def _log_probabilities(self, logits: Tensor, tokens: Tensor) -> list[float]:
-        """Log-probability of each of tokens (Q,) by logits (Q, V)."""
+        """Return the log-probabilities of tokens (Q,) given logits (Q, V)."""
         logs = (logits.float() / self._confidence_temperature).log_softmax(-1)  # (Q, V)
         chosen: list[float] = logs.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
         return chosen

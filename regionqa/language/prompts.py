@@ -1,6 +1,6 @@
-"""The one prompt renderer: questions, answers and regions -> pieces of text and slots.
+"""The prompt renderer: questions, answers and regions to pieces of text and slots.
 
-Asking and training both go through here, so a model meets in use exactly what it was trained on.
+Inference and training share it, so that a model is asked in the format it was trained on.
 """
 
 import re
@@ -17,7 +17,7 @@ LONGEST_NUMBER = 9
 
 @dataclass(frozen=True)
 class Text:
-    """Plain words, encoded without looking for special tokens."""
+    """Plain text, in which special tokens are not recognised."""
 
     text: str
 
@@ -31,31 +31,40 @@ class Special:
 
 @dataclass(frozen=True)
 class ImageSlot:
-    """Where the image tokens stand, in the place of a token the rules may name."""
+    """The slot of the image tokens."""
 
     token: str | None = None
+    """Special token that the slot replaces, if the rules name one."""
 
 
 @dataclass(frozen=True)
 class RegionSlot:
-    """Where the tokens of region `index` (from 0) stand, in the place of a token."""
+    """The slot of one region's tokens."""
 
     index: int
+    """Index of the region, from 0."""
     token: str | None = None
+    """Special token that the slot replaces, if the rules name one."""
 
 
 Piece = Text | Special | ImageSlot | RegionSlot
 Fractions = tuple[float, float, float, float]
+"""A box, xyxy, in fractions of the image's width and height."""
 
 
 def render(
     rules: PromptRules, question: str, boxes: Sequence[Fractions], special: Sequence[str] = ()
 ) -> list[Piece]:
-    """Pieces of the prompt for a question about regions.
+    """Render the prompt of a question about regions.
 
-    boxes: xyxy of each region as fractions of the image. special: texts that become `Special`
-    where they stand in the rules (never where the user wrote them).
-    Raises QuestionError where the question names a region that was not given.
+    Args:
+        rules: The card's prompt rules.
+        question: The question; `<region1>` refers to the first box.
+        boxes: The box of each region.
+        special: Special tokens; they are recognised in the rules, never in the question.
+
+    Raises:
+        QuestionError: The question is empty, or names a region that was not given.
     """
     return render_conversation(rules, [question], boxes, special)[0]
 
@@ -67,12 +76,22 @@ def render_conversation(
     special: Sequence[str] = (),
     given: Sequence[int] | None = None,
 ) -> list[list[Piece]]:
-    """Pieces before every answer of a conversation: the first prompt, then what each turn adds.
+    """Render a conversation without its answers.
 
-    given: how many of the boxes there are at each question, which can name no others; what is new
-    and not named stands before it. None: all are there from the first question on, before which
-    stand those that no question names. Other arguments and errors as of `render`; QuestionError too
-    where the rules know one question at a time and several are asked.
+    Args:
+        rules: The card's prompt rules.
+        questions: The questions in order.
+        boxes: The box of each region.
+        special: See `render`.
+        given: Number of regions known at each question; it can name no others, and new regions that
+            it does not name are introduced before it. None: all are known from the start, and those
+            that no question names are introduced before the first.
+
+    Returns:
+        The pieces before every answer: the first prompt, then what each turn adds.
+
+    Raises:
+        QuestionError: As `render`, or the rules allow a single question only.
     """
     if len(questions) > 1 and rules.turn is None:
         raise QuestionError("this model knows one question at a time; ask each on its own")
@@ -108,10 +127,19 @@ def render_dialogue(
     special: Sequence[str] = (),
     given: Sequence[int] | None = None,
 ) -> list[Piece]:
-    """Pieces of one prompt that holds all questions, and the answers to all but the last.
+    """Render one prompt with all questions, and the answers to all but the last.
 
-    stop: what ends each answer, a text or a special token. Other arguments and errors as of
-    `render_conversation`.
+    Args:
+        rules: The card's prompt rules.
+        questions: The questions in order.
+        answers: The answers to all but the last.
+        boxes: The box of each region.
+        stop: Text or special token that ends each answer.
+        special: See `render`.
+        given: See `render_conversation`.
+
+    Raises:
+        QuestionError: As `render_conversation`.
     """
     turns = render_conversation(rules, questions, boxes, special, given)
     pieces = list(turns[0])
@@ -122,13 +150,13 @@ def render_dialogue(
 
 
 def render_answer(rules: PromptRules, answer: str) -> str:
-    """The answer as it stands after its prompt; regions it names become words."""
+    """Render an answer as it continues its prompt; `<region1>` becomes "region 1"."""
     words = REFERENCE.sub(lambda reference: f"region {reference[1]}", answer.strip())
     return rules.answer.format(answer=words)
 
 
 def _check_question(question: str, regions: int) -> None:
-    """QuestionError where it is empty or names a region that was not given."""
+    """Raise QuestionError if a question is empty or names a region that was not given."""
     if not question.strip():
         raise QuestionError("the question is empty")
     for digits in REFERENCE.findall(question):
@@ -140,7 +168,7 @@ def _check_question(question: str, regions: int) -> None:
 def _introduction(
     rules: PromptRules, unnamed: Sequence[int], boxes: Sequence[Fractions], special: Sequence[str]
 ) -> list[Piece]:
-    """The regions that no question names."""
+    """Introduce regions that no question names."""
     pieces: list[Piece] = []
     if not unnamed or not rules.region:
         return pieces
@@ -159,7 +187,7 @@ def _question(
     seen: set[int],
     special: Sequence[str],
 ) -> list[Piece]:
-    """The question with its references replaced; `seen`: numbers named so far, added to."""
+    """Replace the references of a question; add their numbers to `seen`, those named before."""
     pieces: list[Piece] = []
     for position, part in enumerate(REFERENCE.split(question.strip())):
         if position % 2 == 0:
@@ -189,7 +217,7 @@ def _region(
 
 
 def _trusted(text: str, special: Sequence[str]) -> list[Piece]:
-    """Text of the rules themselves, in which special tokens count as such."""
+    """Split text of the rules, in which special tokens are recognised."""
     if not special:
         return [Text(text)]
     longest_first = sorted(special, key=len, reverse=True)
@@ -198,7 +226,7 @@ def _trusted(text: str, special: Sequence[str]) -> list[Piece]:
 
 
 def _merge(pieces: Sequence[Piece]) -> list[Piece]:
-    """Neighbouring texts joined and empty ones dropped: a tokenizer must see whole stretches."""
+    """Join adjacent texts and drop empty ones, so that each text is tokenized as a whole."""
     merged: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, Text) and merged and isinstance(merged[-1], Text):
@@ -209,9 +237,12 @@ def _merge(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def renumber(text: str, kept: Sequence[int]) -> str:
-    """The text for a question that has only some of the regions: `kept[0]` becomes `<region1>`.
+    """Renumber the references of a text for a question with a subset of its regions.
 
-    Mentions of others become words.
+    Args:
+        text: A question or an answer.
+        kept: Numbers of the regions kept, from 1; `kept[0]` becomes `<region1>`. References to
+            others become text, as in "region 3".
     """
     places = {number: place for place, number in enumerate(kept, start=1)}
 
@@ -223,16 +254,16 @@ def renumber(text: str, kept: Sequence[int]) -> str:
 
 
 def read_answer(rules: PromptRules, text: str) -> str:
-    """What the model meant of what it wrote: without the words the rules put around an answer.
+    """Remove the text that the rules put around an answer; the inverse of `render_answer`.
 
-    The opposite of `render_answer`; a model asked as GPT4RoI is begins with "Assistant: ".
+    GPT4RoI's answers, for instance, begin with "Assistant: ".
     """
     lead, tail = _around_answer(rules)
     return text.strip().removeprefix(lead).removesuffix(tail).strip()
 
 
 def may_be_lead(rules: PromptRules, text: str) -> bool:
-    """Whether what was written so far may yet turn out to be only words before an answer."""
+    """Return whether a partial answer may still be only the text that precedes answers."""
     lead, _ = _around_answer(rules)
     return lead.startswith(text.strip())
 

@@ -1,4 +1,4 @@
-"""Sampling: the next token of each answer of a batch, from logits."""
+"""Token sampling."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from regionqa.requests import Sampling
 
 
 class TokenSampler:
-    """Chooses tokens for the answers of one batch, each with a random generator of its own."""
+    """Chooses the next tokens of a batch, with one random generator per answer."""
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
         """Create a sampler.

@@ -1,4 +1,4 @@
-"""Splicing: image and region tokens take their slots in the embeddings of a prompt."""
+"""Splice image and region tokens into the embeddings of prompts."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def splice_tokens(
     region_rows: Tensor,
     region_starts: Tensor,
 ) -> Tensor:
-    """Overwrite the slots of embedded prompts; asking and training both use it.
+    """Overwrite the slots of embedded prompts with image and region tokens.
 
     Args:
         embeds: (Q, L, H) embeddings of Q prompts, padded to L ids.

@@ -1,4 +1,4 @@
-"""Streaming: parts of an answer that can be shown while the rest is still being generated."""
+"""Streaming: emit the parts of an answer that further tokens cannot change."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,24 +6,25 @@ from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.language.prompts import may_be_lead, read_answer
 
 INCOMPLETE_CHARACTER = "\ufffd"
-"""Tokenizers decode the first bytes of an unfinished character to this."""
+"""What tokenizers decode an incomplete character to."""
 
 
 class AnswerStream:
     """Emits one answer in parts; joined, the parts are the answer."""
 
     def __init__(self, emit: Callable[[str], None]) -> None:
+        """Create a stream that passes the parts to `emit`."""
         self._emit = emit
         self._sent = ""
 
     def update(self, text: str) -> None:
-        """Emit what is new in a stable part of the answer."""
+        """Emit the new text of a longer stable part; see `stable_answer`."""
         if text.startswith(self._sent):
             self._send_rest(text)
 
     def finish(self, answer: str) -> None:
         """Emit the rest of the complete answer."""
-        if not answer.startswith(self._sent):  # the tokenizer rewrote text that it had decoded
+        if not answer.startswith(self._sent):  # decoding changed text that was already emitted
             self._emit("\n")
             self._sent = ""
         self._send_rest(answer)
@@ -35,10 +36,10 @@ class AnswerStream:
 
 
 def stable_answer(rules: PromptRules, text: str, stops: Sequence[str]) -> str:
-    """The part of an answer that further tokens cannot change.
+    """Return the part of an answer that further tokens cannot change.
 
     Args:
-        rules: Prompt rules; the words they put around an answer are removed.
+        rules: Prompt rules; the text they put around an answer is removed.
         text: The decoded tokens so far.
         stops: Texts that end an answer.
     """
@@ -47,7 +48,7 @@ def stable_answer(rules: PromptRules, text: str, stops: Sequence[str]) -> str:
 
 
 def stable_text(text: str, stops: Sequence[str]) -> str:
-    """The text without an unfinished character or the beginning of a stop text at its end."""
+    """Cut an incomplete character or the beginning of a stop text off the end of a text."""
     text = text.rstrip(INCOMPLETE_CHARACTER)
     begun = [
         length

@@ -1,4 +1,4 @@
-"""Tokenization of rendered prompts: token ids, with slots for image and region tokens."""
+"""Tokenization of rendered prompts into ids with slots for image and region tokens."""
 
 import json
 from collections.abc import Sequence
@@ -24,44 +24,44 @@ from regionqa.language.prompts import (
 
 
 class Preceding(Enum):
-    """What stands before a text; some tokenizers put a space there."""
+    """What precedes a text; some tokenizers add a space to a text depending on this."""
 
     nothing = "nothing"
-    """It opens the prompt."""
+    """The text starts the prompt."""
     token = "token"
     """A special token or a slot."""
     text = "text"
-    """Text that it goes on from."""
+    """Other text, which it continues."""
 
 
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer."""
+    """A tokenizer, as prompts need it."""
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """Texts that are one token each when they stand in a template."""
+        """Special tokens; in a template, each is one token."""
 
     def token_id(self, token: str) -> int:
-        """The id of a special token."""
+        """Return the id of a special token."""
 
-    def takes_space(self, token: str) -> tuple[bool, bool]:
-        """Whether white space before a special token belongs to it, and that after it."""
+    def strips_space(self, token: str) -> tuple[bool, bool]:
+        """Return whether a special token absorbs white space before and after it."""
 
     def encode(self, text: str, before: Preceding = Preceding.nothing) -> list[int]:
-        """Ids of plain words; special tokens in them are plain words too."""
+        """Encode plain text, in which special tokens have no meaning."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids with slots. Ids in a slot mean nothing: embeddings are put there."""
+    """Token ids with slots. The ids in a slot are placeholders for embeddings."""
 
     input_ids: tuple[int, ...]
     image_start: int
     """Position of the first image token."""
     region_starts: tuple[tuple[int, int], ...]
-    """(position, region index) of every region slot, in reading order."""
+    """(position, region index) of every region slot, in order of position."""
     shared: int
-    """Positions at the start that depend on the image alone, the same for all its questions."""
+    """Length of the prefix that all questions about an image share."""
 
 
 def tokenize(
@@ -71,10 +71,17 @@ def tokenize(
     region_tokens: int,
     before: Preceding = Preceding.nothing,
 ) -> Prompt:
-    """Ids and slots of rendered pieces; a slot takes as many positions as the card says.
+    """Tokenize a rendered prompt.
 
-    White space beside a token that takes it is left out, as is that beside a slot which stands in
-    the place of such a token. before: what the pieces follow, where they are a later turn.
+    White space that a special token absorbs is left out, also beside a slot that replaces such a
+    token.
+
+    Args:
+        pieces: The rendered prompt.
+        tokenizer: The model's tokenizer.
+        image_tokens: Positions of an image slot.
+        region_tokens: Positions of a region slot.
+        before: What precedes the pieces, where they are a later turn.
     """
     ids: list[int] = []
     image_start, shared = 0, 0
@@ -82,7 +89,7 @@ def tokenize(
     for position, piece in enumerate(pieces):
         match piece:
             case Text(text):
-                text = _without_taken(text, pieces, position, tokenizer)
+                text = _strip_absorbed(text, pieces, position, tokenizer)
                 ids += tokenizer.encode(text, before) if text else []
             case Special(token):
                 ids.append(tokenizer.token_id(token))
@@ -92,58 +99,61 @@ def tokenize(
             case RegionSlot(index, token):
                 region_starts.append((len(ids), index))
                 ids += [tokenizer.token_id(token) if token else 0] * region_tokens
-        # special tokens that stand first are those that a tokenizer would add by itself
+        # leading special tokens are those that the tokenizer would add itself
         if before is not Preceding.nothing or not isinstance(piece, Special):
             before = Preceding.text if isinstance(piece, Text) else Preceding.token
     return Prompt(tuple(ids), image_start, tuple(region_starts), shared)
 
 
 def answer_ids(rules: PromptRules, answer: str, stop: str, tokenizer: Tokenizer) -> list[int]:
-    """Ids of an answer as it stands after its prompt, and of the stop that ends it."""
+    """Encode an answer as it continues its prompt, with the stop that ends it."""
     *_, last = render(rules, "?", (), tokenizer.special_tokens)
     before = Preceding.text if isinstance(last, Text) else Preceding.token
-    words = tokenizer.encode(render_answer(rules, answer), before)
+    ids = tokenizer.encode(render_answer(rules, answer), before)
     if stop in tokenizer.special_tokens:
-        return [*words, tokenizer.token_id(stop)]
-    return [*words, *tokenizer.encode(stop, Preceding.text)]
+        return [*ids, tokenizer.token_id(stop)]
+    return [*ids, *tokenizer.encode(stop, Preceding.text)]
 
 
-def _without_taken(text: str, pieces: Sequence[Piece], position: int, tokenizer: Tokenizer) -> str:
-    """The text without the white space that belongs to the tokens beside it."""
-    if position and _takes_space(pieces[position - 1], tokenizer)[1]:
+def _strip_absorbed(text: str, pieces: Sequence[Piece], position: int, tokenizer: Tokenizer) -> str:
+    """Strip white space that the tokens beside a text absorb."""
+    if position and _strips_space(pieces[position - 1], tokenizer)[1]:
         text = text.lstrip()
-    if position + 1 < len(pieces) and _takes_space(pieces[position + 1], tokenizer)[0]:
+    if position + 1 < len(pieces) and _strips_space(pieces[position + 1], tokenizer)[0]:
         text = text.rstrip()
     return text
 
 
-def _takes_space(piece: Piece, tokenizer: Tokenizer) -> tuple[bool, bool]:
+def _strips_space(piece: Piece, tokenizer: Tokenizer) -> tuple[bool, bool]:
     match piece:
         case Special(token) | ImageSlot(str(token)) | RegionSlot(_, str(token)):
-            return tokenizer.takes_space(token)
+            return tokenizer.strips_space(token)
         case _:
             return False, False
 
 
 class BundleTokenizer:
-    """A bundle's `tokenizer.json`; special tokens are found only by name, never inside text."""
+    """A bundle's `tokenizer.json`. Special tokens are never recognised inside text."""
 
     def __init__(self, file: Path) -> None:
+        """Read the file; BundleError if it is not a tokenizer."""
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise BundleError(f"{file}: cannot be read as a tokenizer: {error}") from error
         content = json.loads(self._tokenizer.to_str())
-        self._encoders = {before: opened(self._tokenizer, content, before) for before in Preceding}
+        self._encoders = {
+            before: without_added_space(self._tokenizer, content, before) for before in Preceding
+        }
         for tokenizer in (self._tokenizer, *self._encoders.values()):
             tokenizer.encode_special_tokens = True  # what a user types is never a special token
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {token.content: index for index, token in added.items()}
-        self._takes = {token.content: (token.lstrip, token.rstrip) for token in added.values()}
+        self._strips = {token.content: (token.lstrip, token.rstrip) for token in added.values()}
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """Texts that are one token each when they stand in a template."""
+        """Special tokens; in a template, each is one token."""
         return tuple(self._special)
 
     @property
@@ -152,36 +162,42 @@ class BundleTokenizer:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def token_id(self, token: str) -> int:
-        """The id of a special token; BundleError where there is none."""
+        """Return the id of a special token; BundleError if there is none."""
         if token not in self._special:
             raise BundleError(f"the tokenizer has no special token {token!r}")
         return self._special[token]
 
-    def takes_space(self, token: str) -> tuple[bool, bool]:
-        """Whether white space before a special token belongs to it, and that after it."""
-        return self._takes.get(token, (False, False))
+    def strips_space(self, token: str) -> tuple[bool, bool]:
+        """Return whether a special token absorbs white space before and after it."""
+        return self._strips.get(token, (False, False))
 
     def encode(self, text: str, before: Preceding = Preceding.nothing) -> list[int]:
-        """Ids of plain words; what is no character (half of a surrogate pair) reads as `?`.
+        """Encode plain text; a lone surrogate is encoded as `?`.
 
-        before: what they follow; some tokenizers put a space before words that follow no others.
+        Args:
+            text: The text.
+            before: What precedes it; some tokenizers add a space to a text that follows no other.
         """
         readable = text.encode("utf-8", "replace").decode("utf-8")
         return list(self._encoders[before].encode(readable, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; special tokens are left out."""
+        """Decode ids; special tokens are left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
-def opened(
+def without_added_space(
     tokenizer: tokenizers.Tokenizer, content: dict[str, Any], before: Preceding
 ) -> tokenizers.Tokenizer:
-    """The same tokenizer for words that follow something: without the space it would put there.
+    """Return a tokenizer that does not add a space where text follows `before`.
 
-    content: its file's. It is the same object where nothing changes, as is usual. Tokenizers say
-    that they put a space before the first words ("first"), or before all that follow no others
-    ("always", or a step that prepends).
+    A tokenizer adds a space to the first text of a prompt (`prepend_scheme` "first"), or to every
+    text that follows no other ("always", or a `Prepend` normalizer).
+
+    Args:
+        tokenizer: The tokenizer; returned itself where nothing changes, as is usual.
+        content: The tokenizer's JSON.
+        before: What precedes the text.
     """
     unwanted = {
         Preceding.nothing: (),
@@ -203,5 +219,5 @@ def opened(
 
 
 def stages(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The steps of a pre-tokenizer as JSON has them, whether it is one or a sequence."""
+    """Return the steps of a pre-tokenizer's JSON, which is a single step or a sequence."""
     return list(pre_tokenizer.get("pretokenizers", [pre_tokenizer]))

@@ -204,16 +204,11 @@ class Chat:
         """Answer a question and remember both; QuestionError if it cannot be answered."""
         check_text(question, self._current.image.name)
         request, subjects, introduced = self._request(question)
-        generation, listener = self._settings.generation, self._listener
-        answers = self._engine.answer(
-            [request],
-            max_new_tokens=generation.max_new_tokens,
-            unsure_below=generation.threshold,
-            temperature=generation.temperature,
-            seed=generation.seed,
-            on_text=lambda _, part: listener.part(part),
+        listener = self._listener
+        options = self._settings.generation
+        [answer] = self._engine.answer(
+            [request], options, on_text=lambda _, part: listener.part(part)
         )
-        answer = next(answers)
         if answer.error:
             hint = "; remove a question with /undo or start again with /new"
             raise QuestionError(error_text(answer) + (hint if request.history else ""))

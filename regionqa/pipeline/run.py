@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from regionqa.backends.base import Model, ModelInfo, find_model
+from regionqa.backends.base import ModelInfo, find_model
 from regionqa.boxes.files import read_boxes
 from regionqa.errors import ItemError
 from regionqa.images.reading import PixelBudget
@@ -23,11 +22,8 @@ from regionqa.pipeline.inputs import (
     make_requests,
 )
 from regionqa.pipeline.outputs import AnswerWriter, OutputSettings
-from regionqa.pipeline.resume import FinishedRequests, resume
+from regionqa.pipeline.resume import resume
 from regionqa.requests import Answer, Request
-
-if TYPE_CHECKING:
-    from regionqa.engine import Engine
 
 SOME_FAILED = 3
 """Exit status of a run in which some items failed."""
@@ -59,6 +55,8 @@ def run_requests(options: RunOptions) -> int:
     Returns:
         The exit status: 0, or `SOME_FAILED`.
     """
+    from regionqa.engine import Engine
+
     items = find_images(options.images, sys.stdin)
     output, one = options.output, is_one_image(options.images)
     if output.draw:
@@ -70,7 +68,7 @@ def run_requests(options: RunOptions) -> int:
     if output.resume and output.out:
         finished = resume(output.out, settings, retry_errors=output.retry_errors)
         settings = finished.settings
-    engine = _load(model, options.runtime)
+    engine = Engine.load(model, options.runtime)
     settings = replace(settings, device=str(engine.device), dtype=str(engine.precision))
     with (
         Console(quiet=output.quiet) as console,
@@ -83,7 +81,9 @@ def run_requests(options: RunOptions) -> int:
         budget = PixelBudget()
         if output.draw:
             requests = _kept(requests, budget)
-        answers = _answers(engine, requests, finished, options.generation)
+        if finished is not None:
+            requests = (request for request in requests if not finished.skip(request))
+        answers = engine.answer(requests, options.generation)
         if output.draw:
             answers = _draw(answers, output.draw, one, budget)
         for answer in answers:
@@ -116,34 +116,6 @@ def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> Output
         timing=options.output.timing,
         confidence=options.output.confidence,
         bare=one and (len(boxes.box) <= 1 or not each) and boxes.boxes is None,
-    )
-
-
-def _load(model: Model, runtime: RuntimeOptions) -> "Engine":
-    from regionqa.engine import Engine
-
-    return Engine.load(
-        model,
-        device=runtime.device,
-        batch_size=runtime.batch_size,
-        dtype=runtime.dtype,
-        quantize=runtime.quantize,
-    )
-
-
-def _answers(
-    engine: "Engine",
-    requests: Iterator[Request],
-    finished: FinishedRequests | None,
-    generation: GenerationOptions,
-) -> Iterator[Answer]:
-    """Answers to all requests but those that the output file already answers."""
-    return engine.answer(
-        (request for request in requests if finished is None or not finished.skip(request)),
-        max_new_tokens=generation.max_new_tokens,
-        unsure_below=generation.threshold,
-        temperature=generation.temperature,
-        seed=generation.seed,
     )
 
 

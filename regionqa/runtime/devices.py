@@ -44,7 +44,7 @@ class Device(StrEnum):
 
 
 def why_not_cuda() -> str | None:
-    """The reason why CUDA cannot be used; None if torch and ONNX Runtime report it as usable.
+    """Return why CUDA cannot be used; None if torch and ONNX Runtime report it as usable.
 
     Only opening a session shows whether it really runs there; see `open_session`.
     """
@@ -75,7 +75,7 @@ def choose_device(asked: str) -> Device:
 
 
 def allowed_threads() -> int:
-    """Number of threads for a session; 0: ONNX Runtime's default.
+    """Return the number of threads for a session; 0: ONNX Runtime's default.
 
     ONNX Runtime counts the machine's cores. If the process may use fewer (taskset, a scheduler),
     surplus threads would spin while they wait for each other.
@@ -105,7 +105,7 @@ def open_session(
     providers: Sequence[str] = [PROVIDERS["cpu"]]
     settings: Sequence[dict[str, str]] = [{}]
     if device is Device.cuda:
-        with redirect_stdout(sys.stderr):  # it prints, and stdout is for answers
+        with redirect_stdout(sys.stderr):  # it prints to stdout
             onnxruntime.preload_dlls()  # loads the CUDA libraries of Python packages
         providers, settings = [PROVIDERS["cuda"], PROVIDERS["cpu"]], [CUDA_OPTIONS, {}]
     content = float16_graph(graph) if half else str(graph)
@@ -124,11 +124,11 @@ def open_session(
             "cuDNN libraries of onnxruntime-gpu[cuda,cudnn]); see `regionqa doctor`"
         )
     log.debug("%s runs on %s", graph.name, session.get_providers()[0])
-    give_back_memory()
+    trim_memory()
     return session
 
 
-def give_back_memory() -> None:
+def trim_memory() -> None:
     """Return freed memory that glibc retains to the system.
 
     Opening a graph holds its weights up to three times: as stored, in float32, and in the layout of
@@ -138,14 +138,14 @@ def give_back_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def placement(
+def operator_providers(
     graph: Path,
     device: Device,
     feeds: "Mapping[str, npt.NDArray[np.generic]]",
     *,
     half: bool = False,
 ) -> dict[str, set[str]]:
-    """The providers that ran the nodes of each operator, by ONNX Runtime's profile of one run.
+    """Profile one run, and return the providers that ran the nodes of each operator.
 
     A session on CUDA may run single nodes on the CPU.
 

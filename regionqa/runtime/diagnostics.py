@@ -47,7 +47,7 @@ class Finding:
 
 
 def diagnose(model: str = "starter") -> list[Finding]:
-    """The findings of the report, from general to specific."""
+    """Return the findings of the report, from general to specific."""
     findings = [
         Finding("python", f"{platform.python_version()} at {sys.executable}"),
         Finding("system", f"{platform.platform()}, {os.cpu_count()} cores"),
@@ -61,7 +61,7 @@ def diagnose(model: str = "starter") -> list[Finding]:
 
 
 def memory_needed(model: str = "starter") -> list[str]:
-    """The table of memory estimates as lines, or the reason why there is none.
+    """Return the table of memory estimates as lines, or the reason why there is none.
 
     For a model that is not downloaded yet, the estimates come from its card.
     """
@@ -75,12 +75,12 @@ def memory_needed(model: str = "starter") -> list[str]:
 
 
 def is_not_downloaded(model: str) -> bool:
-    """Whether a model is a published one that is not downloaded yet."""
+    """Return whether a model is a published one that is not downloaded yet."""
     return model in published_cards() and not (published_folder(model) / CARD).is_file()
 
 
 def versions() -> list[Finding]:
-    """Versions of the installed packages that regionqa depends on."""
+    """Return the versions of the installed packages that regionqa depends on."""
     findings = []
     for package in PACKAGES:
         try:
@@ -95,7 +95,7 @@ def versions() -> list[Finding]:
 
 
 def gpu() -> str:
-    """The GPUs that torch finds, with their memory."""
+    """Return the GPUs that torch finds, with their memory."""
     import torch
 
     if not torch.cuda.is_available():
@@ -105,7 +105,7 @@ def gpu() -> str:
 
 
 def devices(model: str) -> list[Finding]:
-    """The devices that run a graph, and the choices of `--device auto` and `--dtype auto`."""
+    """Find the devices that run a graph, and what `--device auto` and `--dtype auto` choose."""
     findings, usable = [], []
     for device in Device:
         reason = (why_not_cuda() if device is Device.cuda else None) or why_not(device, model)
@@ -123,7 +123,7 @@ def devices(model: str) -> list[Finding]:
 
 
 def why_not(device: Device, model: str) -> str | None:
-    """The reason why the model's vision encoder does not run on a device; None if it runs."""
+    """Return why the model's vision encoder does not run on a device; None if it runs."""
     try:
         bundle = find_bundle(model)
         size = bundle.card.image.size
@@ -134,7 +134,7 @@ def why_not(device: Device, model: str) -> str | None:
 
 
 def hub_cache_finding() -> str:
-    """The folder of the Hugging Face Hub's cache, and its size."""
+    """Return the folder of the Hugging Face Hub's cache, and its size."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE)
@@ -162,5 +162,5 @@ def check_model(name: str) -> Finding:
 
 
 def describe_size(bundle: Bundle) -> str:
-    """The bundle's size for people."""
+    """Return the bundle's size in MB."""
     return f"{bundle.size / 1e6:.1f} MB"

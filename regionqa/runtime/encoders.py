@@ -1,7 +1,4 @@
-"""The two encoders as ONNX Runtime sessions, checked against the card when they are opened.
-
-They take and give numpy arrays.
-"""
+"""Vision and region encoders: ONNX Runtime sessions, checked against the card when opened."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,22 +21,27 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What the vision encoder made of one image.
-
-    image_tokens: (T, H) float32. levels: one map (1, C, h, w) float32 per level of the card.
-    """
+    """The vision encoder's outputs for one image."""
 
     image_tokens: Floats
+    """(T, H) float32."""
     levels: tuple[Floats, ...]
+    """Feature maps (1, C, h, w) float32, one per level of the card."""
 
 
 class VisionEncoder:
-    """`pixel_values` -> `image_tokens` and feature maps."""
+    """Encodes images to image tokens and feature maps."""
 
     def __init__(self, bundle: Bundle, device: Device, half: bool = False) -> None:
-        """Open the graph; BundleError where its names or shapes are not the card's.
+        """Open the bundle's vision graph.
 
-        half: compute in float16; what goes in and comes out is float32 all the same.
+        Args:
+            bundle: The bundle.
+            device: Where to run the graph.
+            half: Compute in float16; inputs and outputs stay float32.
+
+        Raises:
+            BundleError: Names or shapes of the graph differ from the card.
         """
         card = bundle.card.vision
         self._graph, self._half = card.graph, half
@@ -53,7 +55,17 @@ class VisionEncoder:
         self.hidden_size = int(tokens.shape[2])
 
     def encode(self, pixel_values: Floats) -> list[EncodedImage]:
-        """Encode images (B, 3, S, S) float32, one result each."""
+        """Encode images.
+
+        Args:
+            pixel_values: (B, 3, S, S) float32.
+
+        Returns:
+            One result per image.
+
+        Raises:
+            BundleError: A value overflows float16.
+        """
         tokens, *levels = self._session.run(self._outputs, {"pixel_values": pixel_values})
         if self._half:
             _check_finite(self._graph, tokens, *levels)
@@ -64,12 +76,18 @@ class VisionEncoder:
 
 
 class RegionEncoder:
-    """Feature maps of an image, or pixels of its own, and boxes -> region tokens."""
+    """Encodes boxes to region tokens, from feature maps or from pixels of its own."""
 
     def __init__(self, bundle: Bundle, device: Device, half: bool = False) -> None:
-        """Open the graph; BundleError where its names or shapes are not the card's.
+        """Open the bundle's region graph.
 
-        half: compute in float16; what goes in and comes out is float32 all the same.
+        Args:
+            bundle: The bundle.
+            device: Where to run the graph.
+            half: Compute in float16; inputs and outputs stay float32.
+
+        Raises:
+            BundleError: There is no region graph, or its names or shapes differ from the card.
         """
         card = bundle.card.region
         if card is None:
@@ -87,14 +105,22 @@ class RegionEncoder:
         self.hidden_size = int(tokens.shape[2])
 
     def encode(self, sources: Sequence[Floats], boxes: Floats) -> Floats:
-        """Region tokens (N, K, H) of boxes (N, 4) float32 xyxy in [0, 1] of the canvas; N >= 0.
+        """Encode boxes of one image.
 
-        sources: what one image gives: the vision encoder's levels, each (1, C, h, w), or, where
-        the card has a [region.image], the one pixel_values (1, 3, h, w).
+        Args:
+            sources: The vision encoder's feature maps, (1, C, h, w) each; or, if the card has
+                [region.image], a single (1, 3, h, w) with the pixels.
+            boxes: (N, 4) float32, xyxy in fractions of the model's input; N may be 0.
+
+        Returns:
+            Region tokens (N, K, H) float32.
+
+        Raises:
+            BundleError: A value overflows float16.
         """
         feeds = dict(zip(self._sources, sources, strict=True))
         feeds["boxes"] = boxes
-        feeds["image_index"] = np.zeros(len(boxes), np.int64)  # (N,), all of the one image
+        feeds["image_index"] = np.zeros(len(boxes), np.int64)  # (N,)
         tokens: Floats = self._session.run(["region_tokens"], feeds)[0]
         if self._half:
             _check_finite(self._graph, tokens)
@@ -130,7 +156,7 @@ def _check_shape(value: "object", graph: str, expected: tuple[int | None, ...]) 
 
 
 def _check_sides(value: "object", graph: str, image: Preprocessing) -> None:
-    """Height and width of the graph's input may vary; where they do not, they are the card's."""
+    """Compare height and width of the graph's input with the card, where they are not dynamic."""
     shape = tuple(value.shape)  # type: ignore[attr-defined]
     fixed = [side for side in shape[2:] if isinstance(side, int)]
     if image.fit is Fit.shortest and fixed:

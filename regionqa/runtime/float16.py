@@ -95,7 +95,7 @@ class Float16Rewriter:
         del graph.node[:]
         graph.node.extend(self.nodes)
         del graph.value_info[:]  # their types are no longer these
-        drop_unread(self.model)
+        remove_unused(self.model)
 
     def _note_stored(self, node: "NodeProto") -> None:
         """Register a weight that is stored in float16 and cast to float32 in the graph."""
@@ -130,7 +130,7 @@ class Float16Rewriter:
                 self.nodes.append(back)
 
     def _half(self, name: str) -> str:
-        """The name of the float16 version of a value; adds it if there is none."""
+        """Return the name of the float16 version of a value; adds it if there is none."""
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 
@@ -138,7 +138,9 @@ class Float16Rewriter:
             half = self.half_of[name] = f"{name}.half"
             if name in self._weights:
                 values = numpy_helper.to_array(self._weights[name])
-                self.model.graph.initializer.append(numpy_helper.from_array(in_half(values), half))
+                self.model.graph.initializer.append(
+                    numpy_helper.from_array(to_float16(values), half)
+                )
             elif name in self._moved:
                 copy = onnx.NodeProto()
                 copy.CopyFrom(self._moved[name])
@@ -149,7 +151,7 @@ class Float16Rewriter:
         return self.half_of[name]
 
 
-def in_half(
+def to_float16(
     values: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float16]]":
     """Convert float32 to float16; finite values stay finite, on which masks rely."""
@@ -158,7 +160,7 @@ def in_half(
 
 
 def float_values(model: "ModelProto") -> set[str]:
-    """Names of all float32 values of a graph, by type inference without the weights' contents."""
+    """Find all float32 values of a graph, by type inference without the weights' contents."""
     import onnx
     from onnx import TensorProto
 
@@ -173,7 +175,7 @@ def float_values(model: "ModelProto") -> set[str]:
 
 
 def graph_without_weights(model: "ModelProto") -> "ModelProto":
-    """The graph with its larger weights replaced by inputs of the same type and shape."""
+    """Return the graph with its larger weights replaced by inputs of the same type and shape."""
     from onnx import helper
 
     graph = model.graph
@@ -187,7 +189,7 @@ def graph_without_weights(model: "ModelProto") -> "ModelProto":
     return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def drop_unread(model: "ModelProto") -> None:
+def remove_unused(model: "ModelProto") -> None:
     """Remove nodes and weights whose results are not used."""
     graph = model.graph
     read = {value.name for value in graph.output}

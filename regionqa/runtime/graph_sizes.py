@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-FREE_SIDE = 1000
+DYNAMIC_SIDE = 1000
 """Pixels assumed for a dynamic side of an image."""
 
 
@@ -29,7 +29,7 @@ class GraphSizes:
     """Peak of the activations."""
 
     def __add__(self, other: "GraphSizes") -> "GraphSizes":
-        """The sizes of two graphs that are both loaded."""
+        """Return the sizes of two graphs that are both loaded."""
         return GraphSizes(self.weights + other.weights, self.values + other.values)
 
 
@@ -40,15 +40,15 @@ def graph_sizes(path: Path) -> GraphSizes:
     try:
         model = onnx.load(path, load_external_data=False)
         weights = sum(prod(weight.dims) for weight in model.graph.initializer)
-        return GraphSizes(weights, most_at_once(model))
+        return GraphSizes(weights, peak_activations(model))
     except Exception as error:  # onnx's and protobuf's errors share no public base class
         reason = " ".join(str(error).split())
         raise BundleError(f"{path}: its size cannot be read: {reason}") from error
 
 
-def most_at_once(model: "ModelProto") -> int:
-    """The peak number of activations in a run with one image and one region."""
-    fix_sides(model)
+def peak_activations(model: "ModelProto") -> int:
+    """Return the peak number of activations in a run with one image and one region."""
+    fix_dynamic_axes(model)
     counts = value_counts(model)
     last: dict[str, int] = {}
     for place, node in enumerate(model.graph.node):
@@ -63,18 +63,18 @@ def most_at_once(model: "ModelProto") -> int:
     return most
 
 
-def fix_sides(model: "ModelProto") -> None:
-    """Set dynamic axes to one image and one region, and dynamic sides to `FREE_SIDE`."""
+def fix_dynamic_axes(model: "ModelProto") -> None:
+    """Set dynamic axes to one image and one region, and dynamic sides to `DYNAMIC_SIDE`."""
     for value in model.graph.input:
         for axis, side in enumerate(value.type.tensor_type.shape.dim):
             if not side.HasField("dim_value"):
-                side.dim_value = FREE_SIDE if axis > 1 else 1
+                side.dim_value = DYNAMIC_SIDE if axis > 1 else 1
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
 
 
 def value_counts(model: "ModelProto") -> dict[str, int]:
-    """Sizes of activations of known shape, by name, without values computed from weights alone."""
+    """Count the values of activations of known shape, by name, except those of weights alone."""
     import onnx
 
     made = {name for node in model.graph.node if node.op_type != "Constant" for name in node.output}

@@ -20,24 +20,24 @@ from regionqa.runtime.devices import Device
 from regionqa.runtime.graph_sizes import GraphSizes, graph_sizes
 from regionqa.runtime.precision import SMALL, Dtype, Precision
 
-PROGRAM = {Device.cpu: 750_000_000, Device.cuda: 1_000_000_000}
+BASELINE = {Device.cpu: 750_000_000, Device.cuda: 1_000_000_000}
 """Bytes taken before any model is loaded. CPU: Python, torch and ONNX Runtime, 0.6 to 0.9 GB
 depending on torch's build and on how much of it stays mapped. CUDA: both runtimes' contexts."""
-HANDLING = 20_000_000
+OVERHEAD = 20_000_000
 """Bytes of an image, the tokenizer's tables, and freed memory that allocators retain."""
 TRANSFORMERS = 250_000_000
 """Bytes of transformers' modelling code in the machine's memory."""
-OPENING = 2.7
-"""Peak while ONNX Runtime opens the graph of a tower stored in float16, in multiples of its float32
-weights: it holds them as stored, as float32, and transposed."""
+LOADING_PEAK = 2.7
+"""Peak memory while ONNX Runtime loads a graph with float16 weights, in multiples of their size in
+float32: they are held as stored, as float32, and transposed."""
 BITS = {Quantize.eight: 8.0, Quantize.four: 4.13}
 """Bits per quantized weight, scales included: one a row in LLM.int8, one per 64 in nested NF4."""
-SPARE = 0.9
+LARGEST_SHARE = 0.9
 """Largest share of the memory that an estimate may fill; the rest is a margin for its errors."""
-BETWEEN = 120_000_000
+PUBLISHED_ACTIVATIONS = 120_000_000
 """Activations of a published model's encoders at one time, as numbers: about five times GPT4RoI's
 fused maps (1024 channels, sides of 128 and less), or PVIT's first maps of a large image."""
-PER_LAYER = 128
+CHANNELS_PER_LAYER = 128
 """LLaMA's channels per layer, for models without a config at hand: a layer has 12 times the square
 of the channels in weights, and 2.7 times the channels in its feed-forward part."""
 
@@ -87,7 +87,7 @@ def memory_estimates(needs: MemoryNeeds) -> list[MemoryEstimate]:
 
 
 def settings() -> Iterator[tuple[Device, Precision]]:
-    """The devices and precisions that are compared."""
+    """Yield the devices and precisions that are compared."""
     for dtype in (Dtype.float32, Dtype.bfloat16):
         yield Device.cpu, Precision(dtype)
     yield Device.cuda, Precision(Dtype.float32)
@@ -106,18 +106,18 @@ def estimate(needs: MemoryNeeds, device: Device, precision: Precision) -> Memory
     # attention's queries, keys and values, and the gated parts of the widest step
     step = needs.context * (3 * text.hidden_size + 4 * text.inner) * width
     logits = 3 * text.vocabulary * 4
-    work = PROGRAM[device] + HANDLING + step + logits
+    work = BASELINE[device] + OVERHEAD + step + logits
     if device is Device.cpu and needs.transformers:
         work += TRANSFORMERS
-    opening = int(OPENING * needs.encoders.weights * 4) if device is Device.cpu else 0
+    opening = int(LOADING_PEAK * needs.encoders.weights * 4) if device is Device.cpu else 0
     return MemoryEstimate(
         device, precision, language, encoders, needs.context * position, work,
-        PROGRAM[device] + opening,
+        BASELINE[device] + opening,
     )  # fmt: skip
 
 
 def needs_of(bundle: Bundle) -> MemoryNeeds:
-    """The sizes of a bundle, from its files; BundleError if they cannot be read."""
+    """Return the sizes of a bundle, from its files; BundleError if they cannot be read."""
     card = bundle.card
     folder = bundle.file(card.language.folder)
     try:
@@ -146,7 +146,7 @@ def needs_of(bundle: Bundle) -> MemoryNeeds:
 
 
 def needs_of_published(card: ModelCard) -> MemoryNeeds:
-    """The sizes of a published model before its download, from its card.
+    """Return the sizes of a published model before its download, from its card.
 
     Assumes published weights in float16, a base of LLaMA's proportions, and that the delta's
     surplus over the base belongs to the encoders.
@@ -158,13 +158,13 @@ def needs_of_published(card: ModelCard) -> MemoryNeeds:
     if sources is None:
         raise BundleError(f"card of {card.name}: has no [sources], so its sizes are unknown")
     count = sources.base.size // 2
-    layers = max(1, round((count / (12 * PER_LAYER**2)) ** (1 / 3)))
-    width = PER_LAYER * layers
+    layers = max(1, round((count / (12 * CHANNELS_PER_LAYER**2)) ** (1 / 3)))
+    width = CHANNELS_PER_LAYER * layers
     text = TextSizes(width, 32_000, layers, card.language.context, int(2.7 * width), width)
     others = 2 * text.vocabulary * width
     trunks = sources.vision.size // 4 + (sources.region.size // 4 if sources.region else 0)
     further = max(0, sources.delta.size - sources.base.size) // 2
-    encoders = GraphSizes(trunks + further, BETWEEN)
+    encoders = GraphSizes(trunks + further, PUBLISHED_ACTIVATIONS)
     return MemoryNeeds(count - others, others, text, card.language.context, encoders)
 
 
@@ -172,7 +172,7 @@ def needs_of_published(card: ModelCard) -> MemoryNeeds:
 
 
 def memory(device: Device) -> int | None:
-    """Bytes of memory of a device; None if there is no such device, or if it is unknown."""
+    """Return the memory of a device in bytes; None if it is unknown or there is no such device."""
     if device is Device.cpu:
         return machine_memory()
     import torch
@@ -183,7 +183,7 @@ def memory(device: Device) -> int | None:
 
 
 def machine_memory() -> int | None:
-    """Bytes of the machine's memory, or of this process's cgroup limit; None if unknown."""
+    """Return the machine's memory in bytes, or of this process's cgroup limit; None if unknown."""
     try:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -203,7 +203,7 @@ HEADER = ("setting", "language", "encoders", "a question", "the rest", "in all",
 
 
 def table(needs: MemoryNeeds) -> list[str]:
-    """The estimates as an aligned table, followed by the recommended setting."""
+    """Return the estimates as an aligned table, followed by the recommended setting."""
     rows: list[tuple[str, ...]] = [HEADER]
     found = memory_estimates(needs)
     here = {device: memory(device) for device in Device}
@@ -220,7 +220,7 @@ def table(needs: MemoryNeeds) -> list[str]:
 
 
 def setting_text(each: MemoryEstimate) -> str:
-    """The command-line options of a setting."""
+    """Return the command-line options of a setting."""
     words = [f"--device {each.device}", f"--dtype {each.precision.dtype}"]
     if each.precision.quantize:
         words = [words[0], f"--quantize {each.precision.quantize}"]
@@ -228,13 +228,13 @@ def setting_text(each: MemoryEstimate) -> str:
 
 
 def fits(each: MemoryEstimate, here: dict[Device, int | None]) -> bool:
-    """Whether a setting fits into the memory of its device."""
+    """Return whether a setting fits into the memory of its device."""
     room = here[each.device]
-    return room is not None and each.total <= SPARE * room
+    return room is not None and each.total <= LARGEST_SHARE * room
 
 
 def fits_text(each: MemoryEstimate, here: dict[Device, int | None]) -> str:
-    """Whether a setting fits this machine, in words."""
+    """Return whether a setting fits this machine, in words."""
     room = here[each.device]
     if room is None:
         return "no GPU" if each.device is Device.cuda else "unknown"

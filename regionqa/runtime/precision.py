@@ -47,7 +47,7 @@ class Precision:
     """Whether the encoders compute in float16, not float32."""
 
     def __str__(self) -> str:
-        """The value of `dtype` in JSON, such as "float16" or "4bit+float16"."""
+        """Return the value of `dtype` in JSON, such as "float16" or "4bit+float16"."""
         return f"{self.quantize}+{self.dtype}" if self.quantize else str(self.dtype)
 
 
@@ -114,7 +114,7 @@ def weights_of(bundle: Bundle) -> tuple[int, str]:
 
 
 def gpu_has_bfloat16() -> bool:
-    """Whether the GPU supports bfloat16 natively."""
+    """Return whether the GPU supports bfloat16 natively."""
     import torch
 
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -32,6 +32,7 @@ from regionqa.bundles.store import find_bundle
 from regionqa.cli import main
 from regionqa.language.generation import LanguageModel, SplicedPrompt
 from regionqa.language.tokenization import Prompt
+from regionqa.options import RuntimeOptions
 from regionqa.regions import Box
 
 PATCHES = 256
@@ -75,7 +76,7 @@ class Converted:
         words = [published.name, *published.options, "--out", out, "--dtype", "float32"]
         assert main(["download", *map(str, words)]) == 0
         self.bundle = find_bundle(out)
-        self.backend = BundleModel(self.bundle).load(device="cpu")
+        self.backend = BundleModel(self.bundle).load(RuntimeOptions.parse(device="cpu"))
 
     @property
     def language(self) -> LanguageModel:

@@ -11,6 +11,7 @@ from regionqa.bundles.card import ConfidenceCard
 from regionqa.engine import Engine
 from regionqa.errors import ImageError, ItemError, QuestionError
 from regionqa.images.reading import InputImage
+from regionqa.options import RuntimeOptions
 from regionqa.requests import Request, Sampling
 
 Script = Callable[[Request], Completion | ItemError]
@@ -99,9 +100,7 @@ class ToyModel:
 
     info: ModelInfo
 
-    def load(
-        self, *, device: str, dtype: str, quantize: str | None
-    ) -> Backend[ToyPrompt, ToyPrompt]:
+    def load(self, options: RuntimeOptions) -> Backend[ToyPrompt, ToyPrompt]:
         return ToyBackend(self.info)
 
 

@@ -1,10 +1,11 @@
 """Parts of training over tiny models: stages, records, and the model with its collator."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from helpers.tiny_models import QUESTION, RED
@@ -16,6 +17,7 @@ from regionqa.finetune.dataset import sample_builder
 from regionqa.finetune.finish import read_modules
 from regionqa.finetune.model import RegionLanguageModel, select_trainable
 from regionqa.finetune.sampler import RecordStream, StepSampler
+from regionqa.finetune.tracking import LogEntry, TrainingLog
 from regionqa.finetune.trainer import StageRun
 from regionqa.regions import Box, Region
 
@@ -56,3 +58,17 @@ def unfrozen(model: RegionLanguageModel) -> RegionLanguageModel:
     stage = replace(STAGE, projector=True, language=True)
     assert len(select_trainable(model, stage)) > 10
     return model
+
+
+def call_at_step(
+    stage: str, step: int, act: Callable[[], object], patch: pytest.MonkeyPatch | None = None
+) -> None:
+    """Call a function as soon as a training step is logged; without `patch`, for good."""
+    add = TrainingLog.add
+
+    def add_and_act(self: TrainingLog, entry: LogEntry, steps: int) -> None:
+        add(self, entry, steps)
+        if (entry.stage, entry.step, entry.held_out) == (stage, step, False):
+            act()
+
+    (patch or pytest.MonkeyPatch()).setattr(TrainingLog, "add", add_and_act)

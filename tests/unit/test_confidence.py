@@ -164,7 +164,7 @@ def test_descriptions_are_given_however_sure(starter: Bundle, cat: Path) -> None
 
 
 def test_a_threshold_is_a_probability(engine: Engine, cat: Path) -> None:
-    with pytest.raises(UsageError, match="unsure_below is 2: must be between 0 and 1"):
+    with pytest.raises(UsageError, match="--unsure-below 2: must be from 0 to 1"):
         engine.ask(cat, "what is this?", unsure_below=2)
 
 

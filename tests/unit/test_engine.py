@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import regionqa
+from helpers.backends import ToyBackend
+from regionqa.backends.bundle import BundleModel
 from regionqa.bundles.store import Bundle
 from regionqa.engine import Engine
 from regionqa.errors import BoxError, BundleError, ImageError, QuestionError, UsageError
 from regionqa.images.reading import InputImage, open_image
+from regionqa.options import DeviceChoice, GenerationOptions, RuntimeOptions
 from regionqa.regions import Box, Region
 from regionqa.requests import LONGEST_WINDOW, Request, windows
 from regionqa.runtime.encoders import EncodedImage, Floats, RegionEncoder, VisionEncoder
@@ -62,7 +66,7 @@ def test_asking_in_python_takes_a_path_a_image_or_an_array(engine: Engine, cat: 
     assert answers == [answers[0]] * 4
 
 
-def test_load_is_the_public_door(cat: Path, engine: Engine) -> None:
+def test_load_returns_an_engine(cat: Path, engine: Engine) -> None:
     loaded = regionqa.load("starter", device="cpu", batch_size=2)
     assert (
         loaded.ask(cat, "what is this?", [HEAD]).text
@@ -192,14 +196,41 @@ def test_windows_are_bounded_and_end_with_a_image(images: list[InputImage]) -> N
     assert list(windows([], 4)) == []
 
 
-def test_answers_are_as_long_as_asked(engine: Engine, mixed: list[Request]) -> None:
+def test_max_new_tokens_limits_answers(engine: Engine, mixed: list[Request]) -> None:
     assert all(answer.tokens <= 2 for answer in engine.answer(mixed, max_new_tokens=2))
     with pytest.raises(QuestionError, match="there is room for"):
         engine.ask(mixed[0].image, "what " * 300)
 
 
-def test_a_batch_holds_at_least_one(starter: Bundle) -> None:
-    with pytest.raises(UsageError, match="batch size 0"):
+def test_options_are_groups_or_keywords(engine: Engine, cat: Path) -> None:
+    asked = partial(engine.ask, cat, "what is this?", [HEAD])
+    guess = GenerationOptions(guess=True)
+    short = asked(GenerationOptions(guess=True, max_new_tokens=1))
+    assert short.tokens == 1
+    assert short.text == asked(guess=True, max_new_tokens=1).text
+    assert short.text == asked(guess, max_new_tokens=1).text, "keywords replace fields"
+    with pytest.raises(UsageError, match="unknown option 'max_tokens'; known are max_new_tokens"):
+        engine.answer([], max_tokens=1)
+    with pytest.raises(UsageError, match="box format 'xy': must be one of xyxy, xywh, cxcywh"):
+        asked(box_format="xy")
+
+
+def test_load_takes_options(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[RuntimeOptions] = []
+
+    def load(model: BundleModel, options: RuntimeOptions) -> ToyBackend:
+        received.append(options)
+        return ToyBackend(model.info)
+
+    monkeypatch.setattr(BundleModel, "load", load)
+    options = RuntimeOptions(model="no-such-model", device=DeviceChoice.cpu, batch_size=2)
+    Engine.load(starter, options, batch_size=3)
+    Engine.load(options=RuntimeOptions())
+    assert received == [options.replace(batch_size=3), RuntimeOptions()]
+
+
+def test_batch_size_is_at_least_one(starter: Bundle) -> None:
+    with pytest.raises(UsageError, match="--batch-size 0: must be 1 or more"):
         Engine.load(starter, device="cpu", batch_size=0)
 
 

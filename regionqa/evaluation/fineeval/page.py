@@ -88,7 +88,7 @@ def _part(name: str) -> str:
 
 
 def _item_record(item: FineEvalItem, answers: Mapping[str, str], seed: int) -> dict[str, object]:
-    """One question as the page's data has it, its answers in random order."""
+    """Return one question as the page's data has it, its answers in random order."""
     given = [(blind_name(seed, item, system), text) for system, text in sorted(answers.items())]
     order = np.random.default_rng([seed, item.number]).permutation(len(given))
     return {
@@ -101,7 +101,7 @@ def _item_record(item: FineEvalItem, answers: Mapping[str, str], seed: int) -> d
 
 
 def _image_record(path: Path) -> dict[str, object]:
-    """An image as the page's data has it, reduced if it is large."""
+    """Return an image as the page's data has it, reduced if it is large."""
     image: Image.Image = open_image(path).load()
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()

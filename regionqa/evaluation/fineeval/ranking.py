@@ -109,7 +109,7 @@ def score_rankings(data: FineEval, rankings: Sequence[Ranking]) -> TaskScores:
 
 
 def _mean_places(ranks: Floats, systems: Sequence[str]) -> list[Metric]:
-    """The mean place of each system, the best one first."""
+    """Return the mean place of each system, the best one first."""
     places = np.apply_along_axis(_places, 1, ranks)  # (N, S)
     metrics = []
     for column, name in enumerate(systems):
@@ -125,7 +125,7 @@ def _mean_places(ranks: Floats, systems: Sequence[str]) -> list[Metric]:
 
 
 def _places(row: Floats) -> Floats:
-    """The places of ranks, ties sharing their mean place: 1, 1, 5 become 1.5, 1.5, 3."""
+    """Return the places of ranks, ties sharing their mean place: 1, 1, 5 become 1.5, 1.5, 3."""
     above = (row[:, None] > row[None, :]).sum(1)
     equal = (row[:, None] == row[None, :]).sum(1)
     return np.where(np.isnan(row), np.nan, above + (equal + 1) / 2)
@@ -145,7 +145,7 @@ def _pair_metrics(ranks: Floats, systems: Sequence[str], outcome: str) -> list[M
 
 
 def _agreement(items: Sequence[str], ranks: Floats) -> list[Metric]:
-    """How often two raters order a pair of answers alike; empty if no pair has two raters."""
+    """Count how often two raters order a pair of answers alike; empty if no pair has two raters."""
     by_question: dict[str, list[int]] = {}
     for row, item in enumerate(items):
         by_question.setdefault(item.rsplit(" ", 1)[1], []).append(row)

@@ -94,7 +94,7 @@ def calibration_error(
 
 
 def abstention_metrics(correct: Bools, unsure: Bools) -> tuple[Metric, ...]:
-    """Return what withholding the unsure answers costs and gains; nothing where none is unsure.
+    """Return what holding back unsure answers costs and gains; nothing where none is unsure.
 
     Args:
         correct: Whether each answer is right (N,).
@@ -215,6 +215,6 @@ def coverage_curve(
 
 
 def _known(confidence: Sequence[float | None]) -> tuple[Bools, Floats]:
-    """Which answers have a confidence (N,), and the confidences with 0 for the others (N,)."""
+    """Return the mask (N,) of answers with a confidence, and confidences (N,), 0 for the others."""
     known = np.array([each is not None for each in confidence], bool)
     return known, np.array([0.0 if each is None else each for each in confidence], np.float64)

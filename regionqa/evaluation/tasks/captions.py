@@ -273,7 +273,7 @@ def _scaled(statistic: Statistic) -> Statistic:
 
 
 def _constant(value: float) -> Statistic:
-    """A value that is known for all items together only, so it has no interval."""
+    """Return a value that is known for all items together only, so it has no interval."""
     return lambda weights: np.where((weights == 1).all(1), value, np.nan)
 
 
@@ -287,7 +287,7 @@ def _metrics_by_kind(scores: Floats, kinds: Sequence[str]) -> tuple[Metric, ...]
 
 
 def _worst(references: Sequence[Reference], answers: Sequence[Answer], scores: Floats) -> TableRows:
-    """The captions of lowest score."""
+    """Return the captions of lowest score."""
     return [
         {
             "image": references[row].image,

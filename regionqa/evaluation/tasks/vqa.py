@@ -191,7 +191,7 @@ def _identity(question: QuestionRecord) -> str:
 def _share(
     answered: Sequence[AnsweredQuestion], test: Callable[[QuestionRecord, str], bool]
 ) -> Statistic:
-    """The share of the replies that pass a test."""
+    """Return the share of the replies that pass a test."""
     return weighted_mean([test(each.question, each.reply) for each in answered])
 
 
@@ -275,7 +275,7 @@ def _count_metrics(
 
 
 def _true_numbers(answered: Sequence[AnsweredQuestion], mask: Bools) -> Floats:
-    """The first known number of each question in the mask (N,); infinity for the others."""
+    """Return the first known number of each question in the mask (N,); infinity for the others."""
     numbers = np.full(len(answered), np.inf)
     for row in np.flatnonzero(mask).tolist():
         numbers[row] = number_in(answered[row].question.answers[0])
@@ -283,7 +283,7 @@ def _true_numbers(answered: Sequence[AnsweredQuestion], mask: Bools) -> Floats:
 
 
 def _count_errors(answered: Sequence[AnsweredQuestion], mask: Bools) -> Floats:
-    """The distance of each reply's number to the nearest known one (N,); infinity without one."""
+    """Compute how far each reply's number is from the nearest known one (N,); infinity without."""
     errors = np.full(len(answered), np.inf)
     for row in np.flatnonzero(mask).tolist():
         given = number_in(answered[row].reply)
@@ -322,7 +322,7 @@ def _metrics_by_kind(
 
 
 def _wrong_answers(answered: Sequence[AnsweredQuestion], correct: Bools) -> TableRows:
-    """The most frequent pairs of known answer and wrong reply."""
+    """Return the most frequent pairs of known answer and wrong reply."""
     pairs = Counter(
         (each.question.answers[0], each.reply)
         for each, right in zip(answered, correct, strict=True)

@@ -21,6 +21,7 @@ from regionqa.backends.bundle import BundleModel
 from regionqa.bundles.store import Bundle
 from regionqa.cli.chat import converse
 from regionqa.engine import Engine
+from regionqa.options import GenerationOptions
 from regionqa.pipeline.chat import Chat, ChatSettings, SavedConversation
 from regionqa.requests import Answer, HistoryTurn, Request
 
@@ -169,7 +170,9 @@ class Recorder:
         self.answers: list[str] = []
         self.kept: dict[Path, Sequence[SavedConversation]] = {}
 
-    def answer(self, requests: Sequence[Request], **_: object) -> Iterator[Answer]:
+    def answer(
+        self, requests: Sequence[Request], options: GenerationOptions, **_: object
+    ) -> Iterator[Answer]:
         self.requests += requests
         yield Answer(requests[0], f"answer {len(self.requests)}")
 

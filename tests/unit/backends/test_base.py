@@ -190,7 +190,7 @@ def test_errors_of_every_step_belong_to_their_request(colours: Path, tmp_path: P
     assert errors[4] == "red.png: the toy gives no probabilities"
     assert errors[5] == "gone.png: no such file"
     assert errors[6] is not None and "4 regions in one question, the model toy takes 3" in errors[6]
-    assert answers[0].text == "fine", "an answer without a confidence is not withheld"
+    assert answers[0].text == "fine", "an answer without a confidence is not held back"
     assert answers[0].confidence is None
 
 
@@ -213,7 +213,7 @@ def test_a_seed_depends_on_the_request_alone(colours: Path) -> None:
     assert len({*backend.seeds, request_seed(requests[0], 8)}) == 3
 
 
-def test_parts_are_streamed_once_they_cannot_be_withheld(colours: Path) -> None:
+def test_parts_are_streamed_once_they_cannot_be_held_back(colours: Path) -> None:
     heard: list[str] = []
     rule = ConfidenceCard(threshold=0.6, longest=1)
     engine, backend = engine_of(confidence=rule)
@@ -226,14 +226,14 @@ def test_parts_are_streamed_once_they_cannot_be_withheld(colours: Path) -> None:
     assert answer.confidence == 0.1
 
 
-def test_answers_are_withheld_below_the_threshold_and_not_at_it(colours: Path) -> None:
+def test_answers_are_held_back_below_the_threshold_and_not_at_it(colours: Path) -> None:
     engine, _ = engine_of()  # the toy's confidence is 0.5
     [answer] = engine.answer(asked(colours, "red"), unsure_below=0.5)
     assert answer.text == "red: 1,1,5,5"
     [answer] = engine.answer(asked(colours, "red"), unsure_below=0.5000001)
     assert answer.text == "I am not sure."
-    with pytest.raises(UsageError, match=r"unsure_below is 1\.5: must be between 0 and 1"):
-        next(engine.answer(asked(colours, "red"), unsure_below=1.5))
+    with pytest.raises(UsageError, match=r"--unsure-below 1\.5: must be from 0 to 1"):
+        engine.answer(asked(colours, "red"), unsure_below=1.5)
 
 
 def test_the_likeliest_choice_has_its_share_of_the_probability(colours: Path) -> None:

@@ -16,6 +16,7 @@ from regionqa.engine import Engine
 from regionqa.errors import QuestionError
 from regionqa.images import reading
 from regionqa.images.reading import InputImage, PixelBudget, open_image
+from regionqa.options import RuntimeOptions
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
 
@@ -76,7 +77,7 @@ def test_two_arrays_asked_one_after_the_other_are_two_images(starter: Bundle, ca
     with Image.open(cat) as image:
         photo = np.asarray(image.convert("RGB"))
     other = np.zeros_like(photo)
-    loaded = BundleModel(starter).load(device="cpu")
+    loaded = BundleModel(starter).load(RuntimeOptions.parse(device="cpu"))
     images = [reading.image_from_memory(array) for array in (photo, other)]
     tokens = []
     for source in images:
@@ -112,7 +113,7 @@ def test_an_image_is_decoded_again_for_its_first_region_only(
     tiny: Callable[[str], Bundle], cat: Path, decoded: list[str]
 ) -> None:
     """Maps of the vision encoder are kept; no region encoder reads pixels here."""
-    loaded = BundleModel(tiny("levels")).load(device="cpu")
+    loaded = BundleModel(tiny("levels")).load(RuntimeOptions.parse(device="cpu"))
     image = open_image(cat)
     for regions in ((), (HEAD,), (EAR,)):
         prompt = loaded.render(Request("cat", "what is this?", regions, image), 4)

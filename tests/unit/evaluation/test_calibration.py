@@ -101,13 +101,13 @@ def test_the_coverage_curve_ends_at_the_accuracy_of_all() -> None:
     assert [row["accuracy"] for row in curve] == [1, 1, pytest.approx(2 / 3), 0.75]
 
 
-def test_withheld_answers_count_as_wrong_or_not_at_all() -> None:
+def test_held_back_answers_count_as_wrong_or_not_at_all() -> None:
     assert abstention_metrics(CORRECT, np.zeros(4, bool)) == ()
     unsure = np.array([False, True, True, False])
-    share, where_sure, withheld = abstention_metrics(CORRECT, unsure)
-    assert [float(each.statistic(ONES)[0]) for each in (share, where_sure, withheld)] == [
+    share, where_sure, held_back = abstention_metrics(CORRECT, unsure)
+    assert [float(each.statistic(ONES)[0]) for each in (share, where_sure, held_back)] == [
         0.5,
         1,
         0.5,
     ]
-    assert [each.count for each in (share, where_sure, withheld)] == [4, 2, 4]
+    assert [each.count for each in (share, where_sure, held_back)] == [4, 2, 4]

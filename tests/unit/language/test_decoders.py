@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from regionqa.errors import BundleError
 from regionqa.language.decoders import (
-    ROOM,
+    SPARE_POSITIONS,
     Decoder,
     LlamaDecoder,
     TransformersDecoder,
@@ -190,18 +190,18 @@ def test_answers_longer_than_the_spare_room_of_the_cache(folder: Path, open_deco
         all_ids = model.generate(
             ids[None],
             attention_mask=torch.ones(1, 8, dtype=torch.long),
-            max_new_tokens=ROOM + 30,
+            max_new_tokens=SPARE_POSITIONS + 30,
             do_sample=False,
             pad_token_id=0,
         )
-    assert greedy(open_decoder(folder), ids, ROOM + 30) == all_ids[0, 8:].tolist()
+    assert greedy(open_decoder(folder), ids, SPARE_POSITIONS + 30) == all_ids[0, 8:].tolist()
 
 
 @torch.inference_mode()
 def test_a_suffix_longer_than_the_spare_room_of_the_cache(folder: Path) -> None:
     model = write(folder)
     decoder = native(folder)
-    first, second = questions(6, ROOM + 10)
+    first, second = questions(6, SPARE_POSITIONS + 10)
     mask, positions = torch.ones(1, 6, dtype=torch.bool), torch.arange(6)[None]
     _, cache = decoder.step(decoder.embed(first[None]), mask, positions, None)
     whole = torch.cat([first, second])

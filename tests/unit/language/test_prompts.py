@@ -64,7 +64,7 @@ class Letters:
     def token_id(self, token: str) -> int:
         return 1_000_000 + SPECIAL.index(token)
 
-    def takes_space(self, token: str) -> tuple[bool, bool]:
+    def strips_space(self, token: str) -> tuple[bool, bool]:
         return False, False
 
     def encode(self, text: str, before: Preceding = Preceding.nothing) -> list[int]:
@@ -256,7 +256,7 @@ def test_white_space_beside_a_token_goes_with_it_where_it_takes_it(
     takes: tuple[bool, bool],
 ) -> None:
     class Taking(Letters):
-        def takes_space(self, token: str) -> tuple[bool, bool]:
+        def strips_space(self, token: str) -> tuple[bool, bool]:
             return takes if token == "<im_end>" else (False, False)
 
     pieces: list[Piece] = [

@@ -21,7 +21,7 @@ from regionqa.export.bundle import read_encoders
 from regionqa.export.onnx.verify import region_case, relative_difference, rng_normal
 from regionqa.runtime.devices import Device, open_session
 from regionqa.runtime.encoders import RegionEncoder, VisionEncoder
-from regionqa.runtime.float16 import float16_graph, in_half, rewrite_float16
+from regionqa.runtime.float16 import float16_graph, rewrite_float16, to_float16
 
 Tiny = Callable[[str], Bundle]
 Floats = npt.NDArray[np.float32]
@@ -56,7 +56,7 @@ def differences(
 
 
 @pytest.mark.parametrize("row", ["levels", "pixels"])
-def test_vision_in_half_precision_is_near_single(tiny: Tiny, row: str) -> None:
+def test_vision_to_float16_precision_is_near_single(tiny: Tiny, row: str) -> None:
     case = {"pixel_values": rng_normal((2, 3, 64, 64), 0)}
     found = differences(tiny(row).file("vision.onnx"), [case])
     assert max(found) < TOLERANCE
@@ -64,7 +64,7 @@ def test_vision_in_half_precision_is_near_single(tiny: Tiny, row: str) -> None:
 
 
 @pytest.mark.parametrize("row", ["levels", "pixels"])
-def test_regions_in_half_precision_are_near_single(tiny: Tiny, row: str) -> None:
+def test_regions_to_float16_precision_are_near_single(tiny: Tiny, row: str) -> None:
     bundle = tiny(row)
     _, region = read_encoders(bundle)
     assert region is not None
@@ -127,7 +127,7 @@ def test_a_box_far_from_the_corner_keeps_its_place(tiny: Tiny) -> None:
     assert not np.array_equal(tokens[0], tokens[1])
 
 
-def test_encoders_run_in_half_precision_and_give_float32(tiny: Tiny) -> None:
+def test_encoders_run_to_float16_precision_and_give_float32(tiny: Tiny) -> None:
     """Through the classes the engine uses."""
     bundle = tiny("levels")
     pixels = rng_normal((1, 3, 64, 64), 0)
@@ -235,7 +235,7 @@ def test_an_output_that_is_an_input_of_others_too_stays_float32() -> None:
 
 def test_masks_stay_infinite_and_large_weights_finite() -> None:
     values = np.array([1e9, -np.finfo(np.float32).max, -np.inf, 0.1], np.float32)
-    half = in_half(values)
+    half = to_float16(values)
     assert half.dtype == np.float16
     assert half[:2].tolist() == [65504, -65504] and half[2] == -np.inf
 

@@ -21,7 +21,7 @@ from regionqa.images.reading import open_image
 from regionqa.language.decoders import LlamaDecoder, TransformersDecoder
 from regionqa.regions import Box, Region
 from regionqa.requests import Answer, Request
-from regionqa.runtime.devices import PROVIDERS, Device, placement
+from regionqa.runtime.devices import PROVIDERS, Device, operator_providers
 from regionqa.runtime.encoders import RegionEncoder, VisionEncoder
 from regionqa.runtime.memory import estimate, needs_of
 from regionqa.runtime.precision import Dtype, Precision
@@ -136,7 +136,7 @@ def check_placement(bundle: Bundle, device: Device, *, half: bool) -> None:
     """The operators that cost time ran on the device."""
     side = bundle.card.image.size
     own = {PROVIDERS[device]}
-    vision = placement(
+    vision = operator_providers(
         bundle.file("vision.onnx"), device, {"pixel_values": rng_normal((1, 3, side, side), 0)},
         half=half,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def check_placement(bundle: Bundle, device: Device, *, half: bool) -> None:
     assert any(ran == own for name, ran in vision.items() if "MatMul" in name or name == "Gemm")
     _, region = read_encoders(bundle)
     assert region is not None
-    cut = placement(
+    cut = operator_providers(
         bundle.file("region.onnx"), device, region_case(region, 1, 3, seed=0), half=half
     )
     assert cut["RoiAlign"] == cut["Conv"] == own

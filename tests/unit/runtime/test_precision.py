@@ -83,9 +83,9 @@ def test_quantizing_on_the_cpu_is_refused_in_one_line(
 
 def test_an_unknown_dtype_is_a_usage_error(regionqa: "Command", cat: Path) -> None:
     assert regionqa("ask", cat, "what?", "--dtype", "int4").status == 2
-    with pytest.raises(UsageError, match=r"dtype 'half': must be auto, float32, float16, bfloat16"):
+    with pytest.raises(UsageError, match=r"dtype 'half': must be one of auto, float32"):
         Engine.load("starter", device="cpu", dtype="half")
-    with pytest.raises(UsageError, match=r"quantize '2bit': must be 8bit or 4bit"):
+    with pytest.raises(UsageError, match=r"quantize '2bit': must be one of 8bit, 4bit"):
         Engine.load("starter", device="cpu", quantize="2bit")
 
 
