@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.starter.questions.one_region import checking, placing
+from recipes.starter.questions.one_region import checking, position
 from recipes.starter.questions.phrases import NUMBER_WORDS
 from recipes.starter.questions.scenes import Maker, whole_scene
 from recipes.starter.questions.several_regions import comparing, matching, relating, siding
@@ -31,7 +31,7 @@ MIN_SIDE = 16
 """Minimum of a box's shorter side, in pixels."""
 KINDS: tuple[tuple[str, Maker, int], ...] = (
     ("relation", relating, 4), ("side", siding, 2), ("which", comparing, 2),
-    ("presence", presence, 4), ("count", counting, 3), ("place", placing, 2),
+    ("presence", presence, 4), ("count", counting, 3), ("place", position, 2),
     ("same", matching, 2), ("check", checking, 2),
 )  # fmt: skip
 """Kind, question maker, and how often it is tried for each photo."""

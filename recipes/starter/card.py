@@ -1,7 +1,4 @@
-"""The card of the starter: what fits its pictures, what asks it, and where it comes from.
-
-It does not know how the model is made, or how well it answers.
-"""
+"""The starter's card: preprocessing, prompt, provenance."""
 
 from typing import Any
 
@@ -9,9 +6,9 @@ from regionqa.export.modules.base import RegionModule, VisionModule
 
 START, STOP, ANSWER = "<s>", "</s>", "<answer>"
 CONTEXT = 256
-"""Positions that the language model can read."""
+"""Context length of the language model, in tokens."""
 IMAGE = 320
-"""Side of the picture that regions are cut from, in pixels."""
+"""Side of the image that regions are cropped from, in pixels."""
 
 
 def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:

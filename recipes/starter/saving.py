@@ -1,7 +1,4 @@
-"""Training's files, and its lines: written so that a kill loses nothing.
-
-It does not know what is saved.
-"""
+"""Checkpoints that survive a kill while they are written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +6,7 @@ from pathlib import Path
 import torch
 
 Log = Callable[[str], None]
-"""What takes a line of a training's log."""
+"""Called with each line of the log."""
 
 
 def save_atomically(state: dict[str, object], path: Path) -> None:

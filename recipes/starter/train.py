@@ -1,11 +1,11 @@
-"""The recipe of the starter: from photos and tiles to the bundle that ships.
+"""Train the starter: from photos and tiles to the shipped bundle.
 
     python -m recipes.starter.train --data DATA --out runs/starter
 
-With `--encoders starter`, the last stage alone, on the encoders that ship.
+With `--encoders starter`, train the last stage alone, on the shipped encoders.
 
 DATA holds `tiny_imagenet/` and `coco_small/`. Every stage leaves a file in the output folder; a
-stage whose file is there is skipped, one that was killed goes on from its checkpoint. The last line
+finished stage is skipped, an interrupted one continues from its checkpoint. The last line
 names the folder of the finished bundle.
 """
 
@@ -29,12 +29,17 @@ from recipes.starter.language.features import (
     save_views,
 )
 from recipes.starter.language.model import new_language_model, tokenizer_texts, train_tokenizer
-from recipes.starter.language.probes import begin_as, image_probe, name_directions, name_probe
-from recipes.starter.language.swapped_images import crops_elsewhere, wholes_elsewhere
+from recipes.starter.language.probes import (
+    image_probe,
+    initialize_from_probe,
+    name_directions,
+    name_probe,
+)
+from recipes.starter.language.swapped_images import swap_crop_images, swap_photo_images
 from recipes.starter.language.train import (
-    PLACES_FIRST,
-    WORDS,
-    WORDS_SETTINGS,
+    LANGUAGE_SETTINGS,
+    LANGUAGE_STAGE,
+    POSITION_STAGE,
     LanguageFeatures,
     LanguagePlan,
     LanguageSettings,
@@ -43,10 +48,14 @@ from recipes.starter.language.train import (
 from recipes.starter.questions.random_boxes import views_anywhere
 from recipes.starter.saving import save_atomically
 from recipes.starter.vision.async_sgd import TrainingSchedule
-from recipes.starter.vision.crop_encoder import SIGHT, SIGHT_AGAIN
-from recipes.starter.vision.image_encoder import OVERVIEW, presence_scores
+from recipes.starter.vision.crop_encoder import CROP_SCHEDULE, SECOND_CROP_SCHEDULE
+from recipes.starter.vision.image_encoder import IMAGE_SCHEDULE, presence_scores
 from recipes.starter.vision.photos import PhotoSet, read_photos, split
-from recipes.starter.vision.stages import overviewed, report_sight, sighted
+from recipes.starter.vision.stages import (
+    report_crop_accuracy,
+    train_crop_encoder,
+    train_image_encoder,
+)
 from regionqa.boxes.files import read_boxes
 from regionqa.bundles.card import ModelCard
 from regionqa.bundles.store import find_bundle, open_bundle
@@ -62,18 +71,18 @@ from regionqa.language.tokenization import BundleTokenizer
 from regionqa.schema import from_table
 
 VIEWS = FeatureSettings()
-CUTS = CropConfig()
+CROPS = CropConfig()
 WHOLE = ResNetConfig(
-    input_size=128, widths=CUTS.widths[:3], depths=CUTS.depths[:3], levels=(), patch=PATCH
+    input_size=128, widths=CROPS.widths[:3], depths=CROPS.depths[:3], levels=(), patch=PATCH
 )
 PLACE_WIDTH = 96
 """Hidden width of the embedding of a box's place."""
-REGION_LOUDNESS, IMAGE_LOUDNESS = 0.5, 0.6
-"""Root mean square of what regions and pictures say at first: as loud as where a box is."""
-COLOUR_LOUDNESS = 4.0
-"""What a new carrier's weights for colours are multiplied by, or names drown them."""
+REGION_SCALE, IMAGE_SCALE = 0.5, 0.6
+"""Initial root mean square of region and image tokens, that of a box's position embedding."""
+COLOUR_SCALE = 4.0
+"""Factor of a new projector's weights for colours, which those for names would outweigh."""
 SOME = 500
-"""Views that loudness is measured on."""
+"""Views that rms is measured on."""
 log = logging.getLogger("regionqa.finetune")
 
 
@@ -87,23 +96,31 @@ def encode_photos(
     *,
     rough: bool = False,
 ) -> list[ImageView]:
-    """Views of photos through the encoders, kept in the output folder."""
+    """Encode views of photos, cached in the output folder."""
     path = out / f"views-{name}.pt"
     if not path.exists():
         save_views(encode_views(vision, region, photos, settings, log.info, rough=rough), path)
     return load_views(path, photos.names)
 
 
-def train_words_stage(
+def train_language_stage(
     vision: ResNetVision,
     region: CropRegionEncoder,
     photos: tuple[PhotoSet, PhotoSet],
     settings: LanguageSettings,
     out: Path,
 ) -> tuple[LlamaForCausalLM, Path, list[ImageView]]:
-    """Stage three: tokenizer, carrier and language model; also views to calibrate on.
+    """Train tokenizer, projectors and language model: stage three.
 
-    photos: to learn from, and held out.
+    Args:
+        vision: The trained vision encoder.
+        region: The trained region encoder.
+        photos: Photos for training, and held-out photos.
+        settings: Settings of the stage.
+        out: Output folder.
+
+    Returns:
+        Language model, tokenizer file, and held-out views to calibrate on.
     """
     log.info("stage 3 of 3: questions and answers")
     fresh, held_out = photos
@@ -121,13 +138,13 @@ def train_words_stage(
     done = out / "language-done.pt"
     modules = {"language": language, "projector": vision.projector, "region": region}
     if not done.exists():
-        begin_with_probes(vision, region, language, tokenizer, views, settings.seed)
+        initialize_from_probes(vision, region, language, tokenizer, views, settings.seed)
         card = from_table(ModelCard, starter_card(vision, region) | {"revision": ""}, "starter")
-        moved = crops_elsewhere(views, settings.seed)
+        moved = swap_crop_images(views, settings.seed)
         asked = LanguageFeatures(
             fresh=moved,
             anywhere=views_anywhere(views, region, settings.seed),
-            elsewhere=[*moved, *wholes_elsewhere(views, settings.seed)],
+            swapped=[*moved, *swap_photo_images(views, settings.seed)],
             held_out=held,
             exact=region.config.vector_width - region.config.region_width,
         )
@@ -139,7 +156,7 @@ def train_words_stage(
     return language.eval(), tokenizer_file, held
 
 
-def begin_with_probes(
+def initialize_from_probes(
     vision: ResNetVision,
     region: CropRegionEncoder,
     language: LlamaForCausalLM,
@@ -147,21 +164,23 @@ def begin_with_probes(
     views: Sequence[ImageView],
     seed: int,
 ) -> None:
-    """Let regions and pictures say the names of things from the first step on."""
+    """Initialize the projectors of region and image tokens from linear probes for class names."""
     names, width = views[0].scene.names, region.config.region_width
     embeddings = language.get_input_embeddings().weight
     directions = name_directions(embeddings, tokenizer, names)
     found = torch.cat([view.vectors[:, :width] for view in views[:SOME]]).float()  # (N, width)
     probe = name_probe(views, width, seed)
-    begin_as(region.carry_linear, probe, directions, found, REGION_LOUDNESS)
+    initialize_from_probe(region.carry_linear, probe, directions, found, REGION_SCALE)
     with torch.no_grad():
-        region.carry_linear.weight[:, width + PLACES :] *= COLOUR_LOUDNESS
+        region.carry_linear.weight[:, width + PLACES :] *= COLOUR_SCALE
     cells = torch.cat([view.image for view in views[:SOME]]).float()  # (N, C)
-    begin_as(vision.projector, image_probe(views, seed), directions, cells, IMAGE_LOUDNESS)
+    initialize_from_probe(
+        vision.projector, image_probe(views, seed), directions, cells, IMAGE_SCALE
+    )
 
 
-def measure_dev(folder: Path, data: Path) -> dict[str, str]:
-    """What the bundle in `folder` reaches on the dev photos, in words for its card."""
+def measure_on_dev(folder: Path, data: Path) -> dict[str, str]:
+    """Measure the bundle in `folder` on the dev photos; return entries of its card."""
     engine = Engine.load(open_bundle(folder), device="cpu")
     photos = data / "coco_small"
     result = recognise(engine, read_boxes(photos / "instances_dev.json"), photos / "images")
@@ -193,7 +212,7 @@ def finish_bundle(
     bundle, reports = write_bundle(folder, card, vision, region, language, tokenizer)
     card["confidence"] = calibrate_starter(bundle, vision, region, held, log.info)
     write_card(folder, card, vision, region)
-    card["provenance"] |= measure_dev(folder, data)
+    card["provenance"] |= measure_on_dev(folder, data)
     write_card(folder, card, vision, region)
     log.info(card["provenance"]["measured"])
     for report in reports:
@@ -211,34 +230,34 @@ def encoders_of(model: str) -> tuple[ResNetVision, CropRegionEncoder]:
     return vision, region
 
 
-def learned_encoders(
+def train_encoders(
     data: Path,
     out: Path,
     photos: PhotoSet,
-    sight: tuple[TrainingSchedule, TrainingSchedule],
-    overview: TrainingSchedule,
+    crop_schedules: tuple[TrainingSchedule, TrainingSchedule],
+    image_schedule: TrainingSchedule,
 ) -> tuple[ResNetVision, CropRegionEncoder]:
     """Stages one and two; photos: those to learn from."""
     dev = read_photos(data / "coco_small", "dev")
-    named = sighted(data, out, photos, CUTS, *sight)
-    report_sight(named, dev, "classifier over cuts, on dev")
-    whole = overviewed(out, photos, named, WHOLE, overview)
+    named = train_crop_encoder(data, out, photos, CROPS, *crop_schedules)
+    report_crop_accuracy(named, dev, "classifier over cuts, on dev")
+    whole = train_image_encoder(out, photos, named, WHOLE, image_schedule)
     log.info("whole photos, on dev: %s", presence_scores(whole, dev))
     return whole.vision, named.namer.region
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the stages that are not done yet."""
+    """Run the unfinished stages."""
     parser = argparse.ArgumentParser(prog="python -m recipes.starter.train")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the two data sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and bundle")
-    parser.add_argument("--sight-steps", type=int, default=SIGHT.steps)
-    parser.add_argument("--sight-again-steps", type=int, default=SIGHT_AGAIN.steps)
-    parser.add_argument("--overview-steps", type=int, default=OVERVIEW.steps)
-    parser.add_argument("--encoders", help="take those of this model; only words are learned then")
-    parser.add_argument("--where-steps", type=int, default=PLACES_FIRST.steps)
-    parser.add_argument("--language-steps", type=int, default=WORDS.steps)
-    parser.add_argument("--last-steps", type=int, help="of each run of the last rounds")
+    parser.add_argument("--data", type=Path, required=True, help="Folder of the two data sets.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder of checkpoints and bundle.")
+    parser.add_argument("--crop-steps", type=int, default=CROP_SCHEDULE.steps)
+    parser.add_argument("--second-crop-steps", type=int, default=SECOND_CROP_SCHEDULE.steps)
+    parser.add_argument("--image-steps", type=int, default=IMAGE_SCHEDULE.steps)
+    parser.add_argument("--encoders", help="Model whose encoders are used unchanged.")
+    parser.add_argument("--position-steps", type=int, default=POSITION_STAGE.steps)
+    parser.add_argument("--language-steps", type=int, default=LANGUAGE_STAGE.steps)
+    parser.add_argument("--last-steps", type=int, help="Steps of each run of the last rounds.")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -246,26 +265,28 @@ def main(arguments: list[str] | None = None) -> None:
     if options.encoders:
         vision, trained = encoders_of(options.encoders)
     else:
-        sight = (
-            replace(SIGHT, steps=options.sight_steps),
-            replace(SIGHT_AGAIN, steps=options.sight_again_steps),
+        crop_schedules = (
+            replace(CROP_SCHEDULE, steps=options.crop_steps),
+            replace(SECOND_CROP_SCHEDULE, steps=options.second_crop_steps),
         )
-        overview = replace(OVERVIEW, steps=options.overview_steps)
-        vision, trained = learned_encoders(options.data, options.out, parts[0], sight, overview)
-    rounds = WORDS_SETTINGS.rounds
+        image_schedule = replace(IMAGE_SCHEDULE, steps=options.image_steps)
+        vision, trained = train_encoders(
+            options.data, options.out, parts[0], crop_schedules, image_schedule
+        )
+    rounds = LANGUAGE_SETTINGS.rounds
     if options.last_steps is not None:
         rounds = tuple(
             replace(each, stage=replace(each.stage, steps=options.last_steps)) for each in rounds
         )
     settings = replace(
-        WORDS_SETTINGS,
-        where=replace(PLACES_FIRST, steps=options.where_steps),
-        stage=replace(WORDS, steps=options.language_steps),
+        LANGUAGE_SETTINGS,
+        where=replace(POSITION_STAGE, steps=options.position_steps),
+        stage=replace(LANGUAGE_STAGE, steps=options.language_steps),
         rounds=rounds,
     )
-    torch.manual_seed(WORDS_SETTINGS.seed)
+    torch.manual_seed(LANGUAGE_SETTINGS.seed)
     region = CropRegionEncoder.with_new_carrier(trained, input_size=IMAGE, place_width=PLACE_WIDTH)
-    language, tokenizer, held = train_words_stage(vision, region, parts, settings, options.out)
+    language, tokenizer, held = train_language_stage(vision, region, parts, settings, options.out)
     finish_bundle(options.out / "starter", options.data, vision, region, language, tokenizer, held)
 
 

@@ -21,7 +21,13 @@ from recipes.starter.vision.crop_batches import (
     placed,
     shows,
 )
-from recipes.starter.vision.crop_encoder import SIGHT, CropTask, balanced, named_boxes, scores
+from recipes.starter.vision.crop_encoder import (
+    CROP_SCHEDULE,
+    CropTask,
+    balanced,
+    named_boxes,
+    scores,
+)
 from recipes.starter.vision.image_encoder import (
     ImageClassifier,
     ImageTask,
@@ -31,7 +37,12 @@ from recipes.starter.vision.image_encoder import (
 )
 from recipes.starter.vision.orthogonal import KernelOptimizer, orthogonal
 from recipes.starter.vision.photos import Photo, PhotoSet, TrainingImage, read_tiles
-from recipes.starter.vision.stages import TILE_NAMES, overviewed, report_sight, sighted
+from recipes.starter.vision.stages import (
+    TILE_NAMES,
+    report_crop_accuracy,
+    train_crop_encoder,
+    train_image_encoder,
+)
 from regionqa.export.modules.crops import CropConfig, grown, within
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
 
@@ -159,8 +170,8 @@ def test_changes_are_random_but_the_same_for_both_cuts(photos: PhotoSet, tiles: 
 
 def test_half_of_the_boxes_shine_through_another(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, tiles=0.0, shift=0.0, colour=0.0)
-    lesson = CropTask(source, mixed=0.5)
-    batch = lesson.batch(Phase(1.0, 24, (200, 0)), np.random.default_rng(3))
+    task = CropTask(source, mixed=0.5)
+    batch = task.batch(Phase(1.0, 24, (200, 0)), np.random.default_rng(3))
     share = batch.names.max(1).values
     assert torch.allclose(batch.names.sum(1), torch.ones(200))
     assert (share >= 0.5).all(), "a box is mostly its own"
@@ -221,11 +232,15 @@ def test_kernels_keep_their_length_and_turn_by_the_rate() -> None:
 
 
 def test_rates_rise_and_fall() -> None:
-    course = [rates(step / 1000, SIGHT) for step in range(1001)]
-    assert 0 < course[0][0] < SIGHT.kernel_rate / 10
-    assert course[-1] == (0, 0)
-    assert SIGHT.kernel_rate * 0.9 < max(kernel for kernel, _ in course) <= SIGHT.kernel_rate
-    later = [kernel for kernel, _ in course[20:]]
+    schedule = [rates(step / 1000, CROP_SCHEDULE) for step in range(1001)]
+    assert 0 < schedule[0][0] < CROP_SCHEDULE.kernel_rate / 10
+    assert schedule[-1] == (0, 0)
+    assert (
+        CROP_SCHEDULE.kernel_rate * 0.9
+        < max(kernel for kernel, _ in schedule)
+        <= CROP_SCHEDULE.kernel_rate
+    )
+    later = [kernel for kernel, _ in schedule[20:]]
     assert all(one > other for one, other in pairwise(later))
 
 
@@ -241,15 +256,15 @@ def test_it_learns_to_name_and_goes_on_where_it_was(
     photos: PhotoSet, tiles: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    lesson = CropTask(source_of(photos, tiles, colour=0.1))
-    checkpoint = tmp_path / "sight.pt"
-    trained = train_async(CropClassifier(CONFIG, 3, TILE_NAMES), lesson, QUICK, checkpoint, silent)
+    task = CropTask(source_of(photos, tiles, colour=0.1))
+    checkpoint = tmp_path / "crops.pt"
+    trained = train_async(CropClassifier(CONFIG, 3, TILE_NAMES), task, QUICK, checkpoint, silent)
     logits, labels = named_boxes(trained, photos)
     assert labels.tolist() == [0, 1, 2] * 3
     assert scores(logits, labels, NAMES).startswith("1.000 of 9 boxes, 1.000 of the 6")
     lines: list[str] = []
     again = train_async(
-        CropClassifier(CONFIG, 3, TILE_NAMES), lesson, QUICK, checkpoint, lines.append
+        CropClassifier(CONFIG, 3, TILE_NAMES), task, QUICK, checkpoint, lines.append
     )
     assert lines == ["resumed at step 60"]
     assert torch.equal(named_boxes(again, photos)[0], logits)
@@ -261,8 +276,8 @@ def test_the_second_course_can_be_left_out(photos: PhotoSet, tiles: Path, tmp_pa
     data.mkdir()
     tiles.rename(data / "tiny_imagenet")
     quick = replace(QUICK, steps=2)
-    named = sighted(data, tmp_path, photos, CONFIG, quick, replace(quick, steps=0))
-    first = torch.load(tmp_path / "sight-steps.pt", weights_only=True)["average"]
+    named = train_crop_encoder(data, tmp_path, photos, CONFIG, quick, replace(quick, steps=0))
+    first = torch.load(tmp_path / "crop-steps.pt", weights_only=True)["average"]
     for name, value in named.namer.state_dict().items():
         assert torch.equal(value, first[f"module.{name}"]), name
 
@@ -277,21 +292,21 @@ def test_the_stages_leave_a_file_each_and_are_done_once(
     whole = TrainingSchedule(steps=2, workers=1, phases=(Phase(1.0, 64, (4,)),), kernel_rate=0.01)
     config = ResNetConfig(64, CONFIG.widths[:3], CONFIG.depths[:3], (), 2, 16, patch=4)
     caplog.set_level("INFO", "regionqa.finetune")
-    named = sighted(data, tmp_path, photos, CONFIG, quick, quick)
+    named = train_crop_encoder(data, tmp_path, photos, CONFIG, quick, quick)
     assert named.names == NAMES and named.counts.min() > 1
-    assert torch.load(tmp_path / "sight-again-steps.pt", weights_only=True)["step"] == 4
-    overview = overviewed(tmp_path, photos, named, config, whole)
+    assert torch.load(tmp_path / "second-crop-steps.pt", weights_only=True)["step"] == 4
+    classifier = train_image_encoder(tmp_path, photos, named, config, whole)
     assert "stage 1" in caplog.text and "stage 2" in caplog.text
-    assert torch.load(tmp_path / "sight-steps.pt", weights_only=True)["step"] == 4
+    assert torch.load(tmp_path / "crop-steps.pt", weights_only=True)["step"] == 4
     caplog.clear()
     for first, again in (
-        (named.namer, sighted(data, tmp_path, photos, CONFIG, quick, quick).namer),
-        (overview, overviewed(tmp_path, photos, named, config, whole)),
+        (named.namer, train_crop_encoder(data, tmp_path, photos, CONFIG, quick, quick).namer),
+        (classifier, train_image_encoder(tmp_path, photos, named, config, whole)),
     ):
         for one, other in zip(first.parameters(), again.parameters(), strict=True):
             assert torch.equal(one, other)
     assert not caplog.records
-    report_sight(named, photos, "all photos")
+    report_crop_accuracy(named, photos, "all photos")
     assert "all photos: " in caplog.text and "of 9 boxes" in caplog.text
 
 
@@ -358,11 +373,11 @@ def test_it_learns_what_photos_show(tmp_path: Path) -> None:
         photos.append(Photo(path, 80, 80, boxes, np.array([number % 3]), ()))
     shown = PhotoSet(tuple(photos), NAMES)
     torch.manual_seed(0)
-    course = TrainingSchedule(
+    schedule = TrainingSchedule(
         steps=60, workers=1, phases=(Phase(1.0, 64, (8,)),), kernel_rate=0.03,
         learning_rate=1e-2, average=0.8,
     )  # fmt: skip
     model = ImageClassifier(ResNetVision(WHOLE), 3)
-    lesson = ImageTask(shown, WHOLE.token_grid, mixed=0.0)
-    trained = train_async(model, lesson, course, tmp_path / "whole.pt", silent)
+    task = ImageTask(shown, WHOLE.token_grid, mixed=0.0)
+    trained = train_async(model, task, schedule, tmp_path / "whole.pt", silent)
     assert presence_scores(trained, shown) == "mean average precision 1.000 over 3 classes"

@@ -18,9 +18,14 @@ from recipes.starter.language.features import (
     load_views,
     save_views,
 )
-from recipes.starter.language.probes import begin_as, image_probe, name_directions, name_probe
-from recipes.starter.language.swapped_images import crops_elsewhere, wholes_elsewhere
-from recipes.starter.language.train import WORDS, WORDS_SETTINGS, Round, RoundMember
+from recipes.starter.language.probes import (
+    image_probe,
+    initialize_from_probe,
+    name_directions,
+    name_probe,
+)
+from recipes.starter.language.swapped_images import swap_crop_images, swap_photo_images
+from recipes.starter.language.train import LANGUAGE_SETTINGS, LANGUAGE_STAGE, Round, RoundMember
 from recipes.starter.questions.mixture import WHERE
 from recipes.starter.questions.random_boxes import boxes_anywhere, views_anywhere
 from recipes.starter.questions.scenes import QuestionSample, Scene, draw_question
@@ -175,7 +180,7 @@ def test_a_carrier_begins_as_what_a_linear_layer_reads(starter: Bundle) -> None:
     directions = name_directions(embeddings, tokenizer, names)
     carrier = torch.nn.Linear(8, 64)
     untouched = carrier.weight[:, 6:].clone()
-    begin_as(carrier, probe, directions, vectors[:, :6], loudness=0.5)
+    initialize_from_probe(carrier, probe, directions, vectors[:, :6], rms=0.5)
     said = vectors[:, :6] @ carrier.weight[:, :6].T + carrier.bias
     assert said.pow(2).mean().sqrt().item() == pytest.approx(0.5, rel=1e-3)
     assert said.mean(0).abs().max() < 1e-3
@@ -197,7 +202,7 @@ def test_questions_are_a_function_of_seed_and_step(views: list[ImageView]) -> No
 def test_crops_get_images_of_other_photos(views: list[ImageView]) -> None:
     crop = replace(views[0], name=Path("0.2"), scene=replace(views[0].scene, complete=False))
     crops = [replace(crop, name=Path(f"{number}.2")) for number in range(20)]
-    asked = crops_elsewhere([*views, *crops], seed=0)
+    asked = swap_crop_images([*views, *crops], seed=0)
     assert asked[:2] == views, "what is asked about whole images keeps them"
     given = [any(torch.equal(view.image, other.image) for other in views) for view in asked]
     assert all(given) and not all(torch.equal(view.image, crop.image) for view in asked[2:])
@@ -208,7 +213,7 @@ def test_whole_photos_get_images_of_others_for_questions_about_boxes(
     views: list[ImageView],
 ) -> None:
     crop = replace(views[0], name=Path("0.2"), scene=replace(views[0].scene, complete=False))
-    moved = [view for seed in range(20) for view in wholes_elsewhere([*views, crop], seed)]
+    moved = [view for seed in range(20) for view in swap_photo_images([*views, crop], seed)]
     assert len(moved) == 40, "crops have theirs already"
     assert {view.name for view in moved}.isdisjoint(view.name for view in views)
     assert not any(view.scene.complete or view.scene.captions for view in moved)
@@ -219,7 +224,7 @@ def test_whole_photos_get_images_of_others_for_questions_about_boxes(
     assert given == {0, 1}
 
 
-def test_a_soup_is_the_weighted_mean() -> None:
+def test_average_weights_is_the_weighted_mean() -> None:
     states = [
         {"weight": torch.full((2,), value), "count": torch.tensor(number)}
         for number, value in enumerate((1.0, 4.0))
@@ -240,20 +245,20 @@ def test_rounds_start_from_the_mean_of_the_one_before(monkeypatch: pytest.Monkey
 
     def train(runs: object, model: torch.nn.Module, out: Path) -> tuple[str, ...]:
         with torch.no_grad():
-            told.add_(float(out.name.removeprefix("ingredient-") or 10))
+            told.add_(float(out.name.removeprefix("member-") or 10))
         return ("told",)
 
     class Plan:
         rounds = (
-            Round(WORDS, (RoundMember(WHERE, 1), RoundMember(WHERE, 3))),
-            Round(WORDS, (RoundMember(WHERE),) * 2),
+            Round(LANGUAGE_STAGE, (RoundMember(WHERE, 1), RoundMember(WHERE, 3))),
+            Round(LANGUAGE_STAGE, (RoundMember(WHERE),) * 2),
         )
-        settings = replace(WORDS_SETTINGS, rounds=rounds)
+        settings = replace(LANGUAGE_SETTINGS, rounds=rounds)
 
         def where(self, out: Path) -> None: ...
 
         def last(self, out: Path, stage: object, mixture: object, number: int) -> None:
-            assert out.name == f"ingredient-{number}"
+            assert out.name == f"member-{number}"
 
         words = where
 

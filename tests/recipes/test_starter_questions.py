@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from recipes.starter.questions.activities import doing_of
+from recipes.starter.questions.activities import activity_of
 from recipes.starter.questions.colours import COLOURS, colour_of
 from recipes.starter.questions.mixture import (
     EVEN_NUMBERS,
@@ -18,11 +18,11 @@ from recipes.starter.questions.mixture import (
     draw_sample,
 )
 from recipes.starter.questions.one_region import (
+    activity,
     checking,
     colouring,
     counting_alike,
     describing,
-    doing,
     grouping,
     naming,
 )
@@ -124,7 +124,7 @@ def test_wider_kinds_are_known(scene: Scene) -> None:
 
 
 def test_what_someone_does_is_what_captions_say(scene: Scene) -> None:
-    by_row = {s.regions[0]: s.answer for s in drawn(doing, scene)}
+    by_row = {s.regions[0]: s.answer for s in drawn(activity, scene)}
     assert by_row == {1: "nothing, it is an orange.", 2: "holding a large spoon."}
 
 
@@ -144,7 +144,7 @@ def test_what_someone_does_is_what_captions_say(scene: Scene) -> None:
 def test_doings_are_cut_out_of_captions(
     name: str, count: int, caption: str, answer: str | None
 ) -> None:
-    assert doing_of(name, count, [caption], np.random.default_rng(0)) == answer
+    assert activity_of(name, count, [caption], np.random.default_rng(0)) == answer
 
 
 # -- several regions -------------------------------------------------------------------------------

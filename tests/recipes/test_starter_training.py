@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw
 from helpers.tiny_models import copy_graphs
 from recipes.starter import calibration
 from recipes.starter import train as recipe
-from recipes.starter.language.train import PLACES_FIRST, WORDS, WORDS_SETTINGS, Round
+from recipes.starter.language.train import LANGUAGE_SETTINGS, LANGUAGE_STAGE, POSITION_STAGE, Round
 from recipes.starter.vision.async_sgd import Phase
 from recipes.starter.vision.classifier import CropClassifier, TrainedClassifier
-from recipes.starter.vision.image_encoder import OVERVIEW
+from recipes.starter.vision.image_encoder import IMAGE_SCHEDULE
 from recipes.starter.vision.photos import (
     Photo,
     normalise,
@@ -145,17 +145,17 @@ def quick_recipe(monkeypatch: pytest.MonkeyPatch) -> Tables:
     cuts = CropConfig(widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), side=32, region_width=20)
     named = TrainedClassifier(CropClassifier(cuts, 3, 4).eval(), NAMES, torch.ones(3))
     monkeypatch.setattr(recipe, "WHOLE", config)
-    course = replace(OVERVIEW, workers=1, phases=(Phase(1.0, 64, (2,)),))
-    monkeypatch.setattr(recipe, "OVERVIEW", course)
-    monkeypatch.setattr(recipe, "sighted", lambda *arguments: named)
-    for name, stage in (("PLACES_FIRST", PLACES_FIRST), ("WORDS", WORDS)):
+    schedule = replace(IMAGE_SCHEDULE, workers=1, phases=(Phase(1.0, 64, (2,)),))
+    monkeypatch.setattr(recipe, "IMAGE_SCHEDULE", schedule)
+    monkeypatch.setattr(recipe, "train_crop_encoder", lambda *arguments: named)
+    for name, stage in (("POSITION_STAGE", POSITION_STAGE), ("LANGUAGE_STAGE", LANGUAGE_STAGE)):
         monkeypatch.setattr(recipe, name, replace(stage, batch=4, accumulate=1))
     rounds = [
-        Round(replace(each.stage, batch=4, accumulate=1), each.ingredients[-2:])
-        for each in WORDS_SETTINGS.rounds
+        Round(replace(each.stage, batch=4, accumulate=1), each.members[-2:])
+        for each in LANGUAGE_SETTINGS.rounds
     ]
-    few = replace(WORDS_SETTINGS, rounds=tuple(rounds))
-    monkeypatch.setattr(recipe, "WORDS_SETTINGS", few)
+    few = replace(LANGUAGE_SETTINGS, rounds=tuple(rounds))
+    monkeypatch.setattr(recipe, "LANGUAGE_SETTINGS", few)
     tables: list[tuple[Mapping[float, ScoredAnswers], Any, dict[str, Any]]] = []
 
     def calibrating(answers: Mapping[float, ScoredAnswers], log: Any, **options: Any) -> Any:
@@ -191,7 +191,7 @@ def test_the_recipe_makes_a_bundle_that_answers(
     everything done."""
     words = [
         "--data", str(data), "--out", str(tmp_path / "run"),
-        "--overview-steps", "1", "--where-steps", "2", "--language-steps", "2",
+        "--image-steps", "1", "--position-steps", "2", "--language-steps", "2",
         "--last-steps", "1",
     ]  # fmt: skip
     recipe.main(words)
@@ -200,11 +200,11 @@ def test_the_recipe_makes_a_bundle_that_answers(
     engine = Engine.load(open_bundle(tmp_path / "run" / "starter"), device="cpu")
     answer = engine.ask(data / "coco_small/images/0.jpg", "what is this?", [(5, 5, 40, 40)])
     assert answer.tokens > 0
-    before = (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns
+    before = (tmp_path / "run" / "image-done.pt").stat().st_mtime_ns
     with monkeypatch.context() as patch:
         copy_graphs(made, made, patch)
         recipe.main(words)
-    assert (tmp_path / "run" / "overview-done.pt").stat().st_mtime_ns == before
+    assert (tmp_path / "run" / "image-done.pt").stat().st_mtime_ns == before
     done = tmp_path / "run" / "language-done.pt"
     trained = torch.load(done, weights_only=True)
     done.unlink()
@@ -214,13 +214,13 @@ def test_the_recipe_makes_a_bundle_that_answers(
     for name, state in torch.load(done, weights_only=True).items():
         for weight, value in state.items():
             assert torch.equal(value, trained[name][weight]), "every run was found at its end"
-    once = ("--where-steps", "1", "--language-steps", "1", "--last-steps", "1")
+    once = ("--position-steps", "1", "--language-steps", "1", "--last-steps", "1")
     again = [*words[:3], str(tmp_path / "again"), *once]
     recipe.main([*again, "--encoders", str(tmp_path / "run" / "starter")])
     sizes = [
         (tmp_path / run / "starter" / "vision.onnx").stat().st_size for run in ("run", "again")
     ]
     assert sizes[0] == sizes[1]
-    assert not (tmp_path / "again" / "overview-done.pt").exists()
+    assert not (tmp_path / "again" / "image-done.pt").exists()
     with pytest.raises(SystemExit, match="its encoders are of another kind"):
         recipe.main([*again, "--encoders", str(tiny("levels").root)])

@@ -1,7 +1,6 @@
-"""A soup of fine-tuned models: the mean of their weights (Wortsman et al. 2022, "model soups").
+"""Weight averaging of fine-tuned models (Wortsman et al. 2022).
 
-Runs that go on from the same weights end where the mean of them is a model too, often one that is
-right more often than most of them. It does not know what the weights are of.
+The mean of runs from the same initial weights is often more accurate than most of them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,7 @@
 """Photos through frozen encoders, once, in several views; then questions about them from memory.
 
 A view is the whole photo, its mirror image, or a random crop with changed colours. What the
-encoders see of it is kept, so that training reads small arrays only. It does not know about
-language models.
+encoders see of it is kept, so that training reads small arrays only.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The starter's tokenizer and decoder, untrained. It does not know how they are trained."""
+"""The starter's tokenizer and decoder, untrained."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

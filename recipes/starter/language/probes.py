@@ -3,7 +3,7 @@
 A linear layer learns in seconds what a region's vector says of its class. A small language model
 learns that slowly, from few questions about each class, and learns part of what is noise. So what
 carries vectors to it begins as the probe: every class in the direction of its own name's
-embeddings, as loud as the probe is sure of it. It does not know about questions.
+embeddings, as loud as the probe is sure of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,17 +85,17 @@ def name_directions(embeddings: Tensor, tokenizer: BundleTokenizer, names: Seque
 
 
 @torch.no_grad()
-def begin_as(
-    carrier: nn.Linear, probe: nn.Linear, directions: Tensor, inputs: Tensor, loudness: float
+def initialize_from_probe(
+    carrier: nn.Linear, probe: nn.Linear, directions: Tensor, inputs: Tensor, rms: float
 ) -> None:
     """Let the first columns of a carrier say what the probe reads, in directions (classes, H).
 
-    inputs: (N, C), of which what is carried shall have the mean zero and `loudness` as its root
+    inputs: (N, C), of which what is carried shall have the mean zero and `rms` as its root
     mean square.
     """
     mean = probe(inputs).mean(0)  # (classes,)
     weight = directions.T @ probe.weight  # (H, C)
     bias = directions.T @ (probe.bias - mean)  # (H,)
-    scale = loudness / (inputs @ weight.T + bias).pow(2).mean().sqrt()
+    scale = rms / (inputs @ weight.T + bias).pow(2).mean().sqrt()
     carrier.weight[:, : weight.shape[1]] = scale * weight
     carrier.bias.copy_(scale * bias)

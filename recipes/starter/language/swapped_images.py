@@ -4,7 +4,7 @@ The vision encoder has learned from the very photos that the language model lear
 picture tells much of what its boxes hold. Where the two always agree, the language model reads
 names off the picture, even where the box says otherwise: it names the same motorcycle a vase in
 front of another photo. What has another picture is asked about its boxes only, so no answer becomes
-wrong. It does not know about questions.
+wrong.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ import numpy as np
 from recipes.starter.language.features import ImageView
 
 
-def crops_elsewhere(views: Sequence[ImageView], seed: int) -> list[ImageView]:
+def swap_crop_images(views: Sequence[ImageView], seed: int) -> list[ImageView]:
     """The views, those that are not complete (random crops) with the picture of any other one."""
     rng = np.random.default_rng(seed)
-    return [view if view.scene.complete else before_another(view, views, rng) for view in views]
+    return [view if view.scene.complete else with_other_image(view, views, rng) for view in views]
 
 
-def wholes_elsewhere(views: Sequence[ImageView], seed: int) -> list[ImageView]:
+def swap_photo_images(views: Sequence[ImageView], seed: int) -> list[ImageView]:
     """Every complete view (a whole photo, its mirror image) with the picture of any other view."""
     rng = np.random.default_rng(seed)
     return [
         replace(
-            before_another(view, views, rng),
-            name=view.name.with_name(f"{view.name.name}-elsewhere"),
+            with_other_image(view, views, rng),
+            name=view.name.with_name(f"{view.name.name}-swapped"),
             scene=replace(view.scene, complete=False, captions=()),
         )
         for view in views
@@ -35,7 +35,7 @@ def wholes_elsewhere(views: Sequence[ImageView], seed: int) -> list[ImageView]:
     ]
 
 
-def before_another(
+def with_other_image(
     view: ImageView, views: Sequence[ImageView], rng: np.random.Generator
 ) -> ImageView:
     """A view's boxes, and the picture of any of the views."""

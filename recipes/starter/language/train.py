@@ -3,7 +3,7 @@
 What trains is the projector of the image tokens, what carries region vectors into the language
 model, and the language model itself, in the loop of `regionqa finetune` (train.py), over questions
 that are drawn anew in every step: where boxes lie, then everything, then two rounds of several runs
-whose mean is kept. It does not know how the encoders were made.
+whose mean is kept.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ from regionqa.finetune.tracking import TrainingLog
 from regionqa.finetune.trainer import StageRun, StopSignal, train_stages
 from regionqa.language.tokenization import BundleTokenizer
 
-WORDS = StageSettings(
+LANGUAGE_STAGE = StageSettings(
     learning_rate=2e-3,
     orthogonal_rate=10,
     steps=3600,
@@ -57,12 +57,12 @@ WORDS = StageSettings(
     precision=TrainingPrecision.fp32,
 )
 """How the language stage runs; a step is 96 questions, the short ones apart from the long."""
-PLACES_FIRST = replace(WORDS, steps=1000, projector=False)
+POSITION_STAGE = replace(LANGUAGE_STAGE, steps=1000, projector=False)
 """How it runs before, on where boxes lie alone. Without a picture prompts are half as long, and
 comparing two boxes is learned in half of the steps that it takes behind sixteen image tokens."""
-LAST = replace(WORDS, steps=600, learning_rate=7e-4, warm_up_steps=30)
+FIRST_ROUND_STAGE = replace(LANGUAGE_STAGE, steps=600, learning_rate=7e-4, warm_up_steps=30)
 """How each run of the first round goes on from there."""
-LAST_AGAIN = replace(WORDS, steps=300, learning_rate=5e-4, warm_up_steps=20)
+SECOND_ROUND_STAGE = replace(LANGUAGE_STAGE, steps=300, learning_rate=5e-4, warm_up_steps=20)
 """And each of the second."""
 NOISE = FeatureNoise(image=0.5, region=1.0)
 """The encoders have learned from these very photos, and are surer of them than of any other."""
@@ -81,19 +81,19 @@ class RoundMember:
 
 @dataclass(frozen=True)
 class Round:
-    """Runs that go on from the same weights; the mean of theirs is kept (soup.py).
+    """Runs that go on from the same weights; the mean of theirs is kept (averaging.py).
 
     Those of the same questions differ by their seed, which is worth several points of one thing or
     another; the mean is near the best of them at everything.
     """
 
     stage: StageSettings
-    ingredients: tuple[RoundMember, ...]
+    members: tuple[RoundMember, ...]
 
 
 ROUNDS = (
-    Round(LAST, (*[RoundMember(MORE_NAMES, 0.15)] * 5, RoundMember(REGIONS, 0.25))),
-    Round(LAST_AGAIN, (RoundMember(EVEN_NUMBERS),) * 4),
+    Round(FIRST_ROUND_STAGE, (*[RoundMember(MORE_NAMES, 0.15)] * 5, RoundMember(REGIONS, 0.25))),
+    Round(SECOND_ROUND_STAGE, (RoundMember(EVEN_NUMBERS),) * 4),
 )
 """A run that is asked about regions alone forgets what whole pictures show, and was the surest of a
 cat; in the mean both are kept. Numbers come last: evenly from the first step on, cats were lost."""
@@ -106,9 +106,9 @@ Their seeds follow, so that a run more in one round leaves those of the next as 
 class LanguageSettings:
     """What the language stage makes."""
 
-    stage: StageSettings = WORDS
+    stage: StageSettings = LANGUAGE_STAGE
     """How it trains on everything."""
-    where: StageSettings = PLACES_FIRST
+    where: StageSettings = POSITION_STAGE
     """How it trains before, on where boxes lie."""
     rounds: tuple[Round, ...] = ROUNDS
     """How it trains after, each from the mean that the one before it left."""
@@ -122,7 +122,7 @@ class LanguageSettings:
     """Seed of every random choice of the stage."""
 
 
-WORDS_SETTINGS = LanguageSettings()
+LANGUAGE_SETTINGS = LanguageSettings()
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ class LanguageFeatures:
     """What the language stage asks about."""
 
     fresh: Sequence[ImageView]
-    """To learn from, crops with other photos' pictures (elsewhere.py)."""
+    """To learn from, crops with other photos' pictures."""
     anywhere: Sequence[ImageView]
-    """Whose boxes lie anywhere (anywhere.py)."""
-    elsewhere: Sequence[ImageView]
+    """Whose boxes lie anywhere."""
+    swapped: Sequence[ImageView]
     """For the last runs: whole photos with other photos' pictures as well."""
     held_out: Sequence[ImageView]
     """To measure on."""
@@ -164,8 +164,8 @@ class LanguagePlan:
 
     def last(self, out: Path, stage: StageSettings, mixture: Mixture, number: int) -> StageRun:
         """A run of a round; its number tells it from those of all rounds."""
-        order = self.order(stage, self.views.elsewhere, mixture, number)
-        run = self.run(f"ingredient {number}", out, stage, order, self.card, NOISE)
+        order = self.order(stage, self.views.swapped, mixture, number)
+        run = self.run(f"member {number}", out, stage, order, self.card, NOISE)
         return replace(run, held_out=self.held_out)
 
     def run(
@@ -215,18 +215,18 @@ def held_out_questions(views: Sequence[ImageView], count: int, seed: int) -> Que
 def train_language(plan: LanguagePlan, model: RegionLanguageModel, out: Path) -> None:
     """Train projector, carrier and language model in place; runs that were stopped go on.
 
-    out: where logs, curves and checkpoints go, those of every ingredient into its own folder.
+    out: where logs, curves and checkpoints go, those of every member into its own folder.
     """
     torch.manual_seed(plan.settings.seed)
     trained = train_run((plan.where(out), plan.words(out)), model, out)
     for first, each in zip(count(1, NUMBERS_APART), plan.settings.rounds, strict=False):
         begun, ends = weights(model, trained), []
-        for number, ingredient in enumerate(each.ingredients, first):
+        for number, member in enumerate(each.members, first):
             model.load_state_dict(begun, strict=False)
-            folder = out / f"ingredient-{number}"
-            train_run((plan.last(folder, each.stage, ingredient.mixture, number),), model, folder)
+            folder = out / f"member-{number}"
+            train_run((plan.last(folder, each.stage, member.mixture, number),), model, folder)
             ends.append(weights(model, trained))
-        shares = [ingredient.share for ingredient in each.ingredients]
+        shares = [member.share for member in each.members]
         model.load_state_dict(average_weights(ends, shares), strict=False)
 
 

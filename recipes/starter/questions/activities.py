@@ -1,7 +1,7 @@
 """What someone is doing, read off captions of the picture.
 
 A caption says it of "a man" or "two dogs", not of a box, so it is believed only where few boxes
-could be meant. It does not know about boxes or questions.
+could be meant.
 """
 
 import re
@@ -36,10 +36,12 @@ WHERE = frozenset({
     "towards", "about", "around", "against", "off",
 })  # fmt: skip
 """Words that begin where it is done."""
-NO_DOING = frozenset({"building", "ceiling", "clothing", "something", "looking", "going", "being"})
+NOT_ACTIVITIES = frozenset(
+    {"building", "ceiling", "clothing", "something", "looking", "going", "being"}
+)
 
 
-def doing_of(
+def activity_of(
     name: str, count: int, captions: Sequence[str], rng: np.random.Generator
 ) -> str | None:
     """`riding a wave`: what one of the captions says that a `name` does; None where none does.
@@ -62,7 +64,7 @@ def doing_of(
     found = []
     for caption in captions:
         match = pattern.search(caption.lower())
-        if match and match[1] not in NO_DOING:
+        if match and match[1] not in NOT_ACTIVITIES:
             found.append(trimmed([match[1], *match[2].split()]))
     return pick(sorted(found), rng) if found else None
 

@@ -2,7 +2,7 @@
 
 Pixels are named by their lightness, chroma and hue in CIELAB, where equal distances look equally
 different. A box has the name that many pixels of its middle have and few just outside of it: what
-is behind a thing shows in its box too. It does not know what is in the box.
+is behind a thing shows in its box too.
 """
 
 import numpy as np

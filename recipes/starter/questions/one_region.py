@@ -1,12 +1,11 @@
 """Questions about one region: what it is, where, how large, of what colour, what it is doing.
 
-Everything asked can be read off the annotations or, for colours, the pixels. It does not know about
-models.
+Everything asked can be read off the annotations or, for colours, the pixels.
 """
 
 import numpy as np
 
-from recipes.starter.questions.activities import doing_of
+from recipes.starter.questions.activities import activity_of
 from recipes.starter.questions.phrases import (
     ALIVE,
     GROUPS,
@@ -53,11 +52,11 @@ SIZE = (
     "how big is this?", "how large is <region1>?", "is this large or small?", "how big is it?",
     "how much of the picture does <region1> cover?",
 )  # fmt: skip
-DOING = (
+ACTIVITY = (
     "what is <region1> doing?", "what is it doing?", "what is this doing?", 
     "what is going on here?", "what is happening in <region1>?", "what is <region1> up to?",
 )  # fmt: skip
-DOING_PERSON = ("what is this person doing?", "what is he doing?", "what is she doing?",
+PERSON_ACTIVITY = ("what is this person doing?", "what is he doing?", "what is she doing?",
                 "what are they doing?", "what is the person in <region1> doing?")  # fmt: skip
 SAME_AS_THIS = (
     "how many of these are in the picture?", "how many of these are there?",
@@ -85,7 +84,7 @@ def describing(scene: Scene, rng: np.random.Generator) -> QuestionSample:
     return QuestionSample((row,), pick(DESCRIBING, rng), f"{with_article(words)} {place_of(box)}.")
 
 
-def placing(scene: Scene, rng: np.random.Generator) -> QuestionSample:
+def position(scene: Scene, rng: np.random.Generator) -> QuestionSample:
     """Where a region is."""
     row = pick_box(scene, rng)
     return QuestionSample((row,), pick(PLACE, rng), f"{place_of(scene.boxes[row])}.")
@@ -169,18 +168,18 @@ def other_label(truth: int, scene: Scene, rng: np.random.Generator) -> int:
     return (truth + int(rng.integers(1, len(scene.names)))) % len(scene.names)
 
 
-def doing(scene: Scene, rng: np.random.Generator) -> QuestionSample | None:
+def activity(scene: Scene, rng: np.random.Generator) -> QuestionSample | None:
     """What a region is doing, by the captions; a thing that is not alive does nothing."""
     row = pick_box(scene, rng)
     name = scene.name(row)
     if name not in ALIVE:
-        return QuestionSample((row,), pick(DOING, rng), f"nothing, it is {with_article(name)}.")
+        return QuestionSample((row,), pick(ACTIVITY, rng), f"nothing, it is {with_article(name)}.")
     if not (scene.complete and scene.captions):
         return None
-    answer = doing_of(name, scene.count(int(scene.labels[row])), scene.captions, rng)
+    answer = activity_of(name, scene.count(int(scene.labels[row])), scene.captions, rng)
     if answer is None:
         return None
-    questions = (*DOING, *DOING_PERSON) if name == "person" else DOING
+    questions = (*ACTIVITY, *PERSON_ACTIVITY) if name == "person" else ACTIVITY
     return QuestionSample((row,), pick(questions, rng), f"{answer}.")
 
 

@@ -1,8 +1,7 @@
 """Words for what boxes, class names and captions say: articles, places, sizes, ways to ask.
 
 Questions come in many wordings and somewhat carelessly typed, answers in one wording per kind, so
-that the probability of an answer's words is the probability of what it says. It does not know
-which questions there are.
+that the probability of an answer's words is the probability of what it says.
 """
 
 import re

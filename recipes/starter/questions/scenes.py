@@ -1,7 +1,4 @@
-"""What a view of a photo shows, and one question about it: the nouns of the starter's questions.
-
-It does not know which questions there are.
-"""
+"""What a view of a photo shows, and one question about it: the nouns of the starter's questions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """Questions about several regions: what they are, how they lie to each other, whether they match.
 
-A question is left out where its answer would be too close to call. It does not know about pixels or
-models.
+A question is left out where its answer would be too close to call.
 """
 
 from dataclasses import dataclass

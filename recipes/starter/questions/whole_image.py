@@ -1,7 +1,4 @@
-"""Questions about the whole picture: what is there, how many, where, and all of it in a sentence.
-
-It does not know about pixels or models.
-"""
+"""Questions about the whole picture: what is there, how many, where, and a caption."""
 
 from collections.abc import Sequence
 

@@ -2,7 +2,7 @@
 
 Workers change the same weights in shared memory without locks (Niu et al. 2011, "Hogwild"): threads
 that wait for each other stand still where anything else is at work, and be it what makes the next
-batch. It does not know what is learned.
+batch.
 """
 
 import multiprocessing
@@ -35,7 +35,7 @@ class Phase:
     side: int
     """Pixels of a picture."""
     counts: tuple[int, ...]
-    """Examples per step of each kind that the lesson has."""
+    """Examples per step of each kind that the task has."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class TrainingTask(Protocol):
         """The loss, and how many examples of each kind are answered rightly (kinds,)."""
 
 
-def rates(progress: float, course: TrainingSchedule) -> tuple[float, float]:
+def rates(progress: float, schedule: TrainingSchedule) -> tuple[float, float]:
     """The kernels' rate and AdamW's: a short rise, then straight down to zero."""
     share = min(1.0, progress / 0.01 + 0.05) * (1 - progress)
-    return course.kernel_rate * share, course.learning_rate * share
+    return schedule.kernel_rate * share, schedule.learning_rate * share
 
 
 @contextmanager
@@ -118,12 +118,12 @@ def prefetched(make: Callable[[], Any], depth: int = 3) -> Iterator[Callable[[],
 class Shared:
     """What workers share: weights in shared memory, and the step that a resumed run begins with."""
 
-    def __init__(self, model: nn.Module, course: TrainingSchedule) -> None:
+    def __init__(self, model: nn.Module, schedule: TrainingSchedule) -> None:
         self.model = model
         self.average = torch.optim.swa_utils.AveragedModel(
             model,
             multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
-                course.average
+                schedule.average
             ),
             use_buffers=True,
         )
@@ -153,8 +153,8 @@ class Shared:
 def work(
     rank: int,
     shared: Shared,
-    lesson: TrainingTask,
-    course: TrainingSchedule,
+    task: TrainingTask,
+    schedule: TrainingSchedule,
     checkpoint: Path,
     log: Log,
 ) -> None:
@@ -167,23 +167,23 @@ def work(
     model, chief = shared.model.train(), rank == 0
     kernel_optimizer = KernelOptimizer(p for p in model.parameters() if p.ndim == 4)
     rest = [p for p in model.parameters() if p.ndim < 4]
-    optimizer = torch.optim.AdamW(parameter_groups(rest, course.weight_decay), betas=(0.9, 0.98))
-    torch.manual_seed(course.seed + rank)
-    rng = np.random.default_rng((course.seed, rank, shared.first))
-    seen, right = torch.zeros(len(lesson.kinds)), torch.zeros(len(lesson.kinds))
+    optimizer = torch.optim.AdamW(parameter_groups(rest, schedule.weight_decay), betas=(0.9, 0.98))
+    torch.manual_seed(schedule.seed + rank)
+    rng = np.random.default_rng((schedule.seed, rank, shared.first))
+    seen, right = torch.zeros(len(task.kinds)), torch.zeros(len(task.kinds))
     step, started = shared.first, time.monotonic()
-    for phase in course.phases:
-        last = round(phase.until * course.steps)
+    for phase in schedule.phases:
+        last = round(phase.until * schedule.steps)
         if step >= last:
             continue
-        with prefetched(partial(lesson.batch, phase, rng)) as following:
+        with prefetched(partial(task.batch, phase, rng)) as following:
             while step < last:
                 if parent and not parent.is_alive():
                     return
-                loss, answered = lesson.loss(model, following())
+                loss, answered = task.loss(model, following())
                 model.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-                rate, optimizer.param_groups[0]["lr"] = rates(step / course.steps, course)
+                rate, optimizer.param_groups[0]["lr"] = rates(step / schedule.steps, schedule)
                 optimizer.param_groups[1]["lr"] = optimizer.param_groups[0]["lr"]
                 kernel_optimizer.step(rate)
                 optimizer.step()
@@ -192,31 +192,31 @@ def work(
                     continue
                 shared.average.update_parameters(model)
                 seen, right = seen + torch.tensor(phase.counts), right + answered
-                if step % 100 == 0 or step == course.steps:
+                if step % 100 == 0 or step == schedule.steps:
                     shares = " ".join(
                         f"{kind} {share:.3f}"
-                        for kind, share in zip(lesson.kinds, (right / seen).tolist(), strict=True)
+                        for kind, share in zip(task.kinds, (right / seen).tolist(), strict=True)
                     )
                     pace = (time.monotonic() - started) / (step - shared.first)
                     log(
-                        f"step {step}/{course.steps} side {phase.side} loss {loss.item():.3f} "
+                        f"step {step}/{schedule.steps} side {phase.side} loss {loss.item():.3f} "
                         f"{shares} {pace:.2f} s/step"
                     )
-                    seen, right = torch.zeros(len(lesson.kinds)), torch.zeros(len(lesson.kinds))
+                    seen, right = torch.zeros(len(task.kinds)), torch.zeros(len(task.kinds))
                     shared.save(checkpoint, step)
 
 
 def train_async(
-    model: Model, lesson: TrainingTask, course: TrainingSchedule, checkpoint: Path, log: Log
+    model: Model, task: TrainingTask, schedule: TrainingSchedule, checkpoint: Path, log: Log
 ) -> Model:
-    """Train with `course.workers` processes; returns the average of the weights.
+    """Train with `schedule.workers` processes; returns the average of the weights.
 
     A killed run goes on from `checkpoint`, which is written every 100 steps.
     """
     model.to(memory_format=torch.channels_last)
-    shared = Shared(model, course)
+    shared = Shared(model, schedule)
     shared.resume(checkpoint, log)
-    run_workers((shared, lesson, course, checkpoint), course.workers, log)
+    run_workers((shared, task, schedule, checkpoint), schedule.workers, log)
     return cast(Model, shared.average.module).eval()
 
 

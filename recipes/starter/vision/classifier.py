@@ -2,7 +2,7 @@
 
 A linear classifier over what is found in a box's two cuts stands where the language model will; a
 second one says of the wide cut alone which things it shows, and how often; a third one names tiles,
-which teach the trunk more names than photos have. It does not know where cuts come from.
+which teach the trunk more names than photos have.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Cuts to learn from: boxes of COCO photos, and Tiny-ImageNet tiles of the same names.
 
 Pictures lie decoded in memory; a cut is made anew each time, with the box shifted and scaled, and
-the colours changed. It does not know about networks, but for the input that theirs take.
+the colours changed.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Training of the starter's region encoder on naming tiles, and boxes by their cuts.
 
 From nothing: tiles first, small, then larger, then mostly boxes; then again tiles and boxes, half
-of these shining through each other. It does not know about language, bundles or ONNX.
+of these shining through each other.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from recipes.starter.vision.crop_batches import CropBatch, CropSource, open_phot
 from recipes.starter.vision.mixup import mixed
 from recipes.starter.vision.photos import PhotoSet, normalise
 
-SIGHT = TrainingSchedule(
+CROP_SCHEDULE = TrainingSchedule(
     steps=3800,
     phases=(
         Phase(0.395, 48, (16, 224)),
@@ -28,7 +28,7 @@ SIGHT = TrainingSchedule(
     kernel_rate=0.03,
 )
 """Tiles teach more than boxes can, there are so many; small cuts teach as much in less time."""
-SIGHT_AGAIN = TrainingSchedule(
+SECOND_CROP_SCHEDULE = TrainingSchedule(
     steps=1650,
     phases=(Phase(0.55, 64, (12, 168)), Phase(1.0, 64, (80, 32))),
     kernel_rate=0.016,
@@ -36,7 +36,7 @@ SIGHT_AGAIN = TrainingSchedule(
     seed=11,
 )
 """Once more from a higher rate (Loshchilov and Hutter 2017), on mixtures: by the end of the first
-course boxes are known by heart, and tiles far from all learned."""
+schedule boxes are overfitted, and tiles far from all learned."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Its trunk begins as a copy of the region encoder's, without the mark of a box and the last stage.
 Every cell of the token grid says which things have their middle in it or fill half of it, and all
-of them together which things are there, and how often. It does not know about language or bundles.
+of them together which things are there, and how often.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from recipes.starter.vision.photos import (
 from regionqa.export.modules.crops import CropTrunk
 from regionqa.export.modules.resnet import ResNetVision
 
-OVERVIEW = TrainingSchedule(
+IMAGE_SCHEDULE = TrainingSchedule(
     steps=1200,
     phases=(Phase(1.0, 128, (32,)),),
     kernel_rate=0.012,
@@ -142,14 +142,14 @@ class ImageTask:
 
 
 @torch.no_grad()
-def presence_scores(overview: ImageClassifier, photos: PhotoSet) -> str:
+def presence_scores(classifier: ImageClassifier, photos: PhotoSet) -> str:
     """How well photos are seen as wholes: mean average precision over the classes they show."""
-    overview.eval()
+    classifier.eval()
     classes = len(photos.names)
     scores, truths = [], []
     for photo in photos.photos:
-        canvas = whole_photo(photo, overview.vision.input_size)
-        _, whole = overview(batch_of([canvas])[0])
+        canvas = whole_photo(photo, classifier.vision.input_size)
+        _, whole = classifier(batch_of([canvas])[0])
         scores.append(whole[0, :classes])
         truths.append(torch.bincount(torch.from_numpy(photo.labels), minlength=classes) > 0)
     order = torch.stack(scores).argsort(0, descending=True)  # (P, classes)

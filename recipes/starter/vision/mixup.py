@@ -1,7 +1,7 @@
 """Examples that others shine through (Zhang et al. 2018, "mixup").
 
 What is learned by heart of a few thousand boxes or photos is of no use for others; of mixtures
-there is no end. It does not know what is mixed.
+there is no end.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 The momentum of a kernel, as a matrix of one row per output channel, is replaced by the nearest
 matrix with orthogonal rows (Jordan et al. 2024, "Muon"), so that every direction learns at the same
 rate. Batch norm makes a kernel's length meaningless: it is held fixed, and the learning rate is the
-share of it that a step may change. It does not know about losses.
+share of it that a step may change.
 """
 
 import math

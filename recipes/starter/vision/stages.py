@@ -1,10 +1,9 @@
 """The starter's stages that teach it to see: cuts of boxes and tiles, then whole photos.
 
-    sight-done.pt      the region encoder that ships, with its classifiers
-    overview-done.pt   the vision encoder that ships, with its classifiers
+    crops-done.pt      the region encoder that ships, with its classifiers
+    image-done.pt   the vision encoder that ships, with its classifiers
 
-Every stage leaves its file in the output folder; a stage whose file is there is skipped. It does
-not know about language or bundles.
+Every stage leaves its file in the output folder; a stage whose file is there is skipped.
 """
 
 import logging
@@ -33,27 +32,27 @@ def all_tiles(data: Path) -> Tiles:
     return read_tiles(folder, sorted(path.stem for path in folder.glob("train-*.npz")))
 
 
-def sighted(
+def train_crop_encoder(
     data: Path,
     out: Path,
     photos: PhotoSet,
     config: CropConfig,
-    course: TrainingSchedule,
+    schedule: TrainingSchedule,
     again: TrainingSchedule,
 ) -> TrainedClassifier:
     """Stage one: the region encoder, which looks at cuts; photos: those to learn from."""
-    done = out / "sight-done.pt"
+    done = out / "crops-done.pt"
     if not done.exists():
         log.info("stage 1 of 3: names of tiles, and of boxes close and with their surroundings")
-        torch.manual_seed(course.seed)
+        torch.manual_seed(schedule.seed)
         trained = CropClassifier(config, len(photos.names), TILE_NAMES)
         source = CropSource(photos, all_tiles(data), config, CropSettings())
         for each, mixed, file in (
-            (course, 0.0, "sight-steps.pt"),
-            (again, MIXED, "sight-again-steps.pt"),
+            (schedule, 0.0, "crop-steps.pt"),
+            (again, MIXED, "second-crop-steps.pt"),
         ):
-            lesson = CropTask(source, mixed=mixed)
-            trained = train_async(trained, lesson, each, out / file, log.info)
+            task = CropTask(source, mixed=mixed)
+            trained = train_async(trained, task, each, out / file, log.info)
         save_atomically(
             {
                 "namer": trained.state_dict(),
@@ -65,28 +64,28 @@ def sighted(
     return read_classifier(done, config)
 
 
-def report_sight(named: TrainedClassifier, photos: PhotoSet, what: str) -> None:
+def report_crop_accuracy(named: TrainedClassifier, photos: PhotoSet, what: str) -> None:
     """Log how often the namer's classifier names a box of at least 32 px rightly."""
     logits, labels = named_boxes(named.namer, photos)
     log.info("%s: %s", what, scores(logits, labels, named.names))
 
 
-def overviewed(
+def train_image_encoder(
     out: Path,
     photos: PhotoSet,
     named: TrainedClassifier,
     config: ResNetConfig,
-    course: TrainingSchedule,
+    schedule: TrainingSchedule,
 ) -> ImageClassifier:
     """Stage two: the vision encoder, which looks at whole photos; photos: those to learn from."""
-    done = out / "overview-done.pt"
-    torch.manual_seed(course.seed)
+    done = out / "image-done.pt"
+    torch.manual_seed(schedule.seed)
     model = ImageClassifier(ResNetVision(config), len(photos.names))
     if not done.exists():
         log.info("stage 2 of 3: what whole photos show, and where")
         begin(model.vision, named.namer.region.trunk)
-        lesson = ImageTask(photos, config.token_grid)
-        model = train_async(model, lesson, course, out / "overview-steps.pt", log.info)
+        task = ImageTask(photos, config.token_grid)
+        model = train_async(model, task, schedule, out / "image-steps.pt", log.info)
         save_atomically(model.state_dict(), done)
     model.load_state_dict(torch.load(done, weights_only=True))
     return model.eval()
