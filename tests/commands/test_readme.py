@@ -22,7 +22,7 @@ def tour() -> list[str]:
     return [line for line in lines if not line.startswith(SETUP)]
 
 
-def test_readme_begins_with_the_two_commands_that_set_up() -> None:
+def test_readme_starts_with_the_setup_commands() -> None:
     first = re.findall(r"^\$ (\S+ \S+)", README, re.MULTILINE)[:2]
     assert first == ["make demo", "make test"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_readme_begins_with_the_two_commands_that_set_up() -> None:
     assert re.search(r"^test:", makefile, re.MULTILINE)
 
 
-def test_every_command_of_the_tour_works(tmp_path: Path, skimage_photos: Path) -> None:
+def test_tour_commands_work(tmp_path: Path, skimage_photos: Path) -> None:
     """One shell runs them all, as the tour's files build on each other."""
     copy_photos(tmp_path)
     commands = tour()
@@ -54,7 +54,7 @@ def test_every_command_of_the_tour_works(tmp_path: Path, skimage_photos: Path) -
     assert len((tmp_path / "captions.jsonl").read_text().splitlines()) == 5
 
 
-def test_the_python_of_readme_runs(
+def test_python_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy_photos(tmp_path)

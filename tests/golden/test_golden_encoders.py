@@ -1,4 +1,4 @@
-"""The golden sets' encoders, layer by layer in torch and as graphs: what the references compute.
+"""Encoders of the golden sets, layer by layer in torch and as graphs, against the references.
 
 The encoders are built as the conversion builds them, from published files of generated weights, at
 full size. What takes seconds runs always; a whole image is slow.
@@ -141,7 +141,7 @@ def roi_encoder(gpt4roi: GoldenSet) -> Iterator[MultiLevelRegionEncoder]:
 
 
 @torch.inference_mode()
-def test_gpt4rois_positions_are_those_of_the_raw_box(gpt4roi: GoldenSet) -> None:
+def test_gpt4roi_position_embedding(gpt4roi: GoldenSet) -> None:
     weights = part(published_positions(gpt4roi), "roi_align")
     with torch.device("meta"):
         branch = MultiLevelRegionEncoder(
@@ -165,7 +165,7 @@ def published_positions(golden: GoldenSet) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def test_gpt4rois_levels_are_resized_corner_to_corner(gpt4roi: GoldenSet) -> None:
+def test_gpt4roi_levels_are_resized_with_aligned_corners(gpt4roi: GoldenSet) -> None:
     arrays = gpt4roi.arrays("a_region_module.npz")
     sides = [shape[-1] for shape in arrays["dbg_upsampled_shapes"]]
     large = resize_aligned(level_inputs(gpt4roi)[0], sides[0])
@@ -177,7 +177,7 @@ def test_gpt4rois_levels_are_resized_corner_to_corner(gpt4roi: GoldenSet) -> Non
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_gpt4rois_region_encoder(
+def test_gpt4roi_region_encoder(
     roi_encoder: MultiLevelRegionEncoder, gpt4roi: GoldenSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays, levels = gpt4roi.arrays("a_region_module.npz"), level_inputs(gpt4roi)
@@ -227,7 +227,7 @@ def roi_graph(
 
 
 @pytest.mark.slow
-def test_gpt4rois_region_graph(roi_graph: Path, gpt4roi: GoldenSet) -> None:
+def test_gpt4roi_region_graph(roi_graph: Path, gpt4roi: GoldenSet) -> None:
     arrays = gpt4roi.arrays("a_region_module.npz")
     boxes, index = boxes_of(arrays)
     feeds = {f"level{i}": level.numpy() for i, level in enumerate(level_inputs(gpt4roi))}
@@ -238,7 +238,7 @@ def test_gpt4rois_region_graph(roi_graph: Path, gpt4roi: GoldenSet) -> None:
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_gpt4rois_tower_and_what_regions_are_cut_from(
+def test_gpt4roi_vision_tower_and_levels(
     roi_graph: Path, gpt4roi: GoldenSet, tmp_path: Path
 ) -> None:
     arrays, make = gpt4roi.arrays("b_visual_prefix.npz"), gpt4roi_maker(gpt4roi.salt)
@@ -310,7 +310,7 @@ def fractions(arrays: Arrays) -> Tensor:
 
 
 @torch.inference_mode()
-def test_pvits_regions_become_words(pvit: GoldenSet) -> None:
+def test_pvit_region_tokens(pvit: GoldenSet) -> None:
     features = torch.from_numpy(pvit.arrays("region.npz")["features"])
     small = pvit.arrays("small.npz")
     cases = {4096: pvit.arrays("splice.npz"), pvit.meta["sizes"]["small"]["hidden"]: {
@@ -330,7 +330,7 @@ def test_pvits_regions_become_words(pvit: GoldenSet) -> None:
 
 
 @torch.inference_mode()
-def test_pvits_stem(pvit: GoldenSet) -> None:
+def test_pvit_stem(pvit: GoldenSet) -> None:
     with torch.device("meta"):
         backbone = RegionClipEncoder(RegionClipConfig()).backbone
     make, shapes = pvit_maker(pvit.salt), RegionClipSizes().shapes()
@@ -346,7 +346,7 @@ def test_pvits_stem(pvit: GoldenSet) -> None:
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_pvits_region_encoder(clip_encoder: RegionClipEncoder, pvit: GoldenSet) -> None:
+def test_pvit_region_encoder(clip_encoder: RegionClipEncoder, pvit: GoldenSet) -> None:
     arrays = pvit.arrays("region.npz")
     table = seen({name: clip_encoder.backbone.get_submodule(f"layer{name[-1]}")
                   for name in ("layer1", "layer2", "layer3", "layer4")})  # fmt: skip
@@ -368,7 +368,7 @@ def test_pvits_region_encoder(clip_encoder: RegionClipEncoder, pvit: GoldenSet) 
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_pvits_padded_batch(clip_encoder: RegionClipEncoder, pvit: GoldenSet) -> None:
+def test_pvit_padded_batch(clip_encoder: RegionClipEncoder, pvit: GoldenSet) -> None:
     arrays = pvit.arrays("region.npz")
     size = main_size(arrays)
     images = [pixels_of("main", size, pvit), pixels_of("portrait", size[::-1], pvit)]
@@ -390,7 +390,7 @@ def test_pvits_padded_batch(clip_encoder: RegionClipEncoder, pvit: GoldenSet) ->
 
 
 @pytest.mark.slow
-def test_pvits_region_graph(
+def test_pvit_region_graph(
     clip_encoder: RegionClipEncoder, pvit: GoldenSet, tmp_path: Path
 ) -> None:
     arrays = pvit.arrays("region.npz")

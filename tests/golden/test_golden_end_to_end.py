@@ -149,7 +149,7 @@ def roi_model(gpt4roi: GoldenSet, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.mark.slow
-def test_gpt4roi_answers_as_the_reference(roi_model: Converted, gpt4roi: GoldenSet) -> None:
+def test_gpt4roi_answers_equal_the_reference(roi_model: Converted, gpt4roi: GoldenSet) -> None:
     make = gpt4roi_maker(gpt4roi.salt)
     want, prefix = gpt4roi.arrays("c_end_to_end.npz"), gpt4roi.arrays("b_visual_prefix.npz")
     (image,) = roi_model.encoded(make("input:pixel_values", (1, 3, 224, 224)))
@@ -180,7 +180,7 @@ def test_gpt4roi_answers_as_the_reference(roi_model: Converted, gpt4roi: GoldenS
 
 
 @pytest.mark.slow
-def test_gpt4roi_answers_two_images_as_the_reference_does_padded(
+def test_gpt4roi_padded_batch_equals_the_reference(
     roi_model: Converted, gpt4roi: GoldenSet
 ) -> None:
     make = gpt4roi_maker(gpt4roi.salt)
@@ -227,7 +227,7 @@ def pvit_case(
 
 
 @pytest.mark.slow
-def test_pvit_answers_as_the_reference(
+def test_pvit_answers_equal_the_reference(
     pvit_case: tuple[Converted, dict[str, Any]], pvit: GoldenSet
 ) -> None:
     model, want = pvit_case

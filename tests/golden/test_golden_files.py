@@ -38,7 +38,7 @@ CLIP = ClipSizes(width=32, inner=48, layers=3, heads=2, side=28)
 REGION = RegionClipSizes(stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 2, 1), cells=4, out=12)
 
 
-def test_tensors_and_images_follow_from_their_names() -> None:
+def test_tensors_and_images_are_generated_from_names() -> None:
     make = gpt4roi_maker("a salt")
     weight = make("model.norm.weight", (400,))
     assert abs(weight.mean() - 1) < 0.01
@@ -54,7 +54,7 @@ def test_tensors_and_images_follow_from_their_names() -> None:
     assert pvit_image("p", 50, 70, "a salt").shape == (50, 70, 3)
 
 
-def test_shapes_are_those_of_the_published_files(pvit: GoldenSet) -> None:
+def test_shapes_equal_the_published_files(pvit: GoldenSet) -> None:
     published = pvit.json("state_keys.json")
     for kind, shapes in (
         ("pvit", pvit_shapes(LlamaSizes(), ClipSizes(), RegionClipSizes())),
@@ -77,7 +77,7 @@ def test_shapes_are_those_of_the_published_files(pvit: GoldenSet) -> None:
 
 @pytest.mark.parametrize("safetensors", [False, True])
 @pytest.mark.parametrize("system", ["gpt4roi", "pvit"])
-def test_delta_and_base_add_up(system: str, safetensors: bool, tmp_path: Path) -> None:
+def test_delta_plus_base_is_the_model(system: str, safetensors: bool, tmp_path: Path) -> None:
     make = {"gpt4roi": gpt4roi_maker, "pvit": pvit_maker}[system]("a salt")
     shapes = gpt4roi_shapes(LLAMA, CLIP, width=64, roi=2)
     if system == "pvit":
@@ -115,7 +115,7 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_large_shards_are_put_together_in_a_file(
+def test_large_shards_are_written_via_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("helpers.golden_checkpoints.IN_MEMORY", 1000)
@@ -146,7 +146,7 @@ def test_transformers_reads_the_base_and_the_tower(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("versions", [None, {"": 1, "backbone.bn1": 3}])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_regionclip_file(wrapped: bool, versions: dict[str, int] | None, tmp_path: Path) -> None:
+def test_regionclip_file(wrapped: bool, versions: dict[str, int] | None, tmp_path: Path) -> None:
     state = regionclip_state(REGION, pvit_maker("a salt"))
     path = write_regionclip(tmp_path / "r.pth", state, wrapped=wrapped, versions=versions)
     read = torch.load(path, weights_only=True)

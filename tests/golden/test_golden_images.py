@@ -1,4 +1,4 @@
-"""The golden sets' images and boxes, prepared as the models' cards say."""
+"""Preprocessing of images and boxes by the cards of the golden sets' models."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def card(name: str) -> ModelCard:
 @pytest.mark.parametrize(
     ("way", "resample"), [("app", Resample.bicubic_bilinear), ("mmdet", Resample.points)]
 )
-def test_gpt4roi_sees_a_square(
+def test_gpt4roi_pixel_values(
     way: str, resample: Resample, number: int, gpt4roi: GoldenSet
 ) -> None:
     arrays = gpt4roi.arrays("d_preprocess.npz")
@@ -41,7 +41,7 @@ def test_gpt4roi_sees_a_square(
     assert placed == pytest.approx(arrays[f"image{number}_mmdet_box_norm"], abs=1e-6)
 
 
-def test_gpt4roi_is_asked_as_its_demo_asks() -> None:
+def test_gpt4roi_boxes_equal_the_demo() -> None:
     rules = card("gpt4roi-7b").image
     assert (rules.resample, rules.fit) == (Resample.bicubic_bilinear, Fit.squash)
 
@@ -55,7 +55,7 @@ def main_image(region: dict[str, NDArray[np.generic]], salt: str) -> NDArray[np.
     return pvit_image("main", height, width, salt)
 
 
-def test_pvits_regions_are_seen_larger(pvit: GoldenSet) -> None:
+def test_pvit_region_pixels(pvit: GoldenSet) -> None:
     region = pvit.arrays("region.npz")
     image = Image.fromarray(main_image(region, pvit.salt))
     rules = card("pvit-7b").region.image  # type: ignore[union-attr]
@@ -73,7 +73,7 @@ def test_pvits_regions_are_seen_larger(pvit: GoldenSet) -> None:
     assert np.allclose(boxes, splice["boxes_normalised"], atol=1e-6)
 
 
-def test_pvits_larger_image_has_whole_sides(pvit: GoldenSet) -> None:
+def test_pvit_region_image_sides_are_integers(pvit: GoldenSet) -> None:
     rules = card("pvit-7b").region.image  # type: ignore[union-attr]
     assert rules is not None
     for height, width, down, across in pvit.json("text.json")["resize_h_w_newh_neww"]:
@@ -81,7 +81,7 @@ def test_pvits_larger_image_has_whole_sides(pvit: GoldenSet) -> None:
 
 
 @pytest.mark.parametrize("file", ["small.npz", "e2e.npz"])
-def test_pvits_whole_image_is_squashed(file: str, pvit: GoldenSet) -> None:
+def test_pvit_pixel_values(file: str, pvit: GoldenSet) -> None:
     arrays = pvit.arrays(file)
     rules = card("pvit-7b").image
     image = Image.fromarray(main_image(pvit.arrays("region.npz"), pvit.salt))

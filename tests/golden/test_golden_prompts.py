@@ -1,4 +1,4 @@
-"""Prompts by the cards of GPT4RoI and PVIT: the references' strings, and the ids they train on.
+"""Prompts of GPT4RoI's and PVIT's cards against the references' strings and training ids.
 
 Tokens are those of the golden sets' toy tokenizers. What the renderer never writes (the image
 after the question, a region in an answer) is held to the reference in test_sentencepiece.py.
@@ -119,7 +119,7 @@ def once(prompt: str) -> str:
     return head + mark + turns.replace("\n\n### ", "\n### ")
 
 
-def test_prompts_of_gpt4roi(llama: Toy, gpt4roi: GoldenSet) -> None:
+def test_gpt4roi_prompts(llama: Toy, gpt4roi: GoldenSet) -> None:
     card, tokenizer = llama
     tried = 0
     for turns in gpt4roi.json("prompts.json")["prompts"].values():
@@ -146,7 +146,7 @@ def in_our_words(values: Sequence[str]) -> tuple[list[str], int]:
     return "".join([*numbered, parts[-1]]).split("\0"), len(numbered)
 
 
-def test_ids_of_gpt4rois_training(llama: Toy, gpt4roi: GoldenSet) -> None:
+def test_gpt4roi_training_ids(llama: Toy, gpt4roi: GoldenSet) -> None:
     """Data sets put other words around the image than the card, so these are the case's own."""
     card, tokenizer = llama
     header, _, _ = card.prompt.template.partition("### ")
@@ -191,7 +191,7 @@ def fractions(query: str) -> tuple[str, list[Fractions]]:
     return question, [tuple(value / 1000 for value in box.values) for box in boxes]  # type: ignore[misc]
 
 
-def test_prompts_and_ids_of_pvit(vicuna: Toy, pvit: GoldenSet) -> None:
+def test_pvit_prompts_and_ids(vicuna: Toy, pvit: GoldenSet) -> None:
     card, tokenizer = vicuna
     tried = 0
     for case in pvit.json("text.json")["inference"]:
@@ -221,9 +221,7 @@ def conversations(pvit: GoldenSet) -> list[tuple[list[str], list[str], list[int]
     return found
 
 
-def test_conversations_of_pvit_are_asked_with_the_ids_they_were_learned_with(
-    vicuna: Toy, pvit: GoldenSet
-) -> None:
+def test_pvit_dialogue_ids_equal_training_ids(vicuna: Toy, pvit: GoldenSet) -> None:
     card, tokenizer = vicuna
     stop = card.language.stop[0]
     for questions, answers, expected, _ in conversations(pvit):
@@ -235,9 +233,7 @@ def test_conversations_of_pvit_are_asked_with_the_ids_they_were_learned_with(
         assert [*ids(pieces, vicuna), *last] == expected
 
 
-def test_training_on_conversations_of_pvit_has_its_ids_and_labels(
-    vicuna: Toy, pvit: GoldenSet
-) -> None:
+def test_pvit_training_ids_and_labels(vicuna: Toy, pvit: GoldenSet) -> None:
     card, tokenizer = vicuna
     for questions, answers, expected, labels in conversations(pvit):
         numbered, boxes = number_regions(questions)
@@ -255,7 +251,7 @@ def test_training_on_conversations_of_pvit_has_its_ids_and_labels(
 
 
 @pytest.mark.parametrize("typed", ["</s>", "<s>", "<bbox>", "<im_patch>", "<im_end>", "###"])
-def test_a_typed_token_is_text(typed: str, llama: Toy) -> None:
+def test_typed_special_token_is_text(typed: str, llama: Toy) -> None:
     card, tokenizer = llama
     special = tokenizer.special_tokens
     plain, odd = (
@@ -275,7 +271,7 @@ def test_a_typed_token_is_text(typed: str, llama: Toy) -> None:
         ("Assistant:", ""),
     ],
 )
-def test_the_role_that_gpt4roi_writes_is_no_part_of_the_answer(
+def test_gpt4roi_role_is_removed_from_answers(
     written: str, meant: str, llama: Toy, vicuna: Toy
 ) -> None:
     assert read_answer(llama[0].prompt, written) == meant

@@ -1,4 +1,4 @@
-"""The table of four ways to tell a model of a region, from a folder of COCO photos to its rows."""
+"""The ablation recipe: every row trains and is measured."""
 
 import json
 from collections.abc import Sequence
@@ -64,9 +64,7 @@ def rows(
 
 
 @pytest.mark.parametrize("kind", ["coordinates", "features", "pixels"])
-def test_every_way_to_tell_of_a_region_makes_a_bundle_that_answers(
-    kind: str, starter: Bundle, tmp_path: Path
-) -> None:
+def test_every_variant_is_a_bundle_that_answers(kind: str, starter: Bundle, tmp_path: Path) -> None:
     bundle = variant(tmp_path / kind, starter, starter, kind)
     assert bundle.broken_files() == []
     image = image_from_memory(Image.new("RGB", (120, 80), (200, 30, 30)))
@@ -76,7 +74,7 @@ def test_every_way_to_tell_of_a_region_makes_a_bundle_that_answers(
 
 
 @pytest.mark.slow
-def test_all_rows_and_again_without_training(
+def test_all_rows_and_reuse_of_finished_runs(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     everything = range(1, len(ROWS) + 1)

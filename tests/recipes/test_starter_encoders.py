@@ -1,4 +1,4 @@
-"""Training of the starter's region encoder: what it is shown, how it steps, and that it learns."""
+"""The starter recipe's encoders: batches, optimizer, stages."""
 
 import io
 from dataclasses import replace
@@ -104,7 +104,7 @@ def silent(_: str) -> None:
 # -- what it is shown ------------------------------------------------------------------------------
 
 
-def test_tiles_of_the_same_name_join_the_boxes_of_photos(photos: PhotoSet, tiles: Path) -> None:
+def test_tiles_and_photos_share_classes(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, tiles=0.5)
     assert {label: len(rows) for label, rows in source.of_class.items()} == {1: 2, 2: 2}
     rng = np.random.default_rng(0)
@@ -126,7 +126,7 @@ def test_tiles_of_the_same_name_join_the_boxes_of_photos(photos: PhotoSet, tiles
     assert all(each.label in (1, 2) for each in drawn if each.photo is None)
 
 
-def test_a_batch_shows_each_thing_in_its_own_colour(photos: PhotoSet, tiles: Path) -> None:
+def test_batch_crops_show_their_objects(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, colour=0.0, shift=0.0)
     batch = source.batch(40, 0, 32, np.random.default_rng(1))
     assert batch.close.shape == batch.wide.shape == (40, 4, 32, 32)
@@ -142,7 +142,7 @@ def test_a_batch_shows_each_thing_in_its_own_colour(photos: PhotoSet, tiles: Pat
     assert (shown[:, 1:] == 0).all(), "nothing is there twice"
 
 
-def test_tiles_of_any_name_are_shown_as_they_are(photos: PhotoSet, tiles: Path) -> None:
+def test_tiles_are_not_cropped(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, colour=0.0)
     batch = source.batch(2, 60, 24, np.random.default_rng(1))
     assert batch.tiles.shape == (60, 4, 24, 24)
@@ -153,7 +153,7 @@ def test_tiles_of_any_name_are_shown_as_they_are(photos: PhotoSet, tiles: Path) 
     assert (marks.max(1).values > 0.9).all(), "something is marked in every tile"
 
 
-def test_changes_are_random_but_the_same_for_both_cuts(photos: PhotoSet, tiles: Path) -> None:
+def test_both_crops_get_the_same_augmentation(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, tiles=0.0, shift=0.0)
     batch = source.batch(300, 0, 32, np.random.default_rng(2))
     orange = batch.labels == 2  # at the right border, so its wide cut goes on to the left only
@@ -168,7 +168,7 @@ def test_changes_are_random_but_the_same_for_both_cuts(photos: PhotoSet, tiles: 
     assert close[:, :3].std(0).min() > 0.05
 
 
-def test_half_of_the_boxes_shine_through_another(photos: PhotoSet, tiles: Path) -> None:
+def test_mixup_of_half_of_the_boxes(photos: PhotoSet, tiles: Path) -> None:
     source = source_of(photos, tiles, tiles=0.0, shift=0.0, colour=0.0)
     task = CropTask(source, mixed=0.5)
     batch = task.batch(Phase(1.0, 24, (200, 0)), np.random.default_rng(3))
@@ -183,7 +183,7 @@ def test_half_of_the_boxes_shine_through_another(photos: PhotoSet, tiles: Path) 
     assert (shown >= batch.names - 1e-6).all()
 
 
-def test_a_window_shows_the_middles_in_it(photos: PhotoSet) -> None:
+def test_window_contains_box_centres(photos: PhotoSet) -> None:
     shown = shows(photos.photos[0], torch.tensor([0, 0, 92, 60]), 3)
     assert shown.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     crowd = Photo(Path(), 9, 9, np.array([[0, 0, 4, 4]] * 4, np.float32), np.zeros(4, int), ())
@@ -191,7 +191,7 @@ def test_a_window_shows_the_middles_in_it(photos: PhotoSet) -> None:
 
 
 @torch.no_grad()
-def test_training_and_asking_see_the_same(photos: PhotoSet) -> None:
+def test_training_crops_equal_inference_crops(photos: PhotoSet) -> None:
     """Cuts made by Pillow for training give what the encoder makes of the image itself."""
     torch.manual_seed(0)
     namer = CropClassifier(CONFIG, 3, 4).eval()
@@ -211,14 +211,14 @@ def test_training_and_asking_see_the_same(photos: PhotoSet) -> None:
 # -- how it steps ----------------------------------------------------------------------------------
 
 
-def test_orthogonal_steps_change_all_directions_alike() -> None:
+def test_orthogonal_updates_have_equal_singular_values() -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, 8, 40) * torch.logspace(0, -1, 8).reshape(1, 8, 1)
     values = torch.linalg.svdvals(orthogonal(matrices, rounds=6))
     assert values.min() > 0.6 and values.max() < 1.3
 
 
-def test_kernels_keep_their_length_and_turn_by_the_rate() -> None:
+def test_kernel_norms_are_kept() -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 8, 3, bias=False)
     optimizer = KernelOptimizer(layer.parameters())
@@ -231,7 +231,7 @@ def test_kernels_keep_their_length_and_turn_by_the_rate() -> None:
     assert 0.01 < change < 0.03
 
 
-def test_rates_rise_and_fall() -> None:
+def test_rates_warm_up_and_decay() -> None:
     schedule = [rates(step / 1000, CROP_SCHEDULE) for step in range(1001)]
     assert 0 < schedule[0][0] < CROP_SCHEDULE.kernel_rate / 10
     assert schedule[-1] == (0, 0)
@@ -252,9 +252,7 @@ QUICK = TrainingSchedule(
 )  # fmt: skip
 
 
-def test_it_learns_to_name_and_goes_on_where_it_was(
-    photos: PhotoSet, tiles: Path, tmp_path: Path
-) -> None:
+def test_training_learns_and_resumes(photos: PhotoSet, tiles: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = CropTask(source_of(photos, tiles, colour=0.1))
     checkpoint = tmp_path / "crops.pt"
@@ -271,7 +269,7 @@ def test_it_learns_to_name_and_goes_on_where_it_was(
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_the_second_course_can_be_left_out(photos: PhotoSet, tiles: Path, tmp_path: Path) -> None:
+def test_second_schedule_can_be_empty(photos: PhotoSet, tiles: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     tiles.rename(data / "tiny_imagenet")
@@ -282,7 +280,7 @@ def test_the_second_course_can_be_left_out(photos: PhotoSet, tiles: Path, tmp_pa
         assert torch.equal(value, first[f"module.{name}"]), name
 
 
-def test_the_stages_leave_a_file_each_and_are_done_once(
+def test_finished_stages_are_skipped(
     photos: PhotoSet, tiles: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = tmp_path / "data"
@@ -310,7 +308,7 @@ def test_the_stages_leave_a_file_each_and_are_done_once(
     assert "all photos: " in caplog.text and "of 9 boxes" in caplog.text
 
 
-def test_balance_prefers_what_is_frequent() -> None:
+def test_balanced_logits_prefer_frequent_classes() -> None:
     logits, counts = torch.tensor([[1.0, 1.1, 0.0]]), torch.tensor([90.0, 9.0, 1.0])
     assert balanced(logits, counts, 0.0).argmax() == 1
     assert balanced(logits, counts, 0.5).argmax() == 0
@@ -322,7 +320,7 @@ WHOLE = ResNetConfig(64, CONFIG.widths[:3], CONFIG.depths[:3], (), 2, 16, patch=
 
 
 @torch.no_grad()
-def test_the_vision_encoder_begins_as_the_trunk_that_sees_no_mark() -> None:
+def test_vision_encoder_starts_from_the_region_trunk() -> None:
     torch.manual_seed(0)
     trunk, vision = CropClassifier(CONFIG, 3, 4).region.trunk.eval(), ResNetVision(WHOLE).eval()
     for module in trunk.modules():
@@ -340,13 +338,13 @@ def test_the_vision_encoder_begins_as_the_trunk_that_sees_no_mark() -> None:
         expected = own(expected)
 
 
-def test_cells_show_what_has_its_middle_in_them_or_fills_them() -> None:
+def test_cell_labels() -> None:
     boxes = np.array([[0.0, 0.0, 0.9, 0.4], [0.6, 0.6, 0.7, 0.7]], np.float32)
     shown = in_cells(TrainingImage(np.zeros((8, 8, 3), np.uint8), boxes, np.array([0, 2])), 2, 3)
     assert shown.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
-def test_half_of_the_views_shine_through_another(photos: PhotoSet) -> None:
+def test_mixup_of_half_of_the_views(photos: PhotoSet) -> None:
     plain, batch = (
         ImageTask(photos, 2, share).batch(Phase(1.0, 24, (200,)), np.random.default_rng(3))
         for share in (0.0, 0.5)
@@ -361,7 +359,7 @@ def test_half_of_the_views_shine_through_another(photos: PhotoSet) -> None:
         assert (own[changed] % 1 > 0).any(), "what is told is mixed as pixels are"
 
 
-def test_it_learns_what_photos_show(tmp_path: Path) -> None:
+def test_image_classifier_learns(tmp_path: Path) -> None:
     """One colour a photo; the likeliest thing is there."""
     photos = []
     for number, colour in enumerate(COLOURS * 2):

@@ -1,4 +1,4 @@
-"""The starter's language stage: views from memory, questions by step, calibration."""
+"""The starter recipe's language stage: cached features, questions, calibration."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +58,7 @@ def views(starter: Bundle) -> list[ImageView]:
     return made
 
 
-def test_photos_to_calibrate_on_are_none_to_learn_from() -> None:
+def test_calibration_photos_are_not_trained_on() -> None:
     photos = PhotoSet(
         tuple(
             Photo(Path(f"{n}.jpg"), 9, 9, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), ())
@@ -74,7 +74,7 @@ def test_photos_to_calibrate_on_are_none_to_learn_from() -> None:
     assert [p.path for p in again.photos] == [p.path for p in held_out.photos]
 
 
-def test_views_are_kept_whole(views: list[ImageView], tmp_path: Path) -> None:
+def test_views_round_trip(views: list[ImageView], tmp_path: Path) -> None:
     save_views(views, tmp_path / "views.pt")
     again = load_views(tmp_path / "views.pt", NAMES)
     for view, kept in zip(views, again, strict=True):
@@ -86,7 +86,7 @@ def test_views_are_kept_whole(views: list[ImageView], tmp_path: Path) -> None:
         assert np.array_equal(kept.scene.labels, view.scene.labels)
 
 
-def test_a_batch_holds_what_was_seen_and_learns_only_answers(
+def test_batch_has_cached_features_and_answer_labels(
     views: list[ImageView], starter: Bundle
 ) -> None:
     tokenizer = BundleTokenizer(starter.file("llm/tokenizer.json"))
@@ -109,7 +109,7 @@ def test_a_batch_holds_what_was_seen_and_learns_only_answers(
     assert torch.equal(clear.batch([views[1].record(sample)]).features, batch.features)
 
 
-def test_noise_spares_what_is_known_exactly(views: list[ImageView]) -> None:
+def test_noise_spares_exact_features(views: list[ImageView]) -> None:
     view, box = views[1], box_of(views[1].scene, 2)
     seen = CachedFeatures(views, FeatureNoise(region=0.5), exact=3)
     (vector,) = seen.vectors(view.name, seen.image(view.name), [box])
@@ -122,7 +122,7 @@ def test_noise_spares_what_is_known_exactly(views: list[ImageView]) -> None:
     assert torch.equal(clear, told), "what is measured on has none"
 
 
-def test_boxes_anywhere_are_boxes_and_hold_what_photos_hold() -> None:
+def test_random_boxes_have_features() -> None:
     torch.manual_seed(0)
     config = CropConfig(widths=(8, 8, 8, 8), region_width=5, colour_grid=1, hidden_size=8)
     region = CropRegionEncoder(config)
@@ -147,7 +147,7 @@ def test_boxes_anywhere_are_boxes_and_hold_what_photos_hold() -> None:
     assert len(sides) > 1, "there is something to compare"
 
 
-def test_a_carrier_begins_as_what_a_linear_layer_reads(starter: Bundle) -> None:
+def test_projector_is_initialized_from_probe(starter: Bundle) -> None:
     torch.manual_seed(3)
     names = ("cat", "dog", "pizza", "bus")
     means = torch.randn(4, 6)
@@ -199,7 +199,7 @@ def test_questions_are_a_function_of_seed_and_step(views: list[ImageView]) -> No
     assert order.steps(6.0) == 1
 
 
-def test_crops_get_images_of_other_photos(views: list[ImageView]) -> None:
+def test_crops_get_other_images(views: list[ImageView]) -> None:
     crop = replace(views[0], name=Path("0.2"), scene=replace(views[0].scene, complete=False))
     crops = [replace(crop, name=Path(f"{number}.2")) for number in range(20)]
     asked = swap_crop_images([*views, *crops], seed=0)
@@ -209,7 +209,7 @@ def test_crops_get_images_of_other_photos(views: list[ImageView]) -> None:
     assert all(view.scene == crop.scene and view.vectors is crop.vectors for view in asked[2:])
 
 
-def test_whole_photos_get_images_of_others_for_questions_about_boxes(
+def test_photos_get_other_images_for_box_questions(
     views: list[ImageView],
 ) -> None:
     crop = replace(views[0], name=Path("0.2"), scene=replace(views[0].scene, complete=False))
@@ -236,7 +236,7 @@ def test_average_weights_is_the_weighted_mean() -> None:
     assert torch.equal(average_weights([half] * 3, (0.3, 0.3, 0.1))["weight"], half["weight"])
 
 
-def test_rounds_start_from_the_mean_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_start_from_the_mean_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run adds what its folder's number says to a model that is one number."""
     told, frozen = (torch.nn.Parameter(torch.tensor(value)) for value in (0.0, 7.0))
     model = torch.nn.Module()

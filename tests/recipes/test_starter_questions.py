@@ -1,4 +1,4 @@
-"""What the starter is asked in training: true answers, many wordings, nothing too close to call."""
+"""The starter recipe's questions: answers follow from annotations."""
 
 from collections import Counter
 from dataclasses import replace
@@ -77,7 +77,7 @@ def answers(maker: Maker, scene: Scene) -> dict[tuple[tuple[int, ...], str], str
 # -- one region ------------------------------------------------------------------------------------
 
 
-def test_a_region_is_called_by_its_name(scene: Scene) -> None:
+def test_naming(scene: Scene) -> None:
     samples = drawn(naming, scene)
     assert {(s.regions, s.answer) for s in samples} == {
         ((0,), "a cat."), ((1,), "an orange."), ((2,), "a person."),
@@ -85,7 +85,7 @@ def test_a_region_is_called_by_its_name(scene: Scene) -> None:
     assert len({s.question for s in samples}) > 15, "wording varies"
 
 
-def test_yes_and_no_are_true_and_balanced(scene: Scene) -> None:
+def test_checking_is_true_and_balanced(scene: Scene) -> None:
     samples = drawn(checking, scene, 400)
     words = {name: {name, *SYNONYMS.get(name, ())} for name in NAMES}
     for sample in samples:
@@ -96,7 +96,7 @@ def test_yes_and_no_are_true_and_balanced(scene: Scene) -> None:
     assert 0.4 < np.mean([s.answer.startswith("yes") for s in samples]) < 0.6
 
 
-def test_a_region_is_described_by_colour_size_and_place(scene: Scene) -> None:
+def test_describing(scene: Scene) -> None:
     assert {s.answer for s in drawn(describing, scene)} == {
         "a large black cat on the left.",
         "a small orange orange at the top right.",
@@ -104,7 +104,7 @@ def test_a_region_is_described_by_colour_size_and_place(scene: Scene) -> None:
     }
 
 
-def test_colours_are_asked_where_they_are_known(scene: Scene) -> None:
+def test_colouring(scene: Scene) -> None:
     for (rows, question), answer in answers(colouring, scene).items():
         colour = scene.colours[rows[0]]
         if question.startswith("is ") and "colour" not in question:
@@ -115,7 +115,7 @@ def test_colours_are_asked_where_they_are_known(scene: Scene) -> None:
     assert not drawn(colouring, replace(scene, colours=()))
 
 
-def test_wider_kinds_are_known(scene: Scene) -> None:
+def test_grouping(scene: Scene) -> None:
     found = answers(grouping, scene)
     assert found[(0,), "is this an animal?"] == "yes, a cat."
     assert found[(1,), "is this food?"] == "yes, an orange."
@@ -123,7 +123,7 @@ def test_wider_kinds_are_known(scene: Scene) -> None:
     assert found[(2,), "is this a vehicle?"] == "no, a person."
 
 
-def test_what_someone_does_is_what_captions_say(scene: Scene) -> None:
+def test_activity_comes_from_captions(scene: Scene) -> None:
     by_row = {s.regions[0]: s.answer for s in drawn(activity, scene)}
     assert by_row == {1: "nothing, it is an orange.", 2: "holding a large spoon."}
 
@@ -141,22 +141,20 @@ def test_what_someone_does_is_what_captions_say(scene: Scene) -> None:
         ("person", 1, "A man riding skis down a snowy hill today.", "riding skis"),
     ],
 )
-def test_doings_are_cut_out_of_captions(
-    name: str, count: int, caption: str, answer: str | None
-) -> None:
+def test_activity_of_captions(name: str, count: int, caption: str, answer: str | None) -> None:
     assert activity_of(name, count, [caption], np.random.default_rng(0)) == answer
 
 
 # -- several regions -------------------------------------------------------------------------------
 
 
-def test_several_regions_are_named_in_order(scene: Scene) -> None:
+def test_naming_several(scene: Scene) -> None:
     for sample in drawn(naming_several, scene):
         words = [with_article(NAMES[scene.labels[row]]) for row in sample.regions]
         assert sample.answer == f"{listed(words)}."
 
 
-def test_relations_follow_the_boxes(scene: Scene) -> None:
+def test_relating(scene: Scene) -> None:
     found = answers(relating, scene)
     assert found[(0, 1), "is <region1> left of <region2>?"] == "yes."
     assert found[(1, 0), "is <region1> left of <region2>?"] == "no."
@@ -170,7 +168,7 @@ def test_relations_follow_the_boxes(scene: Scene) -> None:
     assert 0.4 < shares["yes."] / shares.total() < 0.6
 
 
-def test_which_of_two_sides_is_said_whatever_their_order(scene: Scene) -> None:
+def test_siding_in_any_order(scene: Scene) -> None:
     found = answers(siding, scene)
     assert found[(0, 1), "is <region1> left or right of <region2>?"] == "left."
     assert found[(0, 1), "is <region1> right or left of <region2>?"] == "left."
@@ -181,7 +179,7 @@ def test_which_of_two_sides_is_said_whatever_their_order(scene: Scene) -> None:
     assert not any("left" in question for (rows, question) in found if set(rows) == {1, 2})
 
 
-def test_the_one_that_is_asked_for_is_named_by_number(scene: Scene) -> None:
+def test_choosing_by_number(scene: Scene) -> None:
     found = answers(comparing, scene)
     assert found[(0, 1), "which is bigger?"] == "region 1."
     assert found[(1, 0), "which is bigger?"] == "region 2."
@@ -190,7 +188,7 @@ def test_the_one_that_is_asked_for_is_named_by_number(scene: Scene) -> None:
     assert any(answer == "region 3." for answer in found.values())
 
 
-def test_sides_overlaps_and_sameness(scene: Scene) -> None:
+def test_sides_overlaps_and_same_class(scene: Scene) -> None:
     question = "where is <region1> relative to <region2>?"
     assert answers(locating, scene)[(1, 2), question] == "above."
     assert answers(locating, scene)[(2, 0), question] == "to the right."
@@ -202,7 +200,7 @@ def test_sides_overlaps_and_sameness(scene: Scene) -> None:
     assert answers(matching, scene)[(0, 2), "are they the same?"] == "no, a cat and a person."
 
 
-def test_the_neighbour_is_the_nearest_other_thing(scene: Scene) -> None:
+def test_nearest_neighbour(scene: Scene) -> None:
     found = {s.regions[0]: s.answer for s in drawn(neighbouring, scene)}
     assert found == {0: "a person.", 1: "a cat.", 2: "a cat."}
     apart = np.array([[0.0, 0.0, 0.1, 0.1], [0.7, 0.7, 0.8, 1]], np.float32)
@@ -213,7 +211,7 @@ def test_the_neighbour_is_the_nearest_other_thing(scene: Scene) -> None:
 # -- the whole image -----------------------------------------------------------------------------
 
 
-def test_presence_and_counts_are_true(scene: Scene) -> None:
+def test_presence_and_counting(scene: Scene) -> None:
     one_thing = replace(scene, boxes=scene.boxes[:1], labels=scene.labels[:1],
                         box_weights=np.ones(1, np.float32))  # fmt: skip
     for sample in drawn(presence, one_thing):
@@ -223,7 +221,7 @@ def test_presence_and_counts_are_true(scene: Scene) -> None:
     assert {s.answer for s in drawn(counting_alike, scene)} == {"one."}
 
 
-def test_numbers_are_asked_about_evenly(scene: Scene) -> None:
+def test_counts_are_balanced(scene: Scene) -> None:
     """From a cat, two dogs and nine birds in a photo one does not learn to say "nine"."""
     labels = np.repeat([0, 1, 2], [1, 2, 9])
     boxes = np.tile(scene.boxes[:1], (12, 1))
@@ -237,7 +235,7 @@ def test_numbers_are_asked_about_evenly(scene: Scene) -> None:
     assert 0.2 < ones / many < 0.3 and 0.7 < pairs / many < 0.9
 
 
-def test_what_needs_the_whole_photo_is_not_asked_of_a_part(scene: Scene) -> None:
+def test_whole_image_questions_need_complete_scenes(scene: Scene) -> None:
     part = replace(scene, complete=False)
     makers = (counting, counting_evenly, presence, finding, biggest, captioning, counting_alike)
     for maker in (*makers, neighbouring):
@@ -245,14 +243,14 @@ def test_what_needs_the_whole_photo_is_not_asked_of_a_part(scene: Scene) -> None
         assert not drawn(maker, part), maker
 
 
-def test_things_are_found_in_the_image(scene: Scene) -> None:
+def test_locating(scene: Scene) -> None:
     assert answers(finding, scene)[(), "where is the cat?"] == "on the left."
     found = answers(biggest, scene)
     assert found[(), "what is the largest object?"] == "a cat."
     assert found[(), "what is on the right?"] == "a person."
 
 
-def test_places_are_said_as_people_do() -> None:
+def test_place_words() -> None:
     def at(x: float, y: float) -> str:
         return place_of(np.array([x - 0.01, y - 0.01, x + 0.01, y + 0.01], np.float32))
 
@@ -262,7 +260,7 @@ def test_places_are_said_as_people_do() -> None:
     assert at(0.9, 0.1) == "at the top right"
 
 
-def test_the_mixture_is_whole(scene: Scene) -> None:
+def test_mixture_weights(scene: Scene) -> None:
     rng = np.random.default_rng(0)
     makers = [maker for maker, share in MIXTURE if share > 0]
     assert len(set(makers)) == len(MIXTURE) == 23
@@ -279,7 +277,7 @@ def test_the_mixture_is_whole(scene: Scene) -> None:
         assert all(1 <= number <= len(sample.regions) for number in named)
 
 
-def test_questions_come_as_people_type_them() -> None:
+def test_typed_variants() -> None:
     rng = np.random.default_rng(0)
     typed = Counter(as_typed("what colour is <region1>?", rng) for _ in range(500))
     assert typed["what colour is <region1>?"] > 200, "most are well spelt"
@@ -300,7 +298,7 @@ def test_questions_come_as_people_type_them() -> None:
         ("blue", (35, 70, 180)), ("purple", (120, 50, 150)), ("pink", (245, 150, 185)),
     ],
 )  # fmt: skip
-def test_a_thing_has_its_colour_whatever_is_behind_it(name: str, rgb: tuple[int, int, int]) -> None:
+def test_colour_ignores_the_background(name: str, rgb: tuple[int, int, int]) -> None:
     """A disc in a box, in front of another colour, in light and in half shade."""
     for behind in ((128, 128, 128), (60, 120, 60), (60, 90, 200)):
         image = Image.new("RGB", (100, 80), behind)
@@ -313,6 +311,6 @@ def test_a_thing_has_its_colour_whatever_is_behind_it(name: str, rgb: tuple[int,
     assert name in COLOURS
 
 
-def test_a_box_of_less_than_a_pixel_has_no_colour() -> None:
+def test_subpixel_box_has_no_colour() -> None:
     box = np.array([0.5, 0.5, 0.501, 0.6], np.float32)
     assert colour_of(np.zeros((80, 100, 3), np.uint8), box) is None

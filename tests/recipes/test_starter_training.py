@@ -1,4 +1,4 @@
-"""The starter's recipe: questions that are true, boxes that stay on their things, resumed runs."""
+"""The starter recipe end to end, and its photo augmentation."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -51,9 +51,7 @@ def make_red_square(folder: Path) -> Photo:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_a_box_stays_on_its_thing_through_crop_and_flip(
-    seed: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_boxes_follow_crop_and_flip(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     photo = make_red_square(tmp_path_factory.mktemp("red"))
     view = photo_view(photo, 96, np.random.default_rng(seed))
     if not len(view.labels):
@@ -64,7 +62,7 @@ def test_a_box_stays_on_its_thing_through_crop_and_flip(
     assert np.abs(view.boxes[0] * 96 - found).max() <= 2.5
 
 
-def test_the_whole_photo_is_what_asking_sees(tmp_path: Path, starter: Bundle) -> None:
+def test_whole_photo_equals_inference_input(tmp_path: Path, starter: Bundle) -> None:
     red_square = make_red_square(tmp_path)
     preprocessing = starter.card.image
     with Image.open(red_square.path) as image:
@@ -122,7 +120,7 @@ def data(tmp_path: Path) -> Path:
     return make_data(tmp_path / "data")
 
 
-def test_the_data_is_read_as_it_is_written(data: Path) -> None:
+def test_photos_are_read(data: Path) -> None:
     photos = read_photos(data / "coco_small", "train")
     assert photos.names == NAMES
     assert len(photos.photos) == 6
@@ -184,7 +182,7 @@ def check_calibration(made: Bundle, tables: Tables) -> None:
     assert confidences == sorted(confidences, reverse=True), "a temperature flattens"
 
 
-def test_the_recipe_makes_a_bundle_that_answers(
+def test_recipe_makes_a_bundle_that_answers(
     data: Path, tmp_path: Path, tiny: Tiny, quick_recipe: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handful of steps of each stage but the one that sight has tests for; run again, it finds

@@ -1,4 +1,4 @@
-"""How sure the model is: when it says that it is not, and how that is told, switched and measured.
+"""Confidence: held-back answers, options, output, card rules.
 
 The bundle is the starter with a rule of its own in the card, so nothing here depends on what the
 shipped weights find hard.
@@ -70,14 +70,12 @@ def with_rule(bundle: Bundle, **rule: Any) -> Bundle:
 # -- what a user sees ------------------------------------------------------------------------------
 
 
-def test_a_model_says_so_where_it_is_not_sure(regionqa: "Command", cat: Path, ruled: Rule) -> None:
+def test_unsure_answers_are_held_back(regionqa: "Command", cat: Path, ruled: Rule) -> None:
     model = ruled(threshold=1.0, unsure=UNSURE)
     assert regionqa("ask", cat, *ASKED, "--model", model).out == f"{UNSURE}\n"
 
 
-def test_it_guesses_on_request_and_where_no_rule_was_measured(
-    regionqa: "Command", cat: Path, ruled: Rule
-) -> None:
+def test_guess_option_and_cards_without_rule(regionqa: "Command", cat: Path, ruled: Rule) -> None:
     guess = regionqa("ask", cat, *ASKED, "--model", ruled(threshold=1.0), "--guess").out
     assert guess not in ("", "I am not sure.\n")
     assert regionqa("ask", cat, *ASKED, "--model", ruled()).out == guess
@@ -85,7 +83,7 @@ def test_it_guesses_on_request_and_where_no_rule_was_measured(
     assert low == guess
 
 
-def test_how_sure_it_must_be_is_said_by_a_flag(regionqa: "Command", cat: Path, ruled: Rule) -> None:
+def test_unsure_below_option(regionqa: "Command", cat: Path, ruled: Rule) -> None:
     """Just above and just below what it is; also for a model without a rule."""
     model = ruled()
     ran = regionqa("ask", cat, *ASKED, "--model", model, "-f", "jsonl", "--confidence")
@@ -96,7 +94,7 @@ def test_how_sure_it_must_be_is_said_by_a_flag(regionqa: "Command", cat: Path, r
         assert (told == "I am not sure.\n") is held_back
 
 
-def test_a_flag_that_says_nothing_is_refused(regionqa: "Command", cat: Path) -> None:
+def test_guess_with_unsure_below_is_refused(regionqa: "Command", cat: Path) -> None:
     ran = regionqa("ask", cat, *ASKED, "--guess", "--unsure-below", 0.3)
     assert (ran.status, ran.out) == (2, "")
     assert (
@@ -105,7 +103,7 @@ def test_a_flag_that_says_nothing_is_refused(regionqa: "Command", cat: Path) -> 
     assert regionqa("ask", cat, *ASKED, "--unsure-below", 1.5).status == 2
 
 
-def test_json_and_csv_tell_the_confidence_where_asked(
+def test_confidence_option_in_json_and_csv(
     regionqa: "Command", cat: Path, tmp_path: Path, ruled: Rule
 ) -> None:
     words = ("ask", cat, tmp_path / "gone.jpg", *ASKED, "--model", ruled(threshold=1.0))
@@ -121,9 +119,7 @@ def test_json_and_csv_tell_the_confidence_where_asked(
     assert (header[-1], float(good[-1]), bad[-1]) == ("confidence", sureness, "")
 
 
-def test_a_csv_with_confidences_is_resumed(
-    regionqa: "Command", photos: Path, tmp_path: Path
-) -> None:
+def test_resume_of_csv_with_confidence(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
     words = ("ask", photos, *ASKED, "-f", "csv", "--confidence", "--out")
     regionqa(*words, tmp_path / "whole.csv")
     whole = (tmp_path / "whole.csv").read_bytes()
@@ -139,7 +135,7 @@ def test_a_csv_with_confidences_is_resumed(
 # -- the engine ------------------------------------------------------------------------------------
 
 
-def test_answers_are_held_back_exactly_below_the_threshold(starter: Bundle, cat: Path) -> None:
+def test_threshold_is_exclusive(starter: Bundle, cat: Path) -> None:
     free = asked(with_rule(starter, threshold=0.0), cat)
     sure = sorted(answer.confidence or 0 for answer in free)
     assert len(set(sure)) == 5
@@ -154,7 +150,7 @@ def test_answers_are_held_back_exactly_below_the_threshold(starter: Bundle, cat:
     assert [answer.text for answer in everything] == [answer.text for answer in free]
 
 
-def test_descriptions_are_given_however_sure(starter: Bundle, cat: Path) -> None:
+def test_long_answers_are_never_held_back(starter: Bundle, cat: Path) -> None:
     free = asked(with_rule(starter, threshold=0.0), cat)
     longest = sorted(answer.tokens for answer in free)[-2]
     told = asked(with_rule(starter, threshold=1.0, longest=longest, unsure=UNSURE), cat)
@@ -163,7 +159,7 @@ def test_descriptions_are_given_however_sure(starter: Bundle, cat: Path) -> None
     assert {answer.text for answer in told} > {UNSURE}, "one of each at least"
 
 
-def test_a_threshold_is_a_probability(engine: Engine, cat: Path) -> None:
+def test_threshold_out_of_range(engine: Engine, cat: Path) -> None:
     with pytest.raises(UsageError, match="--unsure-below 2: must be from 0 to 1"):
         engine.ask(cat, "what is this?", unsure_below=2)
 
@@ -172,7 +168,7 @@ def test_a_threshold_is_a_probability(engine: Engine, cat: Path) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_confidence_is_the_probability_of_the_answer_and_its_end(
+def test_confidence_includes_the_stop_token(
     starter: Bundle, cat: Path, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against transformers, which reads prompt and answer at once."""
@@ -210,7 +206,7 @@ def test_confidence_is_the_probability_of_the_answer_and_its_end(
 # -- the card --------------------------------------------------------------------------------------
 
 
-def test_a_card_without_a_rule_has_none(ruled: Rule) -> None:
+def test_card_without_confidence(ruled: Rule) -> None:
     assert read_card(ruled() / CARD).confidence is None
     rule = read_card(ruled(threshold=0.4) / CARD).confidence
     assert rule == ConfidenceCard(0.4, 1.0, None, "I am not sure.")
@@ -225,7 +221,7 @@ def test_a_card_without_a_rule_has_none(ruled: Rule) -> None:
         ({"threshold": 0.5, "surely": 1}, "unknown key 'surely'"),
     ],
 )
-def test_a_rule_is_checked(ruled: Rule, table: dict[str, Any], complaint: str) -> None:
+def test_confidence_table_is_checked(ruled: Rule, table: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BundleError) as caught:
         read_card(ruled(**table) / CARD)
     assert complaint in str(caught.value)

@@ -43,7 +43,7 @@ def found(pattern: str) -> Iterator[tuple[Path, str]]:
             yield page, match
 
 
-def test_links_point_to_files() -> None:
+def test_links_exist() -> None:
     links = [(page, link) for page, link in found(r"\]\(([^)#\s]+)") if "://" not in link]
     assert links
     broken = [f"{page}: {link}" for page, link in links if not (page.parent / link).exists()]
@@ -63,13 +63,13 @@ def test_make_targets_in_pages_exist() -> None:
     assert {"demo", "test", "lint"} <= named <= targets
 
 
-def test_the_workflow_runs_the_targets_of_the_ci_script() -> None:
+def test_workflow_runs_the_ci_targets() -> None:
     expected = ["lint", "test", "wheel-check"]
     assert make_targets(text(".ci/run")) == expected
     assert make_targets(text(".github/workflows/checks.yml")) == expected
 
 
-def test_decision_records_have_one_form_and_are_all_in_the_index() -> None:
+def test_decision_records_have_one_form_and_are_indexed() -> None:
     index = re.findall(r"^- \[(\d+)\. (.+)\]\((.+)\)$", text("docs/adr/README.md"), re.MULTILINE)
     assert sorted(file for _, _, file in index) == [record.name for record in RECORDS]
     titles = {file: f"# {number}. {title}" for number, title, file in index}
@@ -81,14 +81,14 @@ def test_decision_records_have_one_form_and_are_all_in_the_index() -> None:
         assert [line for line in lines if line.startswith("## ")] == HEADINGS
 
 
-def test_the_version_has_a_section_in_the_changelog() -> None:
+def test_version_has_a_changelog_section() -> None:
     assert tomllib.loads(text("pyproject.toml"))["project"]["version"] == __version__
     sections = re.findall(r"^## \[([^]]+)\]", text("CHANGELOG.md"), re.MULTILINE)
     assert sections[0] in (__version__, "Unreleased")
     assert __version__ in sections
 
 
-def test_the_lock_file_satisfies_the_requirements_of_pyproject() -> None:
+def test_lock_file_satisfies_pyproject() -> None:
     """If this fails, run `make lock` and commit requirements-dev.lock."""
     project = tomllib.loads(text("pyproject.toml"))["project"]
     extras = project["optional-dependencies"]

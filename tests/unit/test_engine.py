@@ -1,4 +1,4 @@
-"""The path from requests to answers: order, batches, what is computed once, what fails alone."""
+"""The engine: order, batches, encoding once, errors of single requests."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -55,7 +55,7 @@ def texts(engine: Engine, requests: list[Request]) -> list[str]:
     return [answer.text for answer in engine.answer(requests)]
 
 
-def test_asking_in_python_takes_a_path_a_image_or_an_array(engine: Engine, cat: Path) -> None:
+def test_ask_takes_a_path_an_image_or_an_array(engine: Engine, cat: Path) -> None:
     with Image.open(cat) as image:
         pixels = image.convert("RGB")
     answers = [
@@ -76,7 +76,7 @@ def test_load_returns_an_engine(cat: Path, engine: Engine) -> None:
         regionqa.load("no-such-model")
 
 
-def test_boxes_in_any_convention_mean_the_same(engine: Engine, cat: Path) -> None:
+def test_ask_with_box_format_and_units(engine: Engine, cat: Path) -> None:
     x0, y0, x1, y1 = HEAD
     plain = engine.ask(cat, "what is this?", [HEAD])
     fraction = [x0 / 451, y0 / 300, x1 / 451, y1 / 300]
@@ -86,7 +86,7 @@ def test_boxes_in_any_convention_mean_the_same(engine: Engine, cat: Path) -> Non
     assert plain.text == by_size.text == by_part.text
 
 
-def test_asking_in_python_raises_what_is_wrong(engine: Engine, cat: Path) -> None:
+def test_ask_raises_item_errors(engine: Engine, cat: Path) -> None:
     with pytest.raises(BoxError, match="lies outside the image"):
         engine.ask(cat, "what is this?", [(1000, 1000, 1100, 1100)])
     with pytest.raises(ImageError, match="no such file"):
@@ -101,7 +101,7 @@ def test_asking_in_python_raises_what_is_wrong(engine: Engine, cat: Path) -> Non
         engine.ask(cat, "  ")
 
 
-def test_batched_answers_equal_answers_one_by_one(
+def test_batched_answers_equal_single_answers(
     engine: Engine, starter: Bundle, mixed: list[Request]
 ) -> None:
     together = texts(engine, mixed)
@@ -114,7 +114,7 @@ def test_batched_answers_equal_answers_one_by_one(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(order=st.permutations(range(12)), batch_size=st.integers(1, 16))
-def test_answers_do_not_depend_on_their_neighbours(
+def test_answers_do_not_depend_on_order(
     engine: Engine, starter: Bundle, mixed: list[Request], order: list[int], batch_size: int
 ) -> None:
     engine_of_size = Engine.load(starter, device="cpu", batch_size=batch_size)
@@ -122,7 +122,7 @@ def test_answers_do_not_depend_on_their_neighbours(
     assert texts(engine_of_size, [mixed[row] for row in order]) == [expected[row] for row in order]
 
 
-def test_an_image_is_encoded_once_and_its_regions_in_one_call(
+def test_image_is_encoded_once_and_its_regions_together(
     starter: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
@@ -148,7 +148,9 @@ def test_an_image_is_encoded_once_and_its_regions_in_one_call(
     assert seen == [1] * 6, "the image asked about last is remembered"
 
 
-def test_errors_keep_their_place(engine: Engine, images: list[InputImage], tmp_path: Path) -> None:
+def test_errors_keep_their_position(
+    engine: Engine, images: list[InputImage], tmp_path: Path
+) -> None:
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(Path(images[0].name).read_bytes()[:3000])
     requests = [
@@ -168,9 +170,7 @@ def test_errors_keep_their_place(engine: Engine, images: list[InputImage], tmp_p
     assert all(not answer.text and not answer.tokens for answer in answers if answer.error)
 
 
-def test_the_first_answer_comes_before_the_second_image_is_asked_for(
-    engine: Engine, images: list[InputImage]
-) -> None:
+def test_first_answer_precedes_second_image(engine: Engine, images: list[InputImage]) -> None:
     taken = 0
 
     def stream() -> Iterator[Request]:
@@ -188,7 +188,7 @@ def test_the_first_answer_comes_before_the_second_image_is_asked_for(
     assert taken <= 2 + 2 * 16, "no more than a batch is read ahead"
 
 
-def test_windows_are_bounded_and_end_with_a_image(images: list[InputImage]) -> None:
+def test_windows_are_bounded_and_end_with_an_image(images: list[InputImage]) -> None:
     many = [request(images[0])] * (LONGEST_WINDOW + 10) + [request(images[1])] * 3
     assert [len(window) for window in windows(many, 16)] == [LONGEST_WINDOW, 10 + 3]
     assert [len(window) for window in windows(many[-5:], 16)] == [2, 3]
@@ -237,7 +237,7 @@ def test_batch_size_is_at_least_one(starter: Bundle) -> None:
 # -- choices ---------------------------------------------------------------------------------------
 
 
-def test_of_choices_the_likeliest_is_given(engine: Engine, cat: Path) -> None:
+def test_likeliest_choice_is_the_answer(engine: Engine, cat: Path) -> None:
     """Among them what the model says of itself, which no other answer is likelier than."""
     image = open_image(cat)
     open_ended = request(image, HEAD)
@@ -251,6 +251,6 @@ def test_of_choices_the_likeliest_is_given(engine: Engine, cat: Path) -> None:
     assert 0.5 < chosen.confidence <= 1
 
 
-def test_a_single_choice_is_certain(engine: Engine, cat: Path) -> None:
+def test_single_choice_has_confidence_1(engine: Engine, cat: Path) -> None:
     [answer] = engine.answer([replace(request(open_image(cat), HEAD), choices=("a pear.",))])
     assert (answer.text, answer.confidence) == ("a pear.", 1.0)

@@ -51,7 +51,7 @@ from regionqa.options import (
         (BoxOptions, {"box": ("1,2,3",)}, "--box: box '1,2,3'"),
     ],
 )
-def test_unsound_options_are_a_usage_error(
+def test_invalid_options_are_a_usage_error(
     kind: type[Options], values: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(UsageError, match=reason.replace("(", r"\(")):
@@ -68,7 +68,7 @@ def test_unsound_options_are_a_usage_error(
         (OutputOptions, {"resume": True, "out": Path("a"), "format": OutputFormat.jsonl}),
     ],
 )
-def test_the_edges_of_ranges_are_allowed(kind: type[Options], values: dict[str, Any]) -> None:
+def test_range_limits_are_inclusive(kind: type[Options], values: dict[str, Any]) -> None:
     options = kind(**values)
     assert {name: getattr(options, name) for name in values} == values
 
@@ -79,7 +79,7 @@ def test_guess_is_a_threshold_of_zero() -> None:
     assert GenerationOptions().threshold is None
 
 
-def test_plain_values_become_those_of_the_fields() -> None:
+def test_parse_converts_plain_values() -> None:
     options = RuntimeOptions.parse(device="cpu", batch_size=2, quantize=None)
     assert options == RuntimeOptions(device=DeviceChoice.cpu, batch_size=2)
     assert options.device is DeviceChoice.cpu
@@ -95,7 +95,7 @@ def test_plain_values_become_those_of_the_fields() -> None:
         ({"batch_size": 0}, "--batch-size 0"),
     ],
 )
-def test_plain_values_that_are_wrong_are_a_usage_error(values: dict[str, Any], reason: str) -> None:
+def test_parse_refuses_invalid_values(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         RuntimeOptions.parse(**values)
 
@@ -116,7 +116,7 @@ def run(command: Any, *words: str) -> Any:
     return CliRunner().invoke(app, words)
 
 
-def test_a_command_receives_instances() -> None:
+def test_command_receives_instances() -> None:
     received: list[object] = []
 
     @with_options
@@ -142,7 +142,7 @@ def test_a_command_receives_instances() -> None:
     assert run(command, "a", "--early", "0").exit_code == 2
 
 
-def test_options_are_listed_by_section_and_debug_last() -> None:
+def test_options_are_sorted_by_section() -> None:
     @with_options
     def command(*, later: Later, plain: Annotated[int, typer.Option()] = 1) -> None: ...
 
@@ -151,7 +151,7 @@ def test_options_are_listed_by_section_and_debug_last() -> None:
     assert places == sorted(places)
 
 
-def test_overrides_hold_only_what_is_given() -> None:
+def test_overrides_hold_given_options_only() -> None:
     received: list[object] = []
 
     @with_options
@@ -169,14 +169,14 @@ def test_overrides_hold_only_what_is_given() -> None:
     ]
 
 
-def test_two_options_of_one_name_are_an_error_of_the_program() -> None:
+def test_duplicate_flags_are_refused() -> None:
     def command(*, later: Later, early: int) -> None: ...
 
     with pytest.raises(TypeError, match="command: two options are named 'early'"):
         with_options(command)
 
 
-def test_a_new_field_is_a_new_option_of_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_field_is_an_option_of_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """As CONTRIBUTING.md says: one field reaches ask, caption and chat."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ def test_a_new_field_is_a_new_option_of_every_command(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "kind", [BoxOptions, RuntimeOptions, GenerationOptions, OutputOptions, EvaluationOptions]
 )
-def test_help_is_a_sentence(kind: type[Options]) -> None:
+def test_help_texts_are_sentences(kind: type[Options]) -> None:
     for name, flag in flags_of(kind).items():
         assert flag.help[0].isupper(), name
         assert flag.help.endswith("."), name

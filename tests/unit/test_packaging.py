@@ -1,4 +1,4 @@
-"""The wheel holds the tree, and commands import only what they need.
+"""Contents of the wheel, and what commands import.
 
 benchmarks/startup.py measures what the imports cost.
 """
@@ -96,7 +96,7 @@ def sources() -> set[str]:
     return found
 
 
-def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_exactly_the_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     about = f"regionqa-{__version__}.dist-info/"
@@ -104,13 +104,13 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     assert {f"{about}METADATA", f"{about}RECORD", f"{about}licenses/LICENSE"} <= names
 
 
-def test_every_package_of_the_tree_is_listed() -> None:
+def test_every_package_is_listed() -> None:
     settings = tomllib.loads((TREE / "pyproject.toml").read_text(encoding="utf-8"))
     listed = {name.replace(".", "/") for name in settings["tool"]["setuptools"]["packages"]}
     assert listed == set(packages().values())
 
 
-def test_the_wheel_names_the_command(wheel: Path) -> None:
+def test_wheel_has_the_entry_point(wheel: Path) -> None:
     about = f"regionqa-{__version__}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         commands = archive.read(f"{about}/entry_points.txt").decode()
@@ -120,7 +120,7 @@ def test_the_wheel_names_the_command(wheel: Path) -> None:
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
 
 
-def test_the_wheel_answers_without_the_tree(wheel: Path, cat: Path, tmp_path: Path) -> None:
+def test_wheel_works_without_the_checkout(wheel: Path, cat: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     code = f"""
@@ -139,11 +139,11 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.startswi
 # -- imports ---------------------------------------------------------------------------------------
 
 
-def test_importing_the_package_is_light() -> None:
+def test_package_import_is_light() -> None:
     assert imported("import regionqa", (*HEAVY, "typer", "rich")) == []
 
 
-def test_help_and_lists_are_light() -> None:
+def test_help_and_lists_import_no_torch() -> None:
     code = """
 from regionqa.cli import main
 commands = ("", "ask", "caption", "chat", "models list", "models show", "finetune", "data check",
@@ -161,7 +161,7 @@ assert main(["--version"]) == 0
     assert imported(listing, heavier) == []
 
 
-def test_an_answer_needs_no_transformers(cat: Path) -> None:
+def test_answers_import_no_transformers(cat: Path) -> None:
     code = f"""
 from regionqa.cli import main
 words = ["ask", {str(cat)!r}, "--box", "120,20,345,240", "what is this?", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""Boxes as people write them: every spelling, every convention, every mistake said in words."""
+"""Boxes: parsing, conventions, validation, clipping."""
 
 import math
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def written(box: Box, form: BoxFormat, units: BoxUnits, width: int, height: int)
         "+10,20,200,300",
     ],
 )
-def test_a_box_may_be_spelled_in_many_ways(text: str) -> None:
+def test_parse_box_separators(text: str) -> None:
     assert parse_box(text) == (10, 20, 200, 300)
 
 
@@ -88,7 +88,7 @@ def test_a_box_may_be_spelled_in_many_ways(text: str) -> None:
         ("10,20,1e999,300", "every coordinate must be a finite number"),
     ],
 )
-def test_what_is_not_four_numbers_is_refused_with_what_was_found(text: str, reason: str) -> None:
+def test_parse_box_refuses_other_texts(text: str, reason: str) -> None:
     with pytest.raises(BoxError) as caught:
         parse_box(text)
     assert str(caught.value).startswith(f"box {text!r}: ")
@@ -112,7 +112,7 @@ def test_what_is_not_four_numbers_is_refused_with_what_was_found(text: str, reas
         ([1, 2, 3, 4j], "4 values found"),
     ],
 )
-def test_what_a_file_gives_for_a_box_is_checked(values: object, found: str) -> None:
+def test_four_numbers_refuses_other_values(values: object, found: str) -> None:
     with pytest.raises(BoxError, match=f"^box of cat.jpg: .*{found}"):
         four_numbers(values, "of cat.jpg")
 
@@ -127,7 +127,7 @@ def test_what_a_file_gives_for_a_box_is_checked(values: object, found: str) -> N
         [Fraction(1), Fraction(2), 3, 4],
     ],
 )
-def test_numbers_of_any_library_will_do(values: object) -> None:
+def test_four_numbers_accepts_numpy(values: object) -> None:
     numbers = four_numbers(values, "")
     assert numbers == (1, 2, 3, 4)
     assert [type(number) for number in numbers] == [float] * 4
@@ -149,14 +149,14 @@ def test_numbers_of_any_library_will_do(values: object) -> None:
         ((0, 0, 0, 0), "has no area"),
     ],
 )
-def test_a_box_that_is_none_says_why(corners: Four, reason: str) -> None:
+def test_invalid_boxes(corners: Four, reason: str) -> None:
     with pytest.raises(BoxError) as caught:
         Box(*corners)
     assert reason in str(caught.value)
 
 
 @given(corners=st.tuples(anything, anything, anything, anything))
-def test_a_box_never_holds_an_invalid_value(corners: Four) -> None:
+def test_valid_boxes_have_positive_area(corners: Four) -> None:
     x0, y0, x1, y1 = corners
     valid = all(map(math.isfinite, corners)) and x0 < x1 and y0 < y1
     try:
@@ -168,7 +168,7 @@ def test_a_box_never_holds_an_invalid_value(corners: Four) -> None:
         assert box.xyxy == corners
 
 
-def test_width_and_height_of_a_half_open_box() -> None:
+def test_box_width_and_height() -> None:
     box = Box(10, 20, 30, 25)
     assert (box.width, box.height) == (20, 5)
     assert str(box) == "10,20,30,25"
@@ -191,18 +191,18 @@ SPELLINGS: dict[tuple[BoxFormat, BoxUnits], Four] = {
 
 
 @pytest.mark.parametrize("convention", SPELLINGS)
-def test_the_same_box_in_every_format_and_unit(convention: tuple[BoxFormat, BoxUnits]) -> None:
+def test_resolve_every_format_and_unit(convention: tuple[BoxFormat, BoxUnits]) -> None:
     region = WrittenBox(SPELLINGS[convention], *convention, label="cup").resolve(200, 100)
     assert region.box.xyxy == pytest.approx(SAME.xyxy)
     assert region.label == "cup"
 
 
-def test_every_convention_is_tried() -> None:
+def test_every_convention_is_tested() -> None:
     assert set(SPELLINGS) == {(form, units) for form in BoxFormat for units in BoxUnits}
 
 
 @given(box=boxes(), convention=conventions, width=sizes, height=sizes)
-def test_a_box_written_in_any_convention_comes_back(
+def test_conventions_round_trip(
     box: Box, convention: tuple[BoxFormat, BoxUnits], width: int, height: int
 ) -> None:
     region = written(box, *convention, width, height).resolve(width, height)
@@ -210,7 +210,7 @@ def test_a_box_written_in_any_convention_comes_back(
 
 
 @given(values=st.tuples(anything, anything, anything, anything), convention=conventions)
-def test_four_numbers_of_any_kind_become_a_sound_box_or_a_box_error(
+def test_resolve_gives_a_valid_box_or_a_box_error(
     values: Four, convention: tuple[BoxFormat, BoxUnits]
 ) -> None:
     try:
@@ -223,14 +223,14 @@ def test_four_numbers_of_any_kind_become_a_sound_box_or_a_box_error(
     assert box.y0 < box.y1
 
 
-def test_a_region_is_written_as_it_is_held() -> None:
+def test_written_region_round_trips() -> None:
     region = Region(Box(0.25, 0.5, 7, 9), "cup")
     assert WrittenBox.of(region).resolve(4, 3) == region
 
 
 @pytest.mark.parametrize("form", [BoxFormat.xywh, BoxFormat.cxcywh])
 @pytest.mark.parametrize("extent", [(0, 5), (5, 0), (-5, 5), (5, -5)])
-def test_a_width_or_height_of_nothing_is_named(form: BoxFormat, extent: tuple[int, int]) -> None:
+def test_zero_width_or_height(form: BoxFormat, extent: tuple[int, int]) -> None:
     with pytest.raises(BoxError, match=rf"width and height must be above zero \({form}\)"):
         WrittenBox((10, 10, *extent), form).resolve(100, 100)
 
@@ -244,12 +244,12 @@ def test_a_width_or_height_of_nothing_is_named(form: BoxFormat, extent: tuple[in
         ((0.5, 0.5, 0.25, 0.5), BoxFormat.cxcywh),
     ],
 )
-def test_fractions_given_as_pixels_are_recognised(values: Four, form: BoxFormat) -> None:
+def test_fractions_given_as_pixels_are_refused(values: Four, form: BoxFormat) -> None:
     with pytest.raises(BoxError, match=r"smaller than one pixel.* say --box-units fraction"):
         WrittenBox(values, form).resolve(100, 100)
 
 
-def test_small_boxes_that_are_meant_are_not_taken_for_fractions() -> None:
+def test_small_pixel_boxes_are_not_taken_for_fractions() -> None:
     assert WrittenBox((0, 0, 1, 1)).resolve(100, 100).box == Box(0, 0, 1, 1)
     centred = WrittenBox((0.5, 0.5, 1, 1), BoxFormat.cxcywh)
     assert centred.resolve(100, 100).box == Box(0, 0, 1, 1)
@@ -260,7 +260,7 @@ def test_small_boxes_that_are_meant_are_not_taken_for_fractions() -> None:
 # -- clipping --------------------------------------------------------------------------------------
 
 
-def test_a_box_partly_outside_is_clipped_with_a_warning() -> None:
+def test_partly_outside_box_is_clipped_with_a_warning() -> None:
     regions = (Region(Box(10, 10, 20, 20)), Region(Box(-5, 90, 30, 130), "cup"))
     clipped, warnings = clip_all(regions, 100, 100)
     assert clipped == (regions[0], Region(Box(0, 90, 30, 100), "cup"))
@@ -271,7 +271,7 @@ def test_a_box_partly_outside_is_clipped_with_a_warning() -> None:
     "corners",
     [(100, 10, 120, 20), (10, 50, 20, 60), (-9, 10, 0, 20), (10, -9, 20, 0), (500, 500, 600, 600)],
 )
-def test_a_box_wholly_outside_is_refused_with_the_size_of_the_image(corners: Four) -> None:
+def test_box_outside_the_image_is_refused(corners: Four) -> None:
     with pytest.raises(BoxError) as caught:
         clip_all((Region(Box(*corners)),), 100, 50)
     assert f"box {Box(*corners)}: lies outside the image, which is 100 x 50 pixels" in str(
@@ -280,13 +280,13 @@ def test_a_box_wholly_outside_is_refused_with_the_size_of_the_image(corners: Fou
     assert "--box-units" in str(caught.value)
 
 
-def test_a_box_that_fills_the_image_is_inside() -> None:
+def test_box_of_the_image_size_is_inside() -> None:
     whole = Region(Box(0, 0, 100, 50))
     assert clip_all((whole,), 100, 50) == ((whole,), [])
 
 
 @given(several=st.lists(boxes(-300, 300), max_size=5), width=sizes, height=sizes)
-def test_clipped_boxes_are_inside_and_never_larger(
+def test_clipped_boxes_are_inside_and_not_larger(
     several: list[Box], width: int, height: int
 ) -> None:
     regions = tuple(Region(box, str(number)) for number, box in enumerate(several))
@@ -306,7 +306,7 @@ def test_clipped_boxes_are_inside_and_never_larger(
 
 
 @given(box=boxes(), width=sizes, height=sizes)
-def test_clipping_loses_nothing_of_what_is_inside(box: Box, width: int, height: int) -> None:
+def test_clipping_keeps_what_is_inside(box: Box, width: int, height: int) -> None:
     assume(box.x0 < width and box.y0 < height and box.x1 > 0 and box.y1 > 0)
     clipped = box.clipped(width, height)
     for x, y in corners_of(Box(0, 0, width, height)):
@@ -334,7 +334,7 @@ def corners_of(box: Box) -> Iterator[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("side", range(4))
-def test_a_box_that_reaches_half_a_pixel_outside_is_clipped_to_the_edge(side: int) -> None:
+def test_half_a_pixel_outside_is_clipped(side: int) -> None:
     whole = [0.0, 0.0, 100.0, 50.0]
     outside = list(whole)
     outside[side] += 0.5 if side > 1 else -0.5
@@ -350,14 +350,12 @@ def test_a_box_that_reaches_half_a_pixel_outside_is_clipped_to_the_edge(side: in
     "values",
     [(0.25, 0.5, 1.5, 1), (0.25, 0.5, 1, 1.5), (-0.5, 0.5, 1, 1), (0.5, -0.5, 1, 1)],
 )
-def test_a_box_that_leaves_the_unit_square_is_no_fraction(values: Four) -> None:
+def test_box_beyond_the_unit_square_is_in_pixels(values: Four) -> None:
     assert WrittenBox(values).resolve(100, 100).box == Box(*values)
 
 
 @pytest.mark.parametrize(("size", "refused"), [((2, 2), True), ((1, 2), False), ((2, 1), False)])
-def test_fractions_are_looked_for_in_images_of_more_than_one_pixel(
-    size: tuple[int, int], refused: bool
-) -> None:
+def test_one_pixel_image_accepts_fractions(size: tuple[int, int], refused: bool) -> None:
     half = WrittenBox((0, 0, 0.5, 1))
     if refused:
         with pytest.raises(BoxError, match="smaller than one pixel"):
@@ -366,7 +364,7 @@ def test_fractions_are_looked_for_in_images_of_more_than_one_pixel(
         assert half.resolve(*size).box == Box(0, 0, 0.5, 1)
 
 
-def test_width_and_height_below_one_are_no_mistake() -> None:
+def test_width_and_height_below_one_pixel() -> None:
     for form in (BoxFormat.xywh, BoxFormat.cxcywh):
         region = WrittenBox((40, 20, 0.5, 0.25), form).resolve(100, 100)
         assert (region.box.width, region.box.height) == (0.5, 0.25)

@@ -1,4 +1,4 @@
-"""TOML tables to dataclasses: every key known, every value of its type, errors with a place."""
+"""Conversion of TOML tables to dataclasses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class Whole:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def test_a_table_becomes_a_dataclass() -> None:
+def test_table_to_dataclass() -> None:
     table = {
         "name": "a",
         "part": {"path": "b", "size": 2, "place": [1, 2.5]},
@@ -51,7 +51,7 @@ def test_a_table_becomes_a_dataclass() -> None:
     )
 
 
-def test_renamed_keys_are_read_at_any_depth_but_not_in_free_tables() -> None:
+def test_old_keys_are_renamed_at_any_depth() -> None:
     table = {"name": "a", "piece": {"file": "b"}, "parts": [{"file": "c"}], "notes": {"file": 1}}
     renamed = {"piece": "part", "file": "path"}
     found = from_table(Whole, table, "here", renamed)
@@ -91,7 +91,7 @@ def test_renamed_keys_are_read_at_any_depth_but_not_in_free_tables() -> None:
         ({"name": "a", "notes": []}, "here: notes: expected a table, found []"),
     ],
 )
-def test_an_error_names_place_and_expectation(table: dict[str, Any], message: str) -> None:
+def test_errors_name_place_and_expectation(table: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError) as caught:
         from_table(Whole, table, "here")
     assert str(caught.value) == message

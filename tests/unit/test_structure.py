@@ -69,7 +69,7 @@ def name(path: Path) -> str:
     return path.relative_to(TREE).as_posix()
 
 
-def test_the_checkout_is_read() -> None:
+def test_checkout_is_found() -> None:
     """The other tests would pass on an empty list."""
     found = {name(path) for path in python_files(*ALL)}
     assert {"regionqa/engine.py", "finetune/run.py", "export/bundle.py"} <= found
@@ -116,5 +116,5 @@ def test_functions_are_short() -> None:
 
 
 @pytest.mark.parametrize("reasons", [LONG_FILES, LONG_FUNCTIONS, FULL_FOLDERS, SHARED_NAMES])
-def test_every_exception_has_a_reason(reasons: dict[str, str]) -> None:
+def test_exceptions_have_reasons(reasons: dict[str, str]) -> None:
     assert all(len(reason.split()) > 2 for reason in reasons.values())

@@ -1,4 +1,4 @@
-"""Boxes on the command line: how they are given, how a question names them, which are refused."""
+"""Boxes on the command line: options, references in questions, errors."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def boxes(line: str) -> list[list[float]]:
         "what are these?",
     ],
 )
-def test_a_question_about_two_boxes(
+def test_question_about_two_boxes(
     regionqa: "Command", engine: Engine, small_cat: Path, question: str
 ) -> None:
     words = ("ask", small_cat, "--box", numbers(LEFT), "-b", numbers(RIGHT), question)
@@ -92,14 +92,14 @@ def test_a_question_about_two_boxes(
     assert [region["id"] for region in json.loads(line)["regions"]] == [1, 2]
 
 
-def test_a_region_that_was_not_given_fails(regionqa: "Command", small_cat: Path) -> None:
+def test_reference_to_missing_region_fails(regionqa: "Command", small_cat: Path) -> None:
     ran = regionqa("ask", small_cat, "--box", numbers(LEFT), "is <region2> a cat?")
     assert (ran.status, ran.out) == (3, "")
     assert len(ran.err.splitlines()) == 1
     assert f"{small_cat}: the question names <region2>, but 1 region " in ran.err
 
 
-def test_each_box_is_asked_about_alone(
+def test_each_asks_about_every_box_separately(
     regionqa: "Command", engine: Engine, small_cat: Path
 ) -> None:
     given = ("--box", numbers(LEFT), "--box", numbers(RIGHT))
@@ -110,7 +110,7 @@ def test_each_box_is_asked_about_alone(
     ]
 
 
-def test_caption_asks_what_the_card_says(
+def test_caption_asks_the_card_questions(
     regionqa: "Command", starter: Bundle, small_cat: Path
 ) -> None:
     prompt = starter.card.prompt
@@ -126,7 +126,7 @@ def test_caption_asks_what_the_card_says(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_boxes_in_any_format(
+def test_boxes_option_reads_any_format(
     regionqa: "Command", small_cat: Path, tmp_path: Path, name: str
 ) -> None:
     file = save(tmp_path / name, FILES[name])
@@ -148,7 +148,7 @@ def test_a_file_of_boxes_in_any_format(
         ("500,100,500,800", "xywh", "permille"),
     ],
 )
-def test_a_box_in_any_convention(
+def test_box_format_and_units(
     regionqa: "Command", small_cat: Path, tmp_path: Path, written: str, format: str, units: str
 ) -> None:
     said = ("--box-format", format, "--box-units", units)
@@ -160,7 +160,7 @@ def test_a_box_in_any_convention(
         assert boxes(ran.out) == [list(RIGHT)]
 
 
-def test_a_file_of_boxes_for_many_images(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
+def test_box_file_for_several_images(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
     entries = {"cup.jpg": [LEFT], "cat.jpg": [LEFT, RIGHT], "astronaut.jpg": []}
     ran = regionqa("caption", photos, "--boxes", save(tmp_path / "b.json", entries), *JSONL)
     asked = [(Path(json.loads(line)["image"]).name, boxes(line)) for line in ran.lines]
@@ -170,7 +170,7 @@ def test_a_file_of_boxes_for_many_images(regionqa: "Command", photos: Path, tmp_
     ]  # fmt: skip
 
 
-def test_an_image_without_an_entry_fails_alone(
+def test_image_missing_from_box_file_fails_alone(
     regionqa: "Command", photos: Path, tmp_path: Path
 ) -> None:
     file = save(tmp_path / "boxes.json", {"cup.jpg": [LEFT], "astronaut.jpg": [[1, 2, 3]]})
@@ -197,7 +197,7 @@ def test_an_image_without_an_entry_fails_alone(
         ("0,0,inf,40", "every coordinate must be a finite number"),
     ],
 )
-def test_what_is_no_box_is_a_usage_error(
+def test_malformed_box_option_is_a_usage_error(
     regionqa: "Command", photos: Path, box: str, reason: str
 ) -> None:
     ran = regionqa("ask", photos, "--box", "10,20,30,40", f"--box={box}", "what is this?")
@@ -216,7 +216,7 @@ BAD_BOXES = [
 ]
 
 
-def test_a_bad_box_fails_its_item_alone(regionqa: "Command", small_cat: Path) -> None:
+def test_bad_box_fails_its_item_only(regionqa: "Command", small_cat: Path) -> None:
     given = [word for box, _ in BAD_BOXES for word in ("--box", numbers(LEFT), f"--box={box}")]
     ran = regionqa("caption", small_cat, *given, "--box", numbers(RIGHT), *QUICK)
     assert ran.status == 3
@@ -233,7 +233,7 @@ def test_one_bad_box_fails_a_question_about_several(regionqa: "Command", small_c
     assert (ran.status, ran.out, len(ran.err.splitlines())) == (3, "", 1)
 
 
-def test_a_box_partly_outside_is_clipped_with_a_warning(
+def test_partly_outside_box_is_clipped_with_a_warning(
     regionqa: "Command", engine: Engine, small_cat: Path
 ) -> None:
     words = ("ask", small_cat, "--box", "-10,-5.5,110,200", "what is this?", "--device", "cpu")
@@ -254,9 +254,7 @@ def test_quiet_does_not_hide_errors(regionqa: "Command", small_cat: Path) -> Non
     assert (ran.status, ran.out, len(ran.err.splitlines())) == (3, "", 1)
 
 
-def test_more_boxes_than_the_model_takes(
-    regionqa: "Command", starter: Bundle, small_cat: Path
-) -> None:
+def test_too_many_boxes(regionqa: "Command", starter: Bundle, small_cat: Path) -> None:
     most = starter.card.max_regions
     given = ("--box", numbers(LEFT)) * most
     assert regionqa("ask", small_cat, *given, "what are these?", *QUICK).status == 0
@@ -267,7 +265,7 @@ def test_more_boxes_than_the_model_takes(
     assert len(regionqa(*words, "--each").lines) == most + 1, "what the message proposes works"
 
 
-def test_box_and_boxes_exclude_each_other(
+def test_box_and_boxes_are_mutually_exclusive(
     regionqa: "Command", small_cat: Path, tmp_path: Path
 ) -> None:
     file = save(tmp_path / "boxes.json", {"cat.jpg": [LEFT]})
@@ -285,7 +283,7 @@ def test_box_and_boxes_exclude_each_other(
         ('{"answer": 42}', "is not a box file of a known format"),
     ],
 )
-def test_a_file_of_boxes_that_cannot_be_read_is_one_line(
+def test_unreadable_box_file_is_a_one_line_error(
     regionqa: "Command", small_cat: Path, tmp_path: Path, content: str | None, reason: str
 ) -> None:
     file = tmp_path / "boxes.json"

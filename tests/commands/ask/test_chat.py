@@ -1,4 +1,4 @@
-"""Conversations: commands in, answers out, from pipes, files and a terminal."""
+"""`regionqa chat`: conversations from pipes, files and a terminal."""
 
 import json
 import os
@@ -37,19 +37,19 @@ def asked(regionqa: Command, cat: Path, question: str, *boxes: str) -> str:
 # -- a user's sentences ----------------------------------------------------------------------------
 
 
-def test_questions_come_through_a_pipe(regionqa: Command, cat: Path) -> None:
+def test_questions_from_a_pipe(regionqa: Command, cat: Path) -> None:
     ran = regionqa("chat", cat, stdin=f"/box {HEAD}\nwhat is this?\n")
     assert ran.status == 0
     assert ran.out == asked(regionqa, cat, "what is this?", HEAD)
     assert f"<region1> {HEAD}" in ran.err
 
 
-def test_boxes_of_the_command_are_the_first_regions(regionqa: Command, cat: Path) -> None:
+def test_boxes_of_the_command_line_are_the_first_regions(regionqa: Command, cat: Path) -> None:
     ran = regionqa("chat", cat, "-b", HEAD, stdin=f"/box {EYE}\nis <region2> on <region1>?\n")
     assert ran.out == asked(regionqa, cat, "is <region2> on <region1>?", HEAD, EYE)
 
 
-def test_boxes_in_other_units(regionqa: Command, cat: Path) -> None:
+def test_box_units(regionqa: Command, cat: Path) -> None:
     ran = regionqa(
         "chat", cat, "--box-units", "permille", "--box-format", "xywh",
         stdin="/box 100 200 300 400\n",
@@ -57,7 +57,7 @@ def test_boxes_in_other_units(regionqa: Command, cat: Path) -> None:
     assert "<region1> 45.1,60,180.4,180" in ran.err
 
 
-def test_a_script_is_a_file(regionqa: Command, cat: Path, tmp_path: Path) -> None:
+def test_turns_from_a_file(regionqa: Command, cat: Path, tmp_path: Path) -> None:
     script = tmp_path / "turns.txt"
     script.write_text(f"/box {HEAD}\nwhat is this?\n\nis it red?\n/quit\nnever asked\n")
     ran = regionqa("chat", cat, "--turns", script, stdin="nor this")
@@ -66,7 +66,7 @@ def test_a_script_is_a_file(regionqa: Command, cat: Path, tmp_path: Path) -> Non
     assert ran.out == regionqa("chat", cat, "--turns", "-", stdin=script.read_text()).out
 
 
-def test_what_is_no_question_goes_to_stderr(regionqa: Command, cat: Path) -> None:
+def test_notes_go_to_stderr(regionqa: Command, cat: Path) -> None:
     ran = regionqa("chat", cat, stdin=f"/help\n/boxes\n/box {HEAD}\n/boxes\n/undo\n/boxes\n/new\n")
     assert (ran.status, ran.out) == (0, "")
     assert ran.err.count("no regions; /box adds one") == 2
@@ -74,7 +74,7 @@ def test_what_is_no_question_goes_to_stderr(regionqa: Command, cat: Path) -> Non
     assert "/save FILE" in ran.err
 
 
-def test_quiet_is_only_answers_and_errors(regionqa: Command, cat: Path) -> None:
+def test_quiet_prints_answers_and_errors_only(regionqa: Command, cat: Path) -> None:
     ran = regionqa("chat", cat, "-q", stdin=f"/box {HEAD}\nwhat is this?\nand now?\n/nonsense\n")
     assert len(ran.lines) == 2
     assert ran.err == "regionqa: /nonsense: no such command; /help lists them\n"
@@ -95,7 +95,7 @@ def test_quiet_is_only_answers_and_errors(regionqa: Command, cat: Path) -> None:
         ("is it \udcff?", "not valid text"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_said_and_the_rest_goes_on(
+def test_bad_line_is_reported_and_skipped(
     regionqa: Command, cat: Path, line: str, reason: str
 ) -> None:
     ran = regionqa("chat", cat, "-q", stdin=f"{line}\ndescribe this picture.\n")
@@ -115,7 +115,7 @@ def test_what_is_wrong_with_a_line_is_said_and_the_rest_goes_on(
         (["{cat}", "--model", "gone"], 1, "no such model"),
     ],
 )
-def test_a_command_that_cannot_begin(
+def test_invalid_arguments_are_refused_before_loading(
     regionqa: Command, cat: Path, words: Sequence[str], status: int, reason: str
 ) -> None:
     ran = regionqa("chat", *(word.format(cat=cat) for word in words), stdin="what is this?\n")
@@ -123,7 +123,7 @@ def test_a_command_that_cannot_begin(
     assert reason in ran.err
 
 
-def test_a_saved_conversation_is_training_data(
+def test_saved_conversation_is_training_data(
     regionqa: Command, cat: Path, photos: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "said.jsonl"
@@ -144,9 +144,7 @@ def test_a_saved_conversation_is_training_data(
     assert re.search(r"records +2\n", checked.out)
 
 
-def test_a_file_that_was_there_is_not_overwritten(
-    regionqa: Command, cat: Path, tmp_path: Path
-) -> None:
+def test_save_does_not_overwrite_a_file(regionqa: Command, cat: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("precious")
     lines = f"describe this picture.\n/save {file}\n/save {tmp_path / 'gone' / 'a.jsonl'}\n"
@@ -215,7 +213,7 @@ def follow(chat: Chat, *lines: str) -> None:
         assert chat.follow(line)
 
 
-def test_a_question_comes_with_what_was_said_before(talking: Recorded) -> None:
+def test_request_has_the_history(talking: Recorded) -> None:
     chat, recorder = talking
     follow(chat, f"/box {HEAD}", "what is this?", f"/box {EYE}", "and this?", "why?")
     last = recorder.requests[-1]
@@ -227,7 +225,7 @@ def test_a_question_comes_with_what_was_said_before(talking: Recorded) -> None:
     assert recorder.answers == ["answer 1", "answer 2", "answer 3"]
 
 
-def test_undo_takes_back_what_was_last(talking: Recorded) -> None:
+def test_undo_removes_the_last_turn_or_region(talking: Recorded) -> None:
     chat, recorder = talking
     follow(chat, f"/box {HEAD}", "what is this?", f"/box {EYE}", "/undo", "/undo", "and now?")
     assert recorder.requests[-1].history == ()
@@ -236,7 +234,7 @@ def test_undo_takes_back_what_was_last(talking: Recorded) -> None:
     assert chat.failed == 1
 
 
-def test_another_image_is_another_conversation(talking: Recorded, photos: Path) -> None:
+def test_image_starts_a_new_conversation(talking: Recorded, photos: Path) -> None:
     chat, recorder = talking
     follow(chat, f"/box {HEAD}", "what is this?", f"/image {photos / 'cup.jpg'}", "and this?")
     last = recorder.requests[-1]
@@ -247,14 +245,14 @@ def test_another_image_is_another_conversation(talking: Recorded, photos: Path) 
     assert [len(talk.turns) for talk in kept] == [1, 1, 1]
 
 
-def test_a_image_that_cannot_be_opened_changes_nothing(talking: Recorded, cat: Path) -> None:
+def test_unreadable_image_keeps_the_conversation(talking: Recorded, cat: Path) -> None:
     chat, recorder = talking
     follow(chat, "what is this?", "/image gone.jpg", "and now?")
     assert recorder.requests[-1].image == str(cat)
     assert len(recorder.requests[-1].history) == 1
 
 
-def test_what_was_told_before_a_question_is_named_in_what_is_saved(talking: Recorded) -> None:
+def test_saved_questions_name_introduced_regions(talking: Recorded) -> None:
     chat, recorder = talking
     follow(chat, f"/box {HEAD}", "what is this?", f"/box {EYE}", "is it on <region1>?", "/save x")
     ((kept,),) = recorder.kept.values()
@@ -264,7 +262,7 @@ def test_what_was_told_before_a_question_is_named_in_what_is_saved(talking: Reco
     ]
 
 
-def test_a_model_of_single_questions_is_asked_about_what_is_meant(single: Recorded) -> None:
+def test_single_turn_model_gets_the_current_regions(single: Recorded) -> None:
     chat, recorder = single
     follow(chat, f"/box {HEAD}", "what is this?", "is it red?", f"/box {EYE}", "and this?")
     follow(chat, "is <region2> on <region1>?", "what is <region2>?", "is it red?")
@@ -279,7 +277,7 @@ def test_a_model_of_single_questions_is_asked_about_what_is_meant(single: Record
     assert len(told) == 1
 
 
-def test_a_region_that_is_not_there_is_refused(single: Recorded, engine: Engine) -> None:
+def test_reference_to_missing_region_is_refused(single: Recorded, engine: Engine) -> None:
     chat, recorder = single
     recorder.answer = engine.answer  # type: ignore[method-assign, assignment]
     follow(chat, f"/box {HEAD}", "is <region2> on <region1>?")
@@ -367,7 +365,7 @@ def take_terminal(device: int) -> None:
     fcntl.ioctl(device, termios.TIOCSCTTY, 0)
 
 
-def test_a_session_at_a_terminal(cat: Path) -> None:
+def test_interactive_session(cat: Path) -> None:
     with at_a_terminal("chat", cat) as terminal:
         terminal.expect(r"chelsea\.png, 451 x 300 pixels\r\n")
         terminal.expect(r"starter is ready; /help lists the commands\r\n> ")
@@ -381,7 +379,7 @@ def test_a_session_at_a_terminal(cat: Path) -> None:
         assert terminal.process.wait(900) == 0
 
 
-def test_answers_go_to_a_file_and_the_prompt_does_not(cat: Path, tmp_path: Path) -> None:
+def test_prompt_is_not_written_to_redirected_stdout(cat: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.txt"
     with answers.open("wb") as file, at_a_terminal("chat", cat, stdout=file) as terminal:
         terminal.expect("> ")
@@ -406,7 +404,7 @@ class Stopped:
         return True
 
 
-def test_ctrl_c_stops_an_answer_at_a_terminal_and_all_of_a_script(
+def test_ctrl_c_stops_an_answer_or_a_script(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     by_hand, script = Stopped(), Stopped()

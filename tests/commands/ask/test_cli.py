@@ -36,7 +36,7 @@ def records(text: str) -> list[dict[str, Any]]:
 # -- an answer -------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_one_line_on_stdout(regionqa: "Command", cat: Path) -> None:
+def test_answer_is_one_line_on_stdout(regionqa: "Command", cat: Path) -> None:
     ran = regionqa("ask", cat, "--box", HEAD, "what is this?")
     assert (ran.status, len(ran.lines), ran.err) == (0, 1, "")
     assert ran.out.endswith("\n")
@@ -52,13 +52,15 @@ def test_python_gives_the_same_answer(
     assert ran.out == engine.ask(cat, "what is this?", numbers).text + "\n"
 
 
-def test_an_answer_is_as_long_as_asked(regionqa: "Command", engine: Engine, cat: Path) -> None:
+def test_max_new_tokens_option(regionqa: "Command", engine: Engine, cat: Path) -> None:
     for longest in (1, 3):
         ran = regionqa("ask", cat, "what is this?", "--max-new-tokens", longest, "--device", "cpu")
         assert ran.out == engine.ask(cat, "what is this?", max_new_tokens=longest).text + "\n"
 
 
-def test_a_bundle_is_a_model(regionqa: "Command", cat: Path, starter: Bundle) -> None:
+def test_model_option_takes_a_bundle_folder(
+    regionqa: "Command", cat: Path, starter: Bundle
+) -> None:
     by_name = regionqa("ask", cat, "what is this?", *QUICK)
     by_folder = regionqa("ask", cat, "what is this?", "--model", starter.root, *QUICK)
     assert by_folder == by_name
@@ -67,7 +69,7 @@ def test_a_bundle_is_a_model(regionqa: "Command", cat: Path, starter: Bundle) ->
 # -- forms of answers ------------------------------------------------------------------------------
 
 
-def test_text_names_the_image_where_there_are_several(regionqa: "Command", photos: Path) -> None:
+def test_text_output_names_the_image_if_several(regionqa: "Command", photos: Path) -> None:
     ran = regionqa("ask", photos, "--box", "10,10,90,90", "what is this?", *QUICK)
     assert [line.split("\t")[:2] for line in ran.lines] == [
         [f"{photos / name}", "10,10,90,90"] for name in ("astronaut.jpg", "cat.jpg", "cup.jpg")
@@ -75,7 +77,7 @@ def test_text_names_the_image_where_there_are_several(regionqa: "Command", photo
 
 
 @pytest.mark.parametrize("format", ["json", "jsonl"])
-def test_json_has_these_keys_in_this_order(
+def test_json_keys_and_their_order(
     regionqa: "Command", starter: Bundle, photos: Path, format: str
 ) -> None:
     good, bad = photos / "cat.jpg", photos / "gone.jpg"
@@ -94,7 +96,7 @@ def test_json_has_these_keys_in_this_order(
     assert (error["answer"], error["width"], error["regions"]) == (None, None, [])
 
 
-def test_csv_has_a_header_and_a_row_each(regionqa: "Command", photos: Path) -> None:
+def test_csv_output(regionqa: "Command", photos: Path) -> None:
     ran = regionqa("ask", photos, "--box", "1,2,30,40", "what, then?", "-f", "csv", *QUICK)
     header, *rows = csv.reader(ran.lines)
     assert header == [*RECORD[:3], "boxes", "labels", *RECORD[4:]]
@@ -103,14 +105,14 @@ def test_csv_has_a_header_and_a_row_each(regionqa: "Command", photos: Path) -> N
     ]
 
 
-def test_time_is_told_on_request(regionqa: "Command", cat: Path) -> None:
+def test_timing_option(regionqa: "Command", cat: Path) -> None:
     (plain,) = records(regionqa("ask", cat, "what?", "-f", "jsonl", *QUICK).out)
     (timed,) = records(regionqa("ask", cat, "what?", "-f", "jsonl", "--timing", *QUICK).out)
     assert plain["ms"] is None
     assert timed["ms"] > 0
 
 
-def test_answers_go_to_a_file(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
+def test_out_option(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     seen = regionqa("caption", photos, "--format", "jsonl", *QUICK)
     kept = regionqa("caption", photos, "--format", "jsonl", "--out", out, *QUICK)
@@ -118,7 +120,7 @@ def test_answers_go_to_a_file(regionqa: "Command", photos: Path, tmp_path: Path)
     assert out.read_text() == seen.out
 
 
-def test_a_file_that_cannot_be_written_is_one_line(
+def test_unwritable_output_is_a_one_line_error(
     regionqa: "Command", cat: Path, tmp_path: Path
 ) -> None:
     ran = regionqa("ask", cat, "what?", "--out", tmp_path / "no" / "a.txt")
@@ -130,7 +132,7 @@ def test_a_file_that_cannot_be_written_is_one_line(
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv"])
-def test_a_run_is_resumed_at_a_line_cut_in_half(
+def test_resume_after_a_truncated_line(
     regionqa: "Command", photos: Path, tmp_path: Path, format: str
 ) -> None:
     out = tmp_path / "answers"
@@ -143,9 +145,7 @@ def test_a_run_is_resumed_at_a_line_cut_in_half(
     assert out.read_bytes() == whole
 
 
-def test_failures_are_asked_again_on_request(
-    regionqa: "Command", photos: Path, tmp_path: Path
-) -> None:
+def test_retry_errors_option(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
     out, late = tmp_path / "answers.jsonl", photos / "late.jpg"
     words = ("caption", *sorted(photos.iterdir()), late, "-f", "jsonl", "--out", out, *QUICK)
     assert regionqa(*words).status == 3
@@ -162,7 +162,7 @@ def test_failures_are_asked_again_on_request(
         (["--resume", "--out", "a.txt"], "--resume: text cannot be resumed; use --format jsonl"),
     ],
 )
-def test_what_cannot_be_resumed_is_a_usage_error(
+def test_resume_of_unsupported_output_is_a_usage_error(
     regionqa: "Command", cat: Path, words: list[str], reason: str
 ) -> None:
     ran = regionqa("caption", cat, *words)
@@ -172,7 +172,7 @@ def test_what_cannot_be_resumed_is_a_usage_error(
 # -- drawings --------------------------------------------------------------------------------------
 
 
-def test_answers_are_drawn(regionqa: "Command", cat: Path, tmp_path: Path) -> None:
+def test_draw_option(regionqa: "Command", cat: Path, tmp_path: Path) -> None:
     drawing = tmp_path / "cat.webp"
     ran = regionqa("ask", cat, "--box", HEAD, "what is this?", "--draw", drawing, *QUICK)
     assert (ran.status, len(ran.lines), ran.err) == (0, 1, "")
@@ -180,7 +180,7 @@ def test_answers_are_drawn(regionqa: "Command", cat: Path, tmp_path: Path) -> No
         assert image.width / image.height < 451 / 300, "the answer stands below the image"
 
 
-def test_each_of_several_images_is_drawn(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
+def test_draw_option_for_several_images(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
     (photos / "broken.jpg").write_bytes((photos / "cat.jpg").read_bytes()[:2000])
     ran = regionqa("caption", photos, "--draw", tmp_path / "drawn", *QUICK)
     assert (ran.status, len(ran.lines)) == (3, 3)
@@ -188,7 +188,7 @@ def test_each_of_several_images_is_drawn(regionqa: "Command", photos: Path, tmp_
     assert drawn == ["astronaut.png", "cat.png", "cup.png"]
 
 
-def test_a_drawing_that_cannot_be_made_is_refused_at_once(
+def test_impossible_drawing_is_refused_before_loading(
     regionqa: "Command", photos: Path, tmp_path: Path
 ) -> None:
     for words in ((photos, "--draw", tmp_path / "a.png"), (photos / "cat.jpg", "--draw", "a.txt")):
@@ -211,7 +211,7 @@ def test_cuda_without_a_gpu_is_refused(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA works here")
-def test_a_session_that_falls_back_is_refused(
+def test_session_that_falls_back_to_cpu_is_refused(
     regionqa: "Command", cat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("regionqa.runtime.devices.why_not_cuda", lambda: None)
@@ -238,7 +238,7 @@ def test_a_session_that_falls_back_is_refused(
         (["caption", "-", "-"], "stdin can be read only once"),
     ],
 )
-def test_a_usage_error_is_one_line(
+def test_usage_error_is_one_line(
     regionqa: "Command", cat: Path, words: list[str], reason: str
 ) -> None:
     ran = regionqa(*(cat if word == "CAT" else word for word in words))
@@ -246,7 +246,7 @@ def test_a_usage_error_is_one_line(
     assert reason in ran.err
 
 
-def test_a_question_may_be_longer_than_a_file_name(regionqa: "Command", cat: Path) -> None:
+def test_question_longer_than_a_file_name(regionqa: "Command", cat: Path) -> None:
     assert regionqa("ask", cat, "what is this? " * 24, *QUICK).status == 0
     ran = regionqa("ask", cat, "what is this? " * 500, *QUICK)
     assert (ran.status, ran.out, len(ran.err.splitlines())) == (3, "", 1)
@@ -256,15 +256,13 @@ def test_a_question_may_be_longer_than_a_file_name(regionqa: "Command", cat: Pat
 @pytest.mark.parametrize(
     ("question", "reason"), [("  ", "question is empty"), ("caf\udce9?", "is not valid text")]
 )
-def test_a_question_that_is_none_fails(
-    regionqa: "Command", cat: Path, question: str, reason: str
-) -> None:
+def test_empty_question_fails(regionqa: "Command", cat: Path, question: str, reason: str) -> None:
     ran = regionqa("ask", cat, question)
     assert (ran.status, ran.out, len(ran.err.splitlines())) == (3, "", 1)
     assert reason in ran.err
 
 
-def test_a_trace_is_shown_on_request(regionqa: "Command", cat: Path) -> None:
+def test_debug_shows_the_traceback(regionqa: "Command", cat: Path) -> None:
     words = ("ask", cat, "what?", "--model", "no-such-model")
     plain, traced = regionqa(*words), regionqa(*words, "--debug")
     assert plain.status == traced.status == 1
@@ -273,7 +271,7 @@ def test_a_trace_is_shown_on_request(regionqa: "Command", cat: Path) -> None:
     assert traced.err.endswith(plain.err)
 
 
-def test_what_nobody_expected_is_one_line_too(
+def test_unexpected_error_is_one_line(
     regionqa: "Command", cat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> Engine:

@@ -1,4 +1,4 @@
-"""The commands that do not ask (models, doctor, demo), every help text, and shell completion."""
+"""`models`, `doctor` and `demo`; help texts and shell completion."""
 
 import shutil
 from pathlib import Path
@@ -77,7 +77,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def test_models_are_listed_and_shown(regionqa: "Command", starter: Bundle, hub: Hub) -> None:
+def test_models_list_and_show(regionqa: "Command", starter: Bundle, hub: Hub) -> None:
     first, *further = [line.split("\t") for line in regionqa("models", "list").lines]
     assert first[0] == "starter"
     told = {name: (size, summary) for name, size, summary in further}
@@ -92,7 +92,7 @@ def test_models_are_listed_and_shown(regionqa: "Command", starter: Bundle, hub: 
     assert unknown.err.startswith("regionqa: error: stater: no such model; shipped are: starter")
 
 
-def test_the_doctor_says_what_runs_where(regionqa: "Command") -> None:
+def test_doctor_reports_devices(regionqa: "Command") -> None:
     ran = regionqa("doctor")
     told = {line[2:].split("  ")[0]: line for line in ran.lines}
     assert (ran.status, ran.err) == (0, "")
@@ -102,9 +102,7 @@ def test_the_doctor_says_what_runs_where(regionqa: "Command") -> None:
     assert "sound" in told["model starter"]
 
 
-def test_the_doctor_finds_a_damaged_model(
-    regionqa: "Command", starter: Bundle, tmp_path: Path
-) -> None:
+def test_doctor_finds_a_damaged_model(regionqa: "Command", starter: Bundle, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(starter.root, damaged)
     weights = bytearray((damaged / "llm" / "model.safetensors").read_bytes())
@@ -118,7 +116,7 @@ def test_the_doctor_finds_a_damaged_model(
     ]
 
 
-def test_the_demo_asks_and_draws(regionqa: "Command", tmp_path: Path) -> None:
+def test_demo_asks_and_draws(regionqa: "Command", tmp_path: Path) -> None:
     ran = regionqa("demo", "--out", tmp_path / "images", "--device", "cpu")
     assert (ran.status, ran.err) == (0, "")
     assert len([line for line in ran.lines if line.endswith("?")]) == 5
@@ -128,7 +126,7 @@ def test_the_demo_asks_and_draws(regionqa: "Command", tmp_path: Path) -> None:
 # -- help ------------------------------------------------------------------------------------------
 
 
-def test_the_version_is_told(regionqa: "Command") -> None:
+def test_version_option(regionqa: "Command") -> None:
     assert regionqa("--version").out == f"regionqa {__version__}\n"
 
 
@@ -166,13 +164,13 @@ def test_the_list_of_commands_has_the_first_line_of_each_help() -> None:
     assert helps == {name: entry.summary for name, entry in COMMANDS.items()}
 
 
-def test_no_arguments_show_the_help(regionqa: "Command") -> None:
+def test_no_arguments_print_help(regionqa: "Command") -> None:
     ran = regionqa()
     assert "Usage: regionqa" in ran.out + ran.err
     assert ran.status == 2
 
 
-def test_a_shell_completes_commands_and_options(
+def test_shell_completion(
     regionqa: "Command", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("_REGIONQA_COMPLETE", "complete_bash")

@@ -1,4 +1,4 @@
-"""Images on the command line: named, in folders, by pattern, through a pipe, and broken ones."""
+"""Images on the command line: files, folders, globs, pipes, and broken images."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def png(width: int, height: int) -> bytes:
 # -- where images come from ----------------------------------------------------------------------
 
 
-def test_images_are_named_or_found_or_piped(
+def test_images_from_arguments_folders_and_pipes(
     regionqa: "Command", photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(photos.parent)
@@ -63,7 +63,7 @@ def test_images_are_named_or_found_or_piped(
     [("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("tif", "TIFF"),
      ("gif", "GIF"), ("upload", "PNG")],
 )  # fmt: skip
-def test_a_image_in_any_format(
+def test_image_formats(
     regionqa: "Command", cat: Path, tmp_path: Path, suffix: str, format: str
 ) -> None:
     path = tmp_path / f"cat.{suffix}"
@@ -73,7 +73,7 @@ def test_a_image_in_any_format(
     assert (record["width"], record["height"], record["error"]) == (451, 300, None)
 
 
-def test_boxes_are_meant_for_the_image_as_displayed(
+def test_boxes_refer_to_the_image_as_displayed(
     regionqa: "Command", engine: Engine, photos: Path
 ) -> None:
     upright, turned = photos / "upright.png", photos / "turned.png"
@@ -91,7 +91,7 @@ def test_boxes_are_meant_for_the_image_as_displayed(
 # -- requests, line by line ------------------------------------------------------------------------
 
 
-def test_requests_are_answered_line_for_line(
+def test_json_requests_are_answered_in_order(
     regionqa: "Command", engine: Engine, photos: Path
 ) -> None:
     box, other = [10, 20, 100, 120], [60, 30, 140, 130]
@@ -124,7 +124,7 @@ def test_requests_are_answered_line_for_line(
     ]
 
 
-def test_the_command_asks_what_a_line_leaves_out(regionqa: "Command", photos: Path) -> None:
+def test_question_argument_is_the_default_of_requests(regionqa: "Command", photos: Path) -> None:
     cat = str(photos / "cat.jpg")
     lines = [
         json.dumps({"image": cat, "question": "is it a dog?"}),
@@ -187,7 +187,7 @@ BAD_LINES = [
 ]
 
 
-def test_a_bad_line_fails_in_its_place(regionqa: "Command", photos: Path) -> None:
+def test_bad_line_fails_in_its_place(regionqa: "Command", photos: Path) -> None:
     cat = str(photos / "cat.jpg")
     good = json.dumps({"image": cat, "question": "what is this?"})
     lines = [text for line, _ in BAD_LINES for text in (good, line.replace("CAT", cat))]
@@ -226,9 +226,7 @@ def break_image(kind: str, path: Path) -> None:
         path.write_bytes(contents[kind])
 
 
-def test_a_broken_image_fails_in_its_place(
-    regionqa: "Command", photos: Path, tmp_path: Path
-) -> None:
+def test_broken_image_fails_in_its_place(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
     good, broken = photos / "cat.jpg", {}
     for kind in BROKEN:
         broken[kind] = tmp_path / f"{kind}.jpg"
@@ -247,9 +245,7 @@ def test_a_broken_image_fails_in_its_place(
         assert BROKEN[kind] in record["error"]
 
 
-def test_a_folder_without_images_is_refused_before_anything_is_asked(
-    regionqa: "Command", photos: Path
-) -> None:
+def test_folder_without_images_is_refused(regionqa: "Command", photos: Path) -> None:
     empty = photos / "empty.jpg"
     empty.mkdir()
     for words in ((empty,), (photos / "*.jpeg",), (photos, empty)):
@@ -258,16 +254,14 @@ def test_a_folder_without_images_is_refused_before_anything_is_asked(
         assert "no images" in ran.err
 
 
-def test_a_directory_among_the_lines_of_a_pipe_fails_alone(
-    regionqa: "Command", photos: Path
-) -> None:
+def test_directory_in_a_pipe_fails_alone(regionqa: "Command", photos: Path) -> None:
     lines = f"{photos / 'cat.jpg'}\n{photos}\n{photos / 'cup.jpg'}\n"
     ran = regionqa("caption", "-", *QUICK, stdin=lines)
     assert (ran.status, len(ran.lines), len(ran.err.splitlines())) == (3, 2, 1)
     assert f"{photos}: a directory, not an image" in ran.err
 
 
-def test_five_broken_files_among_fifty(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
+def test_five_broken_files_of_fifty(regionqa: "Command", photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "fifty"
     folder.mkdir()
     for number in range(50):

@@ -97,7 +97,7 @@ def paths(photos: Path) -> list[Path]:
 # -- stdout is for answers -------------------------------------------------------------------------
 
 
-def test_stdout_is_the_answer_and_stderr_is_silent(regionqa: "Command", cat: Path) -> None:
+def test_stdout_has_the_answer_only(regionqa: "Command", cat: Path) -> None:
     words = ("ask", cat, "--box", "120,20,345,240", "what is this?", *QUICK)
     ran = finished(*map(str, words))
     assert (ran.returncode, ran.stderr) == (0, b"")
@@ -105,7 +105,7 @@ def test_stdout_is_the_answer_and_stderr_is_silent(regionqa: "Command", cat: Pat
     assert ran.stdout.count(b"\n") == 1
 
 
-def test_a_terminal_sees_progress_and_stdout_stays_clean(regionqa: "Command", photos: Path) -> None:
+def test_progress_is_shown_on_a_terminal_only(regionqa: "Command", photos: Path) -> None:
     import pty
 
     terminal, side = pty.openpty()
@@ -144,7 +144,7 @@ def ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_the_first_answer_comes_while_the_pipe_is_open_and_ctrl_c_ends_the_rest(
+def test_first_answer_is_streamed_and_ctrl_c_ends_the_run(
     paths: list[Path],
 ) -> None:
     with running("caption", "-", "--format", "jsonl", *QUICK) as process:
@@ -156,7 +156,7 @@ def test_the_first_answer_comes_while_the_pipe_is_open_and_ctrl_c_ends_the_rest(
         assert rest(process.stderr) == "regionqa: error: interrupted; the output so far is kept\n"
 
 
-def test_each_line_is_answered_before_the_next_is_sent(paths: list[Path]) -> None:
+def test_batch_size_1_answers_each_line_at_once(paths: list[Path]) -> None:
     with running("ask", "-", "--batch-size", "1", "--format", "jsonl", *QUICK) as process:
         for question in ("what is <region1>?", "is it a cat?"):
             for path in (*paths, "gone.jpg"):
@@ -169,7 +169,7 @@ def test_each_line_is_answered_before_the_next_is_sent(paths: list[Path]) -> Non
         assert process.returncode == 3
 
 
-def test_a_reader_that_leaves_ends_the_run_quietly(paths: list[Path]) -> None:
+def test_closed_stdout_ends_the_run_quietly(paths: list[Path]) -> None:
     words = ("caption", "-", "--batch-size", "1", "--format", "jsonl", *QUICK)
     with running(*words) as process:
         head = subprocess.Popen(["head", "-1"], stdin=process.stdout, stdout=subprocess.PIPE)
@@ -184,7 +184,7 @@ def test_a_reader_that_leaves_ends_the_run_quietly(paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("words", [("--help",), ("models", "show")], ids=" ".join)
-def test_a_reader_that_never_came_is_no_error(words: tuple[str, ...]) -> None:
+def test_stdout_closed_from_the_start(words: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     ran = finished(*words, stdout=writing)
@@ -195,7 +195,7 @@ def test_a_reader_that_never_came_is_no_error(words: tuple[str, ...]) -> None:
 # -- what stops a run ------------------------------------------------------------------------------
 
 
-def test_a_killed_run_is_resumed_to_the_same_bytes(
+def test_killed_run_resumes_to_the_same_bytes(
     regionqa: "Command", paths: list[Path], tmp_path: Path
 ) -> None:
     boxes = tmp_path / "boxes.json"
@@ -221,7 +221,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_one_line(cat: Path) -> None:
+def test_full_disk_is_a_one_line_error(cat: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         asked = finished("ask", cat, "what is this?", *QUICK, stdout=full)
         listed = finished("models", "list", stdout=full)
@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_line(cat: Path) -> None:
         assert b"No space left on device" in ran.stderr
 
 
-def test_a_closed_stderr_is_no_error() -> None:
+def test_closed_stderr_is_not_an_error() -> None:
     for words, status in ((("models", "list"), 0), (("no-such-command",), 2)):
         ran = finished(*words, before=("sh", "-c", 'exec "$@" 2>&-', "sh"))
         assert ran.returncode == status
@@ -240,7 +240,7 @@ def test_a_closed_stderr_is_no_error() -> None:
 # -- encodings -------------------------------------------------------------------------------------
 
 
-def test_names_that_the_locale_cannot_hold(cat: Path, tmp_path: Path) -> None:
+def test_file_names_outside_the_locale(cat: Path, tmp_path: Path) -> None:
     named, piped = tmp_path / "kätzchen.png", os.fsencode(tmp_path) + b"/caf\xe9.png"
     try:
         for path in (os.fsencode(named), piped):

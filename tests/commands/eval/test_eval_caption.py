@@ -1,4 +1,4 @@
-"""`regionqa eval caption`: files of captions, and metrics against published and worked values."""
+"""`regionqa eval caption`: caption files, and metrics against published and worked values."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, starter: Bundle) -> Path:
     return tmp_path
 
 
-def test_captions_are_compared_with_what_people_wrote(regionqa: "Command", folder: Path) -> None:
+def test_captions_are_scored_against_references(regionqa: "Command", folder: Path) -> None:
     out = folder / "out.json"
     ran = regionqa(
         "eval", "caption", folder / "c.jsonl", "--answers", folder / "kept.jsonl", "--json", out
@@ -57,7 +57,7 @@ def test_captions_are_compared_with_what_people_wrote(regionqa: "Command", folde
     assert "meteor" not in found
 
 
-def test_the_card_says_what_is_asked(
+def test_questions_are_those_of_the_card(
     regionqa: "Command", photos: Path, starter: Bundle, shared_engine: Engine
 ) -> None:
     (photos / "c.json").write_text(json.dumps({"cat.jpg": ["a cat.", "the cat"], "7": ["x"]}))
@@ -70,7 +70,7 @@ def test_the_card_says_what_is_asked(
     assert kept["question"] == starter.card.prompt.image_question
 
 
-def test_coco_captions_of_one_image_are_together(tmp_path: Path) -> None:
+def test_coco_captions_are_grouped_by_image(tmp_path: Path) -> None:
     table = {
         "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
         "annotations": [
@@ -99,13 +99,13 @@ def test_coco_captions_of_one_image_are_together(tmp_path: Path) -> None:
         ('{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}', "no image has the id"),
     ],
 )
-def test_a_malformed_file_says_where(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_file_error_names_the_place(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_captions(tmp_path / "c.json", tmp_path)
 
 
-def test_without_meteor_it_is_said_what_to_install(
+def test_missing_meteor_says_what_to_install(
     regionqa: "Command", folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)

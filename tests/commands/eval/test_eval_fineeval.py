@@ -1,4 +1,4 @@
-"""`regionqa eval fineeval`: the page on which people rank answers, and what their rankings say."""
+"""`regionqa eval fineeval`: the ranking page, and scores of saved rankings."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def content(page: Path) -> dict[str, Any]:
     return dict(json.loads(data))
 
 
-def test_the_page_needs_nothing_else_and_names_no_system(page: Path) -> None:
+def test_page_is_self_contained_and_blind(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
@@ -84,7 +84,7 @@ def test_the_page_needs_nothing_else_and_names_no_system(page: Path) -> None:
     assert not {"starter", "pvit", "llava"} & {answer["name"] for answer in first["answers"]}
 
 
-def test_answers_stand_in_another_order_for_each_question_and_seed(
+def test_answer_order_depends_on_question_and_seed(
     regionqa: "Command", data: Path, page: Path, tmp_path: Path
 ) -> None:
     def orders(path: Path) -> list[list[str]]:
@@ -123,7 +123,9 @@ def ranks(page: Path, data: Path, by_item: list[dict[str, int]], rater: str) -> 
     return path
 
 
-def test_rankings_come_to_wins_ties_and_losses(regionqa: "Command", data: Path, page: Path) -> None:
+def test_rankings_are_scored_as_wins_ties_and_losses(
+    regionqa: "Command", data: Path, page: Path
+) -> None:
     ann = ranks(page, data, [{"pvit": 1, "llava": 2, "starter": 3}, {"pvit": 1, "llava": 1}, {}],
                 "ann")  # fmt: skip
     bob = ranks(page, data, [{"pvit": 2, "llava": 1, "starter": 5}] * 3, "bob")
@@ -169,13 +171,13 @@ def test_other_files_are_refused(
     assert regionqa("eval", "fineeval", data, *twice).status == 1
 
 
-def test_json_of_a_page_is_a_mistake(regionqa: "Command", data: Path) -> None:
+def test_json_option_without_rankings_is_a_usage_error(regionqa: "Command", data: Path) -> None:
     ran = regionqa("eval", "fineeval", data, "--json", "x.json")
     assert (ran.status, ran.out) == (2, "")
     assert "add --ranking FILE" in ran.err
 
 
-def test_a_model_without_regions_is_asked_in_words(data: Path) -> None:
+def test_model_without_regions_is_asked_in_words(data: Path) -> None:
     found = fineeval_requests(read_fineeval(data), RegionInput.coordinates)
     assert [len(request.regions) for request in found] == [1, 2, 0]
     assert found[0].regions[0].box.xyxy == (0, 0, 100, 150)
@@ -186,7 +188,7 @@ def test_a_model_without_regions_is_asked_in_words(data: Path) -> None:
     assert not any(request.regions for request in words)
 
 
-def test_what_failed_is_left_out(data: Path) -> None:
+def test_failed_answers_are_left_out(data: Path) -> None:
     read = read_fineeval(data, limit=2)
     given = answers_by_system(read, [("mine", ["x", None])])
     assert [list(each) for each in given] == [["pvit", "llava", "mine"], ["pvit", "llava"]]
@@ -208,7 +210,7 @@ def test_what_failed_is_left_out(data: Path) -> None:
         ),
     ],
 )
-def test_a_malformed_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_file_error_names_the_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "fineeval.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         read_fineeval(tmp_path)
@@ -218,16 +220,16 @@ def test_a_malformed_file_names_its_line(tmp_path: Path, text: str, message: str
 
 
 @pytest.mark.slow
-def test_the_script_can_be_parsed() -> None:
+def test_page_script_parses() -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node")
     script = Path(regionqa.evaluation.fineeval.__file__).parent / "page.js"
-    subprocess.run([node, "--check", script], check=True, timeout=60)
+    subprocess.run([node, "--check", script], check=True)
 
 
 @pytest.mark.slow
-def test_a_rater_ranks_saves_and_goes_on(page: Path, data: Path, tmp_path: Path) -> None:
+def test_rater_can_rank_save_and_continue(page: Path, data: Path, tmp_path: Path) -> None:
     """By mouse and keyboard, in a real browser, where one is installed."""
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")

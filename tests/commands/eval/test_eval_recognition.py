@@ -39,7 +39,7 @@ def folder(tmp_path: Path, starter: Bundle) -> Path:
     return tmp_path
 
 
-def test_a_table_says_how_often_classes_are_named(regionqa: "Command", folder: Path) -> None:
+def test_table_of_accuracies(regionqa: "Command", folder: Path) -> None:
     ran = regionqa(
         "eval", "recognition", "--boxes", folder / "boxes.json", "--answers", folder / "kept.jsonl"
     )
@@ -74,7 +74,7 @@ def test_json_has_all_results(regionqa: "Command", folder: Path) -> None:
     assert metric_values(document, "size") == {"32": 100, "48": 0, "64": 100, "128": 0}
 
 
-def test_results_are_plotted(regionqa: "Command", folder: Path) -> None:
+def test_plot_option(regionqa: "Command", folder: Path) -> None:
     words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers")
     ran = regionqa(*words, folder / "kept.jsonl", "--plot", folder / "bars.png")
     assert ran.status == 0
@@ -84,7 +84,7 @@ def test_results_are_plotted(regionqa: "Command", folder: Path) -> None:
     assert "bars.txt: cannot be written" in ran.err
 
 
-def test_the_model_is_asked_once(
+def test_answers_are_cached(
     regionqa: "Command", starter: Bundle, photos: Path, engine: Engine
 ) -> None:
     """The second run takes every answer from the file; a line cut short is asked again."""
@@ -115,7 +115,7 @@ def test_the_model_is_asked_once(
     assert third.lines == first.lines
 
 
-def test_what_cannot_be_asked_is_said_and_left_out(
+def test_failed_boxes_are_reported_and_left_out(
     regionqa: "Command", folder: Path, shared_engine: Engine
 ) -> None:
     coco(folder / "more.json", [*BOXES, ("gone.jpg", (0, 0, 50, 50), "dog")])
@@ -128,7 +128,7 @@ def test_what_cannot_be_asked_is_said_and_left_out(
     assert (document["items"], document["failed"]) == (4, 1)
 
 
-def test_two_models_are_compared_on_the_same_boxes(
+def test_compare_two_models(
     regionqa: "Command", folder: Path, starter: Bundle, tmp_path: Path
 ) -> None:
     """Another bundle that names all four rightly; its answers lie in the same file."""
@@ -157,7 +157,7 @@ def test_two_models_are_compared_on_the_same_boxes(
     )
 
 
-def test_held_back_answers_are_counted_apart(regionqa: "Command", folder: Path) -> None:
+def test_held_back_answers_are_counted_separately(regionqa: "Command", folder: Path) -> None:
     out = folder / "out.json"
     regionqa(
         "eval", "recognition", "--boxes", folder / "boxes.json", "--answers",
@@ -170,7 +170,7 @@ def test_held_back_answers_are_counted_apart(regionqa: "Command", folder: Path) 
     assert found["accuracy_held_back"] == 25
 
 
-def test_names_and_synonyms_of_ones_own(regionqa: "Command", folder: Path) -> None:
+def test_classes_option(regionqa: "Command", folder: Path) -> None:
     (folder / "names.toml").write_text('person = ["red thing"]\n')
     words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers",
              folder / "kept.jsonl", "--classes", folder / "names.toml")  # fmt: skip
@@ -191,7 +191,7 @@ def test_names_and_synonyms_of_ones_own(regionqa: "Command", folder: Path) -> No
         (["--model", "gone"], 1, "gone: no such model"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_errors_are_one_line(
     regionqa: "Command", folder: Path, options: list[str], status: int, message: str
 ) -> None:
     ran = regionqa("eval", "recognition", "--boxes", folder / "boxes.json", *options)
@@ -200,7 +200,7 @@ def test_mistakes_are_one_line(
     assert len(ran.err.splitlines()) == 1
 
 
-def test_a_file_that_holds_no_answers_is_refused(regionqa: "Command", folder: Path) -> None:
+def test_answers_option_refuses_other_files(regionqa: "Command", folder: Path) -> None:
     words = ("eval", "recognition", "--boxes", folder / "boxes.json", "--answers")
     image = (folder / "a.jpg").read_bytes()
     ran = regionqa(*words, folder / "a.jpg")
@@ -242,7 +242,7 @@ def fake_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
 
 
-def test_the_nearest_class_counts(
+def test_sentence_encoder_chooses_the_nearest_class(
     regionqa: "Command", folder: Path, fake_encoder: None, starter: Bundle
 ) -> None:
     """Every reply means some class, and a file of further classes adds to what is near."""
@@ -262,7 +262,7 @@ def test_the_nearest_class_counts(
 
 
 @pytest.mark.slow
-def test_a_real_encoder_knows_what_words_do_not(
+def test_sentence_encoder_matches_beyond_synonyms(
     regionqa: "Command", folder: Path, starter: Bundle
 ) -> None:
     """With all-MiniLM-L6-v2, where a package carries it: seconds of import."""

@@ -1,4 +1,4 @@
-"""`regionqa eval vqa`: files of questions, what counts as the answer, choices by likelihood."""
+"""`regionqa eval vqa`: question files, matching of answers, choices by likelihood."""
 
 import json
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, starter: Bundle) -> Path:
     return tmp_path
 
 
-def test_every_kind_of_question_has_its_metric_values(regionqa: "Command", folder: Path) -> None:
+def test_metrics_of_every_kind_of_question(regionqa: "Command", folder: Path) -> None:
     out = folder / "out.json"
     ran = regionqa(
         "eval", "vqa", folder / "q.jsonl", "--answers", folder / "kept.jsonl", "--json", out
@@ -81,7 +81,7 @@ def test_every_kind_of_question_has_its_metric_values(regionqa: "Command", folde
     ]
 
 
-def test_saying_one_of_everything_is_not_counting(
+def test_constant_count_is_reported_as_baseline(
     regionqa: "Command", tmp_path: Path, starter: Bundle
 ) -> None:
     """Where three things are there once and one four times, "one" is right of one number in two."""
@@ -104,7 +104,7 @@ def test_saying_one_of_everything_is_not_counting(
     assert metric_values(document, "kind, within one, balanced") == {"count": 50}
 
 
-def test_choices_are_judged_by_words_and_by_likelihood(
+def test_choices_by_text_and_by_likelihood(
     regionqa: "Command", photos: Path, shared_engine: Engine
 ) -> None:
     box = [20, 10, 120, 100]
@@ -125,7 +125,7 @@ def test_choices_are_judged_by_words_and_by_likelihood(
     assert "choice_likelihood" not in metric_values(json.loads(out.read_text()))
 
 
-def test_a_limit_asks_the_first(regionqa: "Command", folder: Path) -> None:
+def test_limit_option_takes_the_first(regionqa: "Command", folder: Path) -> None:
     ran = regionqa(
         "eval", "vqa", folder / "q.jsonl", "--answers", folder / "kept.jsonl", "--limit", 2
     )
@@ -133,7 +133,7 @@ def test_a_limit_asks_the_first(regionqa: "Command", folder: Path) -> None:
     assert ran.lines[2].split()[-1] == "2"
 
 
-def test_a_question_outside_its_image_fails_alone(
+def test_box_outside_the_image_fails_alone(
     regionqa: "Command", folder: Path, shared_engine: Engine
 ) -> None:
     more = [{**RECORDS[1], "regions": [[500, 500, 600, 600]]}, {**RECORDS[1], "image": "gone.jpg"}]
@@ -146,9 +146,7 @@ def test_a_question_outside_its_image_fails_alone(
     assert ran.lines[2].split()[-1] == "7"
 
 
-def test_where_nothing_can_be_answered_that_is_said(
-    regionqa: "Command", tmp_path: Path, shared_engine: Engine
-) -> None:
+def test_no_answers_is_an_error(regionqa: "Command", tmp_path: Path, shared_engine: Engine) -> None:
     lines(tmp_path / "q.jsonl", [{"image": "gone.jpg", "question": "what?", "answer": "it."}])
     ran = regionqa("eval", "vqa", tmp_path / "q.jsonl", "--device", "cpu")
     assert (ran.status, ran.out) == (1, "")
@@ -185,14 +183,14 @@ def test_where_nothing_can_be_answered_that_is_said(
         ('[{"image": "a.jpg", "conversations": []}]', "record 1: its conversations are not a list"),
     ],
 )
-def test_a_malformed_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_file_error_names_the_line(tmp_path: Path, text: str, message: str) -> None:
     grey(tmp_path, "a.jpg")
     (tmp_path / "q.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         read_questions(tmp_path / "q.jsonl")
 
 
-def test_a_turn_has_the_regions_that_it_names(tmp_path: Path) -> None:
+def test_turn_has_the_regions_it_names(tmp_path: Path) -> None:
     """As training reads such a record for a model that knows one question at a time."""
     grey(tmp_path, "a.jpg")
     conversation = turns("what is <region2>?", "<region2> is a cup.",
@@ -206,7 +204,7 @@ def test_a_turn_has_the_regions_that_it_names(tmp_path: Path) -> None:
     assert first.request.source is second.request.source
 
 
-def test_regions_may_stand_in_the_text_as_pvit_writes_them(tmp_path: Path) -> None:
+def test_inline_regions_in_pvit_format(tmp_path: Path) -> None:
     grey(tmp_path, "a.jpg")
     inline = "<Region><L0><L0><L250><L500></Region>"
     record = {"image": "a.jpg", "question": f"what is {inline}?", "answer": "a cup."}

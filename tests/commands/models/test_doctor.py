@@ -1,4 +1,4 @@
-"""What the doctor says: versions, devices tried for real, models read whole."""
+"""`regionqa doctor`: versions, devices, models."""
 
 import shutil
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def versions_of(**installed: str) -> Callable[[str], str]:
 # -- the report ------------------------------------------------------------------------------------
 
 
-def test_a_healthy_machine_without_a_gpu(no_gpu: None, starter: Bundle) -> None:
+def test_machine_without_a_gpu(no_gpu: None, starter: Bundle) -> None:
     findings = diagnose()
     assert all(finding.good for finding in findings)
     assert found(findings, "torch").text == metadata.version("torch")
@@ -70,9 +70,7 @@ def test_a_healthy_machine_without_a_gpu(no_gpu: None, starter: Bundle) -> None:
     assert found(findings, "model starter").text == f"sound, {megabytes} at {starter.root}"
 
 
-def test_why_cuda_is_not_used_is_said_in_words(
-    no_gpu: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reasons_against_cuda(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     finding = found(doctor.devices("starter"), "cuda")
     assert finding.text.startswith("not used: torch finds no usable NVIDIA GPU")
@@ -82,12 +80,12 @@ def test_why_cuda_is_not_used_is_said_in_words(
 # -- versions --------------------------------------------------------------------------------------
 
 
-def test_what_is_not_installed_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", versions_of(torch="2.9.1", onnxruntime="1.24.0"))
     assert doctor.versions() == [Finding("torch", "2.9.1"), Finding("onnxruntime", "1.24.0")]
 
 
-def test_two_onnx_runtimes_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_onnx_runtimes_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     both = versions_of(onnxruntime="1.24.0", onnxruntime_gpu="1.24.1")
     monkeypatch.setattr(metadata, "version", both)
     findings = doctor.versions()
@@ -128,7 +126,7 @@ class FailsOnCuda(VisionEncoder):
         (RuntimeError("CUDNN failure 9:\n  no kernel image"), "CUDNN failure 9: no kernel image"),
     ],
 )
-def test_cuda_counts_only_when_a_graph_ran_there(
+def test_cuda_counts_only_if_a_graph_ran(
     promising: None, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     monkeypatch.setattr(FailsOnCuda, "error", error, raising=False)
@@ -139,9 +137,7 @@ def test_cuda_counts_only_when_a_graph_ran_there(
     assert found(findings, "--device auto").text == "means cpu here"
 
 
-def test_cuda_that_works_is_what_auto_takes(
-    promising: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_chooses_working_cuda(promising: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         doctor, "VisionEncoder", lambda bundle, device: VisionEncoder(bundle, Device.cpu)
     )
@@ -150,9 +146,7 @@ def test_cuda_that_works_is_what_auto_takes(
     assert found(findings, "--device auto").text == "means cuda here"
 
 
-def test_the_gpus_are_listed_with_their_memory(
-    promising: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus_are_listed_with_memory(promising: None, monkeypatch: pytest.MonkeyPatch) -> None:
     cards = [SimpleNamespace(name="NVIDIA H200", total_memory=140 * 2**30)] * 2
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: cards[index])
@@ -162,7 +156,7 @@ def test_the_gpus_are_listed_with_their_memory(
 # -- models ----------------------------------------------------------------------------------------
 
 
-def test_a_changed_file_of_a_model_is_named(copy: Path, no_gpu: None) -> None:
+def test_changed_file_is_named(copy: Path, no_gpu: None) -> None:
     content = bytearray((copy / "llm/model.safetensors").read_bytes())
     content[-1] ^= 1
     (copy / "llm/model.safetensors").write_bytes(content)
@@ -172,9 +166,7 @@ def test_a_changed_file_of_a_model_is_named(copy: Path, no_gpu: None) -> None:
     assert found(diagnose(str(copy)), "model starter").good, "shipped models are checked as well"
 
 
-def test_a_graph_that_does_not_load_is_a_fault_of_the_model_asked_about(
-    copy: Path, no_gpu: None
-) -> None:
+def test_graph_that_does_not_load(copy: Path, no_gpu: None) -> None:
     size = (copy / "vision.onnx").stat().st_size
     (copy / "vision.onnx").write_bytes(b"\0" * size)
     findings = diagnose(str(copy))
@@ -183,14 +175,14 @@ def test_a_graph_that_does_not_load_is_a_fault_of_the_model_asked_about(
     assert not found(findings, f"model {copy}").good
 
 
-def test_an_incomplete_model_is_named(copy: Path, no_gpu: None) -> None:
+def test_incomplete_model(copy: Path, no_gpu: None) -> None:
     (copy / "region.onnx").unlink()
     finding = doctor.check_model(str(copy))
     assert not finding.good
     assert "region.onnx: missing from the model" in finding.text
 
 
-def test_a_model_that_does_not_exist(no_gpu: None) -> None:
+def test_unknown_model(no_gpu: None) -> None:
     findings = diagnose("no-such-model")
     assert not found(findings, "model no-such-model").good
     assert "shipped are: " in found(findings, "model no-such-model").text
@@ -200,11 +192,11 @@ def test_a_model_that_does_not_exist(no_gpu: None) -> None:
 # -- the Hub's cache -------------------------------------------------------------------------------
 
 
-def test_an_empty_cache_is_no_fault(cache: Path) -> None:
+def test_empty_hub_cache(cache: Path) -> None:
     assert doctor.hub_cache_finding() == f"{cache} (nothing there yet)"
 
 
-def test_the_cache_is_measured_and_links_do_not_count_twice(cache: Path) -> None:
+def test_hub_cache_size_without_links(cache: Path) -> None:
     model = cache / "models--somebody--model"
     (model / "blobs").mkdir(parents=True)
     (model / "snapshots" / "abc").mkdir(parents=True)

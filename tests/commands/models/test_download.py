@@ -103,7 +103,7 @@ def in_process(*words: str, limit: int | None = None, **settings: str) -> Finish
 # -- what works ------------------------------------------------------------------------------------
 
 
-def test_a_model_is_downloaded(regionqa: "Command", tiny: Hub, checkpoint: Path) -> None:
+def test_download(regionqa: "Command", tiny: Hub, checkpoint: Path) -> None:
     ran = regionqa("download", TINY)
     assert (ran.status, ran.err) == (0, f"licence of {TINY}: apache-2.0\n")
     (folder,) = ran.lines
@@ -113,9 +113,7 @@ def test_a_model_is_downloaded(regionqa: "Command", tiny: Hub, checkpoint: Path)
     assert len(tiny.fetched(WEIGHTS)) == 1
 
 
-def test_a_dry_run_lists_and_fetches_nothing(
-    regionqa: "Command", tiny: Hub, checkpoint: Path
-) -> None:
+def test_dry_run_fetches_nothing(regionqa: "Command", tiny: Hub, checkpoint: Path) -> None:
     ran = regionqa("download", TINY, "--dry-run")
     assert (ran.status, ran.err) == (0, f"licence of {TINY}: apache-2.0\n")
     sizes = {path: readable(len(data)) for path, data in contents(checkpoint).items()}
@@ -128,7 +126,7 @@ def test_a_dry_run_lists_and_fetches_nothing(
     assert regionqa("download", TINY, "--dry-run").lines[-1].endswith("in total; 0 bytes to fetch")
 
 
-def test_the_command_as_users_run_it(tiny: Hub, checkpoint: Path, tmp_path: Path) -> None:
+def test_download_in_a_subprocess(tiny: Hub, checkpoint: Path, tmp_path: Path) -> None:
     ran = in_process("download", TINY)
     assert (ran.status, ran.err) == (0, f"licence of {TINY}: apache-2.0\n")
     folder = Path(ran.out.strip())
@@ -146,7 +144,7 @@ def test_the_command_as_users_run_it(tiny: Hub, checkpoint: Path, tmp_path: Path
     )
 
 
-def test_a_published_model_answers_and_is_fetched_once(
+def test_hub_model_answers_and_is_fetched_once(
     regionqa: "Command", published: Hub, cat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("ask", cat, "what is this?", "--box", "120,20,400,290", "--device", "cpu")
@@ -160,20 +158,20 @@ def test_a_published_model_answers_and_is_fetched_once(
     assert regionqa(*words, "--model", "ann/cats").out == ran.out
 
 
-def test_a_snapshot_of_links_is_a_sound_bundle(published: Hub, starter: Bundle) -> None:
+def test_snapshot_with_symlinks_is_a_valid_bundle(published: Hub, starter: Bundle) -> None:
     bundle = find_bundle("ann/cats")
     assert (bundle.root / WEIGHTS_OF_STARTER).is_symlink()
     assert bundle.card == starter.card
     assert bundle.broken_files() == []
 
 
-def test_only_what_the_card_lists_is_fetched_for_asking(hub: Hub, starter: Bundle) -> None:
+def test_ask_fetches_listed_files_only(hub: Hub, starter: Bundle) -> None:
     hub.add("ann/cats", {**contents(starter.root), "train/huge.bin": b"x" * 1000})
     assert not (find_bundle("ann/cats").root / "train").exists()
     assert hub.fetched("train/huge.bin") == []
 
 
-def test_a_model_with_a_folder_of_its_name_is_the_folder(
+def test_local_folder_precedes_hub_name(
     hub: Hub, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(starter.root, tmp_path / "ann" / "cats")
@@ -183,9 +181,7 @@ def test_a_model_with_a_folder_of_its_name_is_the_folder(
     assert hub.requests == []
 
 
-def test_a_repository_that_is_no_bundle_is_not_fetched_for_asking(
-    regionqa: "Command", tiny: Hub, cat: Path
-) -> None:
+def test_ask_does_not_fetch_other_repositories(regionqa: "Command", tiny: Hub, cat: Path) -> None:
     ran = regionqa("ask", cat, "what is this?", "--model", TINY)
     assert (ran.status, ran.out) == (1, "")
     assert ran.err == (
@@ -195,7 +191,7 @@ def test_a_repository_that_is_no_bundle_is_not_fetched_for_asking(
     assert tiny.fetched(WEIGHTS) == []
 
 
-def test_a_newer_revision_brings_only_what_changed(
+def test_newer_revision_fetches_changed_files_only(
     regionqa: "Command", tiny: Hub, checkpoint: Path
 ) -> None:
     old = regionqa("download", TINY).out
@@ -209,7 +205,7 @@ def test_a_newer_revision_brings_only_what_changed(
     assert regionqa("download", TINY, "--revision", Path(old).name.strip()).out == old
 
 
-def test_a_revision_published_meanwhile(
+def test_revision_published_during_download(
     tiny: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = {**contents(checkpoint), "config.json": b"{}"}
@@ -217,7 +213,7 @@ def test_a_revision_published_meanwhile(
     assert contents(fetch(TINY)) == newer
 
 
-def test_patterns_choose_files(tiny: Hub) -> None:
+def test_include_and_exclude_patterns(tiny: Hub) -> None:
     folder = fetch(TINY, files=["config.json", "*.safetensors", "*.none"])
     assert set(contents(folder)) == {"config.json", WEIGHTS}
     assert cached(TINY, files=["config.json"]) == folder
@@ -235,9 +231,7 @@ def test_patterns_choose_files(tiny: Hub) -> None:
         ({}, None),
     ],
 )
-def test_licences_as_the_hub_states_them(
-    tiny: Hub, licence: dict[str, Any], told: str | None
-) -> None:
+def test_licences(tiny: Hub, licence: dict[str, Any], told: str | None) -> None:
     tiny.repos[TINY].card = licence
     assert list_files(TINY).licence == told
 
@@ -251,7 +245,7 @@ def test_licences_as_the_hub_states_them(
         (Path("ann/cats"), False),
     ],
 )  # fmt: skip
-def test_what_looks_like_a_repository(
+def test_is_repository_name(
     name: str | Path, looks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -260,7 +254,7 @@ def test_what_looks_like_a_repository(
     assert looks_like_repo(name) is looks
 
 
-def test_neither_a_folder_nor_a_repository(tmp_path: Path) -> None:
+def test_neither_folder_nor_repository(tmp_path: Path) -> None:
     assert local_or_hub(str(tmp_path)) == tmp_path
     with pytest.raises(DownloadError) as caught:
         local_or_hub("tiny")
@@ -294,7 +288,7 @@ NOT_FOUND = (
 
 
 @pytest.mark.parametrize("token", ["", "hf_ann"])
-def test_no_such_repository(
+def test_missing_repository(
     fails: Fails, tiny: Hub, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     if token:
@@ -303,7 +297,7 @@ def test_no_such_repository(
     assert tiny.requests[-1].status == (404 if token else 401)
 
 
-def test_a_private_repository_is_not_told_from_none(
+def test_private_repository(
     fails: Fails, hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add(TINY, checkpoint, private=True)
@@ -312,7 +306,7 @@ def test_a_private_repository_is_not_told_from_none(
     assert contents(fetch(TINY)) == contents(checkpoint)
 
 
-def test_a_gated_repository(
+def test_gated_repository(
     fails: Fails, hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add(TINY, checkpoint, gated=True)
@@ -329,13 +323,13 @@ def test_a_gated_repository(
     assert contents(fetch(TINY)) == contents(checkpoint)
 
 
-def test_no_such_revision(fails: Fails, tiny: Hub) -> None:
+def test_missing_revision(fails: Fails, tiny: Hub) -> None:
     assert fails(TINY, "--revision", "v9") == (
         f"{TINY}: has no revision 'v9'; its page lists them: {tiny.url}/{TINY}"
     )
 
 
-def test_a_file_that_the_repository_lacks(tiny: Hub) -> None:
+def test_file_missing_from_repository(tiny: Hub) -> None:
     for files in (["config.json", "vocab.txt"], ["*.bin"]):
         with pytest.raises(DownloadError) as caught:
             fetch(TINY, files=files)
@@ -345,7 +339,7 @@ def test_a_file_that_the_repository_lacks(tiny: Hub) -> None:
         )
 
 
-def test_a_file_that_the_hub_lists_and_has_lost(fails: Fails, tiny: Hub) -> None:
+def test_listed_file_is_gone(fails: Fails, tiny: Hub) -> None:
     tiny.lose(TINY, "config.json")
     assert fails(TINY) == (
         f"{TINY}: the Hub lists config.json but does not have it; tell its owner, or name another "
@@ -364,12 +358,12 @@ def test_a_file_that_the_hub_lists_and_has_lost(fails: Fails, tiny: Hub) -> None
         (503, "the Hub is out of order (503); run again later"),
     ],
 )  # fmt: skip
-def test_other_answers(fails: Fails, tiny: Hub, status: int, line: str) -> None:
+def test_other_http_errors(fails: Fails, tiny: Hub, status: int, line: str) -> None:
     tiny.status = status
     assert fails(TINY) == f"{TINY}: {line.format(page=f'{tiny.url}/{TINY}')}"
 
 
-def test_an_answer_that_is_not_the_hubs(fails: Fails, tiny: Hub) -> None:
+def test_response_not_from_the_hub(fails: Fails, tiny: Hub) -> None:
     tiny.page = b"<html>please log in</html>"
     line = fails(TINY)
     assert line.startswith(f"{TINY}: the Hub's answer makes no sense (JSONDecodeError: ")
@@ -377,7 +371,7 @@ def test_an_answer_that_is_not_the_hubs(fails: Fails, tiny: Hub) -> None:
 
 
 @pytest.mark.parametrize("name", ["ann/cats/x", "an n/cats", "ann/..cats"])
-def test_what_is_no_repositorys_name(fails: Fails, hub: Hub, name: str) -> None:
+def test_invalid_repository_names(fails: Fails, hub: Hub, name: str) -> None:
     assert fails(name) == f"{name}: not a repository's name; it is written OWNER/NAME"
     assert hub.requests == []
 
@@ -385,9 +379,7 @@ def test_what_is_no_repositorys_name(fails: Fails, hub: Hub, name: str) -> None:
 # -- the connection --------------------------------------------------------------------------------
 
 
-def test_offline_what_is_not_here_cannot_be_had(
-    fails: Fails, tiny: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_without_cache(fails: Fails, tiny: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch(TINY, files=["config.json"])
     go_offline(monkeypatch)
     line = (
@@ -398,7 +390,7 @@ def test_offline_what_is_not_here_cannot_be_had(
     assert fails("ann/other") == f"ann/other: {line}"
 
 
-def test_without_a_connection_what_is_here_is_used(fails: Fails, tiny: Hub) -> None:
+def test_cache_is_used_without_connection(fails: Fails, tiny: Hub) -> None:
     folder = in_process("download", TINY).out
     tiny.down()
     assert in_process("download", TINY) == (
@@ -411,7 +403,7 @@ def test_without_a_connection_what_is_here_is_used(fails: Fails, tiny: Hub) -> N
     assert line.endswith("); connect once, or give a local folder")
 
 
-def test_a_broken_download_goes_on_where_it_broke(tiny: Hub, checkpoint: Path) -> None:
+def test_broken_download_resumes(tiny: Hub, checkpoint: Path) -> None:
     """The client writes pieces of 10 MiB; what came of the last one is asked for again."""
     piece, data = constants.DOWNLOAD_CHUNK_SIZE, os.urandom(12 << 20)
     tiny.add(TINY, {"big.bin": data})
@@ -424,7 +416,7 @@ def test_a_broken_download_goes_on_where_it_broke(tiny: Hub, checkpoint: Path) -
     assert (Path(ran.out.strip()) / "big.bin").read_bytes() == data
 
 
-def test_a_connection_that_keeps_breaking(fails: Fails, tiny: Hub, checkpoint: Path) -> None:
+def test_connection_keeps_breaking(fails: Fails, tiny: Hub, checkpoint: Path) -> None:
     """Run again, the client starts this file anew and keeps those that were complete."""
     tiny.break_after(TINY, WEIGHTS, 100, times=20)
     line = fails(TINY)
@@ -441,7 +433,7 @@ def test_a_connection_that_keeps_breaking(fails: Fails, tiny: Hub, checkpoint: P
 
 
 @pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
-def test_a_wrong_digest(fails: Fails, tiny: Hub, checkpoint: Path, path: str) -> None:
+def test_wrong_digest(fails: Fails, tiny: Hub, checkpoint: Path, path: str) -> None:
     tiny.corrupt(TINY, path)
     assert fails(TINY) == (
         f"{TINY}: arrived damaged and was removed (its digest is not the Hub's): {path}; run again "
@@ -453,7 +445,7 @@ def test_a_wrong_digest(fails: Fails, tiny: Hub, checkpoint: Path, path: str) ->
     assert len(tiny.fetched(path)) == 2
 
 
-def test_a_wrong_size(fails: Fails, tiny: Hub, checkpoint: Path) -> None:
+def test_wrong_size(fails: Fails, tiny: Hub, checkpoint: Path) -> None:
     tiny.shorten(TINY, WEIGHTS)
     line = fails(TINY)
     assert line.startswith(f"{TINY}: did not arrive whole (OSError: Consistency check failed: ")
@@ -462,7 +454,7 @@ def test_a_wrong_size(fails: Fails, tiny: Hub, checkpoint: Path) -> None:
     assert contents(fetch(TINY)) == contents(checkpoint)
 
 
-def test_a_bundle_whose_card_disagrees_is_said_when_it_is_downloaded(
+def test_downloaded_files_are_compared_with_the_card(
     fails: Fails, hub: Hub, starter: Bundle
 ) -> None:
     files = contents(starter.root)
@@ -473,7 +465,7 @@ def test_a_bundle_whose_card_disagrees_is_said_when_it_is_downloaded(
 
 
 @pytest.mark.parametrize("path", ["../../../secret", "/etc/passwd", "llm/../../x", "a\\..\\b", ""])
-def test_a_card_cannot_name_files_outside_its_folder(
+def test_card_cannot_name_files_outside_its_folder(
     regionqa: "Command", hub: Hub, starter: Bundle, cat: Path, path: str
 ) -> None:
     files = contents(starter.root)
@@ -491,7 +483,7 @@ def test_a_card_cannot_name_files_outside_its_folder(
 # -- the disk --------------------------------------------------------------------------------------
 
 
-def test_a_disk_too_small_is_said_before_the_first_byte(
+def test_disk_too_small_is_reported_first(
     fails: Fails, tiny: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1234))
@@ -504,7 +496,7 @@ def test_a_disk_too_small_is_said_before_the_first_byte(
     assert {asked.method for asked in files} == {"HEAD"}, "by the client's dry run"
 
 
-def test_a_disk_that_fills_up_meanwhile(
+def test_disk_full_during_download(
     fails: Fails, tiny: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -519,7 +511,7 @@ def test_a_disk_that_fills_up_meanwhile(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix's limits")
-def test_a_file_larger_than_this_machine_allows(tiny: Hub) -> None:
+def test_file_size_limit(tiny: Hub) -> None:
     tiny.add(TINY, {"big.bin": bytes(200_000)})
     ran = in_process("download", TINY, limit=100_000)
     assert (ran.status, ran.out) == (1, "")
@@ -527,7 +519,7 @@ def test_a_file_larger_than_this_machine_allows(tiny: Hub) -> None:
     assert ran.err.count("\n") == 1
 
 
-def test_a_cache_that_cannot_be_written(
+def test_unwritable_cache(
     fails: Fails, tiny: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -541,12 +533,12 @@ def test_a_cache_that_cannot_be_written(
     ("size", "told"),
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2.5e6, "2.5 MB"), (1.4e10, "14.0 GB")],
 )
-def test_sizes_for_people(size: float, told: str) -> None:
+def test_readable_sizes(size: float, told: str) -> None:
     assert readable(int(size)) == told
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix's terminal")
-def test_bars_are_for_a_terminal(tiny: Hub) -> None:
+def test_progress_bars_on_a_terminal_only(tiny: Hub) -> None:
     import termios
 
     ours, theirs = os.openpty()
@@ -565,7 +557,7 @@ def test_bars_are_for_a_terminal(tiny: Hub) -> None:
     assert b"Fetching 3 files" in shown
 
 
-def test_the_client_is_left_as_it_was(tiny: Hub) -> None:
+def test_hub_client_state_is_restored(tiny: Hub) -> None:
     from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
 
     before = (are_progress_bars_disabled(), client_log.get_verbosity())

@@ -1,4 +1,4 @@
-"""Bundles put together from published parts: what a user types, and what transformers answers.
+"""`regionqa init`: bundles from published parts, compared with transformers.
 
 The checkpoints are tiny and random, written by transformers itself; their answers mean nothing, but
 must be the same here, token for token.
@@ -154,7 +154,7 @@ PAIRS = [("llama", "clip"), ("llama", "siglip"), ("qwen2", "clip"), ("qwen2", "s
 
 
 @pytest.mark.parametrize(("text", "vision"), PAIRS)
-def test_answers_are_those_of_transformers_token_for_token(
+def test_answers_equal_transformers(
     llava: Callable[[str, str], Checkpoint], skimage_photos: Path, text: str, vision: str
 ) -> None:
     made = llava(text, vision)
@@ -169,7 +169,7 @@ def test_answers_are_those_of_transformers_token_for_token(
     assert len(set(answers)) > len(QUESTIONS)  # the image matters, and so does the question
 
 
-def test_the_stop_token_ends_an_answer(
+def test_stop_token_ends_an_answer(
     llava: Callable[[str, str], Checkpoint], skimage_photos: Path, tmp_path: Path
 ) -> None:
     """The row of the answer's fifth token is exchanged for that of the stop token."""
@@ -192,7 +192,7 @@ def test_the_stop_token_ends_an_answer(
 
 
 @pytest.mark.parametrize("text", ["llama", "qwen2"])
-def test_half_precision_and_tied_embeddings_are_kept(
+def test_half_precision_and_tied_embeddings(
     tmp_path: Path, skimage_photos: Path, text: str
 ) -> None:
     folder = write_llava(tmp_path / "tied", text, "clip", dtype=torch.bfloat16, tied=True)
@@ -207,7 +207,7 @@ def test_half_precision_and_tied_embeddings_are_kept(
         assert own_answer(engine, photo, QUESTIONS[0]) == reference(folder, image, QUESTIONS[0])
 
 
-def test_which_runtime_runs_it(llava: Callable[[str, str], Checkpoint]) -> None:
+def test_runtime_is_chosen_by_config(llava: Callable[[str, str], Checkpoint]) -> None:
     assert llava("llama", "clip").bundle.card.language.runtime == "native"
     assert llava("qwen2", "clip").bundle.card.language.runtime == "transformers"
 
@@ -215,7 +215,7 @@ def test_which_runtime_runs_it(llava: Callable[[str, str], Checkpoint]) -> None:
 # -- the command -----------------------------------------------------------------------------------
 
 
-def test_a_llava_answers_about_boxes_at_once(
+def test_llava_answers_about_boxes(
     regionqa: "Command",
     llava: Callable[[str, str], Checkpoint],
     skimage_photos: Path,
@@ -239,7 +239,7 @@ def test_a_llava_answers_about_boxes_at_once(
 
 
 @pytest.mark.parametrize(("text", "vision"), [("llama", "clip"), ("qwen2", "siglip")])
-def test_new_parts_make_an_untrained_model_with_region_features(
+def test_new_region_encoder_is_untrained(
     regionqa: "Command", parts: Path, skimage_photos: Path, tmp_path: Path, text: str, vision: str
 ) -> None:
     out = tmp_path / "mine"
@@ -260,9 +260,7 @@ def test_new_parts_make_an_untrained_model_with_region_features(
     assert asked.status == 0, asked.err
 
 
-def test_a_model_may_be_told_nothing_of_regions(
-    regionqa: "Command", parts: Path, cat: Path, tmp_path: Path
-) -> None:
+def test_model_without_regions(regionqa: "Command", parts: Path, cat: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     words = ["--vision", parts / "clip", "--llm", parts / "qwen2"]
     ran = regionqa("init", out, *words, "--region-input", "none", "--fit", "crop")
@@ -274,7 +272,7 @@ def test_a_model_may_be_told_nothing_of_regions(
     assert regionqa(*ask).out == regionqa(*ask, "--box", "10,20,200,250").out
 
 
-def test_a_region_encoder_may_look_at_pixels_of_its_own(
+def test_region_encoder_with_its_own_pixels(
     regionqa: "Command", llava: Callable[[str, str], Checkpoint], cat: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "mine"
@@ -291,7 +289,7 @@ def test_a_region_encoder_may_look_at_pixels_of_its_own(
     assert regionqa(*ask, "what is <region1>?").status == 0
 
 
-def test_the_weights_are_the_published_ones(parts: Path, tmp_path: Path) -> None:
+def test_weights_are_unchanged(parts: Path, tmp_path: Path) -> None:
     nothing = RegionInput.none
     made = init_bundle(parts / "both", parts / "bin", tmp_path / "mine", region_input=nothing)
     vision, _ = read_encoders(made.bundle)
@@ -344,7 +342,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- what is refused -------------------------------------------------------------------------------
 
 
-def test_options_that_do_not_go_together(regionqa: "Command", parts: Path, tmp_path: Path) -> None:
+def test_incompatible_options(regionqa: "Command", parts: Path, tmp_path: Path) -> None:
     out, taken = tmp_path / "mine", tmp_path / "taken"
     taken.mkdir()
     (taken / "letter").touch()
@@ -366,9 +364,7 @@ def test_options_that_do_not_go_together(regionqa: "Command", parts: Path, tmp_p
     assert not out.exists()
 
 
-def test_folders_that_do_not_hold_what_they_should(
-    regionqa: "Command", parts: Path, tmp_path: Path
-) -> None:
+def test_invalid_folders(regionqa: "Command", parts: Path, tmp_path: Path) -> None:
     bare, speechless = tmp_path / "bare", tmp_path / "speechless"
     bare.mkdir()
     shutil.copytree(parts / "llama", speechless)
@@ -396,7 +392,7 @@ def test_folders_that_do_not_hold_what_they_should(
     assert not (tmp_path / "mine").exists()
 
 
-def test_checkpoints_that_are_no_llava(
+def test_checkpoints_other_than_llava(
     regionqa: "Command", llava: Callable[[str, str], Checkpoint], parts: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
@@ -438,9 +434,7 @@ SYSTEM = "{% if messages[0].role == 'user' %}<s>{% endif %}[INST] {a} " + LLAVA 
 @pytest.mark.parametrize("chat", [LLAVA, SYSTEM])
 @pytest.mark.parametrize("scheme", ["first", "always", "never", "legacy"])
 @pytest.mark.parametrize("kind", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
-def test_prompts_are_read_as_transformers_reads_them(
-    tmp_path: Path, kind: str, scheme: str, chat: str
-) -> None:
+def test_prompt_ids_equal_transformers(tmp_path: Path, kind: str, scheme: str, chat: str) -> None:
     """Read as LlamaTokenizer, a tokenizer.json is built anew by transformers, in its own way."""
     write_llama_tokenizer(tmp_path, scheme, chat)
     file = tmp_path / "tokenizer_config.json"
@@ -449,7 +443,7 @@ def test_prompts_are_read_as_transformers_reads_them(
     same_ids(tmp_path, AutoTokenizer.from_pretrained(tmp_path), tmp_path / "own.json")
 
 
-def test_prompts_of_bytes_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
+def test_prompt_ids_of_byte_tokenizers_equal_transformers(tmp_path: Path) -> None:
     write_qwen_tokenizer(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     conversation = same_ids(tmp_path, tokenizer, tmp_path / "own.json")
@@ -460,7 +454,7 @@ def test_prompts_of_bytes_are_read_as_transformers_reads_them(tmp_path: Path) ->
     )
 
 
-def test_how_answers_and_further_questions_stand(tmp_path: Path) -> None:
+def test_answers_and_later_turns_in_templates(tmp_path: Path) -> None:
     tokenizer = write_llama_tokenizer(tmp_path, "first")
     conversation = read_conversation(tmp_path, tokenizer, [2], "<image>")
     assert conversation.template == "<s>USER: {image}\n{question} ASSISTANT:"
@@ -471,7 +465,7 @@ def test_how_answers_and_further_questions_stand(tmp_path: Path) -> None:
     assert read_conversation(tmp_path, tokenizer, [2], "<image>") == conversation
 
 
-def test_tokens_that_take_the_spaces_beside_them(tmp_path: Path) -> None:
+def test_tokens_that_absorb_spaces(tmp_path: Path) -> None:
     tokenizer = write_qwen_tokenizer(tmp_path)
     tokenizer.add_tokens([AddedToken("<|role|>", special=True, rstrip=True, lstrip=True)])
     tokenizer.chat_template = QWEN.replace("<|im_end|>", " <|role|>  ")
@@ -499,7 +493,7 @@ def same_ids(folder: Path, tokenizer: Any, file: Path) -> PromptFormat:
     return conversation
 
 
-def test_nobody_can_type_the_image_token(llava: Callable[[str, str], Checkpoint]) -> None:
+def test_typed_image_token_is_text(llava: Callable[[str, str], Checkpoint]) -> None:
     for text in ("llama", "qwen2"):
         bundle = llava(text, "clip").bundle
         tokenizer = BundleTokenizer(bundle.file("llm/tokenizer.json"))
@@ -509,7 +503,7 @@ def test_nobody_can_type_the_image_token(llava: Callable[[str, str], Checkpoint]
                 assert not special & set(tokenizer.encode(words, before))
 
 
-def test_a_template_of_braces_and_one_without_a_image(tmp_path: Path) -> None:
+def test_templates_with_braces_or_without_image(tmp_path: Path) -> None:
     tokenizer = write_qwen_tokenizer(tmp_path)
     tokenizer.chat_template = "{% raw %}{a} {{b}} {% endraw %}" + QWEN
     template = read_conversation(tmp_path, tokenizer, [], "<image>").template
@@ -529,7 +523,7 @@ def test_a_template_of_braces_and_one_without_a_image(tmp_path: Path) -> None:
     ("layers", "expected"),
     [(24, (14, 17, 20, 23)), (12, (5, 7, 9, 11)), (27, (17, 20, 23, 26)), (3, (1, 2)), (1, (0,))],
 )
-def test_levels_are_spaced_as_gpt4roi_spaces_them(layers: int, expected: Sequence[int]) -> None:
+def test_levels_are_spaced_as_in_gpt4roi(layers: int, expected: Sequence[int]) -> None:
     assert level_indices(layers) == expected
 
 
@@ -540,7 +534,7 @@ def test_levels_are_spaced_as_gpt4roi_spaces_them(layers: int, expected: Sequenc
         ({"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}, "crop"),
     ],
 )
-def test_the_fit_is_the_processors(
+def test_fit_is_that_of_the_image_processor(
     tmp_path: Path, skimage_photos: Path, settings: dict[str, Any], fit: str
 ) -> None:
     CLIPImageProcessor(**settings, **MEAN_STD).save_pretrained(tmp_path)
@@ -555,7 +549,7 @@ def test_the_fit_is_the_processors(
                 assert np.abs(rules.pixel_values(turned) - expected).max() < 1e-5
 
 
-def test_a_fit_that_is_not_known_is_refused_unless_another_is_said(tmp_path: Path) -> None:
+def test_unknown_fit_needs_the_fit_option(tmp_path: Path) -> None:
     CLIPImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}
     ).save_pretrained(tmp_path)
@@ -564,6 +558,6 @@ def test_a_fit_that_is_not_known_is_refused_unless_another_is_said(tmp_path: Pat
     assert image_table(tmp_path, 28, Fit.squash)[0]["fit"] == "squash"
 
 
-def test_the_fits_of_the_command_are_those_that_make_squares() -> None:
+def test_fit_option_lists_square_fits() -> None:
     squares = set(map(str, Fit)) - {"shortest"}
     assert set(map(str, making.FitChoice)) == squares

@@ -1,4 +1,4 @@
-"""Parts that lie on the Hub: fetched over HTTP by the real client, from a stand-in on loopback."""
+"""`regionqa init` with parts on the Hub, fetched by the real client from a local server."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_parts_of_the_hub_become_a_model_that_answers(
+def test_init_from_hub_parts(
     hub: Hub,
     regionqa: "Command",
     checkpoints: Path,
@@ -57,7 +57,7 @@ def test_parts_of_the_hub_become_a_model_that_answers(
     assert "mine has an untrained projector and region encoder; train it first" in caplog.text
 
 
-def test_a_llava_of_the_hub_is_fetched_without_what_is_not_needed(
+def test_llava_is_fetched_without_unused_files(
     hub: Hub, regionqa: "Command", checkpoints: Path, tmp_path: Path
 ) -> None:
     files = {path.name: path.read_bytes() for path in (checkpoints / "llava").iterdir()}
@@ -70,7 +70,7 @@ def test_a_llava_of_the_hub_is_fetched_without_what_is_not_needed(
     assert not hub.fetched("art.png")
 
 
-def test_what_is_on_this_machine_needs_no_network(
+def test_cached_parts_need_no_network(
     hub: Hub, regionqa: "Command", checkpoints: Path, tmp_path: Path
 ) -> None:
     hub.add("somebody/llava", checkpoints / "llava")
@@ -82,7 +82,7 @@ def test_what_is_on_this_machine_needs_no_network(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_download_that_breaks_leaves_no_model_and_goes_on_when_run_again(
+def test_broken_download_leaves_no_model_and_resumes(
     hub: Hub, regionqa: "Command", checkpoints: Path, tmp_path: Path
 ) -> None:
     hub.add("somebody/llava", checkpoints / "llava")
@@ -105,7 +105,7 @@ def test_a_download_that_breaks_leaves_no_model_and_goes_on_when_run_again(
         ("corrupt", "arrived damaged and was removed"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line(
+def test_hub_errors_are_one_line(
     hub: Hub, regionqa: "Command", checkpoints: Path, tmp_path: Path, fault: str, told: str
 ) -> None:
     import re

@@ -85,9 +85,7 @@ def rewritten(root: Path, change: Callable[[dict[str, Any]], None]) -> Bundle:
 # -- what works ------------------------------------------------------------------------------------
 
 
-def test_a_model_is_published_and_answers_from_there(
-    regionqa: "Command", ann: Hub, starter: Bundle, cat: Path
-) -> None:
+def test_published_model_answers(regionqa: "Command", ann: Hub, starter: Bundle, cat: Path) -> None:
     before = contents(starter.root)
     ran = regionqa("export", "starter", "--push", REPO)
     assert (ran.status, ran.out) == (0, f"{ann.url}/{REPO}\n")
@@ -103,7 +101,7 @@ def test_a_model_is_published_and_answers_from_there(
     assert regionqa(*words, "--model", REPO).out == regionqa(*words).out
 
 
-def test_the_command_as_users_run_it(ann: Hub, starter: Bundle) -> None:
+def test_publish_in_a_subprocess(ann: Hub, starter: Bundle) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "regionqa", "export", "starter", "--push", REPO, "--private"],
         capture_output=True, text=True, timeout=900, check=False, env=os.environ,
@@ -114,7 +112,7 @@ def test_the_command_as_users_run_it(ann: Hub, starter: Bundle) -> None:
     assert ann.repos[REPO].private
 
 
-def test_only_what_the_card_lists_is_published(
+def test_only_listed_files_are_published(
     regionqa: "Command", ann: Hub, unchecked: None, copy: Path
 ) -> None:
     (copy / "notes.txt").write_text("not for others")
@@ -122,7 +120,7 @@ def test_only_what_the_card_lists_is_published(
     assert set(ann.files(REPO)) == {*contents(copy), README} - {"notes.txt"}
 
 
-def test_publishing_again_changes_what_changed(
+def test_publishing_again_uploads_changes_only(
     regionqa: "Command", ann: Hub, unchecked: None, copy: Path
 ) -> None:
     assert regionqa("export", copy, "--push", REPO).status == 0
@@ -137,9 +135,7 @@ def test_publishing_again_changes_what_changed(
     assert b"a better one" in ann.files(REPO)[README]
 
 
-def test_a_model_is_written_to_a_folder(
-    regionqa: "Command", starter: Bundle, tmp_path: Path
-) -> None:
+def test_export_to_a_folder(regionqa: "Command", starter: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ran = regionqa("export", "starter", "--out", out)
     assert (ran.status, ran.out) == (0, f"{out}\n")
@@ -152,7 +148,7 @@ def test_a_model_is_written_to_a_folder(
     )
 
 
-def test_an_export_to_nowhere_only_compares(regionqa: "Command") -> None:
+def test_export_without_target_compares_only(regionqa: "Command") -> None:
     ran = regionqa("export", "starter")
     assert (ran.status, ran.out) == (0, "")
     for graph, line in zip(("vision.onnx", "region.onnx"), ran.err.splitlines(), strict=True):
@@ -162,7 +158,7 @@ def test_an_export_to_nowhere_only_compares(regionqa: "Command") -> None:
 # -- the README ------------------------------------------------------------------------------------
 
 
-def test_the_readme_says_what_the_card_says(starter: Bundle, tmp_path: Path) -> None:
+def test_readme_shows_the_card(starter: Bundle, tmp_path: Path) -> None:
     (tmp_path / README).write_text(model_page(starter, REPO))
     page = ModelCard.load(tmp_path / README)
     assert page.data.library_name == "regionqa"
@@ -186,7 +182,7 @@ def test_the_readme_says_what_the_card_says(starter: Bundle, tmp_path: Path) -> 
         ({}, None, None),
     ],
 )
-def test_the_readmes_licence(
+def test_readme_licence(
     starter: Bundle,
     tmp_path: Path,
     provenance: Mapping[str, str],
@@ -200,7 +196,7 @@ def test_the_readmes_licence(
     assert "Nothing was measured." in model_page(bundle, REPO)
 
 
-def test_a_card_cannot_break_the_readmes_table(starter: Bundle) -> None:
+def test_card_values_are_escaped_in_the_readme(starter: Bundle) -> None:
     card = replace(starter.card, provenance={"data": "a | b\n\n# c"}, summary="one\n---\ntwo")
     page = model_page(replace(starter, card=card), REPO)
     assert "| data | a \\| b # c |" in page.splitlines()
@@ -210,7 +206,7 @@ def test_a_card_cannot_break_the_readmes_table(starter: Bundle) -> None:
 # -- what is not published -------------------------------------------------------------------------
 
 
-def test_a_damaged_model_is_not_published(regionqa: "Command", ann: Hub, copy: Path) -> None:
+def test_damaged_model_is_not_published(regionqa: "Command", ann: Hub, copy: Path) -> None:
     weights = bytearray((copy / "encoders.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "encoders.safetensors").write_bytes(weights)
@@ -240,7 +236,7 @@ def test_graphs_that_differ_from_torch_are_not_published(
     assert ann.requests == []
 
 
-def test_without_torch_weights_only_the_files_are_compared(regionqa: "Command", copy: Path) -> None:
+def test_without_torch_weights_files_are_compared(regionqa: "Command", copy: Path) -> None:
     def without(table: dict[str, Any]) -> None:
         table["files"] = [one for one in table["files"] if "encoders" not in one["path"]]
 
@@ -262,7 +258,7 @@ def test_publishing_needs_a_token(fails: Fails, hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("repo", "token", "status"), [("bob/cats", "hf_ann", 403), (REPO, "hf_old", 401)]
 )
-def test_a_token_that_may_not_write(
+def test_token_without_write_permission(
     fails: Fails, ann: Hub, monkeypatch: pytest.MonkeyPatch, repo: str, token: str, status: int
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
@@ -273,7 +269,7 @@ def test_a_token_that_may_not_write(
     assert repo not in ann.repos
 
 
-def test_private_does_not_publish_into_what_is_public(fails: Fails, ann: Hub) -> None:
+def test_private_refuses_a_public_repository(fails: Fails, ann: Hub) -> None:
     ann.add(REPO, {"old.txt": b"old"})
     assert fails(REPO, "--private") == (
         f"{REPO}: is there already and public, so --private cannot hold; make it private at "
@@ -291,7 +287,7 @@ def test_private_without_push_is_refused(regionqa: "Command") -> None:
 
 
 @pytest.mark.parametrize("repo", ["cats/", "ann/cats/x", "an n/cats"])
-def test_what_is_no_repositorys_name(fails: Fails, ann: Hub, repo: str) -> None:
+def test_invalid_repository_names(fails: Fails, ann: Hub, repo: str) -> None:
     assert fails(repo) == f"{repo}: not a repository's name; it is written OWNER/NAME"
 
 
@@ -307,7 +303,7 @@ def test_publishing_without_a_connection(fails: Fails, ann: Hub) -> None:
     assert line.endswith("); nothing was published; run again")
 
 
-def test_publishing_to_a_hub_out_of_order(fails: Fails, ann: Hub) -> None:
+def test_publishing_during_a_hub_failure(fails: Fails, ann: Hub) -> None:
     ann.status = 503
     assert fails() == f"{REPO}: the Hub is out of order (503); run again later"
 
@@ -320,7 +316,7 @@ def test_publishing_to_a_hub_out_of_order(fails: Fails, ann: Hub) -> None:
         (("finetune", "--data", "mine.jsonl", "--out", "out"), "peft", "finetune"),
     ],
 )
-def test_commands_say_what_to_install(
+def test_missing_extras_are_named(
     regionqa: "Command",
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],

@@ -61,7 +61,7 @@ def publish(hub: Hub, files: Published) -> None:
 # -- what works ------------------------------------------------------------------------------------
 
 
-def test_gpt4roi_is_downloaded_over_a_connection_that_breaks_and_asked_by_its_name(
+def test_gpt4roi_after_a_broken_download(
     hub: Hub,
     regionqa: "Command",
     gpt4roi_files: Published,
@@ -109,7 +109,7 @@ def test_gpt4roi_is_downloaded_over_a_connection_that_breaks_and_asked_by_its_na
     assert "gpt4roi-7b\t" in regionqa("models", "list").out
 
 
-def test_pvit_is_downloaded_with_a_file_of_regionclip_and_asked(
+def test_pvit_with_a_regionclip_file(
     hub: Hub, regionqa: "Command", pvit_files: Published, cat: Path, tmp_path: Path
 ) -> None:
     publish(hub, pvit_files)
@@ -140,9 +140,7 @@ def test_pvit_is_downloaded_with_a_file_of_regionclip_and_asked(
     assert answer.status == 0, answer.err
 
 
-def test_regionclip_may_come_from_a_repository(
-    hub: Hub, regionqa: "Command", pvit_files: Published
-) -> None:
+def test_regionclip_from_a_repository(hub: Hub, regionqa: "Command", pvit_files: Published) -> None:
     publish(hub, pvit_files)
     assert pvit_files.region is not None
     hub.add("somebody/regionclip", {"weights/regionclip_pretrained-cc_rn50x4.pth":
@@ -153,7 +151,7 @@ def test_regionclip_may_come_from_a_repository(
     assert "weights/regionclip_pretrained-cc_rn50x4.pth" in plan.out
 
 
-def test_both_answer_fineeval_and_stand_on_one_page_to_be_ranked(
+def test_fineeval_page_with_both_models(
     regionqa: "Command", gpt4roi_files: Published, pvit_files: Published, tmp_path: Path
 ) -> None:
     models = [tmp_path / files.name for files in (gpt4roi_files, pvit_files)]
@@ -180,7 +178,7 @@ def test_both_answer_fineeval_and_stand_on_one_page_to_be_ranked(
     assert [len(item["answers"]) for item in told["items"]] == [3, 3]
 
 
-def test_a_dry_run_says_what_is_fetched_and_needed_and_fetches_nothing(
+def test_dry_run_lists_parts_and_fetches_nothing(
     hub: Hub, regionqa: "Command", gpt4roi_files: Published
 ) -> None:
     publish(hub, gpt4roi_files)
@@ -200,7 +198,7 @@ def test_a_dry_run_says_what_is_fetched_and_needed_and_fetches_nothing(
     assert not staging(published_folder("gpt4roi-7b")).exists()
 
 
-def test_a_dry_run_of_pvit_says_where_regionclip_is_published(
+def test_dry_run_of_pvit_links_regionclip(
     hub: Hub, regionqa: "Command", pvit_files: Published
 ) -> None:
     publish(hub, pvit_files)
@@ -253,7 +251,7 @@ REFUSED: dict[Callable[[Published], None], str] = {
 
 
 @pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
-def test_parts_that_do_not_fit_are_one_line(
+def test_mismatched_parts_are_a_one_line_error(
     regionqa: "Command",
     gpt4roi_files: Published,
     tmp_path: Path,
@@ -270,7 +268,7 @@ def test_parts_that_do_not_fit_are_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_too_small_is_told_before_anything_is_written(
+def test_disk_too_small_is_reported_first(
     regionqa: "Command",
     gpt4roi_files: Published,
     tmp_path: Path,
@@ -291,7 +289,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(
         (("gpt4roi-7b", "--revision", "v1"), "leave --revision out"),
     ],
 )
-def test_options_that_do_not_belong_are_told(
+def test_options_of_other_models_are_refused(
     hub: Hub, regionqa: "Command", words: tuple[str, ...], told: str
 ) -> None:
     ran = regionqa("download", *words)
@@ -300,14 +298,14 @@ def test_options_that_do_not_belong_are_told(
     assert not hub.requests
 
 
-def test_a_place_that_is_none_is_told(hub: Hub, regionqa: "Command") -> None:
+def test_invalid_sources_are_reported(hub: Hub, regionqa: "Command") -> None:
     ran = regionqa("download", "gpt4roi-7b", "--delta", "./nowhere")
     assert ran.status == 1
     assert "./nowhere: --delta names neither a folder or file here nor a repository" in ran.err
     assert not hub.requests
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(
+def test_other_folders_are_not_overwritten(
     regionqa: "Command", gpt4roi_files: Published, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()

@@ -1,4 +1,4 @@
-"""A user looks at training data before training on it: figures, bars, problems, drawings."""
+"""`regionqa data check` and `data draw`: summary, problems, drawings."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def mine(photos: Path) -> Path:
     )
 
 
-def test_good_data_is_summed_up(regionqa: "Command", mine: Path) -> None:
+def test_summary_of_valid_data(regionqa: "Command", mine: Path) -> None:
     ran = regionqa("data", "check", mine)
     assert (ran.status, ran.err) == (0, "")
     assert (
@@ -78,7 +78,7 @@ most frequent answers
     )
 
 
-def test_problems_are_listed_with_their_lines(regionqa: "Command", photos: Path) -> None:
+def test_problems_are_listed_with_lines(regionqa: "Command", photos: Path) -> None:
     file = save(photos / "mine.jsonl", *[record("gone.jpg")] * 30, record("cat.jpg"))
     ran = regionqa("data", "check", file)
     assert ran.status == 3
@@ -94,7 +94,7 @@ def test_problems_are_listed_with_their_lines(regionqa: "Command", photos: Path)
     assert regionqa("data", "check", file, "--images", photos.parent).status == 1
 
 
-def test_nothing_usable_is_fatal_after_the_report(regionqa: "Command", photos: Path) -> None:
+def test_no_usable_record_is_fatal_after_the_report(regionqa: "Command", photos: Path) -> None:
     ran = regionqa("data", "check", save(photos / "mine.jsonl", {}, record("cat.jpg", [5])))
     assert ran.status == 1
     assert "mine.jsonl:2: region 1: box [5]" in ran.out
@@ -102,7 +102,7 @@ def test_nothing_usable_is_fatal_after_the_report(regionqa: "Command", photos: P
     assert len(ran.err.splitlines()) == 1
 
 
-def test_examples_are_drawn_on_request(regionqa: "Command", mine: Path, tmp_path: Path) -> None:
+def test_draw_examples(regionqa: "Command", mine: Path, tmp_path: Path) -> None:
     out = tmp_path / "drawn"
     ran = regionqa("data", "check", mine, "--draw", 9, "--out", out)
     assert (ran.status, ran.lines[-1]) == (0, f"3 images drawn in {out}")
@@ -117,7 +117,7 @@ def test_examples_are_drawn_on_request(regionqa: "Command", mine: Path, tmp_path
         assert regionqa("data", "check", mine, *words).status == 2
 
 
-def test_an_image_that_breaks_off_is_found_by_drawing(
+def test_truncated_image_is_found_by_drawing(
     regionqa: "Command", mine: Path, tmp_path: Path
 ) -> None:
     cat = mine.parent / "cat.jpg"
@@ -131,9 +131,7 @@ def test_an_image_that_breaks_off_is_found_by_drawing(
 # -- units -----------------------------------------------------------------------------------------
 
 
-def test_examples_are_spread_over_the_data_and_always_the_same(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_examples_are_spread_and_reproducible(photos: Path, tmp_path: Path) -> None:
     for number in range(20):
         (photos / f"{number:02}.jpg").write_bytes((photos / "cat.jpg").read_bytes())
     documents = [record(f"{number:02}.jpg", [5, 5, 50, 50]) for number in range(20)]
@@ -147,7 +145,7 @@ def test_examples_are_spread_over_the_data_and_always_the_same(
         draw_examples(data, 1, photos / "cat.jpg", print)
 
 
-def test_a_drawing_has_no_more_turns_than_can_be_read(photos: Path, tmp_path: Path) -> None:
+def test_drawing_limits_turns(photos: Path, tmp_path: Path) -> None:
     heights = []
     for count in (DRAWN_TURNS, 4 * DRAWN_TURNS):
         documents = [record("cat.jpg", [5, 5, 50, 50])] * count
@@ -158,7 +156,7 @@ def test_a_drawing_has_no_more_turns_than_can_be_read(photos: Path, tmp_path: Pa
     assert heights[0] == heights[1]
 
 
-def test_an_answer_cannot_steer_the_terminal(photos: Path) -> None:
+def test_control_characters_are_escaped(photos: Path) -> None:
     answer = "a\x1b[31m cat\nand\u2028more " + "x" * 99
     data = read_training_data(save(photos / "mine.jsonl", record("cat.jpg", answer=answer)))
     lines = list(summarise(data).lines())
@@ -167,7 +165,7 @@ def test_an_answer_cannot_steer_the_terminal(photos: Path) -> None:
     assert str(Problem("a:1", "b\x1b\ud800c")) == "a:1: b c"
 
 
-def test_empty_data_has_a_report(photos: Path) -> None:
+def test_report_of_empty_data(photos: Path) -> None:
     (photos / "a.json").write_text("[]")
     title, *counts = summarise(read_training_data(photos / "a.json")).lines()
     assert title.endswith("a.json: a JSON array of conversations")

@@ -82,7 +82,7 @@ def trained(
     return cache(train)
 
 
-def test_training_gives_back_a_model_that_answers(
+def test_finetuned_model_answers(
     trained: Callable[[str], Trained], things: Path, regionqa: "Command"
 ) -> None:
     ran = trained("levels")
@@ -100,7 +100,7 @@ def test_training_gives_back_a_model_that_answers(
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_model_learns_to_tell_two_things_apart_where_it_is_told_of_regions(
+def test_models_with_regions_learn_to_distinguish_objects(
     trained: Callable[[str], Trained], row: str
 ) -> None:
     """Every image has one of each, so without regions half of the answers is the most."""
@@ -117,7 +117,7 @@ def test_a_model_learns_to_tell_two_things_apart_where_it_is_told_of_regions(
     assert ("align is skipped: this model has no region features" in ran.err) == told_in_words
 
 
-def test_what_is_said_while_it_trains(trained: Callable[[str], Trained], things: Path) -> None:
+def test_progress_output(trained: Callable[[str], Trained], things: Path) -> None:
     lines = trained("levels").err.splitlines()
     assert lines[0] == f"{things}: 48 records of 24 images"
     said = "effective batch 8 = 8 x 1 accumulated x 1 process"
@@ -127,7 +127,7 @@ def test_what_is_said_while_it_trains(trained: Callable[[str], Trained], things:
     assert lines[-1].endswith("% of 12 held-out answers word for word")
 
 
-def test_the_card_says_where_the_model_comes_from(
+def test_card_records_provenance(
     trained: Callable[[str], Trained], tiny: Tiny, things: Path
 ) -> None:
     ran = trained("levels")
@@ -163,7 +163,7 @@ def test_the_card_says_where_the_model_comes_from(
     assert card.revision != base.revision
 
 
-def test_what_the_training_folder_holds(trained: Callable[[str], Trained]) -> None:
+def test_training_folder_contents(trained: Callable[[str], Trained]) -> None:
     ran = trained("levels")
     names = {path.name for path in ran.training.iterdir()}
     assert names == {"settings.toml", "log.jsonl", "curves.png", "tensorboard"}, "no checkpoints"
@@ -181,7 +181,7 @@ def test_what_the_training_folder_holds(trained: Callable[[str], Trained]) -> No
     assert sorted(path.name for path in ran.root.parent.iterdir()) == ["mine"]
 
 
-def test_tensorboard_reads_the_curves(trained: Callable[[str], Trained]) -> None:
+def test_tensorboard_curves(trained: Callable[[str], Trained]) -> None:
     ran = trained("levels")
     board = EventAccumulator(str(ran.training / "tensorboard"))
     board.Reload()
@@ -200,7 +200,7 @@ def test_tensorboard_reads_the_curves(trained: Callable[[str], Trained]) -> None
         assert len(board.Scalars(f"{stage}/learning rate")) == STEPS
 
 
-def test_a_model_trains_further_from_a_result(
+def test_finetune_a_finetuned_model(
     trained: Callable[[str], Trained], things: Path, regionqa: "Command", tmp_path: Path,
     quick_export: None,
 ) -> None:  # fmt: skip
@@ -224,7 +224,7 @@ def test_a_model_trains_further_from_a_result(
     assert {RED, BLUE} >= set(rehearsed), "it knows nothing else to say"
 
 
-def test_a_base_that_has_nothing_to_say_trains_without_rehearsal(
+def test_untrained_base_is_not_rehearsed(
     trained: Callable[[str], Trained],
     things: Path,
     regionqa: "Command",
@@ -240,7 +240,7 @@ def test_a_base_that_has_nothing_to_say_trains_without_rehearsal(
     assert ran.status == 0, ran.err
 
 
-def test_coco_trains_in_one_command(
+def test_finetune_on_coco(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
     names = sorted(path.name for path in things.parent.glob("*.png"))[:6]

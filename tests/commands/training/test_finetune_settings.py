@@ -23,7 +23,7 @@ SHORT = ("--steps", 2, "--batch", 2, *CPU)
 """Long enough to train, too short to learn."""
 
 
-def test_a_bad_record_stops_before_anything_is_written(
+def test_bad_record_stops_before_writing(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
     lines = [json.loads(line) for line in things.read_text().splitlines()]
@@ -45,7 +45,7 @@ def test_a_bad_record_stops_before_anything_is_written(
     assert (told["records"], told["left_out"]) == (46, 2)
 
 
-def test_a_record_that_the_model_cannot_take_is_named(
+def test_record_that_exceeds_the_model_is_named(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     for record, message in (
@@ -63,7 +63,7 @@ def test_a_record_that_the_model_cannot_take_is_named(
         assert re.search(rf"mixed\.jsonl:2: {message}", ran.err)
 
 
-def test_what_cannot_start_says_why_in_one_line(
+def test_startup_errors_are_one_line(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     other = tmp_path / "holiday"
@@ -103,7 +103,7 @@ def test_what_cannot_start_says_why_in_one_line(
     assert [path.name for path in other.iterdir()] == ["photo.jpg"]
 
 
-def test_a_result_is_not_trained_over(
+def test_result_is_not_overwritten(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
     out = tmp_path / "mine"
@@ -119,7 +119,7 @@ def test_a_result_is_not_trained_over(
 # -- settings: preset, file, flags -----------------------------------------------------------------
 
 
-def test_a_settings_file_with_flags_on_top(
+def test_flags_override_the_settings_file(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
     file = tmp_path / "settings.toml"
@@ -161,7 +161,7 @@ def preset(name: str) -> tuple[StageSettings, StageSettings]:
     return stages.align, stages.instruct
 
 
-def test_pvit_has_the_settings_of_the_paper() -> None:
+def test_pvit_preset_equals_the_paper() -> None:
     align, instruct = preset("pvit")
     assert (align.learning_rate, instruct.learning_rate) == (2e-3, 2e-5)
     assert (align.epochs, instruct.epochs) == (1, 3)
@@ -174,7 +174,7 @@ def test_pvit_has_the_settings_of_the_paper() -> None:
     assert (instruct.projector, instruct.language) == (True, True)
 
 
-def test_gpt4roi_has_the_settings_of_the_paper() -> None:
+def test_gpt4roi_preset_equals_the_paper() -> None:
     align, instruct = preset("gpt4roi")
     assert (align.learning_rate, instruct.learning_rate) == (2e-5, 2e-5)
     assert (align.epochs, instruct.epochs) == (2, 2)
@@ -187,7 +187,7 @@ def test_gpt4roi_has_the_settings_of_the_paper() -> None:
     assert (instruct.projector, instruct.language) == (True, True)
 
 
-def test_help_names_every_option_of_a_long_run(regionqa: "Command") -> None:
+def test_help_lists_options_of_long_runs(regionqa: "Command") -> None:
     ran = regionqa("finetune", "--help")
     assert ran.status == 0
     for option in ("--resume", "--max-minutes", "--shard", "--lora", "--skip-bad", "--settings"):

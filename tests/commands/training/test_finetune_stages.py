@@ -21,7 +21,7 @@ SHORT = ("--steps", 2, "--batch", 2, *CPU)
 """Long enough to train, too short to learn."""
 
 
-def test_align_changes_region_weights_and_nothing_else(
+def test_align_trains_the_region_encoder_only(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     base, out = tiny("levels").root, tmp_path / "mine"
@@ -39,7 +39,7 @@ def test_align_changes_region_weights_and_nothing_else(
 
 
 @pytest.mark.parametrize("row", ["levels", "pixels"])
-def test_pvit_trains_only_what_carries_regions(
+def test_pvit_preset_trains_the_region_projector_only(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, row: str, quick_export: None
 ) -> None:
     base, out = tiny(row).root, tmp_path / "mine"
@@ -57,7 +57,7 @@ def test_pvit_trains_only_what_carries_regions(
     assert not torch.equal(*(weights["model.embed_tokens.weight"] for weights in language))
 
 
-def test_instruct_alone_trains_the_language_model_too(
+def test_instruct_trains_the_language_model(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
     base, out = tiny("levels").root, tmp_path / "mine"
@@ -105,7 +105,7 @@ def test_lora_is_merged_into_plain_weights(
     assert not (tmp_path / "plain" / "adapter").exists()
 
 
-def test_more_data_for_the_first_stage_older_data_replayed_and_data_to_measure_on(
+def test_align_data_replay_and_held_out_options(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
     lines = [json.loads(line) for line in things.read_text().splitlines()]

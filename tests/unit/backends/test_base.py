@@ -1,4 +1,4 @@
-"""The seam between engine and models: a scripted model answers through the command line."""
+"""The backend protocol, with a scripted model behind engine and command line."""
 
 import json
 from collections.abc import Iterator
@@ -54,16 +54,12 @@ def asked(folder: Path, *names: str, question: str = "what?") -> Iterator[Reques
 # -- the command line ------------------------------------------------------------------------------
 
 
-def test_a_further_kind_of_model_answers_through_ask(
-    regionqa: Command, toy: Path, colours: Path
-) -> None:
+def test_registered_kind_answers_ask(regionqa: Command, toy: Path, colours: Path) -> None:
     ran = regionqa("ask", colours / "red.png", "-b", "1,1,5,5", "what colour?", "--model", toy)
     assert (ran.status, ran.out) == (0, "red: 1,1,5,5\n")
 
 
-def test_a_further_kind_of_model_answers_through_caption_as_json_lines(
-    regionqa: Command, toy: Path, colours: Path
-) -> None:
+def test_registered_kind_answers_caption(regionqa: Command, toy: Path, colours: Path) -> None:
     ran = regionqa(
         "caption", colours, "-b", "1,1,5,5", "-b", "0,0,8,8", "--model", toy, "-f", "jsonl"
     )
@@ -78,16 +74,14 @@ def test_a_further_kind_of_model_answers_through_caption_as_json_lines(
     assert about == {("toy-1", "1", "toy", "none")}
 
 
-def test_a_further_kind_of_model_is_evaluated_and_talked_to(
+def test_registered_kind_works_in_eval_and_chat(
     regionqa: Command, toy: Path, colours: Path
 ) -> None:
     ran = regionqa("chat", colours / "red.png", "--model", toy, "-q", stdin="/box 1,1,5,5\nwhat?\n")
     assert (ran.status, ran.out) == (0, "red: 1,1,5,5\n")
 
 
-def test_a_kind_that_is_not_known_is_named(
-    regionqa: Command, tmp_path: Path, colours: Path
-) -> None:
+def test_unknown_kind_is_named(regionqa: Command, tmp_path: Path, colours: Path) -> None:
     (tmp_path / "card.toml").write_text('kind = "hologram"\n')
     ran = regionqa("ask", colours / "red.png", "what?", "--model", tmp_path)
     assert ran.status == 1
@@ -97,7 +91,7 @@ def test_a_kind_that_is_not_known_is_named(
 # -- finding models --------------------------------------------------------------------------------
 
 
-def test_a_card_without_a_kind_is_a_bundle(starter: Bundle) -> None:
+def test_card_without_kind_is_a_bundle(starter: Bundle) -> None:
     for model in ("starter", starter.root, starter):
         found = find_model(model)
         assert isinstance(found, BundleModel)
@@ -105,7 +99,7 @@ def test_a_card_without_a_kind_is_a_bundle(starter: Bundle) -> None:
         assert find_model(found) is found
 
 
-def test_a_bundle_may_name_its_kind(starter: Bundle, tmp_path: Path) -> None:
+def test_bundle_may_name_its_kind(starter: Bundle, tmp_path: Path) -> None:
     for path in starter.root.iterdir():
         (tmp_path / path.name).symlink_to(path)
     card = (tmp_path / "card.toml").read_text()
@@ -114,7 +108,7 @@ def test_a_bundle_may_name_its_kind(starter: Bundle, tmp_path: Path) -> None:
     assert find_model(tmp_path).info == find_model("starter").info
 
 
-def test_a_card_that_cannot_be_read_is_reported_by_the_reader_of_bundles(tmp_path: Path) -> None:
+def test_unreadable_card_is_reported_by_bundles(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"card\.toml: no such file"):
         find_model(tmp_path)
     (tmp_path / "card.toml").write_text("kind = ")
@@ -122,7 +116,7 @@ def test_a_card_that_cannot_be_read_is_reported_by_the_reader_of_bundles(tmp_pat
         find_model(tmp_path)
 
 
-def test_the_properties_of_a_bundle_are_those_of_its_card(starter: Bundle) -> None:
+def test_bundle_info_equals_its_card(starter: Bundle) -> None:
     card, info = starter.card, BundleModel(starter).info
     assert (info.max_regions, info.max_new_tokens) == (16, 48)
     assert info.confidence == card.confidence
@@ -141,7 +135,7 @@ def engine_of(batch_size: int = 4, **changes: object) -> tuple[Engine, ToyBacken
     return Engine(backend, batch_size), backend
 
 
-def test_an_image_is_encoded_once_for_consecutive_questions(colours: Path) -> None:
+def test_image_is_encoded_once_for_consecutive_questions(colours: Path) -> None:
     engine, backend = engine_of()
     names = ["red", "red", "blue", "red"]
     answers = list(engine.answer(asked(colours, *names)))
@@ -150,13 +144,13 @@ def test_an_image_is_encoded_once_for_consecutive_questions(colours: Path) -> No
     assert backend.encoded == list(zip(paths, (2, 1, 1), strict=True))
 
 
-def test_questions_of_several_images_are_one_batch(colours: Path) -> None:
+def test_questions_about_several_images_are_one_batch(colours: Path) -> None:
     engine, backend = engine_of(batch_size=3)
     list(engine.answer(asked(colours, "red", "blue", "lime", "red", "blue", "lime", "red")))
     assert backend.batches == [1, 3, 3], "after the first image, which is answered at once"
 
 
-def test_errors_of_every_step_belong_to_their_request(colours: Path, tmp_path: Path) -> None:
+def test_errors_of_each_step_belong_to_their_request(colours: Path, tmp_path: Path) -> None:
     torn = tmp_path / "torn.png"
     torn.write_bytes((colours / "red.png").read_bytes()[:50])
     engine, backend = engine_of()
@@ -194,7 +188,7 @@ def test_errors_of_every_step_belong_to_their_request(colours: Path, tmp_path: P
     assert answers[0].confidence is None
 
 
-def test_defaults_are_the_model_s_and_options_replace_them(colours: Path) -> None:
+def test_options_replace_the_model_defaults(colours: Path) -> None:
     engine, backend = engine_of(temperature=0.7, top_k=5, max_new_tokens=2)
     [answer] = engine.answer(asked(colours, "red"))
     assert (answer.text, answer.tokens) == ("red: 1,1,5,5", 2)
@@ -203,7 +197,7 @@ def test_defaults_are_the_model_s_and_options_replace_them(colours: Path) -> Non
     assert backend.samplings == [Sampling(0.7, 5), Sampling(0.0, 5)]
 
 
-def test_a_seed_depends_on_the_request_alone(colours: Path) -> None:
+def test_seed_depends_on_the_request_only(colours: Path) -> None:
     engine, backend = engine_of()
     requests = list(asked(colours, "red", "blue"))
     requests[1] = replace(requests[1], question="and this?")
@@ -213,7 +207,7 @@ def test_a_seed_depends_on_the_request_alone(colours: Path) -> None:
     assert len({*backend.seeds, request_seed(requests[0], 8)}) == 3
 
 
-def test_parts_are_streamed_once_they_cannot_be_held_back(colours: Path) -> None:
+def test_streaming_waits_until_an_answer_is_certain(colours: Path) -> None:
     heard: list[str] = []
     rule = ConfidenceCard(threshold=0.6, longest=1)
     engine, backend = engine_of(confidence=rule)
@@ -226,7 +220,7 @@ def test_parts_are_streamed_once_they_cannot_be_held_back(colours: Path) -> None
     assert answer.confidence == 0.1
 
 
-def test_answers_are_held_back_below_the_threshold_and_not_at_it(colours: Path) -> None:
+def test_threshold_is_exclusive(colours: Path) -> None:
     engine, _ = engine_of()  # the toy's confidence is 0.5
     [answer] = engine.answer(asked(colours, "red"), unsure_below=0.5)
     assert answer.text == "red: 1,1,5,5"
@@ -236,7 +230,7 @@ def test_answers_are_held_back_below_the_threshold_and_not_at_it(colours: Path) 
         engine.answer(asked(colours, "red"), unsure_below=1.5)
 
 
-def test_the_likeliest_choice_has_its_share_of_the_probability(colours: Path) -> None:
+def test_choice_confidence_is_its_share_of_probability(colours: Path) -> None:
     engine, backend = engine_of()
     backend.scores = {"cat": -2.0, "dog": -1.0}
     request = replace(next(asked(colours, "red")), choices=("cat", "dog"))
@@ -245,7 +239,7 @@ def test_the_likeliest_choice_has_its_share_of_the_probability(colours: Path) ->
     assert answer.confidence == pytest.approx(0.7310586)
 
 
-def test_two_arrays_asked_one_after_the_other_are_two_images() -> None:
+def test_consecutive_arrays_are_different_images() -> None:
     """Both are named "image"; the starter's own test is in test_bundle_backend.py."""
     engine, _ = engine_of()
     red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
@@ -253,7 +247,7 @@ def test_two_arrays_asked_one_after_the_other_are_two_images() -> None:
     assert engine.ask(blue, "what?").text == "blue: all of it"
 
 
-def test_the_seconds_of_a_window_sum_to_its_time(
+def test_seconds_of_a_window_sum_to_its_time(
     colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that goes on by one second at every look."""
@@ -265,7 +259,7 @@ def test_the_seconds_of_a_window_sum_to_its_time(
     assert sum(answer.seconds for answer in answers) == pytest.approx(1.0)
 
 
-def test_an_engine_over_a_toy_imports_no_torch(tmp_path: Path) -> None:
+def test_engine_imports_no_torch(tmp_path: Path) -> None:
     import subprocess
     import sys
 
@@ -288,5 +282,5 @@ else:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_toy_is_a_model() -> None:
+def test_toy_satisfies_the_protocol() -> None:
     assert Engine.load(ToyModel(toy_info())).info.name == "toy"

@@ -1,4 +1,4 @@
-"""The backend of bundles: what is decoded and encoded once, and whose regions are whose."""
+"""The bundle backend: decoding and encoding once, regions of the right request."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +37,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_both_encoders_read_an_image_that_is_decoded_once(
+def test_image_is_decoded_once_for_both_encoders(
     engine: Engine, cat: Path, decoded: list[str]
 ) -> None:
     image = open_image(cat)
@@ -46,7 +46,7 @@ def test_both_encoders_read_an_image_that_is_decoded_once(
     assert decoded == ["chelsea.png"]
 
 
-def test_a_drawing_shares_the_decoded_image(
+def test_drawing_reuses_the_decoded_image(
     regionqa: Command, photos: Path, tmp_path: Path, decoded: list[str]
 ) -> None:
     ran = regionqa("caption", photos, "-b", "5,5,90,100", "--draw", tmp_path / "drawn")
@@ -72,7 +72,7 @@ def test_pixels_are_kept_within_a_budget_and_dropped_after_use(photos: Path) -> 
     assert (third.load() is third.load()) == (room >= 0)
 
 
-def test_two_arrays_asked_one_after_the_other_are_two_images(starter: Bundle, cat: Path) -> None:
+def test_consecutive_arrays_are_different_images(starter: Bundle, cat: Path) -> None:
     """Both are named "image"."""
     with Image.open(cat) as image:
         photo = np.asarray(image.convert("RGB"))
@@ -87,7 +87,7 @@ def test_two_arrays_asked_one_after_the_other_are_two_images(starter: Bundle, ca
     assert np.abs(tokens[0] - tokens[1]).max() > 0.1
 
 
-def test_a_failed_request_leaves_the_regions_of_the_next_in_place(
+def test_failed_request_does_not_shift_regions(
     engine: Engine, cat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = open_image(cat)
@@ -109,7 +109,7 @@ def test_a_failed_request_leaves_the_regions_of_the_next_in_place(
     assert np.abs(asked[0].region_tokens - asked[2].region_tokens).max() > 1e-2
 
 
-def test_an_image_is_decoded_again_for_its_first_region_only(
+def test_image_is_decoded_again_for_its_first_region_only(
     tiny: Callable[[str], Bundle], cat: Path, decoded: list[str]
 ) -> None:
     """Maps of the vision encoder are kept; no region encoder reads pixels here."""

@@ -1,4 +1,4 @@
-"""Model cards: read whole or refused, with the file and the key that is wrong."""
+"""Model cards: parsing, validation, errors."""
 
 import tomllib
 from copy import deepcopy
@@ -56,7 +56,7 @@ def refused(path: Path) -> str:
     return str(caught.value).removeprefix(str(path))
 
 
-def test_the_starter_card_is_read(starter: Bundle) -> None:
+def test_starter_card(starter: Bundle) -> None:
     table = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
     card = read_card(starter.root / CARD)
     assert card.name == "starter"
@@ -74,7 +74,7 @@ def test_the_starter_card_is_read(starter: Bundle) -> None:
     assert all(isinstance(spec, FileSpec) for spec in card.files)
 
 
-def test_a_card_of_version_0_1_is_read(starter: Bundle, path: Path) -> None:
+def test_card_of_version_0_1(starter: Bundle, path: Path) -> None:
     table = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
     table["picture"] = table.pop("image")
     table["region"]["picture"] = table["region"].pop("image")
@@ -83,7 +83,7 @@ def test_a_card_of_version_0_1_is_read(starter: Bundle, path: Path) -> None:
     assert read_card(path) == starter.card
 
 
-def test_what_may_be_left_out_has_a_default(path: Path, table: Table) -> None:
+def test_defaults(path: Path, table: Table) -> None:
     del table["max_regions"], table["provenance"], table["architecture"], table["files"]
     del table["language"]["runtime"]
     card = read_card(written(path, table))
@@ -91,13 +91,13 @@ def test_what_may_be_left_out_has_a_default(path: Path, table: Table) -> None:
     assert card.language.runtime is LanguageRuntime.transformers
 
 
-def test_a_whole_number_will_do_for_a_fraction(path: Path, table: Table) -> None:
+def test_integer_is_accepted_for_float(path: Path, table: Table) -> None:
     mean = read_card(written(path, table, "image.mean", [0, 0.5, 1])).image.mean
     assert mean == (0, 0.5, 1)
     assert [type(value) for value in mean] == [float] * 3
 
 
-def test_a_model_told_coordinates_needs_no_region_encoder(path: Path, table: Table) -> None:
+def test_coordinates_need_no_region_encoder(path: Path, table: Table) -> None:
     del table["region"]
     table["vision"]["levels"] = []
     table["prompt"]["region"] = "[{x0},{y0},{x1},{y1}]"
@@ -114,7 +114,7 @@ def test_a_model_told_coordinates_needs_no_region_encoder(path: Path, table: Tab
         ("prompt.templat", ": prompt: unknown key 'templat'"),
     ],
 )
-def test_a_key_that_nobody_knows(path: Path, table: Table, key: str, message: str) -> None:
+def test_unknown_key(path: Path, table: Table, key: str, message: str) -> None:
     assert refused(written(path, table, key, 1)).startswith(message)
 
 
@@ -127,7 +127,7 @@ def test_a_key_that_nobody_knows(path: Path, table: Table, key: str, message: st
         ("prompt.template", ": prompt: the key 'template' is missing"),
     ],
 )
-def test_a_key_that_is_missing(path: Path, table: Table, key: str, message: str) -> None:
+def test_missing_key(path: Path, table: Table, key: str, message: str) -> None:
     assert refused(written(path, table, key)) == message
 
 
@@ -175,14 +175,12 @@ def test_a_key_that_is_missing(path: Path, table: Table, key: str, message: str)
         ),
     ],
 )
-def test_a_value_of_the_wrong_type(
-    path: Path, table: Table, key: str, value: object, message: str
-) -> None:
+def test_wrong_type(path: Path, table: Table, key: str, value: object, message: str) -> None:
     assert refused(written(path, table, key, value)).startswith(message)
 
 
 @pytest.mark.parametrize("values", [[], [0.5, 0.5], [0.5] * 4])
-def test_a_list_of_the_wrong_length(path: Path, table: Table, values: list[float]) -> None:
+def test_wrong_list_length(path: Path, table: Table, values: list[float]) -> None:
     message = refused(written(path, table, "image.mean", values))
     assert message == f": image: mean: expected 3 values, found {len(values)}"
 
@@ -198,7 +196,7 @@ def test_a_list_of_the_wrong_length(path: Path, table: Table, values: list[float
         ("vision.levels", ABSENT, "so [region] must be given, and either vision.levels or "),
     ],
 )
-def test_a_card_that_contradicts_itself(
+def test_inconsistent_cards(
     path: Path, table: Table, key: str, value: object, message: str
 ) -> None:
     assert message in refused(written(path, table, key, value))
@@ -214,7 +212,7 @@ def own_pixels(table: Table, **changes: object) -> Table:
     return table
 
 
-def test_a_region_encoder_with_pixels_of_its_own(path: Path, table: Table) -> None:
+def test_region_encoder_with_its_own_pixels(path: Path, table: Table) -> None:
     card = read_card(written(path, own_pixels(table)))
     assert card.region is not None
     assert card.region.image is not None
@@ -227,13 +225,13 @@ def test_a_region_encoder_with_pixels_of_its_own(path: Path, table: Table) -> No
     assert squashed and squashed.image and squashed.image.fit is Fit.squash
 
 
-def test_a_region_encoder_reads_one_thing(path: Path, table: Table) -> None:
+def test_region_encoder_has_one_source(path: Path, table: Table) -> None:
     both = own_pixels(table)
     both["vision"]["levels"] = ["level0"]
     assert "both vision.levels and [region.image] are given" in refused(written(path, both))
 
 
-def test_a_vision_encoder_looks_at_squares(path: Path, table: Table) -> None:
+def test_vision_encoder_needs_a_square_fit(path: Path, table: Table) -> None:
     table["image"] |= {"fit": "shortest", "longest": 600}
     assert "only [region.image] can be so" in refused(written(path, table))
 
@@ -250,35 +248,33 @@ def test_a_vision_encoder_looks_at_squares(path: Path, table: Table) -> None:
         ({"shortest": 800}, ": unknown key 'shortest'"),
     ],
 )
-def test_an_unsound_size_of_own_pixels(
-    path: Path, table: Table, changes: Table, message: str
-) -> None:
+def test_invalid_region_image_size(path: Path, table: Table, changes: Table, message: str) -> None:
     said = refused(written(path, own_pixels(table, **changes)))
     assert said.startswith(": region: image: ")
     assert message in said
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"not toml at all", b"\xff\xfe\x00", b"{}"])
-def test_a_file_that_is_no_card(path: Path, content: bytes) -> None:
+def test_invalid_toml(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert refused(path).startswith(": cannot be read as a card: ")
 
 
-def test_an_empty_card_misses_its_first_key(path: Path) -> None:
+def test_empty_card(path: Path) -> None:
     path.write_text("")
     assert refused(path) == ": the key 'name' is missing"
 
 
-def test_a_card_that_is_not_there(path: Path) -> None:
+def test_missing_card(path: Path) -> None:
     assert refused(path) == ": no such file; a model's folder has a card.toml"
 
 
-def test_a_folder_in_place_of_a_card(path: Path) -> None:
+def test_folder_instead_of_card(path: Path) -> None:
     path.mkdir()
     assert refused(path).startswith(": cannot be read as a card: ")
 
 
-def test_a_card_is_checked_however_it_is_made(starter: Bundle) -> None:
+def test_cards_are_validated_on_construction(starter: Bundle) -> None:
     card = starter.card
     with pytest.raises(BundleError, match=r"card of mine: the prompt has region slots"):
         ModelCard("mine", "1", "", card.image, card.vision, card.language, card.prompt, region=None)
@@ -286,7 +282,7 @@ def test_a_card_is_checked_however_it_is_made(starter: Bundle) -> None:
 
 @pytest.mark.parametrize("key", ["vision.graph", "region.graph", "language.folder"])
 @pytest.mark.parametrize("value", OUTSIDE)
-def test_a_card_names_files_of_its_own_folder_only(
+def test_paths_outside_the_folder_are_refused(
     path: Path, table: Table, key: str, value: str
 ) -> None:
     line = refused(written(path, table, key, value))
@@ -295,12 +291,12 @@ def test_a_card_names_files_of_its_own_folder_only(
 
 
 @pytest.mark.parametrize("value", ["../other", "/etc/passwd", "llm/../../x", "."])
-def test_listed_files_are_in_the_cards_folder(path: Path, table: Table, value: str) -> None:
+def test_listed_files_outside_the_folder_are_refused(path: Path, table: Table, value: str) -> None:
     table["files"][0]["path"] = value
     line = refused(written(path, table))
     assert line == f": files: {value!r} is not a path inside the model's folder"
 
 
 @pytest.mark.parametrize("value", ["vision..v2.onnx", "a/b/c.onnx", "ümlaut.onnx"])
-def test_unusual_names_are_let_through(path: Path, table: Table, value: str) -> None:
+def test_unusual_file_names_are_accepted(path: Path, table: Table, value: str) -> None:
     assert read_card(written(path, table, "vision.graph", value)).vision.graph == value

@@ -1,4 +1,4 @@
-"""Finding a model by name or folder, and telling that one is incomplete or damaged."""
+"""Finding and verifying bundles."""
 
 import shutil
 from pathlib import Path
@@ -27,14 +27,14 @@ def copy(tmp_path: Path, starter: Bundle) -> Path:
     return shutil.copytree(starter.root, tmp_path / "copy")
 
 
-def test_a_shipped_model_is_found_by_name() -> None:
+def test_find_shipped_model_by_name() -> None:
     bundle = find_bundle("starter")
     assert bundle.card.name == "starter"
     assert bundle.root == shipped_folder() / "starter"
     assert "starter" in shipped_bundles()
 
 
-def test_a_model_is_found_by_its_folder(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_model_by_folder(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_bundle(copy).root == copy
     assert find_bundle(str(copy)).card == find_bundle("starter").card
     monkeypatch.chdir(copy.parent)
@@ -44,7 +44,7 @@ def test_a_model_is_found_by_its_folder(copy: Path, monkeypatch: pytest.MonkeyPa
     assert find_bundle("~/copy").root == copy
 
 
-def test_a_shipped_name_means_the_shipped_model_and_a_path_the_folder(
+def test_shipped_name_precedes_a_folder_of_that_name(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy.rename(copy.with_name("starter"))
@@ -55,7 +55,7 @@ def test_a_shipped_name_means_the_shipped_model_and_a_path_the_folder(
 
 
 @pytest.mark.parametrize("name", ["gpt4roi-7b", "pvit-7b"])
-def test_a_published_model_that_is_not_here_says_how_to_get_it(name: str, hub: Hub) -> None:
+def test_missing_published_model_says_how_to_download(name: str, hub: Hub) -> None:
     with pytest.raises(BundleError) as caught:
         find_bundle(name)
     assert str(caught.value) == f"{name}: not downloaded yet; say: regionqa download {name}"
@@ -64,7 +64,7 @@ def test_a_published_model_that_is_not_here_says_how_to_get_it(name: str, hub: H
 
 
 @pytest.mark.parametrize("name", published_cards())
-def test_cards_of_published_models_say_what_they_are_made_from(name: str) -> None:
+def test_published_cards_have_sources(name: str) -> None:
     card = published_cards()[name]
     assert card.name == name
     assert card.sources is not None
@@ -74,7 +74,7 @@ def test_cards_of_published_models_say_what_they_are_made_from(name: str) -> Non
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "~nobody-of-this-name/model", "a\0b", CARD])
-def test_no_such_model_lists_the_shipped_ones(
+def test_unknown_model_lists_the_shipped_ones(
     model: str, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(copy)
@@ -85,20 +85,20 @@ def test_no_such_model_lists_the_shipped_ones(
     assert "give a model's folder" in str(caught.value)
 
 
-def test_a_folder_without_a_card_is_no_model(tmp_path: Path) -> None:
+def test_folder_without_card(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"card\.toml: no such file"):
         find_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["vision.onnx", "region.onnx", WEIGHTS, "llm/tokenizer.json"])
-def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+def test_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(BundleError) as caught:
         open_bundle(copy)
     assert str(caught.value) == f"{copy / name}: missing from the model 'starter'; get it again"
 
 
-def test_a_file_cut_short_is_named_with_both_sizes(copy: Path) -> None:
+def test_truncated_file_is_named_with_both_sizes(copy: Path) -> None:
     whole = (copy / WEIGHTS).read_bytes()
     (copy / WEIGHTS).write_bytes(whole[:-1000])
     with pytest.raises(BundleError) as caught:
@@ -107,14 +107,14 @@ def test_a_file_cut_short_is_named_with_both_sizes(copy: Path) -> None:
     assert f"has {len(whole) - 1000} bytes, the card says {len(whole)}" in str(caught.value)
 
 
-def test_a_changed_byte_is_found_when_everything_is_read(copy: Path) -> None:
+def test_changed_byte_is_found(copy: Path) -> None:
     content = bytearray((copy / WEIGHTS).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / WEIGHTS).write_bytes(content)
     assert open_bundle(copy).broken_files() == [WEIGHTS]
 
 
-def test_files_lost_after_opening_count_as_broken(copy: Path) -> None:
+def test_files_removed_after_opening_are_broken(copy: Path) -> None:
     bundle = open_bundle(copy)
     (copy / "region.onnx").unlink()
     (copy / "vision.onnx").unlink()
@@ -125,7 +125,7 @@ def test_files_lost_after_opening_count_as_broken(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_bundles())
-def test_shipped_models_are_sound_and_complete(name: str) -> None:
+def test_shipped_models_are_valid(name: str) -> None:
     bundle = find_bundle(name)
     assert bundle.broken_files() == []
     there = {
@@ -137,7 +137,7 @@ def test_shipped_models_are_sound_and_complete(name: str) -> None:
     assert bundle.size == sum((bundle.root / path).stat().st_size for path in there - {CARD})
 
 
-def test_what_a_card_says_of_a_file(tmp_path: Path) -> None:
+def test_file_spec(tmp_path: Path) -> None:
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "a.json").write_bytes(b"abc")
     spec = file_spec(tmp_path, tmp_path / "llm" / "a.json")

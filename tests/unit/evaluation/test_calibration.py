@@ -22,7 +22,7 @@ CONFIDENCE = np.array([0.95, 0.35, 0.75, 0.32])
 KNOWN = np.ones(4, bool)
 
 
-def test_the_calibration_error_by_hand() -> None:
+def test_calibration_error_by_hand() -> None:
     # bins (0.9, 1]: 1 right, 0.95; (0.7, 0.8]: 1 right, 0.75; (0.3, 0.4]: 1 of 2 right, 0.335
     expected = (0.05 + 0.25 + abs(1 - 0.67)) / 4
     assert calibration_error(CONFIDENCE, CORRECT) == pytest.approx(expected)
@@ -34,7 +34,7 @@ def test_the_calibration_error_by_hand() -> None:
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0])
-def test_the_ends_of_the_range_lie_in_a_bin(confidence: float) -> None:
+def test_zero_and_one_lie_in_a_bin(confidence: float) -> None:
     assert calibration_error([confidence], [confidence == 1]) == 0
     assert calibration_error([confidence], [confidence == 0]) == 1
     (found,) = reliability_bins([confidence], [False])
@@ -53,7 +53,7 @@ def test_bins_are_closed_above() -> None:
 
 
 @pytest.mark.parametrize("bins", [1, 2, 10])
-def test_the_weighted_error_is_the_error_of_repeated_answers(bins: int) -> None:
+def test_weights_equal_repetition(bins: int) -> None:
     rng = np.random.default_rng(0)
     confidence = np.concatenate([rng.random(26), [0.0, 0.5, 0.5, 1.0]])
     correct, weights = rng.random(30) < confidence, rng.integers(0, 4, 30)
@@ -95,13 +95,13 @@ def test_answers_without_confidence_are_left_out() -> None:
     assert calibration_tables(CORRECT, [None] * 4) == {"confidence": [], "coverage": []}
 
 
-def test_the_coverage_curve_ends_at_the_accuracy_of_all() -> None:
+def test_coverage_curve_ends_at_the_accuracy() -> None:
     curve = coverage_curve(CORRECT, CONFIDENCE.tolist(), points=4)
     assert [row["coverage"] for row in curve] == [0.25, 0.5, 0.75, 1]
     assert [row["accuracy"] for row in curve] == [1, 1, pytest.approx(2 / 3), 0.75]
 
 
-def test_held_back_answers_count_as_wrong_or_not_at_all() -> None:
+def test_abstention_metrics() -> None:
     assert abstention_metrics(CORRECT, np.zeros(4, bool)) == ()
     unsure = np.array([False, True, True, False])
     share, where_sure, held_back = abstention_metrics(CORRECT, unsure)

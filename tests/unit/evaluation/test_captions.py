@@ -40,7 +40,7 @@ EXAMPLE = [captioned(said, *meant) for said, meant in zip(SAID, MEANT, strict=Tr
 WHOLE = np.ones((1, 2))
 
 
-def test_published_values() -> None:
+def test_values_of_publications() -> None:
     """CIDEr-D 0.9614 (1.3641 and 0.5587) and BLEU-1 0.4278: aac-metrics, README and docs/usage."""
     assert cider_d(EXAMPLE).tolist() == pytest.approx([1.3641, 0.5587], abs=5e-5)
     assert cider_d(EXAMPLE).mean() == pytest.approx(0.9614, abs=5e-5)
@@ -88,14 +88,14 @@ def test_bleu_agrees_with_sacrebleu() -> None:
         assert 100 * bleu(items, order)(np.ones((1, 40)))[0] == pytest.approx(expected.score)
 
 
-def test_a_corpus_drawn_twice_has_the_same_bleu() -> None:
+def test_repeated_corpus_has_the_same_bleu() -> None:
     measure = bleu(EXAMPLE, 2)
     once, twice, first = measure(np.array([[1.0, 1], [2, 2], [1, 0]]))
     assert once == pytest.approx(twice)
     assert first == pytest.approx(bleu(EXAMPLE[:1], 2)(np.ones((1, 1)))[0])
 
 
-def test_the_longest_common_subsequence() -> None:
+def test_longest_common_subsequence() -> None:
     assert common_length(tuple("abcde"), tuple("xacye")) == 3
     assert common_length((), ("a",)) == 0
     perfect = [captioned("a cat sits", "a cat sits")]
@@ -112,11 +112,11 @@ def test_the_longest_common_subsequence() -> None:
         ("  ", ""),
     ],
 )
-def test_captions_become_words(text: str, words: str) -> None:
+def test_caption_words(text: str, words: str) -> None:
     assert " ".join(caption_words(text.replace("\u201c", '"').replace("\u201d", '"'))) == words
 
 
-def test_cider_d_weighs_by_documents_not_by_references() -> None:
+def test_cider_d_counts_documents() -> None:
     """A word in two references of one item counts as one document: its weight is log 2."""
     repeated = [captioned("cat", "cat", "cat"), captioned("dog", "cow")]
     assert cider_d(repeated).tolist() == pytest.approx([2.5, 0])
@@ -124,7 +124,7 @@ def test_cider_d_weighs_by_documents_not_by_references() -> None:
     assert cider_d(everywhere).tolist() == [0, 0]  # log(2 / 2): a word of all items tells nothing
 
 
-def test_bleu_takes_the_nearest_reference_the_shorter_of_two() -> None:
+def test_bleu_reference_length() -> None:
     ones = np.ones((1, 1))
     two_words = [captioned("a cat", "a cat sits here now", "a cat sits")]
     assert bleu(two_words, 1)(ones)[0] == pytest.approx(math.exp(1 - 3 / 2))
@@ -134,12 +134,12 @@ def test_bleu_takes_the_nearest_reference_the_shorter_of_two() -> None:
     assert bleu([captioned("dog", "cat")], 1)(ones)[0] == 0
 
 
-def test_bleu_clips_at_the_most_frequent_reference() -> None:
+def test_bleu_clipping() -> None:
     items = [captioned("the the the", "the cat the", "the dog and")]
     assert bleu(items, 1)(np.ones((1, 1)))[0] == pytest.approx(2 / 3)
 
 
-def test_rouge_l_takes_the_best_precision_and_the_best_recall() -> None:
+def test_rouge_l_uses_best_precision_and_recall() -> None:
     """Of the first reference 2 of 3 words are common, of the second all of its one."""
     precision, recall = 2 / 3, 1.0
     expected = (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision)
@@ -151,7 +151,7 @@ def test_rouge_l_takes_the_best_precision_and_the_best_recall() -> None:
 
 
 @pytest.mark.slow
-def test_meteor_is_the_original_program() -> None:
+def test_meteor_equals_the_original_program() -> None:
     """Scores of the original program for the example, if it is installed."""
     pytest.importorskip("pycocoevalcap")
     if shutil.which("java") is None:
@@ -193,7 +193,7 @@ def fake_meteor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     return install
 
 
-def test_meteor_speaks_the_protocol(fake_meteor: Callable[[str], Path]) -> None:
+def test_meteor_protocol(fake_meteor: Callable[[str], Path]) -> None:
     log = fake_meteor(FAKE_METEOR.replace("{scores}", "(0.25, 0.5, 0.375)"))
     assert meteor(EXAMPLE).tolist() == [0.25, 0.5, 0.375]
     command, first, second, again, evaluation = log.read_text().splitlines()

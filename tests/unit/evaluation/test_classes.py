@@ -1,4 +1,4 @@
-"""Classes that replies name, by words, synonyms and plurals."""
+"""Class names found in replies by words, synonyms and plurals."""
 
 from pathlib import Path
 
@@ -40,21 +40,21 @@ NAMES = ("bear", "dog", "hot dog", "person", "teddy bear", "tv", "cell phone", "
         ("I don\u2019t know.", None),
     ],
 )
-def test_a_reply_names_a_class_as_whole_words(reply: str, expected: str | None) -> None:
+def test_class_names_are_whole_words(reply: str, expected: str | None) -> None:
     assert ClassNames(NAMES, common_synonyms()).named(reply) == expected
 
 
-def test_a_name_goes_before_a_synonym() -> None:
+def test_names_precede_synonyms() -> None:
     assert ClassNames(["person", "woman"], common_synonyms()).named("a woman") == "woman"
     assert ClassNames(["person"], common_synonyms()).named("a woman") == "person"
 
 
-def test_a_synonym_of_two_classes_is_refused() -> None:
+def test_ambiguous_synonym_is_refused() -> None:
     with pytest.raises(DataError, match="'pet' is a synonym of both 'cat' and 'dog'"):
         ClassNames(["cat", "dog"], {"cat": ["pet"], "dog": ["pet"]})
 
 
-def test_the_common_synonyms_are_of_the_80_classes_and_each_of_one() -> None:
+def test_common_synonyms_are_unambiguous() -> None:
     table = common_synonyms()
     assert len(table) == 80
     names = ClassNames(list(table), table)
@@ -76,18 +76,18 @@ def test_plurals(one: str, many: str) -> None:
     "reply",
     ["I am not sure.", "i'm not quite sure", "It is uncertain", "I cannot tell", "No idea."],
 )
-def test_ways_of_not_being_sure(reply: str) -> None:
+def test_is_unsure(reply: str) -> None:
     assert is_unsure(reply)
     assert not is_unsure("a dog, for sure.")
 
 
-def test_words_have_no_marks() -> None:
+def test_words_have_no_punctuation() -> None:
     assert words_of("  The dog's\u00a0hot-dog_stand, №1!") == (
         "the", "dog", "s", "hot", "dog", "stand", "no1",
     )  # fmt: skip
 
 
-def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+def test_invalid_synonyms_file(tmp_path: Path) -> None:
     (tmp_path / "names.toml").write_text("cell phone = x")
     with pytest.raises(DataError, match=r"names\.toml: is not valid TOML"):
         read_synonyms(tmp_path / "names.toml")

@@ -35,13 +35,13 @@ def test_numbers_in_replies(text: str, number: int | None) -> None:
     assert number_in(text) == number
 
 
-def test_yes_and_no_by_what_comes_first() -> None:
+def test_yes_or_no() -> None:
     assert yes_or_no("Yes, it is no dog") is True
     assert yes_or_no("it is not") is False
     assert yes_or_no("perhaps") is None
 
 
-def test_what_a_reply_chooses() -> None:
+def test_chosen_index() -> None:
     choices = ("a dog", "a hot dog", "two cats")
     assert chosen_index("hot dog.", choices) == 1
     assert chosen_index("I see a dog there", choices) == 0
@@ -73,17 +73,17 @@ def question(ask: str, *answers: str, choices: tuple[str, ...] = ()) -> Question
         (question("what?", "a dog."), AnswerKind.words),
     ],
 )
-def test_answers_tell_what_is_due(asked: QuestionRecord, kind: AnswerKind) -> None:
+def test_answer_kind(asked: QuestionRecord, kind: AnswerKind) -> None:
     assert answer_kind(asked) is kind
 
 
-def test_not_being_sure_is_never_right() -> None:
+def test_unsure_reply_is_never_correct() -> None:
     assert is_correct(question("is it?", "no."), "no.")
     assert not is_correct(question("is it?", "no."), "no idea.")
     assert not is_correct(question("what?", "a dog."), "a dog, but I am not sure")
 
 
-def test_a_letter_gives_a_choice_only_if_there_is_one() -> None:
+def test_letter_of_a_missing_choice() -> None:
     three = ("a dog", "a cat", "a cow")
     assert [chosen_index(letter, three) for letter in "abcd"] == [0, 1, 2, None]
     assert chosen_index("C.", three) == 2
@@ -92,7 +92,7 @@ def test_a_letter_gives_a_choice_only_if_there_is_one() -> None:
     assert chosen_index("the a", three) is None  # only a letter alone is one
 
 
-def test_of_several_choices_in_a_reply_the_first_counts() -> None:
+def test_first_of_several_choices_counts() -> None:
     assert chosen_index("blue rather than red", ("red", "blue")) == 1
     assert chosen_index("I see 3 of them", ("two", "three")) == 1
 
@@ -121,7 +121,7 @@ def test_the_first_yes_or_no_counts() -> None:
     [("three", True), ("12", True), ("no", True), ("none", True), ("three dogs", False),
      ("a", False), ("1234567", False)],
 )  # fmt: skip
-def test_counts_are_numbers_alone(answer: str, expected: bool) -> None:
+def test_is_count(answer: str, expected: bool) -> None:
     assert is_count(answer) is expected
 
 

@@ -55,7 +55,7 @@ def score(*boxes: BoxPrediction) -> TaskScores:
 # -- requests --------------------------------------------------------------------------------------
 
 
-def test_a_box_of_exactly_the_minimum_is_asked_about(tmp_path: Path) -> None:
+def test_minimum_side_is_inclusive(tmp_path: Path) -> None:
     """Either side may be the shorter one; a side just below the minimum is too short."""
     grey(tmp_path, "a.jpg")
     sizes = [(32, 90), (90, 32), (31.9, 90), (90, 31.9), (32, 32)]
@@ -80,7 +80,7 @@ def test_crowds_and_boxes_without_label_are_left_out(tmp_path: Path) -> None:
     assert list(box_requests(read_boxes(plain), tmp_path)) == []
 
 
-def test_a_request_asks_the_question_about_the_clipped_box(tmp_path: Path) -> None:
+def test_request_has_question_and_clipped_box(tmp_path: Path) -> None:
     grey(tmp_path, "a.jpg")
     path = coco(tmp_path / "boxes.json", [("a.jpg", (350, 250, 450, 350), "dog")])
     (request,) = box_requests(read_boxes(path), tmp_path, question="which animal?")
@@ -89,7 +89,7 @@ def test_a_request_asks_the_question_about_the_clipped_box(tmp_path: Path) -> No
     assert request.regions[0].label == "dog"
 
 
-def test_what_cannot_be_asked_carries_its_error(tmp_path: Path) -> None:
+def test_failed_request_carries_its_error(tmp_path: Path) -> None:
     grey(tmp_path, "a.jpg")
     boxes = [("gone.jpg", (0, 0, 50, 50), "dog"), ("a.jpg", (500, 500, 590, 590), "dog")]
     path = coco(tmp_path / "boxes.json", [*boxes, ("a.jpg", (0, 0, 50, 50), "dog")])
@@ -99,7 +99,7 @@ def test_what_cannot_be_asked_carries_its_error(tmp_path: Path) -> None:
     assert good.error is None
 
 
-def test_the_classes_of_a_file(tmp_path: Path) -> None:
+def test_class_list(tmp_path: Path) -> None:
     """COCO lists classes that no box may have; other files have those of their boxes."""
     path = coco(tmp_path / "boxes.json", [("a.jpg", (0, 0, 50, 50), "dog")], ["zebra", "cat"])
     assert class_list(read_boxes(path)) == ["cat", "dog", "zebra"]
@@ -119,7 +119,7 @@ def answer(text: str, confidence: float | None = None) -> Answer:
     return Answer(Request("a.jpg", ASK, (region,)), text, 3, confidence=confidence)
 
 
-def test_a_prediction_says_what_was_asked_and_answered() -> None:
+def test_prediction_of_an_answer() -> None:
     found = predictions([answer("a cat.", 0.5)], lambda replies: ["cat"], UncertaintyRule())
     (box,) = found.boxes
     assert (box.image, box.label, box.reply, box.predicted) == ("a.jpg", "dog", "a cat.", "cat")
@@ -134,7 +134,7 @@ def test_an_unsure_reply_names_no_class() -> None:
     assert (sure.predicted, sure.unsure, sure.correct) == ("dog", False, True)
 
 
-def test_the_threshold_is_the_options_else_the_cards() -> None:
+def test_threshold_is_the_option_or_the_card() -> None:
     card = ConfidenceCard(threshold=0.6)
 
     def unsure(rule: UncertaintyRule, confidence: float | None) -> bool:
@@ -157,7 +157,7 @@ def test_small_boxes_are_not_asked_about(engine: Engine, tmp_path: Path) -> None
     assert result.boxes[0].reply == truth
 
 
-def test_nothing_to_ask_about_is_an_error(engine: Engine, tmp_path: Path) -> None:
+def test_no_boxes_is_an_error(engine: Engine, tmp_path: Path) -> None:
     grey(tmp_path, "a.jpg")
     small = read_boxes(coco(tmp_path / "small.json", [("a.jpg", (0, 0, 10, 10), "cat")]))
     with pytest.raises(DataError, match="no labelled box of 32 pixels"):
@@ -170,7 +170,7 @@ def test_nothing_to_ask_about_is_an_error(engine: Engine, tmp_path: Path) -> Non
 # -- scores ----------------------------------------------------------------------------------------
 
 
-def test_accuracies_of_all_of_some_and_over_classes() -> None:
+def test_accuracy_metrics() -> None:
     truths: dict[str, list[Any]] = {
         "person": ["person"] * 6, "cat": ["cat", None], "dog": [None, "cat"]
     }  # fmt: skip
@@ -197,13 +197,13 @@ def test_accuracies_of_all_of_some_and_over_classes() -> None:
     ]
 
 
-def test_one_class_has_no_rest() -> None:
+def test_single_class_has_no_rest() -> None:
     scores = score(prediction("dog", "dog"), prediction("dog", None))
     assert [each.key for each in scores.metrics] == ["accuracy", "class_mean"]
     assert len(scores.tables["always answering the same"]) == 1
 
 
-def test_sizes_are_half_open_ranges_of_the_shorter_side() -> None:
+def test_size_groups_are_half_open() -> None:
     """A box of exactly 48 pixels belongs to "48 to 64 px", one of 512 to the last group."""
     sides = (47.9, 48.0, 63.9, 64.0, 511.0, 512.0, 3.0)
     correct = (True, False, False, True, True, False, True)
@@ -236,7 +236,7 @@ def test_confusions_are_counted_and_limited() -> None:
     assert len(confusions(boxes, limit=2)) == 2
 
 
-def test_items_tell_boxes_apart() -> None:
+def test_items_are_unique() -> None:
     scores = score(prediction("dog", "dog"), prediction("cat", "dog", image="b.jpg"))
     assert scores.items == ("a.jpg 0,0,40,40 dog", "b.jpg 0,0,40,40 cat")
     assert scores.images == ("a.jpg", "b.jpg")

@@ -1,4 +1,4 @@
-"""Intervals, differences and calibration, against what can be worked out by hand."""
+"""Intervals, differences and tests, against values by hand."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def metric(values: list[float]) -> Metric:
     return Metric("x", "x", weighted_mean(values), len(values))
 
 
-def test_means_weigh_items() -> None:
+def test_weighted_mean() -> None:
     weights = np.array([[1.0, 1, 1, 1], [3, 1, 0, 0], [0, 0, 0, 0]])
     found = weighted_mean([1, 0, 0, 1])(weights)
     assert found[:2].tolist() == [0.5, 0.75]
@@ -34,20 +34,20 @@ def test_means_weigh_items() -> None:
     assert chosen[:2].tolist() == [pytest.approx(1 / 3), 0]
 
 
-def test_the_mean_over_groups_counts_each_alike() -> None:
+def test_mean_over_groups_is_unweighted() -> None:
     measure = mean_over_groups([1, 1, 0, 1], ["a", "a", "a", "b"])
     assert measure(WHOLE)[0] == pytest.approx((2 / 3 + 1) / 2)
     assert measure(np.array([[1.0, 0, 0, 0]]))[0] == 1  # b has no item, and does not count
 
 
-def test_images_are_drawn_with_all_their_items() -> None:
+def test_bootstrap_is_clustered_by_image() -> None:
     drawn = np.concatenate(list(bootstrap_weights(["a", "a", "b", "c"], 300)))
     assert drawn.shape == (300, 4)
     assert (drawn[:, 0] == drawn[:, 1]).all()
     assert (drawn[:, 1:].sum(1) == 3).all()
 
 
-def test_intervals_cover_what_theory_says() -> None:
+def test_interval_coverage() -> None:
     """500 items alone in their images: half right, so 50 % give or take 1.96 * 2.24 points."""
     values = [0.0, 1.0] * 250
     [found] = bootstrap_estimates([metric(values)], [str(n) for n in range(500)], rounds=4000)
@@ -58,7 +58,7 @@ def test_intervals_cover_what_theory_says() -> None:
     assert clustered.high - clustered.low > 2.5 * (found.high - found.low)
 
 
-def test_a_paired_difference_is_surer_than_two_intervals() -> None:
+def test_paired_interval_is_narrower() -> None:
     rng = np.random.default_rng(1)
     first = (rng.random(400) < 0.5).astype(float)
     second = np.where(rng.random(400) < 0.1, 1.0, first)
@@ -83,7 +83,7 @@ def test_mcnemar_is_exact() -> None:
     assert mcnemar(first, first)[2] == 1
 
 
-def test_p_is_never_below_what_the_rounds_can_show() -> None:
+def test_smallest_p_value() -> None:
     """All 99 rounds on one side: the observed difference counts as one on the other side."""
     assert sign_p(np.full(99, 0.3)) == sign_p(np.full(99, -0.3)) == pytest.approx(2 / 100)
     assert sign_p(np.array([1.0, 1, 1, -1])) == pytest.approx(2 * 2 / 5)
@@ -94,7 +94,7 @@ def test_p_is_never_below_what_the_rounds_can_show() -> None:
     assert np.isnan(sign_p(np.full(3, np.nan)))
 
 
-def test_a_difference_in_every_round_has_the_smallest_p() -> None:
+def test_consistent_difference_has_the_smallest_p() -> None:
     images = [str(n) for n in range(40)]
     worse, better = metric([0.0] * 40), metric([1.0] * 40)
     [up] = paired_differences([worse], [better], images, rounds=99)
@@ -103,7 +103,7 @@ def test_a_difference_in_every_round_has_the_smallest_p() -> None:
     assert up.p == down.p == pytest.approx(0.02)
 
 
-def test_the_same_answers_give_the_same_intervals() -> None:
+def test_intervals_are_reproducible() -> None:
     images = [str(n // 2) for n in range(60)]
     values = metric([float(n % 3 == 0) for n in range(60)])
     assert bootstrap_estimates([values], images) == bootstrap_estimates([values], images)
@@ -122,14 +122,14 @@ def test_intervals_are_the_central_95_percent() -> None:
     assert (found.low, found.high) == tuple(np.percentile(sample, (2.5, 97.5)))
 
 
-def test_what_no_round_knows_has_no_interval() -> None:
+def test_undefined_metric_has_no_interval() -> None:
     nothing = Metric("x", "x", weighted_mean([1, 0], np.zeros(2, bool)), 0)
     [found] = bootstrap_estimates([nothing], ["a", "b"], rounds=10)
     assert np.isnan([found.value, found.low, found.high]).all()
     assert bootstrap_estimates([], ["a"]) == []
 
 
-def test_the_mean_over_groups_leaves_out_what_the_mask_does() -> None:
+def test_mean_over_groups_with_mask() -> None:
     mask = np.array([True, False, True, False])
     statistic = mean_over_groups([1, 0, 0, 1], ["a", "a", "a", "b"], mask)
     assert statistic(WHOLE)[0] == 0.5
@@ -139,7 +139,7 @@ def test_the_mean_over_groups_leaves_out_what_the_mask_does() -> None:
 # -- tables ----------------------------------------------------------------------------------------
 
 
-def test_columns_line_up() -> None:
+def test_table_columns_are_aligned() -> None:
     table = Table("a title", ("", "value", "of"), (("all", "50.0 %", "4"), ("without", "-", "10")))
     assert format_table(table) == [
         "a title",
@@ -149,7 +149,7 @@ def test_columns_line_up() -> None:
     ]
 
 
-def test_only_the_same_items_are_compared() -> None:
+def test_different_items_are_not_compared() -> None:
     one, other = (
         estimate_metrics(TaskScores("vqa", items, ("p", "p"), (metric([1, 0]),)), model=model)
         for model, items in (("one", ("a", "b")), ("other", ("a", "c")))

@@ -44,7 +44,7 @@ def scores(*questions: AnsweredQuestion) -> dict[str, dict[str, float]]:
     return {"": values(found.metrics)} | {k: values(group) for k, group in found.groups.items()}
 
 
-def test_choices_by_text_by_likelihood_and_by_chance() -> None:
+def test_choice_metrics() -> None:
     """Only questions that were also scored count by likelihood."""
     found = scores(
         answered("colour?", "red", "it is red", choices=COLOURS, likeliest="blue"),
@@ -58,7 +58,7 @@ def test_choices_by_text_by_likelihood_and_by_chance() -> None:
     assert found["accuracy"] == 0.5
 
 
-def test_counts_within_one() -> None:
+def test_count_metrics() -> None:
     """An unsure reply is never near; neither is one without a number."""
     found = scores(
         answered("how many?", "two", "3"),
@@ -75,14 +75,14 @@ def test_counts_within_one() -> None:
     assert found["kind, within one, balanced"] == {"count": pytest.approx((1 / 3 + 1 / 2) / 2)}
 
 
-def test_the_nearest_of_several_known_numbers_counts() -> None:
+def test_nearest_known_number_counts() -> None:
     request = Request("a.jpg", "how many?")
     question = QuestionRecord(request, ("two", "six"))
     found = scores(AnsweredQuestion(question, Answer(request, "five", 1)))[""]
     assert (found["count"], found["count_within_one"]) == (0, 1)
 
 
-def test_the_constant_count_is_the_best_one() -> None:
+def test_best_constant_count() -> None:
     """Always 3 is within one of 2, 3, 3 and 4, always 2 only of three of them."""
     metrics = score_vqa(
         [answered("how many?", known, "9") for known in ("2", "3", "3", "4", "9")],
@@ -93,7 +93,7 @@ def test_the_constant_count_is_the_best_one() -> None:
     assert always.statistic(np.ones((1, 5)))[0] == pytest.approx(4 / 5)
 
 
-def test_yes_and_no_balanced() -> None:
+def test_balanced_yes_no() -> None:
     found = scores(
         answered("is it?", "yes", "yes"),
         answered("is it?", "yes", "perhaps"),
@@ -106,7 +106,7 @@ def test_yes_and_no_balanced() -> None:
     assert found["kind, balanced"] == {"yes/no": pytest.approx((1 / 3 + 1) / 2)}
 
 
-def test_a_kind_of_mixed_answers_is_not_balanced() -> None:
+def test_mixed_kinds_are_not_balanced() -> None:
     found = scores(
         answered("is it?", "yes", "yes", kind="x"),
         answered("what?", "a dog", "a dog", kind="x"),
@@ -140,7 +140,7 @@ def test_wrong_answers_are_listed_by_frequency() -> None:
     ]
 
 
-def test_choices_are_asked_again_by_likelihood(tmp_path: Path, starter: Bundle) -> None:
+def test_likelihood_requests(tmp_path: Path, starter: Bundle) -> None:
     """Each free answer is paired with its own choice, also if another one failed."""
     grey(tmp_path, "a.jpg")
     records = [

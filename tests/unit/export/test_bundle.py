@@ -1,4 +1,4 @@
-"""Torch definitions and their ONNX graphs: equal, and refused where they are not."""
+"""Bundles written and read: parity of graphs with torch, precision, errors."""
 
 import shutil
 from dataclasses import replace
@@ -60,7 +60,7 @@ def small_encoders() -> tuple[ResNetVision, MultiLevelRegionEncoder]:
     return vision, MultiLevelRegionEncoder(config)
 
 
-def test_the_graphs_of_the_starter_equal_torch(starter: Bundle) -> None:
+def test_starter_graphs_equal_torch(starter: Bundle) -> None:
     vision, region = read_encoders(starter)
     assert region is not None
     size = vision.input_size
@@ -74,7 +74,7 @@ def test_the_graphs_of_the_starter_equal_torch(starter: Bundle) -> None:
     assert max(report.difference for report in reports) <= TOLERANCE
 
 
-def test_a_bundle_is_written_whole_and_read_back(tmp_path: Path, starter: Bundle) -> None:
+def test_bundle_round_trip(tmp_path: Path, starter: Bundle) -> None:
     vision, region = small_encoders()
     language = new_language_model(1600, 16, context=64, stop=1)
     card = small_card(starter)
@@ -119,7 +119,7 @@ def small_card(starter: Bundle) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_a_graph_that_differs_is_not_written(
+def test_different_graph_is_not_written(
     tmp_path: Path, starter: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     off = ParityReport("region.onnx", 2 * TOLERANCE, ("1 image",))
@@ -137,7 +137,7 @@ def test_a_graph_that_differs_is_not_written(
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "old"]
 
 
-def test_a_changed_weight_is_seen(tmp_path: Path) -> None:
+def test_changed_weight_is_detected(tmp_path: Path) -> None:
     vision, _ = small_encoders()
     export_vision(vision, tmp_path / "vision.onnx").check()
     case = {"one": {"pixel_values": rng_normal((1, 3, 64, 64), 5)}}
@@ -162,7 +162,7 @@ class Cancelling(nn.Module):
 
 
 @pytest.mark.parametrize(("off", "passes"), [(0.0, True), (0.03, False)])
-def test_where_torch_itself_is_unsure_a_graph_may_round_otherwise(
+def test_tolerance_of_unstable_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: float, passes: bool
 ) -> None:
     module, x = Cancelling(), rng_normal((1, 64), 0)
@@ -181,7 +181,7 @@ def test_where_torch_itself_is_unsure_a_graph_may_round_otherwise(
             report.check()
 
 
-def test_weights_are_stored_in_half_precision_only_where_that_is_exact(tmp_path: Path) -> None:
+def test_float16_is_used_for_exact_weights_only(tmp_path: Path) -> None:
     vision, _ = small_encoders()
     export_vision(vision, tmp_path / "whole.onnx").check()
     round_to_float16(vision)
@@ -194,14 +194,14 @@ def test_weights_are_stored_in_half_precision_only_where_that_is_exact(tmp_path:
     assert kinds == {"whole": {np.dtype("float32")}, "half": {np.dtype("float16")}}
 
 
-def test_graphs_carry_no_path_of_the_machine_they_were_made_on(starter: Bundle) -> None:
+def test_graphs_contain_no_local_paths(starter: Bundle) -> None:
     for name in ("vision.onnx", "region.onnx"):
         content = (starter.root / name).read_bytes()
         assert b".py" not in content
         assert b"site-packages" not in content
 
 
-def test_differences_are_measured_honestly() -> None:
+def test_relative_difference() -> None:
     ones = np.ones((2, 2), np.float32)
     assert relative_difference(ones, ones) == 0
     hundred = np.full_like(ones, 100)
@@ -216,7 +216,7 @@ def test_differences_are_measured_honestly() -> None:
         ParityReport("x", float("nan"), ()).check()
 
 
-def test_an_unknown_or_missing_weight_is_an_error(tmp_path: Path, starter: Bundle) -> None:
+def test_unknown_or_missing_weight_is_an_error(tmp_path: Path, starter: Bundle) -> None:
     from safetensors.torch import load_file, save_file
 
     root = tmp_path / "copy"
@@ -236,7 +236,7 @@ def test_an_unknown_or_missing_weight_is_an_error(tmp_path: Path, starter: Bundl
 # -- the region encoder itself (GPT4RoI, section 3.2) ----------------------------------------------
 
 
-def test_a_region_vector_is_the_sum_over_levels_plus_its_position() -> None:
+def test_region_vector_is_sum_of_levels_and_position() -> None:
     """A second computation, step by step, of what the module does in one call."""
     _, region = small_encoders()
     region.eval()
@@ -272,7 +272,7 @@ def test_a_region_vector_is_the_sum_over_levels_plus_its_position() -> None:
     assert torch.allclose(actual[:, 0], expected, atol=1e-5)
 
 
-def test_the_region_graph_takes_no_region_at_all(tmp_path: Path) -> None:
+def test_region_graph_accepts_no_regions(tmp_path: Path) -> None:
     _, region = small_encoders()
     report = export_region(region, tmp_path / "region.onnx")
     report.check()

@@ -1,4 +1,4 @@
-"""The starter's region encoder: what it cuts out of an image, and its graph."""
+"""The starter's region encoder: crops, vectors, graph."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +58,7 @@ def a_case(height: int, width: int, images: int, regions: int) -> dict[str, Any]
     }
 
 
-def test_a_cut_is_what_pillow_resizes_with_antialiasing() -> None:
+def test_crop_equals_pillow_resize() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1).float()
     windows = torch.tensor([[0, 0, 320, 240], [10.3, 20.2, 200.7, 190.1], [3.2, 5.1, 20.0, 9.0]])
@@ -70,7 +70,7 @@ def test_a_cut_is_what_pillow_resizes_with_antialiasing() -> None:
         assert np.abs(ours.permute(1, 2, 0).numpy() - np.asarray(theirs)).max() <= 1.01  # rounding
 
 
-def test_the_mark_covers_what_the_box_covers_of_the_window() -> None:
+def test_mask_covers_the_box() -> None:
     boxes = torch.tensor([[20.0, 10.0, 40.0, 50.0], [0.0, 0.0, 8.0, 8.0]])
     windows = torch.tensor([[10.0, 0.0, 50.0, 60.0], [0.0, 0.0, 8.0, 8.0]])
     mask = box_mask(windows, boxes, 16)
@@ -81,7 +81,7 @@ def test_the_mark_covers_what_the_box_covers_of_the_window() -> None:
     assert mask[0, 0, 0, 0] == -1 and mask[0, 0, 8, 8] == 1
 
 
-def test_windows_give_slim_boxes_more_room_and_stay_in_the_image() -> None:
+def test_windows_of_narrow_boxes() -> None:
     slim = grown(torch.tensor([[100.0, 50.0, 110.0, 150.0]]), 2.0, 0.4)
     assert slim.tolist() == [[65.0, 0.0, 145.0, 200.0]]
     outside = torch.tensor([[-50.0, -50.0, 30.0, 30.0], [400.0, 400.0, 500.0, 500.0]])
@@ -90,7 +90,7 @@ def test_windows_give_slim_boxes_more_room_and_stay_in_the_image() -> None:
 
 @pytest.mark.parametrize("regions", [0, 1, 5])
 @pytest.mark.parametrize("size", [(160, 266), (97, 33), (18, 333), (64, 64), (3, 1)])
-def test_the_graph_equals_torch_at_any_size(
+def test_graph_equals_torch_at_any_size(
     small: CropRegionEncoder, graph: Path, size: tuple[int, int], regions: int
 ) -> None:
     cases = {str(images): a_case(*size, images, regions) for images in (1, 2)}
@@ -99,7 +99,7 @@ def test_the_graph_equals_torch_at_any_size(
 
 
 @torch.no_grad()
-def test_a_box_sees_its_own_pixels_and_surroundings_only(small: CropRegionEncoder) -> None:
+def test_vector_depends_on_box_and_surroundings_only(small: CropRegionEncoder) -> None:
     torch.manual_seed(1)
     image = torch.randn(1, 3, 120, 160)
     box, index = torch.tensor([[0.1, 0.1, 0.25, 0.3]]), torch.zeros(1, dtype=torch.int64)
@@ -119,7 +119,7 @@ def test_a_box_sees_its_own_pixels_and_surroundings_only(small: CropRegionEncode
 
 
 @torch.no_grad()
-def test_what_was_found_can_be_moved_to_another_box(small: CropRegionEncoder) -> None:
+def test_position_part_of_a_vector_can_be_replaced(small: CropRegionEncoder) -> None:
     torch.manual_seed(2)
     image, index = torch.randn(1, 3, 60, 80), torch.zeros(1, dtype=torch.int64)
     here, there = torch.tensor([[0.1, 0.1, 0.4, 0.5]]), torch.tensor([[0.5, 0.2, 0.9, 0.9]])
@@ -132,7 +132,7 @@ def test_what_was_found_can_be_moved_to_another_box(small: CropRegionEncoder) ->
 
 
 @torch.no_grad()
-def test_several_images_and_boxes_do_not_mix(small: CropRegionEncoder) -> None:
+def test_images_and_boxes_of_a_batch_are_independent(small: CropRegionEncoder) -> None:
     case = {name: torch.from_numpy(value) for name, value in a_case(80, 100, 3, 6).items()}
     together = small([case["pixel_values"]], case["boxes"], case["image_index"])
     assert together.shape == (6, 1, 16)
@@ -142,13 +142,13 @@ def test_several_images_and_boxes_do_not_mix(small: CropRegionEncoder) -> None:
         assert torch.allclose(alone[0], together[row], atol=1e-5)
 
 
-def test_a_card_can_name_it(small: CropRegionEncoder) -> None:
+def test_architecture_table(small: CropRegionEncoder) -> None:
     table = architecture_table(small)
     assert (table["kind"], table["side"], "input_size" in table) == ("cuts", 32, False)
 
 
 @pytest.mark.parametrize("place_width", [0, 8])
-def test_the_carrier_is_all_that_carry_uses(place_width: int) -> None:
+def test_carry_uses_the_projector_only(place_width: int) -> None:
     region = CropRegionEncoder(replace(SMALL, place_width=place_width))
     ones, box = torch.ones(1, SMALL.vector_width), torch.tensor([[0.1, 0.2, 0.5, 0.9]])
     gradients = torch.autograd.grad(
@@ -165,7 +165,7 @@ def test_the_carrier_is_all_that_carry_uses(place_width: int) -> None:
 
 
 @torch.no_grad()
-def test_a_place_tells_boxes_apart_that_look_alike() -> None:
+def test_position_distinguishes_similar_boxes() -> None:
     torch.manual_seed(0)
     region = CropRegionEncoder(replace(SMALL, place_width=8))
     boxes = torch.tensor([[0.1, 0.1, 0.3, 0.3], [0.6, 0.1, 0.8, 0.3], [0.1, 0.1, 0.3, 0.3]])
@@ -175,7 +175,7 @@ def test_a_place_tells_boxes_apart_that_look_alike() -> None:
 
 
 @torch.no_grad()
-def test_a_namer_comes_back_from_its_file_and_names_vectors(tmp_path: Path) -> None:
+def test_classifier_round_trip(tmp_path: Path) -> None:
     torch.manual_seed(0)
     namer = CropClassifier(SMALL, 3, 5).eval()
     nn.init.normal_(namer.region.join.bias)
@@ -191,7 +191,7 @@ def test_a_namer_comes_back_from_its_file_and_names_vectors(tmp_path: Path) -> N
     assert torch.allclose(back.namer.logits(vectors), expected, atol=1e-6)
 
 
-def test_odd_sides_average_what_is_there() -> None:
+def test_odd_sides_are_averaged() -> None:
     shortcut = BasicBlock(8, 8, stride=2).shortcut
     assert isinstance(shortcut, nn.Sequential)
     row = torch.tensor([1.0, 3.0, 7.0]).reshape(1, 1, 1, 3)

@@ -99,9 +99,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
 # -- the sums --------------------------------------------------------------------------------------
 
 
-def test_every_tensor_is_the_sum_in_half_precision_and_added_rows_are_the_deltas(
-    both: Path, tmp_path: Path
-) -> None:
+def test_sums_in_float16_and_added_rows(both: Path, tmp_path: Path) -> None:
     delta, base = read_all(both / "delta"), read_all(both / "base")
     found = converted(both, tmp_path)
     llama = {name for name in base if not name.endswith("inv_freq")}
@@ -117,7 +115,7 @@ def test_every_tensor_is_the_sum_in_half_precision_and_added_rows_are_the_deltas
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_another_type_is_the_rounded_sum(both: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_sums_in_another_type_are_rounded(both: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     published = converted(both, tmp_path / "one")
     other = converted(both, tmp_path / "other", dtype)
     assert all(torch.equal(other[name], value.to(dtype)) for name, value in published.items())
@@ -130,7 +128,7 @@ def test_safetensors_and_bin_give_the_same(both: Path, tmp_path: Path) -> None:
     assert all(torch.equal(other[name], value) for name, value in one.items())
 
 
-def test_the_encoders_weights_are_the_deltas_own(both: Path) -> None:
+def test_encoder_weights_come_from_the_delta(both: Path) -> None:
     delta = Shards(both / "delta")
     plan = make_plan(delta, Shards(both / "base"), PARTS, None)
     assert set(plan.parts.values()) == {
@@ -144,7 +142,7 @@ def test_the_encoders_weights_are_the_deltas_own(both: Path) -> None:
     assert torch.equal(vision["projector.weight"], whole.float())
 
 
-def test_sums_are_done_in_the_wider_type() -> None:
+def test_sums_use_the_wider_type() -> None:
     half, full = torch.full((3, 2), 1.0, dtype=torch.float16), torch.full((2, 2), 1e-4)
     total = add(half, full)
     assert total.dtype == torch.float32
@@ -152,7 +150,7 @@ def test_sums_are_done_in_the_wider_type() -> None:
     assert half.eq(1).all()
 
 
-def test_what_is_written_is_what_safetensors_reads(tmp_path: Path) -> None:
+def test_output_is_valid_safetensors(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5), "b": torch.arange(7, dtype=torch.int64),
                "c": torch.randn(2, 2).bfloat16().T}  # fmt: skip
     entries = {name: TensorEntry(tuple(t.shape), t.dtype) for name, t in tensors.items()}
@@ -252,7 +250,7 @@ REFUSED: dict[Change, str] = {
 
 
 @pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
-def test_what_does_not_fit_is_one_line(changed: Path, tmp_path: Path, change: Change) -> None:
+def test_mismatches_are_one_line_errors(changed: Path, tmp_path: Path, change: Change) -> None:
     change(changed)
     with pytest.raises(BundleError, match=REFUSED[change]) as caught:
         converted(changed, tmp_path / "out")
@@ -260,7 +258,7 @@ def test_what_does_not_fit_is_one_line(changed: Path, tmp_path: Path, change: Ch
     assert str(changed) in str(caught.value)
 
 
-def test_a_fine_tuned_model_and_any_right_base_pass(changed: Path, tmp_path: Path) -> None:
+def test_right_base_is_accepted(changed: Path, tmp_path: Path) -> None:
     def shrink(tensors: dict[str, Tensor]) -> None:
         for value in tensors.values():
             value *= 0.1  # a model that has not gone far from its base
@@ -269,7 +267,7 @@ def test_a_fine_tuned_model_and_any_right_base_pass(changed: Path, tmp_path: Pat
     converted(changed, tmp_path / "out")
 
 
-def test_a_full_disk_is_told_before_it_is_full(
+def test_disk_space_is_checked_first(
     both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000))
@@ -302,7 +300,7 @@ def killed_halfway(root: Path, out: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_killed_run_goes_on_and_keeps_what_is_whole(both: Path, tmp_path: Path) -> None:
+def test_killed_run_resumes_with_finished_shards(both: Path, tmp_path: Path) -> None:
     finished = killed_halfway(both, tmp_path / "out")
     assert len(finished) > 2
     assert list((tmp_path / "out" / "llm").glob("*.part"))
@@ -320,7 +318,7 @@ def test_a_killed_run_goes_on_and_keeps_what_is_whole(both: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_run_with_other_inputs_starts_anew(both: Path, tmp_path: Path) -> None:
+def test_changed_inputs_start_a_new_run(both: Path, tmp_path: Path) -> None:
     finished = killed_halfway(both, tmp_path / "out")
     other = converted(both, tmp_path / "out", torch.bfloat16)
     assert {value.dtype for value in other.values()} == {torch.bfloat16}
@@ -328,14 +326,14 @@ def test_a_run_with_other_inputs_starts_anew(both: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_torn_journal_counts_as_none(both: Path, tmp_path: Path) -> None:
+def test_damaged_journal_is_ignored(both: Path, tmp_path: Path) -> None:
     killed_halfway(both, tmp_path / "out")
     (tmp_path / "out" / "journal.json").write_text('{"inputs": ')
     again, whole = converted(both, tmp_path / "out"), converted(both, tmp_path / "whole")
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
-def test_progress_counts_bytes_up_to_all(both: Path, tmp_path: Path) -> None:
+def test_progress_reaches_the_total(both: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     found = converted(both, tmp_path / "out", progress=lambda *both: told.append(both))
     total = sum(value.nbytes for value in found.values())
@@ -344,7 +342,7 @@ def test_progress_counts_bytes_up_to_all(both: Path, tmp_path: Path) -> None:
     assert told == sorted(told)
 
 
-def test_a_plan_keeps_large_tensors_alone() -> None:
+def test_large_tensors_have_their_own_shard() -> None:
     entries = {
         name: TensorEntry((size,), torch.float16)
         for name, size in zip("abcd", (9, 60, 9, 9), strict=True)
@@ -353,6 +351,6 @@ def test_a_plan_keeps_large_tensors_alone() -> None:
     assert [list(group) for group in groups] == [["a"], ["b"], ["c", "d"]]
 
 
-def test_a_checkpoint_in_one_safetensors_file_is_read(tmp_path: Path) -> None:
+def test_single_safetensors_checkpoint(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     assert Shards(tmp_path).entries == {"a": TensorEntry((2,), torch.float32)}

@@ -1,4 +1,4 @@
-"""Graphs written weight by weight: what reads ONNX reads one graph, in little memory."""
+"""ONNX files written weight by weight."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def linear(path: Path, *, halves: bool = False, wide: int = 40) -> nn.Linear:
 
 
 @pytest.mark.parametrize("halves", [False, True])
-def test_a_graph_is_read_with_all_its_weights(halves: bool, tmp_path: Path) -> None:
+def test_graph_round_trip(halves: bool, tmp_path: Path) -> None:
     layer = linear(tmp_path / "graph.onnx", halves=halves)
     model = onnx.load(tmp_path / "graph.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -60,7 +60,7 @@ def test_only_exact_weights_become_float16() -> None:
     assert exact_float16(np.zeros(999, np.int64)) is None
 
 
-def test_a_large_graph_runs_in_a_process_of_its_own(
+def test_large_graph_is_compared_in_a_subprocess(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = linear(tmp_path / "graph.onnx")

@@ -1,4 +1,4 @@
-"""RegionCLIP's file: what is read, what is dropped, and how old its BatchNorm is."""
+"""RegionCLIP checkpoints: tensors read and dropped, BatchNorm versions, errors."""
 
 from pathlib import Path
 
@@ -31,9 +31,7 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_the_network_is_read_and_the_rest_dropped(
-    wrapped: bool, state: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_other_tensors_are_dropped(wrapped: bool, state: dict[str, Tensor], tmp_path: Path) -> None:
     file = write_regionclip(tmp_path / "r.pth", state, wrapped=wrapped, extras=EXTRAS)
     read = read_regionclip(file)
     assert read.keys() == state.keys()
@@ -44,19 +42,19 @@ def test_the_network_is_read_and_the_rest_dropped(
     assert not encoder.load_state_dict(read, strict=False).unexpected_keys
 
 
-def test_safetensors_are_read_too(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_safetensors_checkpoint(state: dict[str, Tensor], tmp_path: Path) -> None:
     save_file(state, tmp_path / "r.safetensors")
     assert read_regionclip(tmp_path / "r.safetensors").keys() == state.keys()
 
 
-def test_half_precision_is_read_as_single(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_float16_is_read_as_float32(state: dict[str, Tensor], tmp_path: Path) -> None:
     half = {name: value.half() for name, value in state.items()}
     read = read_regionclip(write_regionclip(tmp_path / "r.pth", half))
     assert {value.dtype for value in read.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("version", "subtracted"), [(1, True), (2, True), (3, False)])
-def test_an_old_variance_holds_eps(
+def test_old_batch_norm_variance_includes_eps(
     version: int, subtracted: bool, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     name = "backbone.layer3.1.bn2"
@@ -69,9 +67,7 @@ def test_an_old_variance_holds_eps(
 
 
 @torch.no_grad()
-def test_a_file_of_plain_batch_norm_reads_as_torch_writes_it(
-    state: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_plain_batch_norm_checkpoint(state: dict[str, Tensor], tmp_path: Path) -> None:
     norm = torch.nn.BatchNorm2d(8)
     norm.running_var = torch.rand(8) + 0.5
     module = torch.nn.Module()
@@ -82,7 +78,7 @@ def test_a_file_of_plain_batch_norm_reads_as_torch_writes_it(
     assert torch.equal(read["backbone.bn3.running_var"], norm.running_var - 1e-5)
 
 
-def test_what_is_no_such_file(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_invalid_files(state: dict[str, Tensor], tmp_path: Path) -> None:
     file = tmp_path / "r.pth"
     with pytest.raises(BundleError, match=r"r\.pth: no such file"):
         read_regionclip(file)
@@ -106,7 +102,7 @@ def test_what_is_no_such_file(state: dict[str, Tensor], tmp_path: Path) -> None:
         read_regionclip(file)
 
 
-def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return Path.touch, (str(tmp_path / "sprung"),)

@@ -1,4 +1,4 @@
-"""RegionCLIP's network: its layers against torch's own, and as a graph with free sides."""
+"""RegionCLIP's network: layers against torch's, and its graph."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory, graphs: GraphCache) -> Path:
     return path
 
 
-def test_names_and_shapes_are_the_published_ones() -> None:
+def test_names_and_shapes_equal_the_published_ones() -> None:
     with torch.device("meta"):
         made = RegionClipEncoder(RegionClipConfig()).state_dict()
     backbone = {
@@ -69,7 +69,7 @@ def test_names_and_shapes_are_the_published_ones() -> None:
 
 
 @torch.no_grad()
-def test_frozen_norm_is_batch_norm_that_never_learns() -> None:
+def test_frozen_norm_equals_batch_norm() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(5)
     frozen = FrozenBatchNorm(5)
@@ -83,7 +83,7 @@ def test_frozen_norm_is_batch_norm_that_never_learns() -> None:
 
 
 @torch.no_grad()
-def test_attention_pool_is_multi_head_attention_of_the_mean() -> None:
+def test_attention_pool_equals_multi_head_attention() -> None:
     torch.manual_seed(0)
     pool = AttentionPool(CONFIG)
     for value in pool.parameters():
@@ -103,7 +103,7 @@ def test_attention_pool_is_multi_head_attention_of_the_mean() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_block_averages_on_both_sides(stride: int) -> None:
+def test_block_pools_both_branches(stride: int) -> None:
     block = Bottleneck(8, 4, stride, first=True).eval()
     with torch.no_grad():
         for name, value in block.named_parameters():
@@ -116,7 +116,7 @@ def test_a_block_averages_on_both_sides(stride: int) -> None:
 
 
 @torch.no_grad()
-def test_stage_four_sees_a_region_alone() -> None:
+def test_stage_four_depends_on_the_region_only() -> None:
     made = encoder()
     pixels = torch.randn(1, 3, 160, 200)
     box = torch.tensor([[0.1, 0.2, 0.4, 0.5]])
@@ -131,7 +131,7 @@ def test_stage_four_sees_a_region_alone() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(80, 336), (330, 70)])
-def test_a_region_is_cut_from_the_map_by_roi_align(size: tuple[int, int]) -> None:
+def test_regions_use_roi_align(size: tuple[int, int]) -> None:
     """Step by step, with roi_align called by hand, in an image that is not square."""
     made = encoder()
     height, width = size
@@ -160,9 +160,7 @@ def test_a_region_is_cut_from_the_map_by_roi_align(size: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("regions", [0, 1, 5])
 @pytest.mark.parametrize("size", [(160, 266), (97, 33), (18, 333), (64, 64)])
-def test_the_graph_equals_torch_at_any_size(
-    graph: Path, size: tuple[int, int], regions: int
-) -> None:
+def test_graph_equals_torch_at_any_size(graph: Path, size: tuple[int, int], regions: int) -> None:
     rng = np.random.default_rng(size[0] + regions)
     corners = np.sort(rng.uniform(-0.1, 1.1, (regions, 2, 2)), axis=1)  # (N, 2, 2)
     cases: dict[str, Any] = {
@@ -176,7 +174,7 @@ def test_the_graph_equals_torch_at_any_size(
     assert compare(RegionGraph(encoder()), graph, ["region_tokens"], cases).difference <= TOLERANCE
 
 
-def test_the_carrier_is_all_that_carry_uses() -> None:
+def test_carry_uses_the_projector_only() -> None:
     made = encoder()
     assert sorted(made.carrier) == ["bbox_fc", "prompt_projector"]
     gradients = torch.autograd.grad(
@@ -193,7 +191,7 @@ def test_the_carrier_is_all_that_carry_uses() -> None:
 
 
 @torch.no_grad()
-def test_a_graph_with_free_sides_and_no_regions(graph: Path) -> None:
+def test_dynamic_sides_and_no_regions(graph: Path) -> None:
     made = encoder()
     session = onnxruntime.InferenceSession(str(graph))
     rng = np.random.default_rng(0)
@@ -212,7 +210,7 @@ def test_a_graph_with_free_sides_and_no_regions(graph: Path) -> None:
         assert np.allclose(found, expected.numpy(), atol=1e-4)
 
 
-def test_a_card_holds_all_of_it() -> None:
+def test_architecture_table() -> None:
     table = architecture_table(encoder())
     assert table.pop("kind") == "regionclip"
     lists = {
@@ -231,6 +229,6 @@ def test_a_card_holds_all_of_it() -> None:
         ({"heads": 7}, "7 heads do not divide 2560 channels"),
     ],
 )
-def test_what_is_no_shape(settings: dict[str, object], message: str) -> None:
+def test_invalid_configs(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RegionClipConfig(**settings)  # type: ignore[arg-type]

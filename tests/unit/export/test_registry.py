@@ -1,4 +1,4 @@
-"""A further region encoder: a module, its config, and one line of the registry."""
+"""Adding a region encoder: a module, its config, and a line of the registry."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,12 +73,12 @@ def toy() -> ToyEncoder:
     return ToyEncoder(ToyConfig(32, sides, channels)).eval()
 
 
-def test_an_encoder_outside_the_registry_cannot_be_written() -> None:
+def test_unregistered_encoder_is_refused() -> None:
     with pytest.raises(BundleError, match=r"ToyEncoder has no kind in modules/registry\.py"):
         registry.architecture_table(toy())
 
 
-def test_one_line_makes_an_encoder_exportable_and_trainable(
+def test_registered_encoder_exports_and_trains(
     tiny: Callable[[str], Bundle],
     graphs: GraphCache,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""A LLaMA `tokenizer.model` becomes a tokenizer of the same ids, white space beside tokens and all.
+"""LLaMA's `tokenizer.model` converted to `tokenizer.json`, with the same ids.
 
 The ids of the golden sets are those of the slow LlamaTokenizer that the published models were
 trained with. Everything else is held against SentencePiece's own rule, written out in `joined`.
@@ -72,13 +72,13 @@ def tokens(tokenizer: Tokenizer, text: str) -> list[str | None]:
 # -- the golden sets -------------------------------------------------------------------------------
 
 
-def test_prompts_of_pvit(vicuna: Toy) -> None:
+def test_pvit_prompts(vicuna: Toy) -> None:
     for case in vicuna.ids["inference"]:
         assert vicuna.tokenizer.encode(case["expanded"]).ids == case["ids"]
         assert tokens(vicuna.tokenizer, case["expanded"]) == case["tokens"]
 
 
-def test_conversations_of_gpt4roi(llama: Toy, gpt4roi: GoldenSet) -> None:
+def test_gpt4roi_conversations(llama: Toy, gpt4roi: GoldenSet) -> None:
     asked = gpt4roi.json("prompts.json")["prompts"]
     header, _, _ = next(iter(asked.values()))[0]["prompt"].partition("### ")
     roles = {"human": "Human", "gpt": "Assistant"}
@@ -95,7 +95,7 @@ def test_added_tokens_have_the_published_ids(llama: Toy, vicuna: Toy) -> None:
         assert found == toy.ids["added"]
 
 
-def test_an_answer_comes_back_as_words(vicuna: Toy) -> None:
+def test_answers_decode_to_text(vicuna: Toy) -> None:
     text = "A red car,  naïve 猫\nand\ttwo"
     assert vicuna.tokenizer.decode(vicuna.tokenizer.encode(text).ids) == text
 
@@ -104,12 +104,12 @@ def test_an_answer_comes_back_as_words(vicuna: Toy) -> None:
 
 
 @pytest.mark.parametrize("space", ["", " ", "  ", "\n", " \t\r\n\u00a0\u2003"])
-def test_white_space_beside_an_added_token_vanishes(space: str, llama: Toy) -> None:
+def test_added_tokens_absorb_white_space(space: str, llama: Toy) -> None:
     near = f"a{space}<bbox>{space}<im_end>{space}b"
     assert tokens(llama.tokenizer, near) == ["<s>", "▁a", "<bbox>", "<im_end>", "▁b"]
 
 
-def test_white_space_beside_the_end_of_a_text_does_not(vicuna: Toy) -> None:
+def test_white_space_at_the_end_of_a_text_is_kept(vicuna: Toy) -> None:
     assert tokens(vicuna.tokenizer, "a </s> a") == ["<s>", "▁a", "▁", "</s>", "▁▁", "a"]
 
 
@@ -141,7 +141,7 @@ def encoder(pieces: Sequence[Piece], folder: Path) -> Tokenizer:
     words=st.lists(st.text("ab", min_size=2, max_size=7), unique=True, max_size=25),
     text=st.text("ab", min_size=1, max_size=40),
 )
-def test_pairs_are_joined_in_the_order_of_sentencepiece(
+def test_merges_equal_sentencepiece(
     words: list[str], text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     pieces = [Piece(word, float(-rank), Kind.normal) for rank, word in enumerate(words)]
@@ -150,7 +150,7 @@ def test_pairs_are_joined_in_the_order_of_sentencepiece(
     assert tokenizer.encode(text, add_special_tokens=False).tokens == joined("▁" + text, scores)
 
 
-def test_no_letters_make_a_special_token(tmp_path: Path) -> None:
+def test_text_never_encodes_to_special_tokens(tmp_path: Path) -> None:
     pieces = [Piece(text, -float(len(text)), Kind.normal) for text in ("<", "s", ">", "s>", "<s")]
     assert ("<", "s>") not in merges([Piece("<s>", 0, Kind.control), *pieces])
     tokenizer = encoder(pieces, tmp_path)
@@ -158,7 +158,7 @@ def test_no_letters_make_a_special_token(tmp_path: Path) -> None:
     assert "<s>" not in tokenizer.encode("<s>", add_special_tokens=False).tokens
 
 
-def test_the_sentencepiece_library_reads_the_same_vocabulary(vicuna: Toy, llama: Toy) -> None:
+def test_vocabulary_equals_the_sentencepiece_library(vicuna: Toy, llama: Toy) -> None:
     for toy in (vicuna, llama):
         library: Any = SentencePieceProcessor(model_file=str(toy.model))
         theirs = [
@@ -215,7 +215,7 @@ def write_model(
         ({}, {5: 0}, "does not escape spaces"),
     ],
 )
-def test_what_is_unlike_llama_is_refused(
+def test_other_models_are_refused(
     trained: dict[int, int],
     normalized: dict[int, int | bytes],
     reason: str,
@@ -228,21 +228,21 @@ def test_what_is_unlike_llama_is_refused(
         read_pieces(file)
 
 
-def test_what_was_written_is_read_again(vicuna: Toy, tmp_path: Path) -> None:
+def test_tokenizer_round_trip(vicuna: Toy, tmp_path: Path) -> None:
     pieces = read_pieces(vicuna.model)
     write_model(tmp_path / "tokenizer.model", pieces)
     assert read_pieces(tmp_path / "tokenizer.model") == pieces
 
 
 @pytest.mark.parametrize("content", [b"no model", b"", b"\x0a\xff", b"{}", b"\x80" * 20])
-def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path) -> None:
+def test_damaged_file_is_a_one_line_error(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.model"
     file.write_bytes(content)
     with pytest.raises(BundleError, match=str(file)):
         read_pieces(file)
 
 
-def test_any_cut_of_a_file_is_refused(vicuna: Toy, tmp_path: Path) -> None:
+def test_truncated_files_are_refused(vicuna: Toy, tmp_path: Path) -> None:
     whole = vicuna.model.read_bytes()
     file = tmp_path / "tokenizer.model"
     for length in range(0, len(whole), 611):
@@ -251,7 +251,7 @@ def test_any_cut_of_a_file_is_refused(vicuna: Toy, tmp_path: Path) -> None:
             read_pieces(file)
 
 
-def test_a_folder_without_the_file_says_so(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such file"):
         legacy_llama_tokenizer(tmp_path / "tokenizer.model", [])
 
@@ -265,7 +265,7 @@ def released(folder: Path, toy: Toy, added: object) -> Path:
     return folder
 
 
-def test_added_tokens_are_read_by_name_with_their_ids(vicuna: Toy, tmp_path: Path) -> None:
+def test_added_tokens_and_ids(vicuna: Toy, tmp_path: Path) -> None:
     shuffled = dict(sorted(vicuna.ids["added"].items())) | {"</s>": 2}
     folder = released(tmp_path, vicuna, shuffled)
     assert list(read_added_tokens(folder)) == vicuna.added
@@ -283,9 +283,7 @@ def test_added_tokens_are_read_by_name_with_their_ids(vicuna: Toy, tmp_path: Pat
         (["<a>"], "cannot be read"),
     ],
 )
-def test_added_tokens_that_do_not_fit_are_refused(
-    ids: object, reason: str, vicuna: Toy, tmp_path: Path
-) -> None:
+def test_invalid_added_tokens(ids: object, reason: str, vicuna: Toy, tmp_path: Path) -> None:
     size = len(read_pieces(vicuna.model))
     if isinstance(ids, dict):
         ids = {name: size + at if isinstance(at, int) else at for name, at in ids.items()}

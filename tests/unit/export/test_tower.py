@@ -1,4 +1,4 @@
-"""A published vision tower in a bundle: the same hidden states, cut where no more is read."""
+"""Published vision towers: hidden states as in transformers, unused layers left out."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ def tower(kind: str, **settings: Any) -> tuple[TowerVision, Any]:
 
 @pytest.mark.parametrize("layer", [-1, -2, 2, 0])
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_features_and_levels_are_the_hidden_states(kind: str, layer: int) -> None:
+def test_outputs_equal_hidden_states(kind: str, layer: int) -> None:
     first = int(kind == "clip")
     vision, whole = tower(kind, feature_layer=layer, drop_class_token=bool(first), levels=(1, 2))
     pixels = torch.randn(2, 3, 42, 42)
@@ -48,7 +48,7 @@ def test_features_and_levels_are_the_hidden_states(kind: str, layer: int) -> Non
             assert torch.equal(level[:, :, row, column], patch)
 
 
-def test_what_is_not_read_is_left_out() -> None:
+def test_unused_layers_are_left_out() -> None:
     vision, _ = tower("siglip", feature_layer=-2, drop_class_token=False)
     names = {name.split(".")[0] for name, _ in vision.tower.named_parameters()}
     assert names == {"embeddings", "encoder"}
@@ -60,7 +60,7 @@ def test_what_is_not_read_is_left_out() -> None:
         tower("clip")[0].load_tower({**weights, "new": torch.zeros(1)})
 
 
-def test_a_class_token_may_be_kept() -> None:
+def test_class_token_option() -> None:
     vision, _ = tower("clip", drop_class_token=False, levels=(2,))
     tokens, level = vision(torch.randn(1, 3, 42, 42))
     assert tokens.shape == (1, 10, 24)
@@ -68,7 +68,7 @@ def test_a_class_token_may_be_kept() -> None:
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_a_card_holds_all_of_a_tower(kind: str) -> None:
+def test_architecture_table(kind: str) -> None:
     vision, _ = tower(kind, projector=ProjectorKind.linear, levels=(1, 3))
     table = architecture_table(vision)
     assert table.pop("kind") == "tower"
@@ -79,7 +79,7 @@ def test_a_card_holds_all_of_a_tower(kind: str) -> None:
     again.load_state_dict(vision.state_dict())
 
 
-def test_what_is_no_tower() -> None:
+def test_invalid_towers() -> None:
     with pytest.raises(BundleError, match="'bert' is not a supported vision tower"):
         tower_table(BertConfig())
     good = TowerConfig(tower_table(TOWERS["clip"]), hidden_size=24)
@@ -94,7 +94,7 @@ def test_what_is_no_tower() -> None:
             replace(good, **changes)
 
 
-def test_sizes_go_by_one_name() -> None:
+def test_config_names_are_normalized() -> None:
     assert vision_sizes(TOWERS["clip"]) == VisionSizes(width=32, layers=4, side=42, patch=14)
     pairs = SiglipVisionConfig(**{**SHAPE, "image_size": [42, 42], "patch_size": (14, 14)})
     assert vision_sizes(pairs).grid == 3

@@ -1,4 +1,4 @@
-"""The [confidence] table computed from answers known to be right or wrong."""
+"""Computation of the [confidence] table from labelled answers."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def scored(confidence: list[float], lengths: list[int] | None = None) -> ScoredA
     return ScoredAnswers(np.array(confidence), RIGHT, np.array(lengths or [2] * len(confidence)))
 
 
-def test_the_log_loss_is_the_mean_surprise() -> None:
+def test_log_loss_by_hand() -> None:
     confidence = np.array([0.95, 0.95, 0.15, 0.15])
     best = log_loss(confidence, np.array([True, True, False, False]))
     assert best == pytest.approx(-(np.log(0.95) + np.log(0.85)) / 2)
@@ -31,14 +31,14 @@ def test_the_log_loss_is_the_mean_surprise() -> None:
     assert log_loss(np.array([1.0, 0.0]), np.array([True, False])) == 0
 
 
-def test_a_share_of_the_answers_reaches_the_threshold() -> None:
+def test_threshold_of_a_coverage() -> None:
     confidence = np.arange(11) / 10
     assert threshold_at(0.8, confidence) == pytest.approx(0.2)
     assert threshold_at(0.5, confidence) == pytest.approx(0.5)
     assert threshold_at(1.0, confidence) == 0
 
 
-def test_the_temperature_with_the_least_log_loss_is_kept() -> None:
+def test_temperature_minimizes_log_loss() -> None:
     answers = {
         0.8: scored([1.0, 1.0, 1.0, 1.0, 1.0]),
         1.0: scored([0.9, 0.8, 0.7, 0.3, 0.2]),
@@ -55,7 +55,7 @@ def test_the_temperature_with_the_least_log_loss_is_kept() -> None:
     assert "calibration error 0.400" in lines[0], "a confidence of 1 counts"
 
 
-def test_longer_answers_do_not_count() -> None:
+def test_long_answers_are_left_out() -> None:
     short = {1.0: scored([0.9, 0.8, 0.7, 0.3, 0.2])}
     more = ScoredAnswers(
         np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.01, 0.02]),
@@ -68,7 +68,7 @@ def test_longer_answers_do_not_count() -> None:
     assert calibrate({1.0: more}, print, longest=LONGEST + 1)["longest"] == LONGEST + 1
 
 
-def test_the_threshold_may_be_set_on_some_answers_only() -> None:
+def test_threshold_from_a_subset() -> None:
     """The temperature follows all short ones, whatever the threshold is set on."""
     answers = {
         1.0: scored([0.9, 0.8, 0.7, 0.3, 0.2]),
@@ -80,7 +80,7 @@ def test_the_threshold_may_be_set_on_some_answers_only() -> None:
     assert table["threshold"] == pytest.approx(0.8 + 0.1 * (1 - COVERAGE), abs=1e-3)
 
 
-def test_a_model_that_never_stops_holds_nothing_back() -> None:
+def test_model_that_never_stops() -> None:
     lines: list[str] = []
     endless = {t: scored([0.5] * 5, [LONGEST + 1] * 5) for t in TEMPERATURES}
     table = calibrate(endless, lines.append)

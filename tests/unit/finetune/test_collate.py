@@ -1,4 +1,4 @@
-"""Batches: what training feeds the model is what asking feeds it."""
+"""Collation: training inputs equal inference inputs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from regionqa.requests import Request
 Tiny = Callable[[str], Bundle]
 
 
-def test_noise_shifts_boxes_in_words_too(tiny: Tiny, records: tuple[Record, ...]) -> None:
+def test_box_noise_changes_coordinates_in_text(tiny: Tiny, records: tuple[Record, ...]) -> None:
     _, collator = parts_of(tiny("coordinates"))
     record = records[0]
     tokenizer = collator.builder.tokenizer
@@ -51,7 +51,7 @@ def test_noise_shifts_boxes_in_words_too(tiny: Tiny, records: tuple[Record, ...]
 
 @pytest.mark.parametrize("part", [RegionPart.all, RegionPart.carrier])
 @pytest.mark.parametrize("row", ROWS)
-def test_training_and_asking_see_the_same(
+def test_training_inputs_equal_inference_inputs(
     row: str, part: RegionPart, tiny: Tiny, records: tuple[Record, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -107,7 +107,7 @@ def test_training_and_asking_see_the_same(
 # -- frozen encoders -------------------------------------------------------------------------------
 
 
-def test_a_frozen_region_encoder_tells_the_same_box_in_two_images_apart(
+def test_frozen_regions_are_cached_by_image_and_box(
     tiny: Tiny, records: tuple[Record, ...]
 ) -> None:
     """Vectors are cached by image and box; the second call is answered from the cache."""
@@ -130,7 +130,7 @@ def test_a_frozen_region_encoder_tells_the_same_box_in_two_images_apart(
         assert again is not None and torch.allclose(again[0], together[1], atol=1e-5)
 
 
-def test_images_are_kept_up_to_the_size_of_the_cache(
+def test_cache_size_limit(
     tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tiny("levels")

@@ -1,4 +1,4 @@
-"""Settings of a run: where LoRA is written, today and by version 0.1."""
+"""Settings of a run: LoRA in the present format and that of version 0.1."""
 
 import tomllib
 from dataclasses import replace
@@ -33,14 +33,14 @@ def lora_of(settings: FinetuneSettings) -> tuple[int, int, float]:
     return settings.lora_rank, settings.lora_alpha, settings.lora_dropout
 
 
-def test_lora_is_written_above_the_tables(tmp_path: Path) -> None:
+def test_lora_is_a_setting_of_the_run(tmp_path: Path) -> None:
     settings = chosen(tmp_path, "lora_rank = 4\nlora_dropout = 0.1\n[instruct]\nbatch = 2\n")
     assert lora_of(settings) == (4, 32, 0.1)
     assert lora_of(chosen(tmp_path, "lora_rank = 4\n", lora_rank=8)) == (8, 32, 0.0)
     assert lora_of(chosen(tmp_path, "")) == (0, 32, 0.0)
 
 
-def test_lora_of_the_second_stage_as_version_0_1_wrote_it_is_read(tmp_path: Path) -> None:
+def test_lora_in_instruct_table_of_version_0_1(tmp_path: Path) -> None:
     text = "[instruct]\nlora_rank = 4\nlora_alpha = 8\n"
     assert lora_of(chosen(tmp_path, text)) == (4, 8, 0.0)
     assert lora_of(chosen(tmp_path, f"[align]\nlora_rank = 4\n{text}")) == (4, 8, 0.0)
@@ -48,7 +48,7 @@ def test_lora_of_the_second_stage_as_version_0_1_wrote_it_is_read(tmp_path: Path
 
 
 @pytest.mark.parametrize("instruct", ["", "[instruct]\nlora_rank = 8\n"])
-def test_lora_of_the_first_stage_alone_is_refused(tmp_path: Path, instruct: str) -> None:
+def test_lora_in_align_table_is_refused(tmp_path: Path, instruct: str) -> None:
     with pytest.raises(UsageError) as caught:
         chosen(tmp_path, f"[align]\nlora_rank = 4\n{instruct}")
     assert str(caught.value) == (
@@ -81,7 +81,7 @@ def saved_by_0_1(tmp_path: Path, **align: Any) -> Path:
     return path
 
 
-def test_a_run_of_version_0_1_goes_on_with_its_lora(tmp_path: Path) -> None:
+def test_resume_of_version_0_1_run_with_lora(tmp_path: Path) -> None:
     path = saved_by_0_1(tmp_path)
     settings = saved_settings(path)
     assert lora_of(settings) == (4, 16, 0.0)
@@ -92,14 +92,14 @@ def test_a_run_of_version_0_1_goes_on_with_its_lora(tmp_path: Path) -> None:
     assert table["files"] == []
 
 
-def test_a_run_of_version_0_1_with_lora_in_one_of_two_language_stages_is_refused(
+def test_resume_of_version_0_1_run_with_lora_in_one_stage(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(UsageError, match="write lora_rank = 0 above the tables"):
         saved_settings(saved_by_0_1(tmp_path, language=True))
 
 
-def test_saved_settings_that_are_none_say_what_to_do(tmp_path: Path) -> None:
+def test_invalid_saved_settings(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     for text in ("[", "x = 1\n", "settings = 3\n", "[settings]\nstages = 3\n"):
         path.write_text(text)
@@ -114,7 +114,7 @@ def test_saved_settings_that_are_none_say_what_to_do(tmp_path: Path) -> None:
     ("field", "value"),
     [("lora_rank", -1), ("lora_alpha", 0), ("lora_dropout", 1.0), ("lora_dropout", -0.1)],
 )
-def test_lora_has_bounds(field: str, value: float) -> None:
+def test_lora_ranges(field: str, value: float) -> None:
     settings = FinetuneSettings(model="starter", data=("mine.jsonl",), stages=DEFAULT)
     with pytest.raises(UsageError, match=f"{field} is {value}"):
         replace(settings, **{field: value})  # type: ignore[arg-type]

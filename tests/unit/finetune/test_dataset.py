@@ -1,4 +1,4 @@
-"""Records as samples: labels, turns, box jitter, and held-out images."""
+"""Samples of records: labels, turns, box jitter, held-out images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,9 +32,7 @@ Tiny = Callable[[str], Bundle]
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.randoms(), st.integers(0, 3))
-def test_the_same_images_are_held_out_in_whatever_order_records_come(
-    images: list[int], random: Any, seed: int
-) -> None:
+def test_held_out_images_do_not_depend_on_order(images: list[int], random: Any, seed: int) -> None:
     records = [plain_record(number, image) for number, image in enumerate(images)]
     held = held_out_images(records, 0.25, seed)
     random.shuffle(records)
@@ -49,7 +47,7 @@ def test_the_same_images_are_held_out_in_whatever_order_records_come(
     st.floats(0, 500), st.floats(0, 500), st.floats(0.5, 140), st.floats(0.5, 140),
     st.floats(0, 0.499), st.integers(0, 999),
 )  # fmt: skip
-def test_a_shifted_box_stays_inside_and_keeps_an_area(
+def test_jittered_box_stays_valid(
     x0: float, y0: float, width: float, height: float, noise: float, seed: int
 ) -> None:
     box = Box(x0, y0, x0 + width, y0 + height)
@@ -79,7 +77,7 @@ TURNS = st.lists(st.tuples(WORDS, REFERENCES, WORDS), min_size=1, max_size=3)
 
 @settings(deadline=None, max_examples=60)
 @given(TURNS, st.sampled_from([None, "it again"]), st.sampled_from(["{region}", "({x0} {y1})", ""]))
-def test_labels_stand_on_answers_and_their_stops_and_nowhere_else(
+def test_labels_cover_answers_and_stops_only(
     maker: SampleBuilder, turns: list[tuple[str, str, str]], again: str | None, region: str
 ) -> None:
     card = replace(maker.card, language=replace(maker.card.language, context=4096))
@@ -117,7 +115,7 @@ def test_labels_stand_on_answers_and_their_stops_and_nowhere_else(
             assert id == answer, "every answer follows the mark that asking ends with"
 
 
-def test_a_region_named_again_is_told_as_the_rules_say(maker: SampleBuilder) -> None:
+def test_repeated_region_follows_the_rules(maker: SampleBuilder) -> None:
     told = "[{x0}, {y0}, {x1}, {y1}]"
     many = with_rules(maker, region=told, turn=" {question}<answer>", again="it")
     record = plain_record(1, 0, ("what is <region1>?", "a."), ("is <region1> red?", "yes."))
@@ -127,7 +125,7 @@ def test_a_region_named_again_is_told_as_the_rules_say(maker: SampleBuilder) -> 
     assert "is it red?" in text
 
 
-def test_every_turn_becomes_a_record_where_one_question_is_all_a_model_knows() -> None:
+def test_single_turn_model_gets_a_sample_per_turn() -> None:
     regions = tuple(Region(Box(x, 0, x + 9, 9)) for x in (0, 10, 20))
     turns = (
         Turn("is <region3> like <region2>?", "no, <region3> is red, <region1> is not."),
@@ -163,7 +161,7 @@ def spaced_tokenizer(path: Path) -> BundleTokenizer:
 
 @pytest.mark.parametrize("turn", ["{question}<answer>", " {question}<answer>"])
 @pytest.mark.parametrize("region", ["{region}", ""])
-def test_later_turns_have_the_ids_of_the_dialogue_that_is_asked(
+def test_ids_of_turns_equal_inference(
     turn: str, region: str, maker: SampleBuilder, tmp_path: Path
 ) -> None:
     """The stop is a text, which the next turn continues: no space is put before its first word."""
@@ -192,7 +190,7 @@ def test_later_turns_have_the_ids_of_the_dialogue_that_is_asked(
         assert sample.region_starts[: len(asked.region_starts)] == asked.region_starts
 
 
-def test_a_record_may_fill_the_context_and_no_more(maker: SampleBuilder) -> None:
+def test_record_may_fill_the_context(maker: SampleBuilder) -> None:
     record = plain_record(1, 0)
     length = len(maker.sample(record, (100, 100)).input_ids)
 
@@ -205,7 +203,7 @@ def test_a_record_may_fill_the_context_and_no_more(maker: SampleBuilder) -> None
         with_context(length - 1).sample(record, (100, 100))
 
 
-def test_a_record_may_have_as_many_regions_as_the_model_takes(maker: SampleBuilder) -> None:
+def test_record_may_have_max_regions(maker: SampleBuilder) -> None:
     most = maker.card.max_regions
     region = plain_record(1, 0).regions[0]
     for count in (most, most + 1):

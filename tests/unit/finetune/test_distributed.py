@@ -1,4 +1,4 @@
-"""Several processes compute what one would: torchrun on the CPU, with and without --shard."""
+"""Training with torchrun on the CPU equals one process, with and without --shard."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def check_close(many: Path, one: Path) -> None:
             assert torch.allclose(two, single, rtol=1e-3, atol=1e-5), key
 
 
-def test_two_processes_train_what_one_does(
+def test_two_processes_equal_one(
     words: list[object], tiny: Tiny, one: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "mine"
@@ -112,7 +112,7 @@ def test_two_processes_train_what_one_does(
 
 
 @pytest.mark.slow
-def test_shared_weights_train_the_same_and_go_on_after_a_stop(
+def test_sharded_training_equals_one_process_and_resumes(
     words: list[object], tiny: Tiny, one: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "mine"
@@ -132,7 +132,7 @@ def test_shared_weights_train_the_same_and_go_on_after_a_stop(
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [("--preset", "pvit"), ("--lora", 4)])
 @pytest.mark.parametrize("shard", [(), ("--shard",)])
-def test_so_do_frozen_region_encoders_and_lora(
+def test_sharding_with_frozen_encoder_and_lora(
     options: tuple[object, ...], shard: tuple[str, ...], words: list[object], tiny: Tiny,
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -145,7 +145,7 @@ def test_so_do_frozen_region_encoders_and_lora(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [(), ("--shard",)])
-def test_orthogonal_steps_are_much_the_same(
+def test_sharding_with_orthogonal_optimizer(
     shard: tuple[str, ...], things: Path, tiny: Tiny, tmp_path: Path
 ) -> None:
     """They are computed in bf16, which makes much of what gradients differ by: not weight for

@@ -1,4 +1,4 @@
-"""The finished bundle: its [confidence] table, computed again or kept from the base."""
+"""The finished bundle: its [confidence] table, recomputed or kept."""
 
 import tomllib
 from collections.abc import Callable
@@ -43,9 +43,7 @@ def held_out(things: Path) -> tuple[Record, ...]:
     return read_training_data(things).records[:6]
 
 
-def test_held_out_questions_are_asked_as_a_user_asks_them(
-    ruled: Bundle, held_out: tuple[Record, ...]
-) -> None:
+def test_held_out_questions_equal_inference(ruled: Bundle, held_out: tuple[Record, ...]) -> None:
     engine = Engine.load(ruled, device="cpu")
     requests = [
         Request(str(r.image), r.turns[0].question, r.regions, open_image(r.image)) for r in held_out
@@ -75,9 +73,7 @@ def scores(count: int, *, long: int = 0) -> ScoredAnswers:
 
 
 @pytest.mark.parametrize(("count", "long"), [(ENOUGH - 1, 0), (ENOUGH - 1, 50), (0, 0)])
-def test_few_held_out_answers_leave_the_table_of_the_base(
-    count: int, long: int, ruled: Bundle
-) -> None:
+def test_few_answers_keep_the_base_table(count: int, long: int, ruled: Bundle) -> None:
     answers = scores(count, long=long)
     table, note = recalibrate(ruled, RULE, [], answers, print)
     assert table is None
@@ -87,7 +83,7 @@ def test_few_held_out_answers_leave_the_table_of_the_base(
     )
 
 
-def test_enough_held_out_answers_give_a_table_of_their_own(
+def test_enough_answers_give_a_new_table(
     ruled: Bundle, held_out: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_temperature = {
@@ -112,7 +108,7 @@ def test_enough_held_out_answers_give_a_table_of_their_own(
 
 
 @pytest.mark.parametrize("enough", [5, 1000])
-def test_a_finetuned_model_has_a_confidence_table_where_its_base_has_one(
+def test_confidence_table_after_finetuning(
     enough: int,
     tiny: Tiny,
     things: Path,

@@ -19,7 +19,7 @@ STEPS = 6
 @pytest.mark.gpu
 @pytest.mark.parametrize("row", ["levels", "pixels", "coordinates"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.2)])
-def test_a_gpu_computes_the_losses_of_the_cpu(
+def test_gpu_losses_equal_cpu(
     regionqa: "Command",
     tiny: Tiny,
     things: Path,
@@ -42,7 +42,7 @@ def test_a_gpu_computes_the_losses_of_the_cpu(
 
 
 @pytest.mark.gpu
-def test_memory_that_runs_out_on_a_gpu_names_the_option_to_lower(
+def test_gpu_out_of_memory_suggests_options(
     regionqa: "Command", tiny: Tiny, things: Path, tmp_path: Path
 ) -> None:
     import torch

@@ -1,4 +1,4 @@
-"""The model that trains: optimizers, learning rates, LoRA."""
+"""Trainable parameters, optimizers, learning rates, LoRA."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from regionqa.finetune.model import add_lora, learning_rate, make_optimizers, se
 Tiny = Callable[[str], Bundle]
 
 
-def test_the_learning_rate_rises_and_falls() -> None:
+def test_learning_rate_schedule() -> None:
     stage = StageSettings(learning_rate=2.0, warm_up=0.2)
     rates = [learning_rate(stage, step, 10) for step in range(10)]
     assert rates[:3] == pytest.approx([1, 2, 2])
@@ -31,7 +31,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert learning_rate(none, 0, 10) == 2
 
 
-def test_weight_decay_spares_biases_and_norms_and_regions_have_a_rate_of_their_own(
+def test_parameter_groups(
     tiny: Tiny,
 ) -> None:
     model, _ = parts_of(tiny("levels"))
@@ -51,7 +51,7 @@ def test_weight_decay_spares_biases_and_norms_and_regions_have_a_rate_of_their_o
     assert seen["language.model.norm.weight"] == (1, 0)
 
 
-def test_orthogonal_steps_are_for_the_matrices_of_the_decoders_layers(tiny: Tiny) -> None:
+def test_orthogonal_optimizer_has_decoder_matrices_only(tiny: Tiny) -> None:
     model, _ = parts_of(tiny("levels"))
     stage = replace(STAGE, language=True, learning_rate=0.01, orthogonal_rate=2.0)
     trained = dict(select_trainable(model, stage))
@@ -74,7 +74,7 @@ def test_orthogonal_steps_are_for_the_matrices_of_the_decoders_layers(tiny: Tiny
     assert float(change.min()) / 0.02 > 0.6 and float(change.max()) / 0.02 < 1.3
 
 
-def test_lora_drops_out_in_training_only(tiny: Tiny, records: tuple[Record, ...]) -> None:
+def test_lora_dropout_in_training_only(tiny: Tiny, records: tuple[Record, ...]) -> None:
     model, collator = parts_of(tiny("none"))
     stage = replace(STAGE, language=True)
     run = FinetuneSettings(

@@ -1,4 +1,4 @@
-"""What keeps a model from forgetting: the base's own answers, replayed while it trains."""
+"""Rehearsal: training on the base's own answers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,7 +51,7 @@ def starter_graphs(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     copy_graphs(starter, starter, monkeypatch)
 
 
-def test_a_trained_model_rehearses_while_it_learns(
+def test_finetuning_rehearses_by_default(
     regionqa: "Command", things: Path, tmp_path: Path, starter_graphs: None
 ) -> None:
     short = ("--steps", 2, "--batch", 4, "--device", "cpu", "--rehearse", 1)
@@ -66,7 +66,7 @@ def test_a_trained_model_rehearses_while_it_learns(
     assert len(log_of(tmp_path / "mine")) == 8  # two stages of two steps, measured before and after
 
 
-def test_nothing_is_rehearsed_where_the_base_knows_nothing_or_the_user_says_so(
+def test_rehearsal_is_off_for_untrained_bases_or_by_option(
     regionqa: "Command", tiny: Tiny, things: Path, tmp_path: Path, quick_export: None
 ) -> None:
     short = ("--steps", 1, "--batch", 2, "--device", "cpu", "--model", tiny("levels").root)
@@ -76,7 +76,9 @@ def test_nothing_is_rehearsed_where_the_base_knows_nothing_or_the_user_says_so(
     assert not (tmp_path / "mine" / "training" / "rehearsal.jsonl").exists()
 
 
-def test_a_folder_without_images_is_told(regionqa: "Command", things: Path, tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(
+    regionqa: "Command", things: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     more = ("--rehearse-on", tmp_path / "empty", "--device", "cpu")
     ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *more)
@@ -87,7 +89,7 @@ def test_a_folder_without_images_is_told(regionqa: "Command", things: Path, tmp_
 # -- what is rehearsed -----------------------------------------------------------------------------
 
 
-def test_rehearsed_answers_are_what_the_base_says(starter: Bundle, photos: Path) -> None:
+def test_rehearsed_answers_are_those_of_the_base(starter: Bundle, photos: Path) -> None:
     places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(3))
     assert len(places) == 6
     records = rehearse(starter, places, ["what is this?"], np.random.default_rng(0))
@@ -99,7 +101,7 @@ def test_rehearsed_answers_are_what_the_base_says(starter: Bundle, photos: Path)
         assert answer.text == turn.answer, "unsure ones are said too"
 
 
-def test_many_images_are_not_all_asked_about(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rehearsal_samples_images(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST >= 1000
     monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 4)
     places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(0))
@@ -107,7 +109,7 @@ def test_many_images_are_not_all_asked_about(photos: Path, monkeypatch: pytest.M
     assert len({path for path, _ in places}) == 2
 
 
-def test_boxes_of_a_file_may_be_rehearsed_and_its_answers_are_not_used(
+def test_boxes_from_a_file_without_its_labels(
     regionqa: "Command", things: Path, tmp_path: Path, starter_graphs: None
 ) -> None:
     short = ("--steps", 1, "--batch", 4, "--device", "cpu", "--rehearse-on", things)
@@ -122,7 +124,7 @@ def test_boxes_of_a_file_may_be_rehearsed_and_its_answers_are_not_used(
     assert not written & {record.turns[0].answer for record in kept}
 
 
-def test_boxes_with_rare_answers_are_rehearsed_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rare_answers_are_sampled_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     def record(number: int, answer: str) -> Record:
         box = Box(number, 0, number + 1, 1)
         return Record(Path("a.png"), (Region(box),), (Turn("what is this?", answer),), "here")
@@ -134,7 +136,7 @@ def test_boxes_with_rare_answers_are_rehearsed_more_often(monkeypatch: pytest.Mo
     assert sum(box.x0 % 100 == 0 for _, box in places) > 7  # four without
 
 
-def test_the_users_own_questions_about_one_region_are_rehearsed() -> None:
+def test_questions_of_the_data_are_rehearsed() -> None:
     region = Region(Box(0, 0, 9, 9))
 
     def asked(question: str, regions: int = 1) -> Record:
@@ -145,7 +147,7 @@ def test_the_users_own_questions_about_one_region_are_rehearsed() -> None:
     assert questions_to_rehearse(records, most=1) == ["what is this?", "is it new?"]
 
 
-def test_boxes_lie_anywhere_inside_and_have_many_sizes() -> None:
+def test_random_boxes() -> None:
     rng = np.random.default_rng(0)
     boxes = [random_box(200, 100, rng) for _ in range(500)]
     assert all(box.inside(200, 100) for box in boxes)
@@ -156,9 +158,7 @@ def test_boxes_lie_anywhere_inside_and_have_many_sizes() -> None:
 # -- how it is learned -----------------------------------------------------------------------------
 
 
-def test_following_a_teacher_that_says_the_same_changes_nothing(
-    known: Bundle, things: Path
-) -> None:
+def test_distillation_from_itself_has_no_gradient(known: Bundle, things: Path) -> None:
     parts = read_modules(known)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
     encoders = FrozenEncoders(known.card, parts.vision, parts.region, torch.device("cpu"))
@@ -186,7 +186,7 @@ def test_following_a_teacher_that_says_the_same_changes_nothing(
     assert float(mixed.loss) < max(float(plain.loss), float(soft.loss))
 
 
-def test_without_rehearsed_rows_no_teacher_is_asked(known: Bundle, things: Path) -> None:
+def test_teacher_is_skipped_without_rehearsal(known: Bundle, things: Path) -> None:
     parts = read_modules(known)
     encoders = FrozenEncoders(known.card, parts.vision, parts.region, torch.device("cpu"))
     batch = Collator(sample_builder(known), encoders, False).batch(

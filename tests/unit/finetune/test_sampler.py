@@ -1,4 +1,4 @@
-"""Records of every step: epochs, replay, the seeds of augmentation, rounding."""
+"""Records of a step: epochs, replay, augmentation seeds, rounding."""
 
 import math
 from collections import Counter
@@ -34,14 +34,14 @@ def taken(sampler: StepSampler, steps: int, replayed: bool) -> list[str]:
     return [one.record.where for one in drawn if one.replayed is replayed]
 
 
-def test_consecutive_steps_take_every_record_once_an_epoch() -> None:
+def test_each_record_is_drawn_once_per_epoch() -> None:
     sampler = StepSampler(stream(12), None, 4, 0.0)
     first, second = taken(sampler, 6, False)[:12], taken(sampler, 6, False)[12:]
     assert sorted(first) == sorted(second) == sorted(r.where for r in sampler.fresh.records)
     assert first != second
 
 
-def test_replay_takes_every_old_record_once_a_pass() -> None:
+def test_each_old_record_is_replayed_once_per_pass() -> None:
     sampler = StepSampler(stream(9), stream(6, "old"), 8, 0.25)
     assert sampler.replayed == 2
     old = taken(sampler, 6, True)
@@ -51,7 +51,7 @@ def test_replay_takes_every_old_record_once_a_pass() -> None:
     assert set(Counter(fresh).values()) == {2}, "18 records in three steps of six"
 
 
-def test_a_step_is_drawn_alone_as_in_a_row() -> None:
+def test_step_is_independent_of_earlier_steps() -> None:
     in_a_row = StepSampler(stream(5), stream(3, "old"), 4, 0.5, seed=7)
     drawn = [in_a_row.step(step) for step in range(9)]
     for step in (8, 0, 3):
@@ -59,7 +59,7 @@ def test_a_step_is_drawn_alone_as_in_a_row() -> None:
         assert alone == drawn[step]
 
 
-def test_augmentation_differs_between_steps_rows_and_seeds() -> None:
+def test_augmentation_seeds_differ() -> None:
     samplers = [StepSampler(stream(4), stream(4, "old"), 4, 0.5, seed=seed) for seed in (0, 1)]
     seeds = [one.seed for sampler in samplers for step in (0, 1, 2) for one in sampler.step(step)]
     assert len(set(seeds)) == 2 * 3 * 4
@@ -78,18 +78,18 @@ def test_augmentation_differs_between_steps_rows_and_seeds() -> None:
         (7, 1, 1.0, 1, 7),  # a step of replay alone still counts as one fresh record
     ],
 )
-def test_steps_of_epochs(records: int, batch: int, share: float, epochs: float, steps: int) -> None:
+def test_epochs_to_steps(records: int, batch: int, share: float, epochs: float, steps: int) -> None:
     replay = stream(4, "old") if share else None
     assert StepSampler(stream(records), replay, batch, share).steps(epochs) == steps
 
 
-def test_without_older_records_nothing_is_replayed() -> None:
+def test_no_replay_without_older_records() -> None:
     sampler = StepSampler(stream(4), None, 4, 0.5)
     assert sampler.replayed == 0
     assert [one.replayed for one in sampler.step(0)] == [False] * 4
 
 
-def test_records_of_one_image_stand_together_in_groups_of_exactly_the_given_size() -> None:
+def test_groups_of_one_image_have_the_given_size() -> None:
     images = np.repeat(np.arange(5), 6)
     for seed in range(5):
         order = images[grouped_order(images, 3, np.random.default_rng(seed))]
@@ -101,7 +101,7 @@ def test_records_of_one_image_stand_together_in_groups_of_exactly_the_given_size
     assert len({tuple(sorted(order[:3])) for order in orders}) > 1
 
 
-def test_an_order_stays_as_recorded() -> None:
+def test_order_is_pinned() -> None:
     """A run that is resumed by a later version must draw the records of the version it began in."""
     images = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 3])
     order = grouped_order(images, 3, np.random.default_rng(0))
@@ -112,7 +112,7 @@ def test_an_order_stays_as_recorded() -> None:
     assert [one.seed for one in drawn] == [(0, 3, 0), (0, 3, 1)]
 
 
-def test_streams_of_other_seeds_have_other_orders() -> None:
+def test_order_depends_on_the_seed() -> None:
     orders = {
         tuple(one.where for one in stream(8, seed=seed).take(0, 8)) for seed in ((0,), (1,), (0, 1))
     }
@@ -123,9 +123,7 @@ def test_streams_of_other_seeds_have_other_orders() -> None:
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 99))
-def test_an_order_takes_every_record_once_and_keeps_images_together(
-    images: list[int], group: int, seed: int
-) -> None:
+def test_order_is_a_permutation_grouped_by_image(images: list[int], group: int, seed: int) -> None:
     numbers = np.array(images, np.int64)
     order = grouped_order(numbers, group, np.random.default_rng(seed))
     assert sorted(order.tolist()) == list(range(len(images)))
@@ -140,7 +138,7 @@ def test_an_order_takes_every_record_once_and_keeps_images_together(
     st.integers(1, 9), st.integers(0, 4), st.integers(1, 8), st.sampled_from([0.0, 0.25, 0.5]),
     st.lists(st.integers(0, 20), min_size=1, max_size=6),
 )  # fmt: skip
-def test_a_step_depends_on_its_number_alone(
+def test_step_depends_on_its_number_only(
     fresh: int, older: int, batch: int, share: float, steps: list[int]
 ) -> None:
     def order() -> StepSampler:
@@ -161,7 +159,7 @@ def test_a_step_depends_on_its_number_alone(
         assert len({drawn.seed for drawn in taken}) == batch
 
 
-def test_every_pass_takes_every_record_once_in_an_order_of_its_own() -> None:
+def test_each_pass_is_another_permutation() -> None:
     records = [plain_record(number, number // 3) for number in range(12)]
     stream = RecordStream(records, 2, (0,))
     passes = [[record.where for record in stream.take(start, 12)] for start in (0, 12, 24)]

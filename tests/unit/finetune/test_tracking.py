@@ -1,4 +1,4 @@
-"""The log of a run, and its newest checkpoint."""
+"""The training log and the newest checkpoint."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from regionqa.finetune.tracking import LogEntry, TrainingLog, read_log, truncate
 Tiny = Callable[[str], Bundle]
 
 
-def test_a_resumed_run_forgets_what_it_does_again(tmp_path: Path) -> None:
+def test_log_is_truncated_on_resume(tmp_path: Path) -> None:
     entries = [
         LogEntry("align", 1, 3.0, 0.0, 0.1, 5, 0.5),
         LogEntry("align", 2, 2.0, 0.0, 0.1, 5, 0.9),
@@ -42,7 +42,7 @@ def test_a_resumed_run_forgets_what_it_does_again(tmp_path: Path) -> None:
     assert read_log(tmp_path / "nowhere") == []
 
 
-def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+def test_newest_complete_checkpoint(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path) is None
     for name, whole in (
         ("1-000900", True), ("2-000004", True), ("2-000010", True), ("2-000011", False),

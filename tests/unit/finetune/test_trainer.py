@@ -1,4 +1,4 @@
-"""The training loop: shares of a step, gradients, clipping, evaluation."""
+"""The training loop: batches, loss, clipping, evaluation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ class Seen:
     distilled: Any = None
 
 
-def test_processes_take_together_what_one_takes() -> None:
+def test_processes_split_a_step() -> None:
     records = [plain_record(number, number // 2) for number in range(20)]
 
     def batch(records: Any, noise: float, seeds: Any) -> Seen:
@@ -91,7 +91,7 @@ def by_hand(
 
 
 @pytest.mark.parametrize("row", ["levels", "none"])
-def test_what_is_measured_on_held_out_records_equals_a_computation_one_by_one(
+def test_held_out_metrics_equal_single_records(
     tiny: Tiny, records: tuple[Record, ...], row: str
 ) -> None:
     model, collator = parts_of(tiny(row))
@@ -147,9 +147,7 @@ def step_gradients(
     return gradients, loss_and_accuracy(totals)
 
 
-def test_the_loss_is_the_mean_over_tokens_however_a_step_is_split(
-    tiny: Tiny, records: tuple[Record, ...]
-) -> None:
+def test_loss_does_not_depend_on_accumulation(tiny: Tiny, records: tuple[Record, ...]) -> None:
     """A mean of the batches' means would weigh the tokens of the longer answer less."""
     drawn = uneven((records[0], *records[3:6]))
     model, collator = parts_of(tiny("levels"))
@@ -173,7 +171,7 @@ def test_the_loss_is_the_mean_over_tokens_however_a_step_is_split(
 
 
 @pytest.mark.parametrize(("clip", "clipped"), [(0.05, True), (1e9, False)])
-def test_gradients_are_clipped_to_a_common_norm_before_a_step(
+def test_gradient_clipping(
     clip: float,
     clipped: bool,
     tiny: Tiny,
@@ -209,7 +207,7 @@ def test_gradients_are_clipped_to_a_common_norm_before_a_step(
 # -- from the command line -------------------------------------------------------------------------
 
 
-def test_records_without_regions_train_a_model_with_region_features(
+def test_records_without_regions_can_be_trained(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
     lines = [a_record(f"{number:02}.png", [], ("what?", RED)) for number in range(6)]
@@ -226,7 +224,7 @@ def test_records_without_regions_train_a_model_with_region_features(
 
 
 @pytest.mark.parametrize("saving", [False, True])
-def test_gradient_checkpointing_computes_activations_again(
+def test_gradient_checkpointing(
     saving: bool, tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path,
     quick_export: None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""A user gives images of every kind: each is seen as displayed, or says why not."""
+"""Image reading and preprocessing: formats, orientation, errors, placement."""
 
 import os
 import socket
@@ -82,34 +82,32 @@ def png_header(width: int, height: int, depth: int = 8, colour: int = 2) -> tupl
         ("tif", {"compression": "tiff_lzw"}),
     ],
 )
-def test_every_format_gives_the_image_back(
-    tmp_path: Path, suffix: str, options: dict[str, object]
-) -> None:
+def test_formats_round_trip(tmp_path: Path, suffix: str, options: dict[str, object]) -> None:
     path = tmp_path / f"photo.{suffix}"
     photo().save(path, **options)  # type: ignore[arg-type]
     assert np.abs(loaded(path).astype(int) - np.asarray(photo())).mean() < 3
 
 
-def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
+def test_suffix_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     photo().save(path, format="PNG")
     assert np.array_equal(loaded(path), np.asarray(photo()))
 
 
-def test_the_name_stays_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo().save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     image = open_image("./photo.png")
     assert (image.name, image.width, image.height) == ("./photo.png", 40, 24)
 
 
-def test_a_image_is_a_key_and_equals_only_itself(tmp_path: Path) -> None:
+def test_images_are_hashable_by_identity(tmp_path: Path) -> None:
     photo().save(tmp_path / "photo.png")
     first, second = open_image(tmp_path / "photo.png"), open_image(tmp_path / "photo.png")
     assert len({first, second, first}) == 2
 
 
-def test_opening_reads_only_the_header(tmp_path: Path) -> None:
+def test_open_image_reads_the_header_only(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(png_chunks(png_header(3000, 2000), (b"IDAT", b"nothing of use")))
     image = open_image(path)
@@ -132,7 +130,7 @@ def test_grey_and_one_bit(tmp_path: Path) -> None:
     assert np.all(loaded(tmp_path / "bit.png") == 255)
 
 
-def test_a_palette(tmp_path: Path) -> None:
+def test_palette(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([*GREEN, *RED])
     image.save(tmp_path / "palette.png")
@@ -140,7 +138,7 @@ def test_a_palette(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("transparency", [1, bytes([255, 0])])
-def test_a_transparent_palette_entry_is_white(tmp_path: Path, transparency: int | bytes) -> None:
+def test_transparent_palette_entry_is_white(tmp_path: Path, transparency: int | bytes) -> None:
     image = Image.new("P", (4, 4), 0)
     image.putpalette([*GREEN, *RED])
     image.putpixel((3, 0), 1)
@@ -152,7 +150,7 @@ def test_a_transparent_palette_entry_is_white(tmp_path: Path, transparency: int 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
-def test_alpha_is_laid_on_white(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_alpha_is_composited_on_white(tmp_path: Path, mode: str, suffix: str) -> None:
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert(mode)
     image.paste(Image.new("RGBA", (4, 8), (0, 0, 0, 128)).convert(mode), (4, 0))
     image.save(tmp_path / f"alpha.{suffix}", lossless=True)  # which only WebP looks at
@@ -161,7 +159,7 @@ def test_alpha_is_laid_on_white(tmp_path: Path, mode: str, suffix: str) -> None:
     assert np.allclose(pixels[0, 6], 127, atol=1)
 
 
-def test_a_transparent_colour_is_white(tmp_path: Path) -> None:
+def test_transparent_colour_is_white(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 4), RED)
     image.putpixel((1, 1), BLUE)
     image.save(tmp_path / "key.png", transparency=RED)
@@ -196,9 +194,7 @@ def test_big_endian_sixteen_bit_tiff(tmp_path: Path) -> None:
         np.arange(256, dtype=np.float32).reshape(16, 16) * 1e9,  # beyond every usual white
     ],
 )
-def test_thirty_two_bit_grey_is_scaled_by_the_least_white_that_fits(
-    tmp_path: Path, values: np.ndarray
-) -> None:
+def test_thirty_two_bit_grey_scaling(tmp_path: Path, values: np.ndarray) -> None:
     Image.fromarray(values).save(tmp_path / "deep.tif")
     assert np.abs(loaded(tmp_path / "deep.tif")[..., 0].ravel().astype(int) - range(256)).max() <= 1
 
@@ -210,7 +206,7 @@ def test_not_a_number_and_negative_are_black(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
-def test_of_several_pages_or_frames_the_first_counts(tmp_path: Path, suffix: str) -> None:
+def test_first_page_or_frame_is_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"several.{suffix}"
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
@@ -257,13 +253,13 @@ def test_exif_rotation(
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("exif", [b"nonsense", b"II*\0\x08\0\0\0\xff\xff", b""])
-def test_damaged_exif_turns_nothing(tmp_path: Path, exif: bytes, suffix: str) -> None:
+def test_damaged_exif_is_ignored(tmp_path: Path, exif: bytes, suffix: str) -> None:
     path = tmp_path / f"photo.{suffix}"
     photo().save(path, exif=b"Exif\0\0" + exif)
     assert loaded(path).shape == (24, 40, 3)
 
 
-def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path) -> None:
+def test_invalid_orientation_is_ignored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 99
     photo().save(tmp_path / "photo.png", exif=exif)
@@ -273,26 +269,26 @@ def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path) -> None:
 # Files that do not open
 
 
-def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert complaint(lambda: open_image("cat.jpg")) == "cat.jpg: no such file"
 
 
-def test_a_directory(tmp_path: Path) -> None:
+def test_directory(tmp_path: Path) -> None:
     assert ": a directory, not an image;" in complaint(lambda: open_image(tmp_path))
 
 
-def test_an_empty_file(tmp_path: Path) -> None:
+def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").touch()
     assert ": empty file;" in complaint(lambda: open_image(tmp_path / "cat.jpg"))
 
 
-def test_a_name_that_no_file_can_have() -> None:
+def test_impossible_file_name() -> None:
     assert ": cannot be read: " in complaint(lambda: open_image("x" * 5000))
     assert ": cannot be read: " in complaint(lambda: open_image("a\0b"))
 
 
-def test_a_pipe_and_a_socket_are_refused_without_waiting(tmp_path: Path) -> None:
+def test_pipes_and_sockets_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert ": a pipe or device" in complaint(lambda: open_image(tmp_path / "pipe.png"))
     assert ": a pipe or device" in complaint(lambda: open_image("/dev/null"))
@@ -301,7 +297,7 @@ def test_a_pipe_and_a_socket_are_refused_without_waiting(tmp_path: Path) -> None
         assert ": a pipe or device" in complaint(lambda: open_image(tmp_path / "socket.png"))
 
 
-def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo().save(tmp_path / "secret.png")
 
     def denied(*_: object, **__: object) -> None:
@@ -322,14 +318,14 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"\x89PNG\r\n\x1a\n", "broken from the start"),
     ],
 )
-def test_what_is_no_image_that_is_read(tmp_path: Path, start: bytes, kind: str) -> None:
+def test_files_other_than_images(tmp_path: Path, start: bytes, kind: str) -> None:
     path = tmp_path / "notes.jpg"
     path.write_bytes(start)
     assert complaint(lambda: open_image(path)).startswith(f"{path}: {kind}")
 
 
 @pytest.mark.parametrize("format", ["ppm", "ico", "tga", "eps", "pdf"])
-def test_formats_that_pillow_knows_and_this_does_not(tmp_path: Path, format: str) -> None:
+def test_unsupported_pillow_formats(tmp_path: Path, format: str) -> None:
     path = tmp_path / "photo.png"
     photo().save(path, format=format)
     assert "are read)" in complaint(lambda: open_image(path))
@@ -349,7 +345,7 @@ def test_formats_that_pillow_knows_and_this_does_not(tmp_path: Path, format: str
     ],
 )
 @pytest.mark.parametrize("kept", [0.3, 0.5, 0.95])
-def test_a_file_cut_short_is_an_error_and_never_a_half_grey_image(
+def test_truncated_file_is_an_error(
     tmp_path: Path, suffix: str, options: dict[str, object], kept: float
 ) -> None:
     path = tmp_path / f"photo.{suffix}"
@@ -360,7 +356,7 @@ def test_a_file_cut_short_is_an_error_and_never_a_half_grey_image(
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif", "gif"])
-def test_damaged_bytes_give_a_image_or_one_line(tmp_path: Path, suffix: str) -> None:
+def test_damaged_bytes_give_an_image_or_an_image_error(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"photo.{suffix}"
     photo().save(path)
     content = np.frombuffer(path.read_bytes(), np.uint8)
@@ -380,14 +376,14 @@ def test_damaged_bytes_give_a_image_or_one_line(tmp_path: Path, suffix: str) -> 
     assert refused
 
 
-def test_more_pixels_than_are_read(tmp_path: Path) -> None:
+def test_too_many_pixels(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_chunks(png_header(100_000, 100_000), (b"IDAT", b"")))
     message = complaint(lambda: open_image(path))
     assert "10000000000 pixels" in message and message.endswith("; make it smaller first")
 
 
-def test_as_many_pixels_as_pillow_warns_of_are_read(tmp_path: Path) -> None:
+def test_pillow_warning_limit_is_readable(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(png_chunks(png_header(10_000, 10_000), (b"IDAT", b"")))
     with warnings.catch_warnings(record=True) as warned:
@@ -395,9 +391,7 @@ def test_as_many_pixels_as_pillow_warns_of_are_read(tmp_path: Path) -> None:
     assert not warned
 
 
-def test_the_limit_is_ours_where_pillow_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_limit_without_pillow_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     path = tmp_path / "bomb.png"
     path.write_bytes(png_chunks(png_header(20_000, 10_000), (b"IDAT", b"")))
@@ -405,9 +399,7 @@ def test_the_limit_is_ours_where_pillow_has_none(
     assert "200,000,000 pixels" in message and f"{MAX_PIXELS:,}" in message
 
 
-def test_the_limit_itself_is_read_and_one_pixel_more_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pixel_limit_is_inclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "photo.png"
     photo(40, 24).save(path)
     monkeypatch.setattr("regionqa.images.reading.MAX_PIXELS", 40 * 24)
@@ -416,13 +408,13 @@ def test_the_limit_itself_is_read_and_one_pixel_more_is_not(
     assert "more than the 959 that are read" in complaint(lambda: open_image(path))
 
 
-def test_a_image_without_pixels(tmp_path: Path) -> None:
+def test_image_without_pixels(tmp_path: Path) -> None:
     path = tmp_path / "nothing.gif"
     path.write_bytes(b"GIF89a" + struct.pack("<HH", 0, 0) + b"\0\0\0;")
     assert complaint(lambda: open_image(path)).startswith(f"{path}: ")
 
 
-def test_a_file_that_changes_between_opening_and_loading(tmp_path: Path) -> None:
+def test_file_changed_between_open_and_load(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     photo(40, 24).save(path)
     image = open_image(path)
@@ -435,7 +427,7 @@ def test_a_file_that_changes_between_opening_and_loading(tmp_path: Path) -> None
 # Images in memory
 
 
-def test_arrays() -> None:
+def test_numpy_arrays() -> None:
     colour = np.asarray(photo())
     assert np.array_equal(np.asarray(image_from_memory(colour).load()), colour)
     grey = image_from_memory(colour[..., 0], name="grey")
@@ -443,14 +435,14 @@ def test_arrays() -> None:
     assert np.array_equal(np.asarray(grey.load())[..., 2], colour[..., 0])
 
 
-def test_images_of_any_mode() -> None:
+def test_pillow_modes() -> None:
     assert (
         image_from_memory(Image.new("RGBA", (3, 3), (0, 0, 0, 0))).load().getpixel((0, 0)) == WHITE
     )
     assert image_from_memory(Image.fromarray(ramp16())).load().getpixel((15, 15)) == WHITE
 
 
-def test_an_image_that_the_user_opened_is_turned_as_a_file_is(tmp_path: Path) -> None:
+def test_pillow_image_is_rotated_by_exif(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     for suffix in ("jpg", "tif"):
@@ -462,7 +454,7 @@ def test_an_image_that_the_user_opened_is_turned_as_a_file_is(tmp_path: Path) ->
         assert np.array_equal(np.asarray(source.load()), loaded(path))
 
 
-def test_pixels_are_copied_both_ways() -> None:
+def test_pixels_are_copied() -> None:
     array = np.zeros((4, 4, 3), np.uint8)
     image = image_from_memory(array)
     array[:] = 255
@@ -479,13 +471,13 @@ def test_pixels_are_copied_both_ways() -> None:
         np.zeros(4, np.uint8),
     ],
 )
-def test_arrays_that_are_no_images(array: np.ndarray) -> None:
+def test_invalid_arrays(array: np.ndarray) -> None:
     message = complaint(lambda: image_from_memory(array, name="frame"))
     assert message.startswith("frame: ")
     assert str(array.shape) in message and str(array.dtype) in message
 
 
-def test_images_in_memory_of_a_size_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_memory_image_size_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nothing to see" in complaint(lambda: image_from_memory(np.zeros((0, 4), np.uint8)))
     assert "nothing to see" in complaint(lambda: image_from_memory(Image.new("RGB", (4, 0))))
     monkeypatch.setattr("regionqa.images.reading.MAX_PIXELS", 15)
@@ -522,7 +514,7 @@ def placed_boxes(draw: st.DrawFn, fits: Sequence[Fit] = tuple(Fit)) -> tuple[Pla
 
 
 @given(placed_boxes(UNCUT))
-def test_a_box_comes_back_from_the_canvas(case: tuple[Placement, Box]) -> None:
+def test_placement_round_trip(case: tuple[Placement, Box]) -> None:
     placement, box = case
     there = placement.to_model(box)
     assert all(0 <= value <= 1 for value in there)
@@ -531,7 +523,7 @@ def test_a_box_comes_back_from_the_canvas(case: tuple[Placement, Box]) -> None:
 
 
 @given(placed_boxes([Fit.crop]))
-def test_of_a_box_what_is_seen_comes_back_from_a_crop(case: tuple[Placement, Box]) -> None:
+def test_crop_placement_round_trip_of_visible_part(case: tuple[Placement, Box]) -> None:
     placement, box = case
     there = placement.to_model(box)
     assert all(0 <= value <= 1 for value in there)
@@ -548,7 +540,7 @@ def test_of_a_box_what_is_seen_comes_back_from_a_crop(case: tuple[Placement, Box
 
 
 @given(placed_boxes(), st.floats(0.01, 1))
-def test_a_larger_box_is_larger_in_the_canvas(case: tuple[Placement, Box], part: float) -> None:
+def test_placement_is_monotonic(case: tuple[Placement, Box], part: float) -> None:
     placement, box = case
     smaller = Box(
         box.x0, box.y0, box.x0 + max(part * box.width, 0.01), box.y0 + max(part * box.height, 0.01)
@@ -559,7 +551,7 @@ def test_a_larger_box_is_larger_in_the_canvas(case: tuple[Placement, Box], part:
 
 
 @given(placements())
-def test_the_whole_image_fills_what_its_fit_says(placement: Placement) -> None:
+def test_placement_of_the_whole_image(placement: Placement) -> None:
     across, down = placement.resized
     wide, high = placement.input_size
     whole = placement.to_model(Box(0, 0, placement.width, placement.height))
@@ -577,12 +569,12 @@ def test_the_whole_image_fills_what_its_fit_says(placement: Placement) -> None:
         assert wide == high == placement.size
 
 
-def test_padding_stands_right_and_below() -> None:
+def test_padding_is_right_and_below() -> None:
     assert Placement(200, 100, 50, Fit.pad).to_model(Box(100, 50, 200, 100)) == (0.5, 0.25, 1, 0.5)
     assert Placement(100, 200, 50, Fit.pad).to_model(Box(50, 100, 100, 200)) == (0.25, 0.5, 0.5, 1)
 
 
-def test_a_crop_shows_the_middle() -> None:
+def test_crop_is_centred() -> None:
     wide, high = Placement(200, 100, 50, Fit.crop), Placement(100, 200, 50, Fit.crop)
     assert wide.to_model(Box(50, 0, 100, 100)) == (0, 0, 0.5, 1)
     assert high.to_model(Box(0, 100, 50, 200)) == (0, 0.5, 0.5, 1), "cut where the model is blind"
@@ -614,7 +606,7 @@ def test_a_crop_shows_the_middle() -> None:
         (320, 333, 800, 833),
     ],
 )
-def test_the_shortest_side_rules_unless_the_longest_would_be_too_long(
+def test_shortest_fit_is_limited_by_longest(
     height: int, width: int, down: int, across: int
 ) -> None:
     placement = Placement(width, height, 800, Fit.shortest, 1333)
@@ -645,7 +637,7 @@ def test_pixel_values_by_hand() -> None:
 @pytest.mark.parametrize(
     ("size", "covered"), [((80, 20), (32, 8)), ((20, 80), (8, 32)), ((5000, 1), (32, 1))]
 )
-def test_padding_is_zero_and_the_rest_is_the_resized_image(
+def test_pad_pixel_values(
     size: tuple[int, int], covered: tuple[int, int], resample: Resample
 ) -> None:
     image = photo(*size)
@@ -657,16 +649,14 @@ def test_padding_is_zero_and_the_rest_is_the_resized_image(
     assert not values[:, down:].any() and not values[:, :, across:].any()
 
 
-def test_squash_fills_the_square() -> None:
+def test_squash_pixel_values() -> None:
     values = preprocessing(16, Fit.squash).pixel_values(Image.new("RGB", (80, 20), WHITE))
     assert np.allclose(values, np.reshape((1 - np.array(MEAN)) / STD, (3, 1, 1)))
 
 
 @pytest.mark.parametrize("resample", [Resample.bicubic, Resample.bilinear])
 @pytest.mark.parametrize("size", [(40, 24), (24, 40), (30, 30), (5000, 1), (3, 400)])
-def test_shortest_is_the_resized_image_and_nothing_else(
-    size: tuple[int, int], resample: Resample
-) -> None:
+def test_shortest_pixel_values(size: tuple[int, int], resample: Resample) -> None:
     model = preprocessing(32, Fit.shortest, resample)
     image = photo(*size)
     values = model.pixel_values(image)
@@ -678,7 +668,7 @@ def test_shortest_is_the_resized_image_and_nothing_else(
 
 
 @pytest.mark.parametrize("size", [(97, 61), (61, 97), (40, 40), (200, 13), (20, 31)])
-def test_crop_is_what_the_processor_of_clip_does(size: tuple[int, int]) -> None:
+def test_crop_equals_clip_processor(size: tuple[int, int]) -> None:
     from transformers.image_processing_backends import PilBackend
 
     image = noise(*size)
@@ -692,7 +682,7 @@ def test_crop_is_what_the_processor_of_clip_does(size: tuple[int, int]) -> None:
     assert np.allclose(values, expected, atol=1e-4)
 
 
-def test_a_long_strip_is_cropped_without_filling_the_memory() -> None:
+def test_long_strip_is_cropped_in_little_memory() -> None:
     strip = np.zeros((2, 1_000_000, 3), np.uint8)
     strip[:, 500_000:] = 255
     values = preprocessing(32, Fit.crop).pixel_values(Image.fromarray(strip))
@@ -701,7 +691,7 @@ def test_a_long_strip_is_cropped_without_filling_the_memory() -> None:
     assert np.allclose(values[:, :, -1], white)
 
 
-def test_a_box_marks_the_same_pixels_in_the_image_and_in_the_canvas() -> None:
+def test_placement_maps_boxes_as_pixels() -> None:
     box = Box(40, 20, 80, 60)
     image = Image.new("RGB", (160, 80), "black")
     image.paste(WHITE, (40, 20, 80, 60))
@@ -722,7 +712,7 @@ def test_a_box_marks_the_same_pixels_in_the_image_and_in_the_canvas() -> None:
     ("size", "mean", "std"),
     [(0, MEAN, STD), (8, (0.5,), STD), (8, MEAN, (0.5, 0.5)), (8, MEAN, (0.5, 0.0, 0.5))],
 )
-def test_an_unsound_card(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def test_invalid_preprocessing(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(BundleError, match=r"^\[image\] "):
         Preprocessing(size, Fit.pad, Resample.bicubic, mean, std)  # type: ignore[arg-type]
 
@@ -735,11 +725,11 @@ def test_an_unsound_card(size: int, mean: tuple[float, ...], std: tuple[float, .
         (Fit.shortest, 31, "longest is 31, below size, 32"),
     ],
 )
-def test_longest_goes_with_shortest(fit: Fit, longest: int | None, message: str) -> None:
+def test_longest_requires_shortest(fit: Fit, longest: int | None, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         Preprocessing(32, fit, Resample.bicubic, MEAN, STD, longest)
 
 
-def test_a_image_can_be_made_directly() -> None:
+def test_image_from_pixels() -> None:
     image = photo()
     assert InputImage("photo", *image.size, image).load().size == (40, 24)

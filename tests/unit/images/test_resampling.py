@@ -1,4 +1,4 @@
-"""Ways to resize: each against the library that the models were trained with, or by hand."""
+"""Resampling methods against the libraries the models were trained with."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [(97, 61), (61, 97), (40, 40), (200, 13), (20, 31)])
-def test_two_steps_are_pillow_and_then_torch(size: tuple[int, int]) -> None:
+def test_two_step_resampling_equals_pillow_and_torch(size: tuple[int, int]) -> None:
     image = noise(*size)
     short = min(size)
     between = image.resize((int(32 * size[0] / short), int(32 * size[1] / short)), 3)
@@ -30,7 +30,7 @@ def test_two_steps_are_pillow_and_then_torch(size: tuple[int, int]) -> None:
     assert np.allclose(found, expected.permute(1, 2, 0), atol=1e-3)
 
 
-def test_the_second_step_does_not_smooth() -> None:
+def test_second_step_has_no_antialiasing() -> None:
     stripes = np.zeros((32, 128, 3), np.uint8)
     stripes[:, 1::4] = stripes[:, 2::4] = 255  # what lies between two neighbours, at a quarter
     image = Image.fromarray(stripes)
@@ -40,7 +40,7 @@ def test_the_second_step_does_not_smooth() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_strip_does_not_fill_the_memory(turned: bool) -> None:
+def test_long_strip_in_little_memory(turned: bool) -> None:
     strip = np.zeros((2, 500_000, 3), np.uint8)
     strip[:, 250_000:] = 255
     image = Image.fromarray(strip.transpose(1, 0, 2) if turned else strip)
@@ -52,7 +52,7 @@ def test_a_strip_does_not_fill_the_memory(turned: bool) -> None:
     assert 8 * LONGEST < 500_000
 
 
-def test_points_by_hand() -> None:
+def test_bilinear_points_by_hand() -> None:
     row = np.array([0, 100, 200, 40], np.uint8).reshape(1, 4, 1).repeat(3, 2)
     found = resize(Image.fromarray(row), (2, 1), Resample.points)  # halfway between neighbours
     assert found[0, :, 0].tolist() == [50, 120]
@@ -64,7 +64,7 @@ def test_points_by_hand() -> None:
 
 @pytest.mark.parametrize("resample", [Resample.bicubic_bilinear, Resample.points])
 @pytest.mark.parametrize("fit", [fit for fit in Fit if fit is not Fit.squash])
-def test_some_go_with_squash_alone(fit: Fit, resample: Resample) -> None:
+def test_methods_that_require_squash(fit: Fit, resample: Resample) -> None:
     longest = 64 if fit is Fit.shortest else None
     with pytest.raises(BundleError, match=f"{resample} works with fit squash, and with no other"):
         Preprocessing(32, fit, resample, (0, 0, 0), (1, 1, 1), longest)

@@ -1,4 +1,4 @@
-"""The decoder of our own against transformers' LLaMA: the same weights give the same answers.
+"""LlamaDecoder against transformers: logits, cache, checkpoints, errors.
 
 Weights are random and written by transformers itself; the reference always reads one question at a
 time, without padding and without a cache.
@@ -123,7 +123,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 @both
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @torch.inference_mode()
-def test_padded_questions_have_the_logits_of_transformers(
+def test_padded_logits_equal_transformers(
     folder: Path, open_decoder: Open, settings: dict[str, Any]
 ) -> None:
     model = write(folder, **settings)
@@ -139,7 +139,7 @@ def test_padded_questions_have_the_logits_of_transformers(
 @both
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @torch.inference_mode()
-def test_reading_with_a_cache_is_the_same_as_reading_at_once(
+def test_cached_steps_equal_one_step(
     folder: Path, open_decoder: Open, settings: dict[str, Any]
 ) -> None:
     model = write(folder, **settings)
@@ -165,7 +165,7 @@ def test_reading_with_a_cache_is_the_same_as_reading_at_once(
 
 @both
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_greedy_tokens_are_those_of_generate(
+def test_greedy_tokens_equal_generate(
     folder: Path, open_decoder: Open, settings: dict[str, Any]
 ) -> None:
     model = write(folder, **settings)
@@ -182,7 +182,7 @@ def test_greedy_tokens_are_those_of_generate(
 
 
 @both
-def test_answers_longer_than_the_spare_room_of_the_cache(folder: Path, open_decoder: Open) -> None:
+def test_answers_longer_than_the_spare_positions(folder: Path, open_decoder: Open) -> None:
     """The buffers grow once on the way, and keep every position."""
     model = write(folder)
     [ids] = questions(8)
@@ -198,7 +198,7 @@ def test_answers_longer_than_the_spare_room_of_the_cache(folder: Path, open_deco
 
 
 @torch.inference_mode()
-def test_a_suffix_longer_than_the_spare_room_of_the_cache(folder: Path) -> None:
+def test_suffix_longer_than_the_spare_positions(folder: Path) -> None:
     model = write(folder)
     decoder = native(folder)
     first, second = questions(6, SPARE_POSITIONS + 10)
@@ -215,7 +215,7 @@ def test_a_suffix_longer_than_the_spare_room_of_the_cache(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def test_padding_alone_gives_no_nan() -> None:
+def test_all_padding_gives_no_nan() -> None:
     visible = visible_positions(torch.tensor([[False, False, True]]), 3)
     assert visible[0, 0].tolist() == [
         [True, False, False],
@@ -228,7 +228,7 @@ def test_padding_alone_gives_no_nan() -> None:
 
 
 @both
-def test_weights_may_lie_in_several_files(folder: Path, open_decoder: Open) -> None:
+def test_sharded_weights(folder: Path, open_decoder: Open) -> None:
     model = write(folder, shard="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 2
     [ids] = questions(8)
@@ -236,9 +236,7 @@ def test_weights_may_lie_in_several_files(folder: Path, open_decoder: Open) -> N
 
 
 @both
-def test_half_precision_on_disk_is_read_into_the_asked_precision(
-    folder: Path, open_decoder: Open
-) -> None:
+def test_weights_are_converted_to_the_dtype(folder: Path, open_decoder: Open) -> None:
     write(folder).half().save_pretrained(folder)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     decoder = open_decoder(folder)
@@ -250,7 +248,7 @@ def test_half_precision_on_disk_is_read_into_the_asked_precision(
 
 
 @both
-def test_rotary_buffers_of_old_files_are_ignored(folder: Path, open_decoder: Open) -> None:
+def test_rotary_buffers_are_ignored(folder: Path, open_decoder: Open) -> None:
     write(folder)
     before = greedy(open_decoder(folder), questions(6)[0], 5)
     edit_weights(folder, lambda weights: weights | {
@@ -259,7 +257,7 @@ def test_rotary_buffers_of_old_files_are_ignored(folder: Path, open_decoder: Ope
     assert greedy(open_decoder(folder), questions(6)[0], 5) == before
 
 
-def test_the_rotary_base_of_old_configs_is_read(folder: Path) -> None:
+def test_rotary_base_of_old_configs(folder: Path) -> None:
     model = write(folder, rope_parameters={"rope_type": "default", "rope_theta": 200.0})
     edit_config(folder, rope_parameters=None, rope_theta=200.0)
     expected = reference(model, ids := questions(9)[0])
@@ -292,7 +290,7 @@ def refused(open_decoder: Open, folder: Path) -> str:
 
 
 @both
-def test_a_missing_weight_is_named(folder: Path, open_decoder: Open) -> None:
+def test_missing_weight(folder: Path, open_decoder: Open) -> None:
     write(folder)
     edit_weights(folder, lambda weights: without(weights, "model.layers.1.mlp.up_proj.weight"))
     message = refused(open_decoder, folder)
@@ -303,20 +301,20 @@ def without(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key: value for key, value in weights.items() if key != name}
 
 
-def test_missing_embeddings_are_named(folder: Path) -> None:
+def test_missing_embeddings(folder: Path) -> None:
     write(folder, tie_word_embeddings=True)
     edit_weights(folder, lambda weights: without(weights, "model.embed_tokens.weight"))
     assert "embed_tokens.weight" in refused(native, folder)
 
 
-def test_an_unknown_weight_is_named(folder: Path) -> None:
+def test_unknown_weight(folder: Path) -> None:
     write(folder)
     edit_weights(folder, lambda weights: weights | {"model.projector.weight": torch.ones(2, 3)})
     assert "projector.weight is (2, 3), the config says unknown" in refused(native, folder)
 
 
 @both
-def test_a_misshapen_weight_is_refused(folder: Path, open_decoder: Open) -> None:
+def test_wrong_weight_shape(folder: Path, open_decoder: Open) -> None:
     write(folder)
     edit_weights(folder, lambda weights: weights | {"model.norm.weight": torch.ones(31)})
     message = refused(open_decoder, folder)
@@ -324,7 +322,7 @@ def test_a_misshapen_weight_is_refused(folder: Path, open_decoder: Open) -> None
         assert "norm.weight is (31,), the config says (32,)" in message
 
 
-def test_biases_are_not_passed_over(folder: Path) -> None:
+def test_biases_are_refused(folder: Path) -> None:
     write(folder, attention_bias=True)
     assert "_proj.bias is (32,), the config says unknown" in refused(native, folder)
 
@@ -336,9 +334,7 @@ def test_biases_are_not_passed_over(folder: Path) -> None:
         {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
     ],
 )
-def test_scaled_rotary_positions_are_left_to_transformers(
-    folder: Path, parameters: dict[str, object]
-) -> None:
+def test_scaled_rotary_positions_are_refused(folder: Path, parameters: dict[str, object]) -> None:
     model = write(folder, rope_parameters=parameters)
     message = refused(native, folder)
     assert f"scaled rotary positions ({parameters['rope_type']})" in message
@@ -350,16 +346,14 @@ def test_scaled_rotary_positions_are_left_to_transformers(
     close(logits[0], reference(model, ids[0]))
 
 
-def test_scaled_rotary_positions_of_old_configs_are_seen(folder: Path) -> None:
+def test_scaled_rotary_positions_of_old_configs(folder: Path) -> None:
     write(folder)
     edit_config(folder, rope_parameters=None, rope_scaling={"type": "linear", "factor": 2.0})
     assert "scaled rotary positions (linear)" in refused(native, folder)
 
 
 @pytest.mark.parametrize(("key", "value"), [("hidden_act", "gelu"), ("model_type", "gemma")])
-def test_another_architecture_with_the_same_names_is_refused(
-    folder: Path, key: str, value: str
-) -> None:
+def test_other_architecture_with_the_same_names(folder: Path, key: str, value: str) -> None:
     write(folder)
     edit_config(folder, **{key: value})
     assert f"{key} is '{value}'; use runtime = 'transformers'" in refused(native, folder)
@@ -367,20 +361,20 @@ def test_another_architecture_with_the_same_names_is_refused(
 
 @both
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": "llama"'])
-def test_a_config_that_is_none(folder: Path, open_decoder: Open, content: str) -> None:
+def test_invalid_config(folder: Path, open_decoder: Open, content: str) -> None:
     write(folder)
     (folder / "config.json").write_text(content)
     refused(open_decoder, folder)
 
 
-def test_a_config_without_a_needed_key_names_it(folder: Path) -> None:
+def test_config_without_required_key(folder: Path) -> None:
     write(folder)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     assert "'hidden_size'" in refused(native, folder)
 
 
 @both
-def test_weights_cut_short_or_not_there(folder: Path, open_decoder: Open) -> None:
+def test_truncated_or_missing_weights(folder: Path, open_decoder: Open) -> None:
     write(folder)
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

@@ -1,4 +1,4 @@
-"""The language model: batches answer like single questions, answers end where they should.
+"""LanguageModel: batching, stops, context limit, scoring.
 
 Images and regions are random numbers here. The model is the starter's, and one of the same kind
 with large random weights, which says something else to each question. Where an answer ends is
@@ -112,9 +112,7 @@ def ids(answers: list[Generated]) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_batch_answers_token_for_token_like_single_questions(
-    language: LanguageModel, make: Make, seed: int
-) -> None:
+def test_batched_tokens_equal_single_tokens(language: LanguageModel, make: Make, seed: int) -> None:
     prompts = random_prompts(make, seed, 8)
     assert len({len(prompt.prompt.input_ids) for prompt in prompts}) > 1
     together = language.generate(prompts, LENGTH)
@@ -123,7 +121,7 @@ def test_a_batch_answers_token_for_token_like_single_questions(
     assert language.generate(prompts[::-1], LENGTH) == alone[::-1]
 
 
-def test_answers_depend_on_what_is_in_the_slots(talkative: Bundle, make: Make) -> None:
+def test_answers_depend_on_image_and_region_tokens(talkative: Bundle, make: Make) -> None:
     """Otherwise the tests around this one could not fail."""
     model = LanguageModel(changed(talkative, stop=()), Device.cpu)
     answers = [
@@ -145,7 +143,7 @@ def test_both_runtimes_give_the_same_tokens(
     assert through_transformers.generate(prompts, LENGTH) == language.generate(prompts, LENGTH)
 
 
-def test_answers_are_those_of_transformers_over_spliced_embeddings(
+def test_tokens_equal_transformers_on_spliced_embeddings(
     language: LanguageModel, bundle: Bundle, make: Make
 ) -> None:
     """Against a splice written down on its own, without a shared prefix and without a batch."""
@@ -170,11 +168,11 @@ def test_answers_are_those_of_transformers_over_spliced_embeddings(
         assert list(language.generate([asked], LENGTH)[0].ids) == expected[0].tolist()
 
 
-def test_no_questions_have_no_answers(language: LanguageModel) -> None:
+def test_empty_batch(language: LanguageModel) -> None:
     assert language.generate([], LENGTH) == []
 
 
-def test_answers_are_as_long_as_allowed(language: LanguageModel, make: Make) -> None:
+def test_max_new_tokens(language: LanguageModel, make: Make) -> None:
     prompts = random_prompts(make, 9, 3)
     longest = language.generate(prompts, 9)
     for count in (0, 1, 5):
@@ -246,13 +244,13 @@ def says(starter: Bundle, tokenizer: BundleTokenizer, monkeypatch: pytest.Monkey
     return generated
 
 
-def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(says: Says) -> None:
+def test_stop_token_ends_the_answer(says: Says) -> None:
     [answer], script = says(("</s>",), "a red cup</s> and more")
     assert answer.text == "a red cup"
     assert len(script.read) == 1 + len(answer.ids) + 1, "nothing is read after the stop"
 
 
-def test_each_answer_of_a_batch_ends_on_its_own(says: Says, tokenizer: BundleTokenizer) -> None:
+def test_answers_of_a_batch_end_separately(says: Says, tokenizer: BundleTokenizer) -> None:
     long = "a very long answer about nothing in particular"
     answers, script = says(("</s>",), "a cat</s> and more", f"{long}</s>", "</s>", "dogs</s>")
     assert [answer.text for answer in answers] == ["a cat", long, "", "dogs"]
@@ -263,7 +261,7 @@ def test_each_answer_of_a_batch_ends_on_its_own(says: Says, tokenizer: BundleTok
     assert script.read == [2, 2] + [1] * len(answers[1].ids), "the shared part is read once"
 
 
-def test_a_token_that_is_no_stop_is_spoken_over(says: Says) -> None:
+def test_other_special_tokens_do_not_stop(says: Says) -> None:
     [answer], _ = says((), "a cat</s> sat", max_new_tokens=6)
     assert answer.text.startswith("a cat sat")
     assert len(answer.ids) == 6
@@ -273,15 +271,13 @@ def test_a_token_that_is_no_stop_is_spoken_over(says: Says) -> None:
     ("stop", "text"),
     [(("###",), "a red cup"), (("cup",), "a red"), (("u",), "a red c"), (("\n", "#"), "a red cup")],
 )
-def test_a_stop_text_cuts_the_answer_before_it(
-    says: Says, stop: tuple[str, ...], text: str
-) -> None:
+def test_stop_text_is_cut_off(says: Says, stop: tuple[str, ...], text: str) -> None:
     [answer, other], _ = says(stop, "a red cup ### human: more", "no", max_new_tokens=20)
     assert answer.text == text
     assert other.text.startswith("no no no"), "the other answer goes on"
 
 
-def test_a_model_stops_at_a_text_of_its_own(talkative: Bundle, make: Make) -> None:
+def test_stop_text_of_generated_output(talkative: Bundle, make: Make) -> None:
     """A piece of what it says, made a stop, cuts the answer there and saves the rest."""
     asked = random_prompts(make, 3, 6)
     free = LanguageModel(changed(talkative, stop=()), Device.cpu).generate(asked, LENGTH)
@@ -296,7 +292,7 @@ def test_a_model_stops_at_a_text_of_its_own(talkative: Bundle, make: Make) -> No
         assert len(answer.ids) < LENGTH
 
 
-def test_the_starter_stops_at_its_stop(starter: Bundle, make: Make) -> None:
+def test_starter_stops_at_its_stop_token(starter: Bundle, make: Make) -> None:
     """As its own card says, at whichever token that is."""
     asked = random_prompts(make, 4, 8)
     free = LanguageModel(changed(starter, stop=()), Device.cpu).generate(asked, 40)
@@ -310,7 +306,7 @@ def test_the_starter_stops_at_its_stop(starter: Bundle, make: Make) -> None:
 # -- what does not fit -----------------------------------------------------------------------------
 
 
-def test_a_question_that_does_not_fit_says_how_much_room_there_is(starter: Bundle) -> None:
+def test_too_long_question_names_the_limit(starter: Bundle) -> None:
     language = LanguageModel(starter, Device.cpu)
     room = language.context - 10
     language.check_length(Prompt((0,) * room, 0, (), 1), 10)
@@ -320,7 +316,7 @@ def test_a_question_that_does_not_fit_says_how_much_room_there_is(starter: Bundl
     assert "an answer of 10; ask a shorter question or lower --max-new-tokens" in str(caught.value)
 
 
-def test_a_language_model_that_is_not_there(starter: Bundle) -> None:
+def test_missing_language_model(starter: Bundle) -> None:
     with pytest.raises(BundleError, match=r"tokenizer\.json: missing from the model 'starter'"):
         LanguageModel(changed(starter, folder="nowhere"), Device.cpu)
 
@@ -328,7 +324,7 @@ def test_a_language_model_that_is_not_there(starter: Bundle) -> None:
 # -- given answers ---------------------------------------------------------------------------------
 
 
-def test_given_answers_score_as_each_token_alone_would(bundle: Bundle, make: Make) -> None:
+def test_score_equals_token_by_token(bundle: Bundle, make: Make) -> None:
     """Side by side, padded, after a prompt that is read once: as in one long forward pass."""
     language = LanguageModel(bundle, Device.cpu)
     (prompt,) = random_prompts(make, 5, 1)
@@ -348,7 +344,7 @@ def test_given_answers_score_as_each_token_alone_would(bundle: Bundle, make: Mak
         assert score == pytest.approx(expected, abs=2e-3)
 
 
-def test_what_a_model_says_scores_above_what_it_does_not(bundle: Bundle, make: Make) -> None:
+def test_greedy_answer_has_the_highest_score(bundle: Bundle, make: Make) -> None:
     language = LanguageModel(bundle, Device.cpu)
     for prompt in random_prompts(make, 6, 3):
         [said] = language.generate([prompt], 3)

@@ -1,4 +1,4 @@
-"""One question and its regions become a prompt: what stands where, and what is refused.
+"""Prompt rendering and tokenization: references, introductions, templates, conversations.
 
 Two renderings are those of the published systems; the ids come from the starter's tokenizer, or
 from one of a letter per id where positions are counted.
@@ -99,19 +99,19 @@ def rendered(rules: PromptRules, question: str, boxes: int = 0) -> str:
 # -- references ------------------------------------------------------------------------------------
 
 
-def test_references_are_replaced_where_they_stand() -> None:
+def test_references_are_replaced() -> None:
     assert rendered(PLAIN, "is <region2> on <region1>?", 2) == (
         "«<s>»«image»is «1» on «0»?«<answer>»"
     )
 
 
-def test_a_region_may_be_named_twice() -> None:
+def test_repeated_reference() -> None:
     question = "is <region1> like <region2>, or <region1> alone?"
     assert "is «0» like «1», or «0» alone?" in rendered(PLAIN, question, 2)
     assert "is region1 «0» like region2 «1», or region1 alone?" in rendered(GPT4ROI, question, 2)
 
 
-def test_regions_that_are_not_named_are_introduced_in_order_before_the_question() -> None:
+def test_unnamed_regions_are_introduced() -> None:
     assert rendered(PLAIN, "what are these?", 3) == "«<s>»«image»«0»«1»«2»what are these?«<answer>»"
     assert "\nThere are region1 «0», region2 «1», region3 «2». What are they?\n" in rendered(
         GPT4ROI, "What are they?", 3
@@ -121,12 +121,12 @@ def test_regions_that_are_not_named_are_introduced_in_order_before_the_question(
     )
 
 
-def test_a_question_that_names_all_regions_has_no_introduction() -> None:
+def test_no_introduction_if_all_are_named() -> None:
     assert "There are" not in rendered(GPT4ROI, "What are <region1> and <region2>?", 2)
     assert "There are" not in rendered(GPT4ROI, "What is this?", 0)
 
 
-def test_the_introduction_is_not_the_first_mention_of_what_the_question_names() -> None:
+def test_introduction_does_not_count_as_mention() -> None:
     text = rendered(GPT4ROI, "Is <region2> in <region2>?", 2)
     assert "There are region1 «0». Is region2 «1» in region2?" in text
 
@@ -143,31 +143,31 @@ def test_the_introduction_is_not_the_first_mention_of_what_the_question_names() 
         (" \n\t", 0, "the question is empty"),
     ],
 )
-def test_a_question_that_cannot_be_asked(question: str, boxes: int, reason: str) -> None:
+def test_invalid_questions(question: str, boxes: int, reason: str) -> None:
     with pytest.raises(QuestionError, match=reason):
         render(PLAIN, question, BOXES[:boxes], SPECIAL)
 
 
 @pytest.mark.parametrize("text", ["<region>", "<regionx>", "region1", "< region1>", "<Region1>"])
-def test_what_only_resembles_a_reference_is_plain_text(text: str) -> None:
+def test_similar_texts_are_not_references(text: str) -> None:
     assert rendered(PLAIN, f"what is {text}?") == f"«<s>»«image»what is {text}?«<answer>»"
 
 
-def test_space_around_a_question_does_not_count() -> None:
+def test_question_is_stripped() -> None:
     assert rendered(PLAIN, "  what is this? \n") == rendered(PLAIN, "what is this?")
 
 
 # -- the rules of published systems ----------------------------------------------------------------
 
 
-def test_a_prompt_of_gpt4roi() -> None:
+def test_gpt4roi_prompt() -> None:
     assert rendered(GPT4ROI, "What is <region1> doing?", 1) == (
         "### Human: The «<im_start>»«image»«<im_end>» provides an overview of the image.\n"
         "What is region1 «0» doing?\n### "
     )
 
 
-def test_a_prompt_of_pvit() -> None:
+def test_pvit_prompt() -> None:
     assert rendered(PVIT, "What is <region2>?", 2) == (
         "«<s>»«image»«<Region>»«0»«</Region>»What is «<Region>»«1»«</Region>»?«<answer>»"
     )
@@ -181,7 +181,7 @@ def test_regions_as_coordinates() -> None:
     )
 
 
-def test_regions_not_told_at_all() -> None:
+def test_regions_left_out() -> None:
     assert NONE.region_input is RegionInput.none
     assert rendered(NONE, "what is this?", 2) == "«<s>»«image»what is this?«<answer>»"
     assert rendered(NONE, "what is <region1>?", 1) == "«<s>»«image»what is ?«<answer>»"
@@ -193,7 +193,7 @@ def test_regions_as_features() -> None:
     assert GPT4ROI.region_input is RegionInput.features
 
 
-def test_doubled_braces_in_a_template_are_braces() -> None:
+def test_doubled_braces() -> None:
     rules = replace(PLAIN, template="{{{image}}} {question}")
     assert rendered(rules, "what {is} this?") == "{«image»} what {is} this?"
 
@@ -211,48 +211,48 @@ def dialogue(rules: PromptRules, given: Sequence[int] | None, *said: str) -> str
 TALKING = replace(GPT4ROI, turn=" Human: {question}\n### ", answer="Assistant: {answer}\n")
 
 
-def test_a_conversation_is_one_text() -> None:
+def test_dialogue() -> None:
     text = dialogue(TALKING, [1, 1], "What is <region1>?", " A dog. ", "Is it <region1>?")
     assert text == ("What is region1 «0»?\n### Assistant: A dog.\n### Human: Is it region1?\n### ")
 
 
-def test_a_region_is_told_before_the_question_it_is_new_at() -> None:
+def test_new_region_is_introduced_before_its_question() -> None:
     text = dialogue(TALKING, [1, 2], "What is it?", "A dog.", "Is it on <region1>?")
     assert text.startswith("There are region1 «0». What is it?")
     assert text.endswith("### Human: There are region2 «1». Is it on region1?\n### ")
 
 
-def test_where_all_are_there_from_the_first_those_that_none_names_are_told_first() -> None:
+def test_regions_known_from_the_start_are_introduced_first() -> None:
     text = dialogue(TALKING, None, "What is it?", "A dog.", "Is it <region1>?")
     assert text.startswith("There are region2 «1». What is it?")
     assert "Is it region1 «0»?" in text
 
 
-def test_a_region_in_an_answer_is_words() -> None:
+def test_references_in_answers_become_text() -> None:
     text = dialogue(TALKING, None, "What?", "<region1> and </s>.", "Why?")
     assert "Assistant: region 1 and </s>.\n" in text
 
 
-def test_a_question_cannot_name_a_region_that_comes_later() -> None:
+def test_reference_to_later_region_is_refused() -> None:
     with pytest.raises(QuestionError, match="names <region2>, but 1 region was given"):
         dialogue(TALKING, [1, 2], "What is <region2>?", "A dog.", "And <region2>?")
 
 
-def test_a_region_put_into_a_question_by_name_makes_the_same_prompt(starter: Bundle) -> None:
+def test_introduced_question_gives_the_same_prompt(starter: Bundle) -> None:
     for rules in (TALKING, COORDINATES, NONE, PVIT):
         model = BundleModel(Bundle(replace(starter.card, prompt=rules), starter.root))
         question = model.info.introduce("What of <region2>?", [1, 3])
         assert rendered(rules, question, 3) == rendered(rules, "What of <region2>?", 3)
 
 
-def test_regions_are_renumbered_for_a_question_that_has_fewer() -> None:
+def test_renumber() -> None:
     text = "is <region3> on <region1>, or <region2>?"
     assert renumber(text, [3, 2]) == "is <region1> on region 1, or <region2>?"
     assert renumber("<region99999999999>", [1]) == "region 99999999999"
 
 
 @pytest.mark.parametrize("takes", [(True, True), (True, False), (False, True), (False, False)])
-def test_white_space_beside_a_token_goes_with_it_where_it_takes_it(
+def test_tokens_absorb_white_space(
     takes: tuple[bool, bool],
 ) -> None:
     class Taking(Letters):
@@ -278,7 +278,7 @@ def test_white_space_beside_a_token_goes_with_it_where_it_takes_it(
 
 
 @pytest.mark.parametrize("token", ["<s>", "</s>", "<answer>", "<im_start>", "<Region>"])
-def test_special_tokens_in_a_question_are_plain_text(token: str) -> None:
+def test_special_tokens_in_questions_are_text(token: str) -> None:
     pieces = render(PLAIN, f"{token}what{token} is this?{token}", [], SPECIAL)
     assert pieces == [
         Special("<s>"),
@@ -288,7 +288,7 @@ def test_special_tokens_in_a_question_are_plain_text(token: str) -> None:
     ]
 
 
-def test_the_starter_reads_typed_special_tokens_as_letters(tokenizer: BundleTokenizer) -> None:
+def test_starter_encodes_typed_special_tokens_as_text(tokenizer: BundleTokenizer) -> None:
     special = {tokenizer.token_id(token) for token in tokenizer.special_tokens}
     pieces = render(PLAIN, "<s></s><answer> what is this?", [], tokenizer.special_tokens)
     prompt = tokenize(pieces, tokenizer, 0, 1)
@@ -297,14 +297,14 @@ def test_the_starter_reads_typed_special_tokens_as_letters(tokenizer: BundleToke
     assert not special & set(prompt.input_ids[1:-1])
 
 
-def test_the_longest_special_token_wins() -> None:
+def test_longest_special_token_wins() -> None:
     pieces = render(
         replace(PLAIN, template="<<s>>{image}{question}"), "what?", [], ("<s>", "<<s>>")
     )
     assert pieces[0] == Special("<<s>>")
 
 
-def test_without_special_tokens_a_template_is_plain_text() -> None:
+def test_template_without_special_tokens() -> None:
     assert render(PLAIN, "what?", []) == [Text("<s>"), ImageSlot(), Text("what?<answer>")]
 
 
@@ -313,7 +313,7 @@ def test_without_special_tokens_a_template_is_plain_text() -> None:
 
 @pytest.mark.parametrize("image_tokens", [0, 1, 5])
 @pytest.mark.parametrize("region_tokens", [0, 1, 3])
-def test_slots_take_as_many_positions_as_stated(image_tokens: int, region_tokens: int) -> None:
+def test_slot_lengths(image_tokens: int, region_tokens: int) -> None:
     pieces = render(PLAIN, "is <region2> on <region1>?", BOXES[:2], SPECIAL)
     prompt = tokenize(pieces, Letters(), image_tokens, region_tokens)
     first = 1 + image_tokens + len("is ")
@@ -327,7 +327,7 @@ def test_slots_take_as_many_positions_as_stated(image_tokens: int, region_tokens
     assert {i for i, token in enumerate(prompt.input_ids) if token == 0} == slots
 
 
-def test_what_is_shared_ends_after_the_image() -> None:
+def test_shared_prefix_ends_after_the_image() -> None:
     for rules in (PLAIN, GPT4ROI, PVIT, COORDINATES, NONE):
         prompts = [
             tokenize(render(rules, question, BOXES[:count], SPECIAL), Letters(), 7, 2)
@@ -339,7 +339,7 @@ def test_what_is_shared_ends_after_the_image() -> None:
         assert all(start >= shared for prompt in prompts for start, _ in prompt.region_starts)
 
 
-def test_words_are_encoded_in_whole_stretches(tokenizer: BundleTokenizer) -> None:
+def test_adjacent_texts_are_encoded_together(tokenizer: BundleTokenizer) -> None:
     rules = replace(PLAIN, template="the {image}image: {question} end", region="it")
     pieces = render(rules, "is <region1> red?", BOXES[:1], SPECIAL)
     assert pieces == [Text("the "), ImageSlot(), Text("image: is it red? end")]
@@ -373,7 +373,7 @@ def test_words_are_encoded_in_whole_stretches(tokenizer: BundleTokenizer) -> Non
         ("introduction", "{region} ", r"prompt introduction: \{region\} is unknown"),
     ],
 )
-def test_rules_that_make_no_prompt_are_refused(field: str, pattern: str, reason: str) -> None:
+def test_invalid_rules(field: str, pattern: str, reason: str) -> None:
     values = {"template": PLAIN.template, "region": "", field: pattern}
     with pytest.raises(ValueError, match=reason):
         PromptRules(image_question="?", region_question="?", **values)
@@ -392,7 +392,7 @@ all_boxes = st.lists(
 
 
 @given(question=questions, boxes=all_boxes, rules=st.sampled_from([PLAIN, GPT4ROI, PVIT]))
-def test_any_question_is_rendered_or_refused(
+def test_any_question_renders_or_raises(
     question: str, boxes: list[Fractions], rules: PromptRules
 ) -> None:
     try:
@@ -413,9 +413,7 @@ def test_any_question_is_rendered_or_refused(
     parts=st.lists(st.text(st.characters(exclude_characters="<")) | st.integers(1, 5), min_size=1),
     boxes=all_boxes,
 )
-def test_region_slots_are_the_mentions_and_the_unnamed(
-    parts: list[str | int], boxes: list[Fractions]
-) -> None:
+def test_region_slots_of_any_question(parts: list[str | int], boxes: list[Fractions]) -> None:
     question = "".join(part if isinstance(part, str) else f"<region{part}>" for part in parts)
     mentions = [part for part in parts if isinstance(part, int)]
     if not question.strip() or any(number > len(boxes) for number in mentions):
@@ -440,7 +438,7 @@ def question_texts(question: str) -> list[str]:
 
 
 @given(question=questions, boxes=all_boxes)
-def test_any_question_is_tokenized(
+def test_any_question_tokenizes(
     tokenizer: BundleTokenizer, question: str, boxes: list[Fractions]
 ) -> None:
     try:

@@ -1,4 +1,4 @@
-"""How answers are made: what is told as they grow, and what is drawn at random."""
+"""Streaming, sampling and conversations."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -46,26 +46,26 @@ def told(parts: Sequence[str], stops: Sequence[str] = ("###",)) -> list[str]:
     return heard
 
 
-def test_words_are_told_as_they_come() -> None:
+def test_parts_are_emitted_as_they_come() -> None:
     assert told(["The", " red", " car", "."]) == ["The", " red", " car", "."]
 
 
-def test_neither_the_role_nor_the_stop_is_told_not_even_half() -> None:
+def test_role_and_stop_are_never_emitted() -> None:
     assert told(["Ass", "istant", ":", " A", " dog", ".", "\n", "#", "##"]) == ["A", " dog", "."]
     assert told(["A", " red"]) == ["A red"]
 
 
-def test_what_only_began_like_a_stop_is_told_after_all() -> None:
+def test_false_start_of_a_stop_is_emitted() -> None:
     assert told(["No", ". #", "#", "1", " then"]) == ["No", ".", " ##1", " then"]
 
 
-def test_half_a_character_waits_for_its_end() -> None:
+def test_incomplete_character_is_not_emitted() -> None:
     assert stable_text("a caf\ufffd", ()) == "a caf"
     assert stable_text("\ufffd\ufffd", ()) == ""
 
 
 @given(parts=st.lists(st.text("a #A\n:si", max_size=4)), role=st.booleans())
-def test_what_is_told_together_is_the_answer(parts: list[str], role: bool) -> None:
+def test_parts_join_to_the_answer(parts: list[str], role: bool) -> None:
     written = "".join(parts).split("###")[0]
     parts = [*(["Assis", "tant: "] if role else []), *parts]
     assert "".join(told(parts)) == written.strip().removeprefix("Assistant:").strip()
@@ -74,12 +74,12 @@ def test_what_is_told_together_is_the_answer(parts: list[str], role: bool) -> No
 # -- drawing ---------------------------------------------------------------------------------------
 
 
-def test_cold_is_the_likeliest() -> None:
+def test_zero_temperature_is_greedy() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 4.0, 4.9]])
     assert TokenSampler(Sampling(), [1, 2])(logits).tolist() == [1, 0]
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+def test_sampling_frequencies() -> None:
     chances = torch.tensor([0.5, 0.2, 0.3, 0.0])
     count = 4000
     choose = TokenSampler(Sampling(temperature=2.0), range(count))
@@ -88,13 +88,13 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     assert found[3] == 0
 
 
-def test_only_the_likeliest_few_are_drawn() -> None:
+def test_top_k() -> None:
     logits = torch.arange(10.0).expand(300, -1)
     found = TokenSampler(Sampling(temperature=50.0, top_k=3), range(300))(logits)
     assert set(found.tolist()) == {7, 8, 9}
 
 
-def test_each_answer_has_numbers_of_its_own() -> None:
+def test_answers_have_their_own_generators() -> None:
     logits = torch.zeros(3, 1000)
     together = TokenSampler(Sampling(temperature=1.0), [7, 8, 9])
     alone = TokenSampler(Sampling(temperature=1.0), [8])
@@ -103,7 +103,7 @@ def test_each_answer_has_numbers_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
-def test_a_temperature_that_means_nothing(temperature: float) -> None:
+def test_invalid_temperature(temperature: float) -> None:
     with pytest.raises(UsageError, match="must be 0 or more"):
         Sampling(temperature)
 
@@ -134,7 +134,7 @@ def asked(photos: Path) -> list[Request]:
     ]
 
 
-def test_an_answer_is_told_while_it_is_generated(engine: Engine, asked: list[Request]) -> None:
+def test_answer_is_streamed(engine: Engine, asked: list[Request]) -> None:
     heard: dict[int, list[str]] = {id(request): [] for request in asked}
     answers = list(
         engine.answer(asked, unsure_below=0, on_text=lambda r, text: heard[id(r)].append(text))
@@ -144,7 +144,7 @@ def test_an_answer_is_told_while_it_is_generated(engine: Engine, asked: list[Req
     assert [a.text for a in engine.answer(asked, unsure_below=0)] == [a.text for a in answers]
 
 
-def test_what_may_be_held_back_is_not_told_before(engine: Engine, asked: list[Request]) -> None:
+def test_uncertain_answer_is_not_streamed(engine: Engine, asked: list[Request]) -> None:
     heard: list[str] = []
     [answer] = engine.answer(asked[:1], unsure_below=1, on_text=lambda _, text: heard.append(text))
     assert heard == [answer.text]
@@ -155,7 +155,7 @@ def texts(answers: Iterator[Answer]) -> list[str]:
     return [answer.text for answer in answers]
 
 
-def test_a_seed_gives_the_same_words_in_any_company(engine: Engine, asked: list[Request]) -> None:
+def test_seeded_answers_do_not_depend_on_the_batch(engine: Engine, asked: list[Request]) -> None:
     def said(requests: Sequence[Request], seed: int) -> list[str]:
         return texts(engine.answer(requests, temperature=2.0, seed=seed, unsure_below=0))
 
@@ -166,7 +166,7 @@ def test_a_seed_gives_the_same_words_in_any_company(engine: Engine, asked: list[
     assert together != texts(engine.answer(asked, unsure_below=0))
 
 
-def test_the_card_says_how_random_an_answer_is(starter: Bundle, asked: list[Request]) -> None:
+def test_card_sets_the_temperature(starter: Bundle, asked: list[Request]) -> None:
     language = replace(starter.card.language, temperature=2.0)
     hot = Engine.load(Bundle(replace(starter.card, language=language), starter.root), device="cpu")
     by_card = texts(hot.answer(asked, unsure_below=0))
@@ -174,7 +174,7 @@ def test_the_card_says_how_random_an_answer_is(starter: Bundle, asked: list[Requ
     assert by_card != texts(hot.answer(asked, temperature=0.0, unsure_below=0))
 
 
-def test_a_history_is_part_of_the_prompt(talking: Engine, cat: Path) -> None:
+def test_history_is_part_of_the_prompt(talking: Engine, cat: Path) -> None:
     image = open_image(cat)
     first = Request("cat", "what is <region1>?", (HEAD,), image)
     earlier = HistoryTurn("what is <region1>?", "a cat's head.", 1)
@@ -190,7 +190,7 @@ def test_a_history_is_part_of_the_prompt(talking: Engine, cat: Path) -> None:
     assert answer.error is None
 
 
-def test_a_new_region_stands_before_the_question_it_came_with(talking: Engine, cat: Path) -> None:
+def test_new_region_precedes_its_question(talking: Engine, cat: Path) -> None:
     history = (HistoryTurn("what is this?", "a head.", 1),)
     request = Request("cat", "and this?", (HEAD, EAR), open_image(cat), history=history)
     prompt = render(talking, request)
@@ -199,22 +199,20 @@ def test_a_new_region_stands_before_the_question_it_came_with(talking: Engine, c
     assert first < prompt.input_ids.index(answer) < second
 
 
-def test_a_question_may_not_name_a_region_of_a_later_turn(talking: Engine, cat: Path) -> None:
+def test_reference_to_later_region_is_refused(talking: Engine, cat: Path) -> None:
     history = (HistoryTurn("what is <region2>?", "a head.", 1),)
     request = Request("cat", "and this?", (HEAD, EAR), open_image(cat), history=history)
     with pytest.raises(QuestionError, match="names <region2>, but 1 region was given"):
         render(talking, request)
 
 
-def test_a_model_of_single_questions_has_no_history(engine: Engine, cat: Path) -> None:
+def test_single_turn_model_refuses_history(engine: Engine, cat: Path) -> None:
     request = Request("cat", "and now?", (), open_image(cat), history=(HistoryTurn("a?", "b.", 0),))
     [answer] = engine.answer([request])
     assert "one question at a time" in str(answer.error)
 
 
-def test_answers_are_random_where_asked_for_and_the_same_again(
-    regionqa: Command, cat: Path
-) -> None:
+def test_temperature_and_seed_options(regionqa: Command, cat: Path) -> None:
     def said(*words: str) -> str:
         return regionqa("ask", cat, "-b", "120,20,345,240", "what is this?", "--guess", *words).out
 

@@ -1,4 +1,4 @@
-"""Words to ids and back, whatever is typed; special tokens only where asked for by name."""
+"""The starter's tokenizer: round trips, special tokens, errors."""
 
 import json
 from pathlib import Path
@@ -23,18 +23,18 @@ def tokenizer(starter: Bundle) -> BundleTokenizer:
 @pytest.mark.parametrize(
     "text", ["what is this?", "a cat (left) and 2 dogs: red, green & blue!", "x" * 500]
 )
-def test_words_come_back(tokenizer: BundleTokenizer, text: str) -> None:
+def test_words_round_trip(tokenizer: BundleTokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)).strip() == text
 
 
 @given(text=st.text(st.characters(codec="ascii")))
-def test_any_ascii_comes_back_in_lower_case(tokenizer: BundleTokenizer, text: str) -> None:
+def test_ascii_round_trips_in_lower_case(tokenizer: BundleTokenizer, text: str) -> None:
     decoded = tokenizer.decode(tokenizer.encode(text))
     assert decoded in (text.lower(), " " + text.lower())
 
 
 @given(text=st.text(st.characters(), min_size=1))
-def test_anything_that_can_be_typed_has_ids(tokenizer: BundleTokenizer, text: str) -> None:
+def test_any_text_has_ids(tokenizer: BundleTokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert ids
     assert all(0 <= index < tokenizer.size for index in ids)
@@ -42,20 +42,20 @@ def test_anything_that_can_be_typed_has_ids(tokenizer: BundleTokenizer, text: st
 
 
 @pytest.mark.parametrize("text", ["naïve café", "漢字かな", "🐈🐕", "привет", "עברית"])
-def test_other_scripts_come_back(tokenizer: BundleTokenizer, text: str) -> None:
+def test_other_scripts_round_trip(tokenizer: BundleTokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)).strip() == text
 
 
-def test_half_a_surrogate_pair_reads_as_a_question_mark(tokenizer: BundleTokenizer) -> None:
+def test_lone_surrogate_is_a_question_mark(tokenizer: BundleTokenizer) -> None:
     assert tokenizer.encode("a \ud83d cat") == tokenizer.encode("a ? cat")
 
 
-def test_nothing_has_no_ids(tokenizer: BundleTokenizer) -> None:
+def test_empty_text_has_no_ids(tokenizer: BundleTokenizer) -> None:
     assert tokenizer.encode("") == []
     assert tokenizer.decode([]) == ""
 
 
-def test_special_tokens_are_found_by_name(tokenizer: BundleTokenizer) -> None:
+def test_special_token_ids(tokenizer: BundleTokenizer) -> None:
     assert set(SPECIAL) <= set(tokenizer.special_tokens)
     ids = [tokenizer.token_id(token) for token in SPECIAL]
     assert len(set(ids)) == 3
@@ -66,19 +66,19 @@ def test_special_tokens_are_found_by_name(tokenizer: BundleTokenizer) -> None:
 
 
 @given(parts=st.lists(st.sampled_from(SPECIAL) | st.text(st.characters(codec="ascii"), max_size=3)))
-def test_special_tokens_are_not_found_in_text(tokenizer: BundleTokenizer, parts: list[str]) -> None:
+def test_special_tokens_in_text_are_text(tokenizer: BundleTokenizer, parts: list[str]) -> None:
     ids = tokenizer.encode("".join(parts))
     assert not {tokenizer.token_id(token) for token in SPECIAL} & set(ids)
 
 
-def test_special_tokens_are_left_out_of_text(tokenizer: BundleTokenizer) -> None:
+def test_decoding_skips_special_tokens(tokenizer: BundleTokenizer) -> None:
     start, stop, answer = (tokenizer.token_id(token) for token in SPECIAL)
     words = tokenizer.encode("a red cup")
     assert tokenizer.decode([start, *words, answer, stop]).strip() == "a red cup"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": "1.0"}', "\0"])
-def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str) -> None:
+def test_invalid_tokenizer(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(BundleError) as caught:
@@ -86,19 +86,19 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str) -> None:
     assert str(caught.value).startswith(f"{path}: cannot be read as a tokenizer: ")
 
 
-def test_a_tokenizer_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"gone\.json: cannot be read as a tokenizer"):
         BundleTokenizer(tmp_path / "gone.json")
 
 
-def test_a_tokenizer_cut_short(tmp_path: Path, starter: Bundle) -> None:
+def test_truncated_tokenizer(tmp_path: Path, starter: Bundle) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(starter.file(FILE).read_text(encoding="utf-8")[:-500], encoding="utf-8")
     with pytest.raises(BundleError, match="cannot be read as a tokenizer"):
         BundleTokenizer(path)
 
 
-def test_a_start_token_is_not_added_on_its_own(starter: Bundle, tmp_path: Path) -> None:
+def test_start_token_is_not_added(starter: Bundle, tmp_path: Path) -> None:
     """Published tokenizers add `<s>` themselves; here the prompt's template says what is first."""
     content = json.loads(starter.file(FILE).read_text(encoding="utf-8"))
     start = {"SpecialToken": {"id": "<s>", "type_id": 0}}

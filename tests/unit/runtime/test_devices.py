@@ -1,4 +1,4 @@
-"""Where a model runs: what is asked for or an error in words, and never silently elsewhere."""
+"""Devices: choice, errors, and no silent fallback."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,18 +54,18 @@ def fake_session(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
 # -- choosing --------------------------------------------------------------------------------------
 
 
-def test_cpu_is_the_cpu_even_where_there_is_a_gpu(gpu: None) -> None:
+def test_cpu_is_chosen_even_with_a_gpu(gpu: None) -> None:
     assert choose_device("cpu") is Device.cpu
 
 
-def test_auto_takes_the_gpu_where_there_is_one(gpu: None) -> None:
+def test_auto_chooses_a_gpu(gpu: None) -> None:
     assert why_not_cuda() is None
     assert choose_device("auto") is Device.cuda
     assert choose_device("cuda") is Device.cuda
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:0", "CPU", "", "mps"])
-def test_an_unknown_device_is_a_usage_error(name: str) -> None:
+def test_unknown_device_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match=f"device '{name}': must be auto, cpu or cuda"):
         choose_device(name)
 
@@ -90,7 +90,7 @@ def without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
         (without_the_provider, r"has no CUDA provider; install onnxruntime-gpu\[cuda,cudnn\]"),
     ],
 )
-def test_cuda_in_vain_says_why_and_auto_takes_the_cpu(
+def test_unusable_cuda(
     gpu: None,
     monkeypatch: pytest.MonkeyPatch,
     without: Callable[[pytest.MonkeyPatch], None],
@@ -102,9 +102,7 @@ def test_cuda_in_vain_says_why_and_auto_takes_the_cpu(
     assert choose_device("auto") is Device.cpu
 
 
-def test_an_engine_on_cuda_without_a_gpu_is_refused(
-    starter: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_on_cuda_without_a_gpu(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     without_a_gpu(monkeypatch)
     with pytest.raises(DeviceError, match="CUDA cannot be used"):
         Engine.load(starter, device="cuda")
@@ -114,12 +112,12 @@ def test_an_engine_on_cuda_without_a_gpu_is_refused(
 # -- sessions --------------------------------------------------------------------------------------
 
 
-def test_a_session_runs_on_the_cpu(starter: Bundle) -> None:
+def test_session_on_the_cpu(starter: Bundle) -> None:
     session = open_session(starter.file("vision.onnx"), Device.cpu)
     assert session.get_providers() == [CPU]
 
 
-def test_a_session_that_falls_back_to_the_cpu_is_refused(
+def test_session_that_falls_back_to_cpu_is_refused(
     fake_session: type[FakeSession],
 ) -> None:
     with pytest.raises(DeviceError) as caught:
@@ -129,9 +127,7 @@ def test_a_session_that_falls_back_to_the_cpu_is_refused(
     assert "regionqa doctor" in str(caught.value)
 
 
-def test_a_session_on_cuda_is_taken(
-    fake_session: type[FakeSession], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_session_on_cuda(fake_session: type[FakeSession], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_session, "working", (CUDA, CPU))
     assert open_session(Path("vision.onnx"), Device.cuda).get_providers()[0] == CUDA
     assert fake_session.asked == [CUDA, CPU]
@@ -139,7 +135,7 @@ def test_a_session_on_cuda_is_taken(
     assert fake_session.asked == [CPU], "the CPU was asked for, so nothing else is tried"
 
 
-def test_what_onnx_runtime_prints_stays_out_of_the_answers(
+def test_onnx_runtime_prints_to_stderr(
     fake_session: type[FakeSession],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -153,7 +149,7 @@ def test_what_onnx_runtime_prints_stays_out_of_the_answers(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08\x07" * 50])
-def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_invalid_graph(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "vision.onnx"
     path.write_bytes(content)
     with pytest.raises(BundleError) as caught:
@@ -162,14 +158,14 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_graph_cut_short_is_refused(tmp_path: Path, starter: Bundle) -> None:
+def test_truncated_graph(tmp_path: Path, starter: Bundle) -> None:
     path = tmp_path / "vision.onnx"
     path.write_bytes(starter.file("vision.onnx").read_bytes()[:-100_000])
     with pytest.raises(BundleError, match="ONNX Runtime cannot load it"):
         open_session(path, Device.cpu)
 
 
-def test_a_graph_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_graph(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"gone\.onnx: ONNX Runtime cannot load it"):
         open_session(tmp_path / "gone.onnx", Device.cpu)
 
@@ -179,7 +175,7 @@ def test_a_graph_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_answers_on_cuda_are_those_of_the_cpu(starter: Bundle, photos: Path) -> None:
+def test_answers_on_cuda_equal_cpu(starter: Bundle, photos: Path) -> None:
     """Up to rounding: convolutions on CUDA keep fewer digits, which may turn a close call."""
     assert why_not_cuda() is None
     on_cuda = Engine.load(starter, device="cuda")

@@ -1,4 +1,4 @@
-"""The encoders' graphs against the card, and what they give for images and boxes."""
+"""Encoder sessions: outputs, and graphs checked against the card."""
 
 import tomllib
 from collections.abc import Callable
@@ -85,9 +85,7 @@ def differ(first: Floats, second: Floats) -> bool:
 # -- what they give --------------------------------------------------------------------------------
 
 
-def test_a_image_becomes_tokens_and_maps(
-    vision: VisionEncoder, pixels: Floats, by_maps: Bundle
-) -> None:
+def test_encode_image(vision: VisionEncoder, pixels: Floats, by_maps: Bundle) -> None:
     images = vision.encode(pixels)
     assert len(images) == 3
     for image in images:
@@ -102,7 +100,7 @@ def test_a_image_becomes_tokens_and_maps(
     assert differ(images[0].image_tokens, images[1].image_tokens)
 
 
-def test_images_do_not_touch_each_other_in_a_batch(vision: VisionEncoder, pixels: Floats) -> None:
+def test_images_of_a_batch_are_independent(vision: VisionEncoder, pixels: Floats) -> None:
     together = vision.encode(pixels)
     for row, image in enumerate(together):
         [alone] = vision.encode(pixels[row : row + 1])
@@ -111,7 +109,7 @@ def test_images_do_not_touch_each_other_in_a_batch(vision: VisionEncoder, pixels
             same(level, level_alone)
 
 
-def test_a_box_becomes_tokens_as_wide_as_those_of_the_image(
+def test_encode_box(
     region: RegionEncoder,
     vision: VisionEncoder,
     encoded: EncodedImage,
@@ -127,7 +125,7 @@ def test_a_box_becomes_tokens_as_wide_as_those_of_the_image(
     assert differ(tokens[0], tokens[1])
 
 
-def test_many_boxes_at_once_are_the_same_as_one_by_one(
+def test_batched_boxes_equal_single_boxes(
     region: RegionEncoder, encoded: EncodedImage, boxes: Floats
 ) -> None:
     together = region.encode(encoded.levels, boxes)
@@ -145,7 +143,7 @@ def test_no_boxes_give_no_tokens(
     assert tokens.shape == (0, by_maps.card.region.tokens, region.hidden_size)
 
 
-def test_a_region_is_seen_in_its_own_image(
+def test_regions_depend_on_their_image(
     region: RegionEncoder, vision: VisionEncoder, pixels: Floats, boxes: Floats
 ) -> None:
     first, second, _ = vision.encode(pixels)
@@ -161,13 +159,13 @@ def refused(encoder: Callable[[Bundle, Device], object], bundle: Bundle) -> str:
     return str(caught.value)
 
 
-def test_an_altered_card_that_still_fits_is_taken(alter: Alter) -> None:
+def test_compatible_card_is_accepted(alter: Alter) -> None:
     bundle = alter("image.mean", [0.1, 0.2, 0.3])
     VisionEncoder(bundle, Device.cpu)
     RegionEncoder(bundle, Device.cpu)
 
 
-def test_another_number_of_image_tokens_is_named(alter: Alter, by_maps: Bundle) -> None:
+def test_wrong_number_of_image_tokens(alter: Alter, by_maps: Bundle) -> None:
     actual = by_maps.card.vision.image_tokens
     message = refused(VisionEncoder, alter("vision.image_tokens", actual + 1))
     assert message.startswith("vision.onnx: image_tokens is (")
@@ -175,7 +173,7 @@ def test_another_number_of_image_tokens_is_named(alter: Alter, by_maps: Bundle) 
     assert message.endswith(f"the card expects (None, {actual + 1}, None)")
 
 
-def test_another_size_of_images_is_named(alter: Alter, by_maps: Bundle) -> None:
+def test_wrong_image_size(alter: Alter, by_maps: Bundle) -> None:
     size = by_maps.card.image.size
     message = refused(VisionEncoder, alter("image.size", size // 2))
     assert message.startswith("vision.onnx: pixel_values is (")
@@ -193,7 +191,7 @@ def test_another_size_of_images_is_named(alter: Alter, by_maps: Bundle) -> None:
     ],
 )
 @pytest.mark.parametrize("encoder", [VisionEncoder, RegionEncoder])
-def test_other_levels_are_named(
+def test_wrong_levels(
     alter: Alter,
     by_maps: Bundle,
     encoder: Callable[[Bundle, Device], object],
@@ -208,7 +206,7 @@ def test_other_levels_are_named(
     assert ", ".join(map(repr, levels)) in actual
 
 
-def test_another_number_of_region_tokens_is_named(alter: Alter, by_maps: Bundle) -> None:
+def test_wrong_number_of_region_tokens(alter: Alter, by_maps: Bundle) -> None:
     assert by_maps.card.region is not None
     actual = by_maps.card.region.tokens
     message = refused(RegionEncoder, alter("region.tokens", actual + 2))
@@ -223,7 +221,7 @@ def test_another_number_of_region_tokens_is_named(alter: Alter, by_maps: Bundle)
         ("region.graph", RegionEncoder, "vision.onnx"),
     ],
 )
-def test_graphs_that_were_mixed_up_are_noticed(
+def test_swapped_graphs(
     alter: Alter, key: str, encoder: Callable[[Bundle, Device], object], graph: str
 ) -> None:
     message = refused(encoder, alter(key, graph))
@@ -232,12 +230,12 @@ def test_graphs_that_were_mixed_up_are_noticed(
     assert "pixel_values" in message
 
 
-def test_a_graph_that_is_not_there(alter: Alter) -> None:
+def test_missing_graph(alter: Alter) -> None:
     message = refused(VisionEncoder, alter("vision.graph", "eyes.onnx"))
     assert "eyes.onnx: missing from the model 'tiny-levels'" in message
 
 
-def test_a_card_without_a_region_encoder_opens_none(by_maps: Bundle) -> None:
+def test_card_without_region_encoder(by_maps: Bundle) -> None:
     prompt = replace(by_maps.card.prompt, region="")
     bundle = Bundle(replace(by_maps.card, prompt=prompt, region=None), by_maps.root)
     assert refused(RegionEncoder, bundle) == "card of tiny-levels: has no [region]"

@@ -1,4 +1,4 @@
-"""Graphs in half precision: float16 where the image is seen, float32 for boxes and at the border.
+"""Graphs rewritten to float16: precision, boxes in float32, errors.
 
 The reference evaluator rounds after every operator, as a GPU does; ONNX Runtime's CPU kernels keep
 more digits, and are asked only whether they run the graph.
@@ -56,7 +56,7 @@ def differences(
 
 
 @pytest.mark.parametrize("row", ["levels", "pixels"])
-def test_vision_to_float16_precision_is_near_single(tiny: Tiny, row: str) -> None:
+def test_vision_in_float16_is_close_to_float32(tiny: Tiny, row: str) -> None:
     case = {"pixel_values": rng_normal((2, 3, 64, 64), 0)}
     found = differences(tiny(row).file("vision.onnx"), [case])
     assert max(found) < TOLERANCE
@@ -64,7 +64,7 @@ def test_vision_to_float16_precision_is_near_single(tiny: Tiny, row: str) -> Non
 
 
 @pytest.mark.parametrize("row", ["levels", "pixels"])
-def test_regions_to_float16_precision_are_near_single(tiny: Tiny, row: str) -> None:
+def test_regions_in_float16_are_close_to_float32(tiny: Tiny, row: str) -> None:
     bundle = tiny(row)
     _, region = read_encoders(bundle)
     assert region is not None
@@ -73,7 +73,7 @@ def test_regions_to_float16_precision_are_near_single(tiny: Tiny, row: str) -> N
 
 
 @pytest.mark.parametrize("row", ["levels", "pixels"])
-def test_a_half_graph_is_sound_and_float32_at_its_border(tiny: Tiny, row: str) -> None:
+def test_inputs_and_outputs_stay_float32(tiny: Tiny, row: str) -> None:
     for name in ("vision.onnx", "region.onnx"):
         path = tiny(row).file(name)
         model = onnx.load_from_string(float16_graph(path))
@@ -115,7 +115,7 @@ def test_boxes_are_never_rounded(tiny: Tiny, row: str) -> None:
     assert "boxes" in found
 
 
-def test_a_box_far_from_the_corner_keeps_its_place(tiny: Tiny) -> None:
+def test_boxes_keep_float32_precision(tiny: Tiny) -> None:
     """Moving a box by less than float16 can tell must still move what is cut out."""
     path = tiny("levels").file("region.onnx")
     half = onnxruntime.InferenceSession(float16_graph(path), providers=["CPUExecutionProvider"])
@@ -127,7 +127,7 @@ def test_a_box_far_from_the_corner_keeps_its_place(tiny: Tiny) -> None:
     assert not np.array_equal(tokens[0], tokens[1])
 
 
-def test_encoders_run_to_float16_precision_and_give_float32(tiny: Tiny) -> None:
+def test_half_encoders_return_float32(tiny: Tiny) -> None:
     """Through the classes the engine uses."""
     bundle = tiny("levels")
     pixels = rng_normal((1, 3, 64, 64), 0)
@@ -188,7 +188,7 @@ def ran(model: onnx.ModelProto, pixels: Floats, boxes: Floats) -> Floats:
     return out
 
 
-def test_what_the_image_is_not_part_of_stays_single() -> None:
+def test_values_without_the_image_stay_float32() -> None:
     add = helper.make_node("Add", ["boxes", "one"], ["moved"])
     model = graph([add, helper.make_node("Add", ["moved", "pixel_values"], ["out"])],
                   one=np.ones(1, np.float32))  # fmt: skip
@@ -199,7 +199,7 @@ def test_what_the_image_is_not_part_of_stays_single() -> None:
     assert ran(model, zero, zero + 1).tolist() == (zero + 2).tolist()
 
 
-def test_a_weight_of_both_worlds_is_kept_in_both() -> None:
+def test_shared_weight_is_kept_in_both_types() -> None:
     nodes = [
         helper.make_node("Mul", ["boxes", "w"], ["a"]),
         helper.make_node("Mul", ["pixel_values", "w"], ["b"]),
@@ -213,7 +213,7 @@ def test_a_weight_of_both_worlds_is_kept_in_both() -> None:
     assert ran(model, ones, ones).tolist() == [[6, 2, 4]] * 2
 
 
-def test_casts_to_float32_within_the_image_follow() -> None:
+def test_casts_of_image_values_become_float16() -> None:
     nodes = [
         helper.make_node("Cast", ["pixel_values"], ["same"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["same", "pixel_values"], ["out"]),
@@ -224,7 +224,7 @@ def test_casts_to_float32_within_the_image_follow() -> None:
     assert ran(model, twos, twos).tolist() == [[4, 4, 4]] * 2
 
 
-def test_an_output_that_is_an_input_of_others_too_stays_float32() -> None:
+def test_output_that_is_also_an_input_stays_float32() -> None:
     nodes = [helper.make_node("Relu", ["pixel_values"], ["out"]),
              helper.make_node("Neg", ["out"], ["unread"])]  # fmt: skip
     model = graph(nodes)
@@ -241,7 +241,7 @@ def test_masks_stay_infinite_and_large_weights_finite() -> None:
 
 
 @pytest.mark.parametrize("content", [b"not a graph", b""])
-def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_invalid_graph_is_a_one_line_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "vision.onnx"
     path.write_bytes(content)
     with pytest.raises(BundleError) as caught:
@@ -249,7 +249,7 @@ def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path, content: bytes)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
-def test_branches_are_refused_and_the_way_out_is_named(tmp_path: Path) -> None:
+def test_branches_are_refused(tmp_path: Path) -> None:
     negative = helper.make_node("Neg", ["pixel_values"], ["n"])
     port = helper.make_tensor_value_info("n", TensorProto.FLOAT, [2, 3])
     body = helper.make_graph([negative], "b", [], [port])

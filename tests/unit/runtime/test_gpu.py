@@ -1,4 +1,4 @@
-"""The published size on a GPU: answers in half precision, what runs there, and what it takes.
+"""Models of the published size on a GPU; run with -m gpu.
 
 `-m gpu` runs it where there is one. What can be asked of a CPU too is asked of a small model there,
 by the same functions.
@@ -99,16 +99,14 @@ def check_answers(bundle: Bundle, shape: Shape, device: str, dtype: str, photos:
 
 
 @halves
-def test_a_reduced_model_answers_in_half_precision(made: Made, photos: Path, dtype: str) -> None:
+def test_reduced_model_answers_in_half_precision(made: Made, photos: Path, dtype: str) -> None:
     check_answers(made(SMALL), SMALL, "cpu", dtype, photos)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @halves
-def test_the_published_size_answers_and_stays_near_its_weights(
-    made: Made, photos: Path, dtype: str
-) -> None:
+def test_published_size_answers_within_memory(made: Made, photos: Path, dtype: str) -> None:
     """Within 2 GB of the weights, whoever holds them: torch, ONNX Runtime, CUDA's own."""
     bundle = made(SEVEN)
     torch.cuda.empty_cache()
@@ -124,7 +122,7 @@ def test_the_published_size_answers_and_stays_near_its_weights(
     del engine
 
 
-def test_the_shape_is_that_of_the_paper() -> None:
+def test_shapes_equal_the_paper() -> None:
     """6.74 billion weights, by LLaMA's paper (32,000 words; GPT4RoI adds six)."""
     assert pytest.approx(6.738e9, rel=1e-3) == SEVEN.language_weights
 
@@ -152,13 +150,13 @@ def check_placement(bundle: Bundle, device: Device, *, half: bool) -> None:
 
 @both
 @pytest.mark.parametrize("half", [False, True])
-def test_roi_align_and_the_tower_run_on_the_device(made: Made, device: str, half: bool) -> None:
+def test_operators_run_on_the_device(made: Made, device: str, half: bool) -> None:
     check_placement(made(SMALL), Device(device), half=half)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_roi_align_and_the_tower_of_the_published_size_run_on_cuda(made: Made) -> None:
+def test_operators_of_the_published_size_run_on_cuda(made: Made) -> None:
     check_placement(made(SEVEN), Device.cuda, half=True)
 
 
@@ -166,7 +164,7 @@ def test_roi_align_and_the_tower_of_the_published_size_run_on_cuda(made: Made) -
 
 
 @both
-def test_answers_in_float32_are_those_of_the_cpu(made: Made, photos: Path, device: str) -> None:
+def test_float32_answers_equal_cpu(made: Made, photos: Path, device: str) -> None:
     """One at a time there, in a batch here."""
     bundle = made(SMALL)
     expected = answers(Engine.load(bundle, device="cpu", dtype="float32", batch_size=1), photos)
@@ -176,7 +174,7 @@ def test_answers_in_float32_are_those_of_the_cpu(made: Made, photos: Path, devic
 
 
 @both
-def test_half_encoders_are_near_float32(made: Made, device: str) -> None:
+def test_half_encoders_are_close_to_float32(made: Made, device: str) -> None:
     bundle = made(SMALL)
     boxes = np.array([[0.1, 0.2, 0.5, 0.9], [0.0, 0.0, 1.0, 1.0]], np.float32)
     found = []
@@ -194,7 +192,7 @@ def test_half_encoders_are_near_float32(made: Made, device: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize(("way", "share"), [("8bit", 0.65), ("4bit", 0.45)])
-def test_a_quantized_model_answers_and_is_smaller(
+def test_quantized_model_answers_and_is_smaller(
     made: Made, photos: Path, way: str, share: float
 ) -> None:
     pytest.importorskip("bitsandbytes")

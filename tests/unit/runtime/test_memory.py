@@ -92,7 +92,7 @@ def test_encoders_are_counted_from_their_graphs(tiny: Tiny, row: str) -> None:
     assert stem < graph_sizes(bundle.file("vision.onnx")).values < 64 * 64 * 3 * 20
 
 
-def test_the_cache_is_that_of_grouped_heads() -> None:
+def test_cache_of_grouped_query_attention() -> None:
     text = replace(needs_of_published(published_cards()["gpt4roi-7b"]).text, key_width=1024)
     assert cache_of(text) == 2 * 2 * 32 * 1024 * 2048
 
@@ -106,7 +106,7 @@ def cache_of(text: Any) -> int:
 
 
 @pytest.mark.parametrize("name", ["gpt4roi-7b", "pvit-7b"])
-def test_a_published_model_is_estimated_from_its_card(name: str) -> None:
+def test_published_model_is_estimated_from_its_card(name: str) -> None:
     """LLaMA-7B has 6.74 billion weights in 32 layers of 4096, by the paper."""
     needs = needs_of_published(published_cards()[name])
     assert needs.matrices + needs.others == pytest.approx(6.74e9, rel=0.01)
@@ -118,7 +118,7 @@ def test_a_published_model_is_estimated_from_its_card(name: str) -> None:
     assert by_setting["--device cuda --quantize 4bit"].total < 10e9
 
 
-def test_a_card_without_sources_says_nothing(starter: Bundle) -> None:
+def test_card_without_sources(starter: Bundle) -> None:
     with pytest.raises(BundleError, match="so its sizes are unknown"):
         needs_of_published(starter.card)
 
@@ -136,7 +136,7 @@ def test_doctor_estimates_a_model_before_its_download(
     assert "GB" in four
 
 
-def test_the_doctor_tells_of_a_model_that_is_there(regionqa: "Command") -> None:
+def test_doctor_estimates_a_model(regionqa: "Command") -> None:
     ran = regionqa("doctor")
     assert ran.status == 0, ran.out
     assert "memory for starter:" in ran.out
@@ -145,7 +145,7 @@ def test_the_doctor_tells_of_a_model_that_is_there(regionqa: "Command") -> None:
     )  # fmt: skip
 
 
-def test_the_doctor_says_why_it_cannot_tell(regionqa: "Command", tmp_path: Path) -> None:
+def test_doctor_without_estimate(regionqa: "Command", tmp_path: Path) -> None:
     ran = regionqa("doctor", "--model", tmp_path)
     assert f"memory for {tmp_path}: not known: " in ran.out
     assert ran.status == 1
@@ -173,26 +173,26 @@ def advised(cpu: int | None, cuda: int | None, needs: MemoryNeeds | None = None)
         (None, 24, "--device cuda --dtype float16"),
     ],
 )
-def test_the_most_precise_setting_that_fits_is_taken(
+def test_most_precise_fitting_setting_is_recommended(
     cpu: int | None, cuda: int | None, taken: str
 ) -> None:
     assert advised(cpu, cuda) == f"take: {taken}"
 
 
-def test_where_nothing_fits_that_is_said() -> None:
+def test_no_setting_fits() -> None:
     assert advised(8, 4).startswith("nothing fits here")
 
 
-def test_small_models_are_taken_in_float32(larger: Bundle) -> None:
+def test_float32_is_recommended_for_small_models(larger: Bundle) -> None:
     assert advised(16, 8, needs_of(larger)) == "take: --device cuda --dtype float32"
 
 
-def test_settings_are_options_that_the_command_line_knows() -> None:
+def test_settings_are_valid_options() -> None:
     each = MemoryEstimate(Device.cuda, Precision(Dtype.float16, Quantize.four, True), 0, 0, 0, 0)
     assert setting_text(each) == "--device cuda --quantize 4bit"
 
 
-def test_a_container_has_no_more_memory_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cgroup_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = machine_memory()
     assert whole is not None and whole > GB
     monkeypatch.setattr(Path, "read_text", lambda path, **_: str(GB))
@@ -201,7 +201,7 @@ def test_a_container_has_no_more_memory_than_it_was_given(monkeypatch: pytest.Mo
     assert (machine_memory() or 0) >= whole
 
 
-def test_opening_large_encoders_may_be_the_most_of_all(starter: Bundle) -> None:
+def test_loading_large_encoders_may_be_the_peak(starter: Bundle) -> None:
     needs = needs_of(starter)
     large = replace(needs, encoders=replace(needs.encoders, weights=GB))
     each = estimate(large, Device.cpu, Precision())
@@ -210,9 +210,7 @@ def test_opening_large_encoders_may_be_the_most_of_all(starter: Bundle) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_what_opening_a_graph_freed_is_given_back(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_freed_memory_is_returned(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """benchmarks/memory.py measures what it is worth."""
     calls: list[int] = []
     library = SimpleNamespace(malloc_trim=calls.append)

@@ -1,4 +1,4 @@
-"""Region encoders that read pixels of their own, of fixed or free sides: answers and errors."""
+"""Region encoders with their own pixels, of fixed or dynamic size: answers and errors."""
 
 import json
 import shutil
@@ -99,7 +99,7 @@ def mixed(images: list[InputImage]) -> list[Request]:
 # -- what the user sees ----------------------------------------------------------------------------
 
 
-def test_it_answers_like_any_other_model(
+def test_model_answers(
     regionqa: "Command", bundle: Bundle, cat: Path, photos: Path, tmp_path: Path
 ) -> None:
     asked = regionqa(
@@ -119,7 +119,7 @@ def test_it_answers_like_any_other_model(
     assert {caption["model"] for caption in captions} == {bundle.card.name}
 
 
-def test_answers_do_not_depend_on_their_neighbours(bundle: Bundle, mixed: list[Request]) -> None:
+def test_answers_do_not_depend_on_order(bundle: Bundle, mixed: list[Request]) -> None:
     engine = Engine.load(bundle, device="cpu")
     together = [answer.text for answer in engine.answer(mixed)]
     assert len(set(together)) > 3, "or equal answers would say nothing"
@@ -128,7 +128,7 @@ def test_answers_do_not_depend_on_their_neighbours(bundle: Bundle, mixed: list[R
     assert together == backwards[::-1]
 
 
-def test_it_sees_every_image_once_at_the_size_of_its_own_rule(
+def test_image_is_preprocessed_once_at_its_own_size(
     bundle: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[tuple[int, ...], Floats]] = []
@@ -159,7 +159,7 @@ def test_it_sees_every_image_once_at_the_size_of_its_own_rule(
         assert boxes == pytest.approx(np.array([first, first, second]), abs=1e-6)
 
 
-def test_without_regions_the_image_is_not_seen_twice(
+def test_no_region_pixels_without_regions(
     bundle: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RegionEncoder, "encode", lambda *_: pytest.fail("no region was given"))
@@ -167,7 +167,7 @@ def test_without_regions_the_image_is_not_seen_twice(
     assert all(answer.text and not answer.error for answer in answers)
 
 
-def test_an_image_that_breaks_before_it_is_decoded_fails_alone(
+def test_broken_image_fails_alone(
     bundle: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is decoded once for both encoders, so its requests fail together."""
@@ -187,7 +187,7 @@ def test_an_image_that_breaks_before_it_is_decoded_fails_alone(
 # -- the graph and the card ------------------------------------------------------------------------
 
 
-def test_a_box_elsewhere_gives_another_token(bundle: Bundle, cat: Path) -> None:
+def test_tokens_depend_on_the_box(bundle: Bundle, cat: Path) -> None:
     assert bundle.card.region and bundle.card.region.image
     pixels = bundle.card.region.image.pixel_values(open_image(cat).load())[np.newaxis]
     encoder = RegionEncoder(bundle, Device.cpu)
@@ -212,7 +212,7 @@ def refused(bundle: Bundle, **changes: object) -> str:
     return str(caught.value)
 
 
-def test_a_graph_with_fixed_sides_takes_its_own_size_only(bundles: dict[str, Bundle]) -> None:
+def test_fixed_sides(bundles: dict[str, Bundle]) -> None:
     message = refused(bundles["squash"], size=400)
     assert message.startswith("region.onnx: pixel_values is (")
     assert message.endswith("the card expects (None, 3, 400, 400)")
@@ -220,7 +220,7 @@ def test_a_graph_with_fixed_sides_takes_its_own_size_only(bundles: dict[str, Bun
     assert "with fit shortest the sides vary from image to image" in message
 
 
-def test_a_graph_with_free_sides_takes_any_square(bundles: dict[str, Bundle]) -> None:
+def test_dynamic_sides(bundles: dict[str, Bundle]) -> None:
     card = bundles["shortest"].card
     assert card.region and card.region.image
     for fit in (Fit.squash, Fit.pad, Fit.crop):
@@ -234,7 +234,7 @@ def test_a_graph_with_free_sides_takes_any_square(bundles: dict[str, Bundle]) ->
         )
 
 
-def test_a_card_that_says_maps_where_the_graph_reads_pixels(bundles: dict[str, Bundle]) -> None:
+def test_card_with_levels_for_a_graph_with_pixels(bundles: dict[str, Bundle]) -> None:
     bundle = bundles["squash"]
     assert bundle.card.region
     card = replace(
@@ -246,7 +246,7 @@ def test_a_card_that_says_maps_where_the_graph_reads_pixels(bundles: dict[str, B
         RegionEncoder(Bundle(card, bundle.root), Device.cpu)
 
 
-def test_the_torch_encoder_comes_back_from_the_bundle(bundle: Bundle) -> None:
+def test_encoder_round_trip(bundle: Bundle) -> None:
     vision, region = read_encoders(bundle)
     assert isinstance(region, RegionClipEncoder)
     assert region.config.input_size == (384 if bundle.card.name == "squash" else None)
@@ -260,7 +260,7 @@ def test_the_torch_encoder_comes_back_from_the_bundle(bundle: Bundle) -> None:
     assert architecture_table(region) == tuples
 
 
-def test_an_encoder_without_a_torch_definition_answers_but_does_not_train(
+def test_unknown_encoder_answers_but_does_not_train(
     bundles: dict[str, Bundle], regionqa: "Command", cat: Path, tmp_path: Path
 ) -> None:
     """Version 0.1 had a kind called "pixels"; its graphs need no torch definition."""

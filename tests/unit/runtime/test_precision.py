@@ -1,4 +1,4 @@
-"""`--dtype` and `--quantize`: what is loaded is what was asked for, and "auto" has a rule."""
+"""`--dtype` and `--quantize`: loading, the rule of "auto", errors."""
 
 import json
 import sys
@@ -52,9 +52,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", *HALVES])
-def test_answers_say_in_which_precision_they_were_given(
-    regionqa: "Command", cat: Path, dtype: str
-) -> None:
+def test_json_has_the_precision(regionqa: "Command", cat: Path, dtype: str) -> None:
     ran = regionqa("ask", cat, "what is this?", "--box", "30,0,405,288", "--dtype", dtype,
                    "--device", "cpu", "--format", "json", "--max-new-tokens", 4)  # fmt: skip
     assert ran.status == 0, ran.err
@@ -63,25 +61,21 @@ def test_answers_say_in_which_precision_they_were_given(
     assert record["answer"]
 
 
-def test_a_small_model_is_loaded_in_float32_whatever_its_files_hold(
-    regionqa: "Command", cat: Path
-) -> None:
+def test_small_model_is_loaded_in_float32(regionqa: "Command", cat: Path) -> None:
     ran = regionqa("caption", cat, "--device", "cpu", "--format", "csv", "--max-new-tokens", 2)
     header, row = ran.lines
     assert dict(zip(header.split(","), row.split(","), strict=True))["dtype"] == "float32"
 
 
 @pytest.mark.parametrize("way", ["8bit", "4bit"])
-def test_quantizing_on_the_cpu_is_refused_in_one_line(
-    regionqa: "Command", cat: Path, way: str
-) -> None:
+def test_quantizing_on_the_cpu_is_refused(regionqa: "Command", cat: Path, way: str) -> None:
     ran = regionqa("ask", cat, "what is this?", "--quantize", way, "--device", "cpu")
     assert ran.status == 1
     assert ran.err.count("\n") == 1
     assert f"--quantize {way}: runs on CUDA alone" in ran.err and "--dtype bfloat16" in ran.err
 
 
-def test_an_unknown_dtype_is_a_usage_error(regionqa: "Command", cat: Path) -> None:
+def test_unknown_dtype_is_a_usage_error(regionqa: "Command", cat: Path) -> None:
     assert regionqa("ask", cat, "what?", "--dtype", "int4").status == 2
     with pytest.raises(UsageError, match=r"dtype 'half': must be one of auto, float32"):
         Engine.load("starter", device="cpu", dtype="half")
@@ -90,7 +84,7 @@ def test_an_unknown_dtype_is_a_usage_error(regionqa: "Command", cat: Path) -> No
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_most_answers_survive_half_precision(photos: Path, engine: Engine, dtype: str) -> None:
+def test_most_answers_are_equal_in_half_precision(photos: Path, engine: Engine, dtype: str) -> None:
     half = Engine.load("starter", device="cpu", dtype=dtype)
     assert str(half.precision) == dtype
     images = sorted(photos.iterdir())
@@ -112,38 +106,40 @@ def test_auto_is_float32_for_small_models_on_every_device(starter: Bundle) -> No
     [("F16", "bfloat16", "float16"), ("BF16", "bfloat16", "bfloat16"),
      ("F32", "bfloat16", "bfloat16")],
 )  # fmt: skip
-def test_auto_takes_half_for_large_models(bfloat16: None, kind: str, cpu: str, cuda: str) -> None:
+def test_auto_is_half_precision_for_large_models(
+    bfloat16: None, kind: str, cpu: str, cuda: str
+) -> None:
     assert large_dtype(kind, Device.cpu) == cpu
     assert large_dtype(kind, Device.cuda) == cuda
 
 
-def test_auto_takes_float16_where_the_gpu_has_no_bfloat16(old_gpu: None) -> None:
+def test_auto_is_float16_without_bfloat16(old_gpu: None) -> None:
     assert {large_dtype(kind, Device.cuda) for kind in ("F32", "F16", "BF16")} == {"float16"}
     assert large_dtype("F16", Device.cpu) == "bfloat16"
 
 
-def test_a_large_model_never_doubles_on_the_cpu(large: None, starter: Bundle) -> None:
+def test_large_model_is_bfloat16_on_the_cpu(large: None, starter: Bundle) -> None:
     loaded = Engine.load(starter, device="cpu")
     assert bundle_backend(loaded)._precision == Precision(Dtype.bfloat16)
 
 
-def test_a_7b_is_large(bfloat16: None) -> None:
+def test_seven_billion_weights_are_large(bfloat16: None) -> None:
     assert precision.SMALL < 6.7e9
 
 
-def test_bfloat16_on_a_gpu_without_it_is_refused(old_gpu: None, starter: Bundle) -> None:
+def test_bfloat16_on_a_gpu_without_support(old_gpu: None, starter: Bundle) -> None:
     with pytest.raises(DeviceError, match=r"--dtype bfloat16: this GPU cannot.*use float16"):
         choose_precision(starter, Device.cuda, "bfloat16")
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_encoders_are_halved_on_cuda_alone(bfloat16: None, starter: Bundle, dtype: str) -> None:
+def test_half_encoders_on_cuda_only(bfloat16: None, starter: Bundle, dtype: str) -> None:
     assert choose_precision(starter, Device.cuda, dtype).half_encoders
     assert not choose_precision(starter, Device.cpu, dtype).half_encoders
     assert not choose_precision(starter, Device.cuda, "float32").half_encoders
 
 
-def test_the_cpu_that_auto_falls_back_to_has_a_precision_of_its_own(
+def test_precision_is_chosen_again_after_fallback(
     starter: Bundle, monkeypatch: pytest.MonkeyPatch, large: None, bfloat16: None
 ) -> None:
     """CUDA seems to work until the first session is opened."""
@@ -173,7 +169,7 @@ def weights_in(decoder: object) -> set[torch.dtype]:
 
 @pytest.mark.parametrize("dtype", ["float32", *HALVES])
 @pytest.mark.parametrize("runtime", [LlamaDecoder.read, TransformersDecoder])
-def test_weights_are_kept_in_the_type_that_was_asked_for(
+def test_weights_have_the_requested_dtype(
     tiny: Tiny, runtime: Callable[..., object], dtype: str
 ) -> None:
     kind: torch.dtype = getattr(torch, dtype)
@@ -181,9 +177,7 @@ def test_weights_are_kept_in_the_type_that_was_asked_for(
     assert weights_in(decoder) == {kind}
 
 
-def test_shards_are_read_by_their_index_and_buffers_of_old_files_ignored(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_sharded_weights_and_old_buffers(tiny: Tiny, tmp_path: Path) -> None:
     whole = load_file(tiny("none").root / "llm" / "model.safetensors")
     whole["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
     names = sorted(whole)
@@ -200,7 +194,7 @@ def test_shards_are_read_by_their_index_and_buffers_of_old_files_ignored(
     assert LlamaDecoder.read(tmp_path, torch.float32, torch.device("cpu")).hidden_size == 32
 
 
-def test_headers_tell_what_is_stored(tmp_path: Path) -> None:
+def test_stored_dtype_from_headers(tmp_path: Path) -> None:
     tensors = {"a": torch.zeros(3, 5, dtype=torch.float16), "b": torch.zeros(2)}
     save_file(tensors, tmp_path / "model.safetensors")
     found = {tensor.name: tensor for tensor in stored(tmp_path)}
@@ -210,7 +204,7 @@ def test_headers_tell_what_is_stored(tmp_path: Path) -> None:
     assert main_kind([]) == "F32"
 
 
-def test_weights_that_cannot_be_read_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_unreadable_weights(tiny: Tiny, tmp_path: Path) -> None:
     broken = Bundle(tiny("none").card, tmp_path)
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "model.safetensors").write_bytes(b"\xff" * 64)
@@ -240,7 +234,7 @@ def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return asked
 
 
-def test_without_the_extra_it_is_named(
+def test_missing_quantize_extra(
     starter: Bundle, bfloat16: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "find_spec", lambda name: None)
@@ -248,14 +242,14 @@ def test_without_the_extra_it_is_named(
         choose_precision(starter, Device.cuda, quantize="4bit")
 
 
-def test_the_extra_installs_what_is_asked_for() -> None:
+def test_quantize_extra_lists_the_packages() -> None:
     text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     [line] = [line for line in text.splitlines() if line.startswith("quantize = ")]
     assert all(f'"{package}' in line for package in precision.EXTRA)
 
 
 @pytest.mark.parametrize(("way", "dtype"), [("8bit", "float16"), ("4bit", "bfloat16")])
-def test_a_quantized_model_is_loaded_by_transformers_straight_to_the_device(
+def test_quantized_model_is_loaded_on_the_device(
     tiny: Tiny, bitsandbytes: list[dict[str, Any]], way: str, dtype: str
 ) -> None:
     """A LLaMA, too, that `LlamaDecoder` runs otherwise."""
@@ -270,14 +264,14 @@ def test_a_quantized_model_is_loaded_by_transformers_straight_to_the_device(
     }[way]  # fmt: skip
 
 
-def test_four_bits_are_nested_nf4_and_compute_in_the_dtype() -> None:
+def test_four_bit_config() -> None:
     settings = quantization("4bit", torch.bfloat16)
     assert settings.bnb_4bit_quant_type == "nf4" and settings.bnb_4bit_use_double_quant
     assert settings.bnb_4bit_compute_dtype == torch.bfloat16
     assert quantization("8bit", torch.float16).load_in_8bit
 
 
-def test_auto_beside_quantizing_is_a_half_type_and_is_said(
+def test_auto_with_quantize_is_half_precision(
     starter: Bundle, bfloat16: None, bitsandbytes: list[dict[str, Any]]
 ) -> None:
     chosen = choose_precision(starter, Device.cuda, quantize="4bit")
@@ -286,7 +280,7 @@ def test_auto_beside_quantizing_is_a_half_type_and_is_said(
     assert chosen.half_encoders
 
 
-def test_dtype_has_the_values_of_the_command_line() -> None:
+def test_dtype_equals_the_option_choices() -> None:
     from regionqa.options import DtypeChoice
 
     assert [str(kind) for kind in DtypeChoice] == ["auto", *map(str, Dtype)]
