@@ -127,14 +127,14 @@ def compare(model: LlamaDecoder, counts: Sequence[int], tokens: int) -> None:
     floor = reading(model)
     for questions in counts:
         times: dict[str, list[float]] = {name: [] for name in CACHES}
-        said = {}
+        answers_by_cache = {}
         for _ in range(ROUNDS + 1):
             for name, kind in CACHES.items():
                 decoder_module.KeyValueCache = kind  # type: ignore[misc]
-                seconds, said[name] = decode(model, questions, tokens)
+                seconds, answers_by_cache[name] = decode(model, questions, tokens)
                 times[name].append(seconds)
         slow, fast = (statistics.median(taken[1:]) for taken in times.values())
-        same = len({str(answers) for answers in said.values()}) == 1
+        same = len({str(answers) for answers in answers_by_cache.values()}) == 1
         print(
             f"{questions:3} questions: {questions * tokens / fast:8.1f} tokens/s, "
             f"{slow / fast:.2f} x a concatenated cache, a step takes "
@@ -147,7 +147,7 @@ def show_placement(bundle: Bundle, device: Device, half: bool) -> None:
     """Which provider ran each operator of the encoders that has weights or reads boxes."""
     import onnxruntime
 
-    told = (
+    options = (
         "Conv",
         "FusedConv",
         "Gemm",
@@ -169,7 +169,7 @@ def show_placement(bundle: Bundle, device: Device, half: bool) -> None:
             kind = np.int64 if "int64" in value.type else np.float32
             feeds[value.name] = np.zeros(sides, kind)
         found = operator_providers(path, device, feeds, half=half)
-        for name in told:
+        for name in options:
             if name in found:
                 print(f"{graph:12} {name:22} {', '.join(sorted(found[name]))}")
 
@@ -184,12 +184,14 @@ def main() -> None:
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--model", default="starter")
-    told = parser.parse_args()
-    model = random_decoder(told.width, told.layers, getattr(torch, told.dtype), told.device)
-    print(f"{told.layers} layers of {told.width}, {told.dtype}, {told.device}")
-    compare(model, told.questions, told.tokens)
-    half = told.device == "cuda" and told.dtype != "float32"
-    show_placement(find_bundle(told.model), Device(told.device), half)
+    options = parser.parse_args()
+    model = random_decoder(
+        options.width, options.layers, getattr(torch, options.dtype), options.device
+    )
+    print(f"{options.layers} layers of {options.width}, {options.dtype}, {options.device}")
+    compare(model, options.questions, options.tokens)
+    half = options.device == "cuda" and options.dtype != "float32"
+    show_placement(find_bundle(options.model), Device(options.device), half)
 
 
 if __name__ == "__main__":

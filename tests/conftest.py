@@ -94,7 +94,7 @@ def regionqa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="session")
 def starter() -> "Bundle":
-    """The embedded bundle."""
+    """The shipped starter."""
     from regionqa.bundles.store import find_bundle
 
     return find_bundle("starter")
@@ -201,7 +201,7 @@ def quick_export(tiny: Callable[[str], "Bundle"], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A stand-in for the Hub, with the real client pointed at it and an empty cache.
+    """A local server in place of the Hub, used by the real client with an empty cache.
 
     In this process the client read its settings when it was imported, so they are replaced one by
     one; a subprocess reads them from its environment, as a user's does.
@@ -241,7 +241,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def records(things: Path) -> "tuple[Record, ...]":
-    """Of red squares and blue discs, with a record about two regions and one about none."""
+    """Records about red squares and blue discs, one with two regions, one with none."""
     from regionqa.data.files import read_training_data
     from regionqa.data.records import Turn
 

@@ -64,7 +64,7 @@ def card(name: str) -> ModelCard:
 
 
 def seen(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """A table that fills with inputs (`NAME.in`) and outputs (`NAME`) as the modules run."""
+    """Record inputs (`NAME.in`) and outputs (`NAME`) of modules in a table."""
     table: dict[str, Tensor] = {}
 
     def note(name: str, given: Any, found: Any) -> None:
@@ -287,7 +287,7 @@ def clip_encoder(pvit: GoldenSet, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 def pixels_of(name: str, size: tuple[int, int], golden: GoldenSet) -> Tensor:
-    """An image of (width, height) as the region encoder sees it, (1, 3, h, w)."""
+    """The region encoder's input (1, 3, h, w) for an image of (width, height)."""
     own = card("pvit-7b").region
     assert own is not None and own.image is not None
     image = Image.fromarray(pvit_image(name, size[1], size[0], golden.salt))

@@ -52,7 +52,7 @@ def difference(got: Any, want: Any) -> float:
 
 @dataclass(frozen=True)
 class Case:
-    """Ids of a prompt, and what goes into their slots."""
+    """Ids of a prompt, and the tokens for its slots."""
 
     ids: Sequence[int]
     image_tokens: Floats
@@ -95,12 +95,12 @@ class Converted:
 
     @torch.inference_mode()
     def embeds(self, case: Case) -> Tensor:
-        """What the language model reads, (L, H)."""
+        """The language model's input (L, H)."""
         return self.language.embed(case.spliced)
 
     @torch.inference_mode()
     def logits(self, embeds: Tensor) -> Tensor:
-        """Logits (L, V) at every position, read one after the other."""
+        """Logits (L, V) at every position, computed one after the other."""
         decoder, cache, rows = self.language._decoder, None, []
         for position in range(len(embeds)):
             mask = torch.ones(1, position + 1, dtype=torch.bool)
@@ -111,7 +111,7 @@ class Converted:
 
     @torch.inference_mode()
     def last(self, embeds: Tensor) -> Tensor:
-        """Logits (V,) after the last position, all read at once."""
+        """Logits (V,) after the last position, in one step."""
         mask = torch.ones(1, len(embeds), dtype=torch.bool)
         found, _ = self.language._decoder.step(
             embeds[None], mask, torch.arange(len(embeds))[None], None
@@ -119,7 +119,7 @@ class Converted:
         return found[0].float()
 
     def greedy(self, cases: Sequence[Case], count: int) -> list[tuple[int, ...]]:
-        """Ids that are generated, the cases decoded together."""
+        """Generated ids, with the cases in one batch."""
         spliced = [
             SplicedPrompt(each.prompt, image, each.image_tokens, each.region_tokens)
             for image, each in enumerate(case.spliced for case in cases)
@@ -140,7 +140,7 @@ def check_top(logits: Tensor, ids: Any, values: Any) -> None:
 
 @pytest.fixture(scope="module")
 def roi_model(gpt4roi: GoldenSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Converted]:
-    """GPT4RoI at full width, its language model two layers deep."""
+    """GPT4RoI at full width with a language model of two layers."""
     root = tmp_path_factory.mktemp("gpt4roi")
     llama = LlamaSizes(layers=gpt4roi.meta["llm_config"]["num_hidden_layers"])
     published = write_gpt4roi(root, gpt4roi, llama, ClipSizes(), dtype=torch.float32)

@@ -88,7 +88,7 @@ def ids(pieces: Sequence[Piece], toy: Toy) -> list[int]:
 
 @dataclass(frozen=True)
 class Said:
-    """What the reference's demo was asked, turn by turn, and the prompt it made."""
+    """Turns given to the reference's demo, and its prompt."""
 
     questions: list[str]
     answers: list[str]
@@ -124,17 +124,19 @@ def test_gpt4roi_prompts(llama: Toy, gpt4roi: GoldenSet) -> None:
     tried = 0
     for turns in gpt4roi.json("prompts.json")["prompts"].values():
         for count in range(1, len(turns) + 1):
-            said = demo(turns, count)
+            dialogue = demo(turns, count)
             pieces = render_dialogue(
                 card.prompt,
-                said.questions,
-                said.answers,
-                said.boxes,
+                dialogue.questions,
+                dialogue.answers,
+                dialogue.boxes,
                 card.language.stop[0],
                 tokenizer.special_tokens,
-                said.given,
+                dialogue.given,
             )
-            assert written(pieces, card) == (said.prompt if count < 3 else once(said.prompt))
+            assert written(pieces, card) == (
+                dialogue.prompt if count < 3 else once(dialogue.prompt)
+            )
             tried += 1
     assert tried
 
@@ -207,7 +209,7 @@ def test_pvit_prompts_and_ids(vicuna: Toy, pvit: GoldenSet) -> None:
 
 
 def conversations(pvit: GoldenSet) -> list[tuple[list[str], list[str], list[int], list[int]]]:
-    """Questions, answers, ids and labels of the training texts that can be told to the renderer."""
+    """Questions, answers, ids and labels of the training texts that the renderer supports."""
     found = []
     for case in pvit.json("text.json")["training"]:
         turns = [turn["value"] for turn in case["conversations"]]

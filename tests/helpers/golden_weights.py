@@ -41,7 +41,7 @@ class GoldenSet:
 
     @property
     def salt(self) -> str:
-        """What makes the set's tensors and images differ from another's."""
+        """Salt of the set's tensors and images."""
         return str(self.meta["salt"])
 
     def json(self, name: str) -> Any:
@@ -55,7 +55,7 @@ class GoldenSet:
 
 
 def stream(name: str, salt: str) -> np.random.Generator:
-    """The random numbers that belong to a name."""
+    """Return the random generator of a name."""
     return np.random.Generator(np.random.PCG64(zlib.crc32(f"{salt}:{name}".encode())))
 
 
@@ -105,7 +105,7 @@ def gpt4roi_image(name: str, height: int, width: int, salt: str) -> NDArray[np.u
 
 
 def pvit_image(name: str, height: int, width: int, salt: str) -> NDArray[np.uint8]:
-    """An image of squares of three sizes on each other (height, width, 3)."""
+    """An image of overlapping squares of three sizes (height, width, 3)."""
     numbers = stream(f"image:{name}", salt)
     mixed = np.zeros((height, width, 3), np.int64)
     for side, share in ((48, 5), (12, 2), (1, 1)):

@@ -30,7 +30,7 @@ Files = dict[str, bytes]
 
 @dataclass
 class Repo:
-    """A repository and its faults."""
+    """A repository and its injected faults."""
 
     name: str
     commits: dict[str, Files] = field(default_factory=dict)
@@ -40,15 +40,15 @@ class Repo:
     private: bool = False
     gated: bool = False
     readers: set[str] = field(default_factory=set)
-    """Tokens that see it although it is private or gated."""
+    """Tokens with access to it, if it is private or gated."""
     breaks: dict[str, list[int]] = field(default_factory=dict)
-    """Per file: after how many bytes the next answers break off."""
+    """By file: number of bytes after which the next responses break off."""
     wrong: Files = field(default_factory=dict)
-    """Per file: what is served in its place, under the right digest."""
+    """By file: content served in its place, with the right digest."""
     lost: set[str] = field(default_factory=set)
 
     def commit(self, files: Files, branch: str = "main") -> str:
-        """A new commit on a branch."""
+        """Add a commit to a branch."""
         told = "".join(f"{path} {git_digest(data)}" for path, data in sorted(files.items()))
         sha = hashlib.sha1(f"{self.branches.get(branch)} {told}".encode()).hexdigest()
         self.commits[sha], self.branches[branch] = files, sha
@@ -62,18 +62,18 @@ class Repo:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, and what was answered."""
+    """A request and its response."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     status: int
     sent: int
-    """Bytes of the answer's body that left."""
+    """Number of bytes of the response's body that were sent."""
 
 
 class Hub:
-    """The stand-in. `url` is its endpoint; `requests` is what it was asked, in order."""
+    """A local server in place of the Hub: `url` is its endpoint, `requests` its log."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -82,9 +82,9 @@ class Hub:
         """Token -> the owner it may write as."""
         self.uploads: Files = {}
         self.status: int | None = None
-        """Answered to everything, where set: 503 is a Hub out of order."""
+        """Status of every response, if set; 503 simulates an outage."""
         self.page: bytes | None = None
-        """Answered to everything, where set, as a success: what a proxy in between may do."""
+        """Body of every response, if set, with status 200, as from a captive proxy."""
         self.sockets: set[socket.socket] = set()
         hub = self
 
@@ -109,7 +109,7 @@ class Hub:
         private: bool = False,
         gated: bool = False,
     ) -> str:
-        """A repository with a folder's files, or one more commit of it; the commit."""
+        """Create a repository with a folder's files, or add a commit; return the commit."""
         if isinstance(source, Path):
             paths = [path for path in source.rglob("*") if path.is_file()]
             files = {path.relative_to(source).as_posix(): path.read_bytes() for path in paths}
@@ -121,11 +121,11 @@ class Hub:
         return record.commit(files, branch)
 
     def files(self, repo: str, branch: str = "main") -> Files:
-        """What a branch holds."""
+        """Return the files of a branch."""
         return self.repos[repo].commits[self.repos[repo].branches[branch]]
 
     def break_after(self, repo: str, path: str, count: int, times: int = 1) -> None:
-        """The next answers with a file break off after so many bytes."""
+        """Break off the next responses with a file after so many bytes."""
         self.repos[repo].breaks[path] = [count] * times
 
     def corrupt(self, repo: str, path: str) -> None:
@@ -134,11 +134,11 @@ class Hub:
         self.repos[repo].wrong[path] = data[:-1] + bytes([data[-1] ^ 1])
 
     def shorten(self, repo: str, path: str) -> None:
-        """Serve a file without its last byte, as if it were whole."""
+        """Serve a file without its last byte, as if it were complete."""
         self.repos[repo].wrong[path] = self.files(repo)[path][:-1]
 
     def mend(self, repo: str) -> None:
-        """Nothing is wrong with the repository any more."""
+        """Remove all faults of a repository."""
         record = self.repos[repo]
         record.breaks, record.wrong, record.lost = {}, {}, set()
 
@@ -147,7 +147,7 @@ class Hub:
         self.repos[repo].lost.add(path)
 
     def fetched(self, path: str) -> list[Asked]:
-        """The requests that asked for the content of a file."""
+        """Return the requests for the content of a file."""
         asked = [one for one in self.requests if one.path.endswith(f"/{path}")]
         return [one for one in asked if one.method == "GET" and "/resolve/" in one.path]
 
@@ -168,7 +168,7 @@ class Hub:
             self._server.server_close()
 
     def close(self) -> None:
-        """Stop, and give the port back."""
+        """Stop and release the port."""
         self.down()
         self._port.close()
 
@@ -180,7 +180,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection's requests."""
+    """Handles the requests of one connection."""
 
     owner: Hub
     protocol_version = "HTTP/1.1"
@@ -195,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing on stderr."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self.answer()
@@ -211,11 +211,11 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def token(self) -> str | None:
-        """What the client logged in with."""
+        """The token that the client sent."""
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
 
     def answer(self) -> None:
-        """Find out what is asked."""
+        """Dispatch a request."""
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         if self.owner.status:
@@ -243,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
     # -- reading -----------------------------------------------------------------------------------
 
     def visible(self, name: str) -> Repo | None:
-        """The repository, unless it is hidden from this token; then that is the answer."""
+        """Return the repository; respond with an error if the token has no access."""
         repo = self.owner.repos.get(name)
         if repo is None or (repo.private and self.token not in repo.readers):
             self.refuse(404 if self.token else 401, "RepoNotFound", "Repository not found")
@@ -251,7 +251,7 @@ class Handler(BaseHTTPRequestHandler):
         return repo
 
     def describe(self, name: str, what: str | None, revision: str) -> None:
-        """A model's record, or its tree."""
+        """Respond with a model's record or its tree."""
         if not (repo := self.visible(name)):
             return
         if not (found := repo.at(revision)):
@@ -275,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
         )  # fmt: skip
 
     def resolve(self, name: str, revision: str, path: str) -> None:
-        """A file's content, or its headers."""
+        """Respond with a file's content or its headers."""
         if not (repo := self.visible(name)):
             return
         if repo.gated and self.token not in repo.readers:
@@ -307,7 +307,7 @@ class Handler(BaseHTTPRequestHandler):
     # -- writing -----------------------------------------------------------------------------------
 
     def may_write(self, owner: str) -> bool:
-        """Whether the token writes as this owner; if not, that is the answer."""
+        """Return whether the token may write; respond with an error if not."""
         allowed = self.token is not None and self.owner.writers.get(self.token) == owner
         if not allowed:
             known = self.token in self.owner.writers
@@ -315,7 +315,7 @@ class Handler(BaseHTTPRequestHandler):
         return allowed
 
     def create(self, wish: Mapping[str, Any]) -> None:
-        """Make a repository."""
+        """Create a repository."""
         name = f"{wish['organization']}/{wish['name']}"
         if not self.may_write(wish["organization"]):
             return
@@ -327,7 +327,7 @@ class Handler(BaseHTTPRequestHandler):
         self.tell({"url": f"{self.owner.url}/{name}"}, 409 if there else 200)
 
     def batch(self, name: str) -> None:
-        """Where LFS files are to be sent."""
+        """Respond with the upload addresses of LFS files."""
         if not self.may_write(name.partition("/")[0]):
             return
         objects = [
@@ -337,7 +337,7 @@ class Handler(BaseHTTPRequestHandler):
         self.tell({"transfer": "basic", "objects": objects})
 
     def push(self, name: str, what: str, branch: str) -> None:
-        """Which files go which way, and then the commit itself."""
+        """Respond with upload modes, or create a commit."""
         if not self.may_write(name.partition("/")[0]):
             return
         repo = self.owner.repos[name]
@@ -362,7 +362,7 @@ class Handler(BaseHTTPRequestHandler):
     # -- answers -----------------------------------------------------------------------------------
 
     def tell(self, told: object, status: int = 200) -> None:
-        """Answer with JSON."""
+        """Respond with JSON."""
         self.send(json.dumps(told).encode(), status, {"Content-Type": "application/json"})
 
     def refuse(
@@ -372,11 +372,11 @@ class Handler(BaseHTTPRequestHandler):
         message: str = "",
         headers: Mapping[str, str] = {},
     ) -> None:
-        """Answer with an error in the Hub's words."""
-        said = message or HTTPStatus(status).phrase
+        """Respond with an error in the Hub's format."""
+        reason = message or HTTPStatus(status).phrase
         codes = {"X-Error-Code": code} if code else {}
-        body = json.dumps({"error": said}).encode()
-        kind = {"Content-Type": "application/json", "X-Error-Message": said}
+        body = json.dumps({"error": reason}).encode()
+        kind = {"Content-Type": "application/json", "X-Error-Message": reason}
         self.send(body, status, {**kind, **codes, **headers})
 
     def send(
@@ -386,7 +386,7 @@ class Handler(BaseHTTPRequestHandler):
         headers: Mapping[str, str] | None = None,
         stop: int | None = None,
     ) -> None:
-        """Answer; with `stop`, break the connection after so many bytes."""
+        """Respond; `stop`: break the connection after so many bytes."""
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -404,22 +404,22 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def is_large(path: str) -> bool:
-    """Whether a file is kept in LFS."""
+    """Return whether a file is stored in LFS."""
     return any(fnmatch.fnmatch(path, pattern) for pattern in LARGE)
 
 
 def git_digest(data: bytes) -> str:
-    """What git calls a content by."""
+    """Return git's digest of a content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def digest(path: str, data: bytes) -> str:
-    """The tag of a file's content: its sha256 in LFS, git's digest otherwise."""
+    """Return the ETag of a file: its sha256 in LFS, else git's digest."""
     return hashlib.sha256(data).hexdigest() if is_large(path) else git_digest(data)
 
 
 def sibling(path: str, data: bytes) -> dict[str, Any]:
-    """A file as a model's record lists it."""
+    """Return a file's entry in a model's record."""
     entry: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": git_digest(data)}
     if is_large(path):
         entry["lfs"] = {"sha256": digest(path, data), "size": len(data), "pointerSize": 134}
@@ -427,7 +427,7 @@ def sibling(path: str, data: bytes) -> dict[str, Any]:
 
 
 def tree_entry(path: str, data: bytes) -> dict[str, Any]:
-    """A file as a tree lists it."""
+    """Return a file's entry in a tree."""
     entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data)}
     entry["oid"] = git_digest(data)
     if is_large(path):

@@ -96,7 +96,7 @@ def shaped_bundle(shape: Shape, root: Path) -> Bundle:
 
 
 def draw_weights(module: nn.Module) -> None:
-    """Random matrices that keep values of order one; norms as they begin."""
+    """Draw matrices that keep activations of order one; norms as initialized."""
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if weight.ndim > 1:
@@ -108,7 +108,7 @@ def draw_weights(module: nn.Module) -> None:
 
 
 def write_language(shape: Shape, folder: Path) -> None:
-    """A LLaMA in transformers' format, a shard a layer; layers share what they are drawn from."""
+    """Write a LLaMA in transformers' format, one shard per layer; all layers have equal weights."""
     folder.mkdir(parents=True)
     drawn: dict[tuple[int, int], Tensor] = {}
 
@@ -158,7 +158,7 @@ def layer_weights(shape: Shape, number: int, matrix: Any) -> dict[str, Tensor]:
 
 
 def shaped_card(shape: Shape) -> dict[str, Any]:
-    """The card's tables, without what is found when the bundle is written."""
+    """The card's tables, without those that `write_bundle` adds."""
     card = tiny_card("levels")
     card["name"] = "shaped"
     card["image"]["size"] = shape.side

@@ -44,7 +44,7 @@ QWEN = (
 
 
 def write_llama_tokenizer(folder: Path, scheme: str, chat: str | None = LLAVA) -> Any:
-    """A tokenizer of LLaMA's kind: pieces with ▁, bytes to fall back on, `<s>` first."""
+    """Make a tokenizer like LLaMA's: pieces with ▁, byte fallback, `<s>` first."""
     own = ["<unk>", "<s>", "</s>"]
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     words = "always" if scheme == "legacy" else scheme
@@ -84,7 +84,7 @@ def write_llama_tokenizer(folder: Path, scheme: str, chat: str | None = LLAVA) -
 
 
 def write_qwen_tokenizer(folder: Path, chat: str | None = QWEN) -> Any:
-    """A tokenizer of GPT-2's and Qwen's kind: bytes as letters, no token first."""
+    """Make a tokenizer like GPT-2's and Qwen's: byte level, no start token."""
     own = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -198,12 +198,12 @@ def two_things(folder: Path, images: int = 24) -> Path:
                 draw.rectangle(box, fill=(230, 20, 20))
             else:
                 draw.ellipse(box, fill=(20, 20, 230))
-            records.append(a_record(f"{number:02}.png", [box], (QUESTION, answer)))
+            records.append(record_json(f"{number:02}.png", [box], (QUESTION, answer)))
         image.save(folder / f"{number:02}.png")
     return write_lines(folder / "things.jsonl", records)
 
 
-def a_record(image: str, boxes: Sequence[Sequence[float]], *turns: tuple[str, str]) -> Any:
+def record_json(image: str, boxes: Sequence[Sequence[float]], *turns: tuple[str, str]) -> Any:
     """A training record as a JSON value."""
     return {
         "image": image,
@@ -217,12 +217,12 @@ def a_record(image: str, boxes: Sequence[Sequence[float]], *turns: tuple[str, st
 
 
 def write_lines(path: Path, records: Sequence[object]) -> Path:
-    """The records as JSON lines."""
+    """Write records as JSON lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
 
 
 def log_of(model: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log without the seconds."""
+    """Read a run's log, without the seconds."""
     lines = (model / "training" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]

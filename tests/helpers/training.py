@@ -25,10 +25,10 @@ CPU = torch.device("cpu")
 STAGE = StageSettings(learning_rate=1e-3, batch=4, region=RegionPart.all)
 
 
-def a_stage_run(
+def make_stage_run(
     records: Sequence[Record], collator: Any, stage: StageSettings = STAGE, seed: int = 0
 ) -> StageRun:
-    """A stage over some records, which are held out too."""
+    """Make a stage run over records, which are also its held-out records."""
     effective = stage.batch * stage.accumulate
     stream = RecordStream(records, stage.group, (seed, 1, 0))
     order = StepSampler(stream, None, effective, 0.5, seed)
@@ -36,16 +36,16 @@ def a_stage_run(
 
 
 def plain_record(number: int, image: int, *turns: tuple[str, str]) -> Record:
-    """A record about one region."""
-    said = tuple(Turn(*turn) for turn in turns or ((QUESTION, RED),))
+    """Make a record about one region."""
+    answered = tuple(Turn(*turn) for turn in turns or ((QUESTION, RED),))
     region = Region(Box(number % 7, 2, 30, 40))
-    return Record(Path(f"{image}.png"), (region,), said, f"mine.jsonl:{number}")
+    return Record(Path(f"{image}.png"), (region,), answered, f"mine.jsonl:{number}")
 
 
 def parts_of(
     bundle: Bundle, part: RegionPart = RegionPart.all
 ) -> tuple[RegionLanguageModel, Collator]:
-    """The model that trains, and what makes its batches."""
+    """Build the model of training and its collator."""
     parts = read_modules(bundle)
     encoders = FrozenEncoders(bundle.card, parts.vision, parts.region, CPU)
     frozen = part is RegionPart.carrier
@@ -54,7 +54,7 @@ def parts_of(
 
 
 def unfrozen(model: RegionLanguageModel) -> RegionLanguageModel:
-    """The model with everything trainable that the second stage trains."""
+    """Make the weights of the second stage trainable."""
     stage = replace(STAGE, projector=True, language=True)
     assert len(select_trainable(model, stage)) > 10
     return model

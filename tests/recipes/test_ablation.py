@@ -22,7 +22,7 @@ COLOURS = ((200, 30, 30), (30, 30, 200))
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Photos to learn from and to measure on, in a folder as COCO's are."""
+    """Training and dev photos in COCO's layout."""
     folder = tmp_path / "coco"
     (folder / "images").mkdir(parents=True)
     for number in range(12):
@@ -57,7 +57,7 @@ def write_split(folder: Path, split: str, numbers: Sequence[int]) -> None:
 def rows(
     photos: Path, out: Path, numbers: Sequence[int], capsys: pytest.CaptureFixture[str]
 ) -> str:
-    """What the command prints after hardly any training."""
+    """Output of the command after a few steps."""
     few = ["--base-steps", "1", "--steps", "4", "--rows", *map(str, numbers)]
     main(["--data", str(photos), "--out", str(out), *few])
     return capsys.readouterr().out

@@ -135,8 +135,8 @@ def test_batch_crops_show_their_objects(photos: PhotoSet, tiles: Path) -> None:
             middle = cut[:3, cut[3] > 0.99].mean(1)
             expected = torch.tensor(COLOURS[label]) / 127.5 - 1
             assert torch.allclose(middle, expected, atol=0.25)
-    told = batch.places.abs().sum(1) > 0
-    assert told.any() and not told.all()
+    placed_rows = batch.places.abs().sum(1) > 0
+    assert placed_rows.any() and not placed_rows.all()
     shown = batch.shown.reshape(40, 3, 3)
     assert (shown[range(40), 0, batch.labels] == 1).all()
     assert (shown[:, 1:] == 0).all(), "nothing is there twice"
@@ -192,7 +192,7 @@ def test_window_contains_box_centres(photos: PhotoSet) -> None:
 
 @torch.no_grad()
 def test_training_crops_equal_inference_crops(photos: PhotoSet) -> None:
-    """Cuts made by Pillow for training give what the encoder makes of the image itself."""
+    """Crops made by Pillow for training equal those made by the encoder."""
     torch.manual_seed(0)
     namer = CropClassifier(CONFIG, 3, 4).eval()
     photo = photos.photos[0]
@@ -360,7 +360,7 @@ def test_mixup_of_half_of_the_views(photos: PhotoSet) -> None:
 
 
 def test_image_classifier_learns(tmp_path: Path) -> None:
-    """One colour a photo; the likeliest thing is there."""
+    """One colour per photo; the likeliest class is present."""
     photos = []
     for number, colour in enumerate(COLOURS * 2):
         path = tmp_path / f"{number}.png"

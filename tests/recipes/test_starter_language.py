@@ -181,10 +181,10 @@ def test_projector_is_initialized_from_probe(starter: Bundle) -> None:
     carrier = torch.nn.Linear(8, 64)
     untouched = carrier.weight[:, 6:].clone()
     initialize_from_probe(carrier, probe, directions, vectors[:, :6], rms=0.5)
-    said = vectors[:, :6] @ carrier.weight[:, :6].T + carrier.bias
-    assert said.pow(2).mean().sqrt().item() == pytest.approx(0.5, rel=1e-3)
-    assert said.mean(0).abs().max() < 1e-3
-    assert ((said @ directions.T).argmax(1).numpy() == labels).mean() > 0.9
+    projected = vectors[:, :6] @ carrier.weight[:, :6].T + carrier.bias
+    assert projected.pow(2).mean().sqrt().item() == pytest.approx(0.5, rel=1e-3)
+    assert projected.mean(0).abs().max() < 1e-3
+    assert ((projected @ directions.T).argmax(1).numpy() == labels).mean() > 0.9
     assert torch.equal(carrier.weight[:, 6:], untouched)
     assert image_probe(views, seed=0).weight.shape == (4, 6)
 
@@ -237,7 +237,7 @@ def test_average_weights_is_the_weighted_mean() -> None:
 
 
 def test_rounds_start_from_the_mean_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each run adds what its folder's number says to a model that is one number."""
+    """Each run adds its folder's number to a model that is one number."""
     told, frozen = (torch.nn.Parameter(torch.tensor(value)) for value in (0.0, 7.0))
     model = torch.nn.Module()
     model.register_parameter("told", told)

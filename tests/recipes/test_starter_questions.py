@@ -222,16 +222,16 @@ def test_presence_and_counting(scene: Scene) -> None:
 
 
 def test_counts_are_balanced(scene: Scene) -> None:
-    """From a cat, two dogs and nine birds in a photo one does not learn to say "nine"."""
+    """A photo of a cat, two dogs and nine birds must not make "nine" the likeliest answer."""
     labels = np.repeat([0, 1, 2], [1, 2, 9])
     boxes = np.tile(scene.boxes[:1], (12, 1))
     crowd = replace(scene, boxes=boxes, labels=labels, box_weights=np.ones(12, np.float32))
-    said = {
+    frequency = {
         maker: Counter(sample.answer for sample in drawn(maker, crowd, 3000))
         for maker in (counting, counting_evenly)
     }
-    many, ones, pairs = (said[counting_evenly][number] for number in ("nine.", "one.", "two."))
-    assert said[counting]["nine."] > 3 * said[counting]["two."]
+    many, ones, pairs = (frequency[counting_evenly][number] for number in ("nine.", "one.", "two."))
+    assert frequency[counting]["nine."] > 3 * frequency[counting]["two."]
     assert 0.2 < ones / many < 0.3 and 0.7 < pairs / many < 0.9
 
 

@@ -84,7 +84,7 @@ def test_guess_option_and_cards_without_rule(regionqa: "Command", cat: Path, rul
 
 
 def test_unsure_below_option(regionqa: "Command", cat: Path, ruled: Rule) -> None:
-    """Just above and just below what it is; also for a model without a rule."""
+    """With thresholds just above and below the confidence, also for a model without a rule."""
     model = ruled()
     ran = regionqa("ask", cat, *ASKED, "--model", model, "-f", "jsonl", "--confidence")
     sureness = json.loads(ran.out)["confidence"]
@@ -171,7 +171,7 @@ def test_threshold_out_of_range(engine: Engine, cat: Path) -> None:
 def test_confidence_includes_the_stop_token(
     starter: Bundle, cat: Path, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against transformers, which reads prompt and answer at once."""
+    """Compared with transformers' logits for prompt and answer in one pass."""
     bundle = with_rule(starter, threshold=0.0, temperature=temperature)
     seen: list[SplicedPrompt] = []
     generate = LanguageModel.generate

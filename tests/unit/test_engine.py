@@ -238,15 +238,15 @@ def test_batch_size_is_at_least_one(starter: Bundle) -> None:
 
 
 def test_likeliest_choice_is_the_answer(engine: Engine, cat: Path) -> None:
-    """Among them what the model says of itself, which no other answer is likelier than."""
+    """The choices include the greedy answer, the likeliest of all."""
     image = open_image(cat)
     open_ended = request(image, HEAD)
-    said = engine.ask(cat, "what is this?", [HEAD], unsure_below=0).text
-    choices = ("no, it is not.", said, "four hundred.")
+    generated = engine.ask(cat, "what is this?", [HEAD], unsure_below=0).text
+    choices = ("no, it is not.", generated, "four hundred.")
     asked = [replace(open_ended, choices=choices), open_ended]
     chosen, free = engine.answer(asked, unsure_below=0)
-    assert (chosen.text, chosen.tokens) == (said, 0)
-    assert free.text == said
+    assert (chosen.text, chosen.tokens) == (generated, 0)
+    assert free.text == generated
     assert chosen.confidence is not None
     assert 0.5 < chosen.confidence <= 1
 

@@ -171,5 +171,5 @@ assert main([*words, "--max-new-tokens", "2"]) == 0
     training = {path.stem for path in (TREE / "finetune").glob("*.py")} - {"__init__", "config"}
     assert "trainer" in training
     modules = (f"regionqa.finetune.{name}" for name in sorted(training))
-    ours = ("regionqa.export", *modules, "torch", "onnxruntime")
-    assert imported(code, (*UNNEEDED, *ours)) == ["torch", "onnxruntime"]
+    exporting = ("regionqa.export", *modules, "torch", "onnxruntime")
+    assert imported(code, (*UNNEEDED, *exporting)) == ["torch", "onnxruntime"]

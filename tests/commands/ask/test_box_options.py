@@ -52,14 +52,14 @@ def small_cat(photos: Path) -> Path:
 
 
 def save(path: Path, content: object) -> Path:
-    """The path, after text was written there as it is, or anything else as JSON."""
+    """Write text as it is, or another value as JSON; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
 def numbers(box: tuple[float, ...]) -> str:
-    """The box as it is typed."""
+    """The box as a command-line argument."""
     return ",".join(f"{number:g}" for number in box)
 
 
@@ -151,11 +151,11 @@ def test_boxes_option_reads_any_format(
 def test_box_format_and_units(
     regionqa: "Command", small_cat: Path, tmp_path: Path, written: str, format: str, units: str
 ) -> None:
-    said = ("--box-format", format, "--box-units", units)
+    convention = ("--box-format", format, "--box-units", units)
     values = [float(part) for part in written.strip("[]").replace(",", " ").split()]
     file = save(tmp_path / "boxes.json", {"cat.jpg": [values]})
     for given in (("--box", written), ("--boxes", file)):
-        ran = regionqa("ask", small_cat, *given, *said, "what is this?", *JSONL)
+        ran = regionqa("ask", small_cat, *given, *convention, "what is this?", *JSONL)
         assert (ran.status, ran.err) == (0, "")
         assert boxes(ran.out) == [list(RIGHT)]
 

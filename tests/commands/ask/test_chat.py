@@ -29,7 +29,7 @@ HEAD, EYE = "120,20,345,240", "180,90,230,130"
 
 
 def asked(regionqa: Command, cat: Path, question: str, *boxes: str) -> str:
-    """What `ask` says."""
+    """The answer of `ask`."""
     named = [word for box in boxes for word in ("-b", box)]
     return regionqa("ask", cat, *named, question).out
 
@@ -159,12 +159,12 @@ def test_save_does_not_overwrite_a_file(regionqa: Command, cat: Path, tmp_path: 
 
 
 class Recorder:
-    """An engine that answers by counting; it keeps what it was asked, and what was told."""
+    """An engine with numbered answers that records requests and messages."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.info = BundleModel(bundle).info
         self.requests: list[Request] = []
-        self.heard: list[str] = []
+        self.lines: list[str] = []
         self.answers: list[str] = []
         self.kept: dict[Path, Sequence[SavedConversation]] = {}
 
@@ -175,7 +175,7 @@ class Recorder:
         yield Answer(requests[0], f"answer {len(self.requests)}")
 
     def part(self, text: str) -> None:
-        self.heard.append(text)
+        self.lines.append(text)
 
     note = warn = error = part
 
@@ -273,8 +273,8 @@ def test_single_turn_model_gets_the_current_regions(single: Recorded) -> None:
         "what is <region1>?",
     ]
     assert all(request.history == () for request in recorder.requests)
-    told = [line for line in recorder.heard if "one question at a time" in line]
-    assert len(told) == 1
+    refusals = [line for line in recorder.lines if "one question at a time" in line]
+    assert len(refusals) == 1
 
 
 def test_reference_to_missing_region_is_refused(single: Recorded, engine: Engine) -> None:
@@ -282,7 +282,7 @@ def test_reference_to_missing_region_is_refused(single: Recorded, engine: Engine
     recorder.answer = engine.answer  # type: ignore[method-assign, assignment]
     follow(chat, f"/box {HEAD}", "is <region2> on <region1>?")
     assert recorder.answers == []
-    assert "names <region2>, but 1 region was given" in recorder.heard[-1]
+    assert "names <region2>, but 1 region was given" in recorder.lines[-1]
 
 
 # -- a terminal ------------------------------------------------------------------------------------

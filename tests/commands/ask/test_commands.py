@@ -80,9 +80,9 @@ OPTIONS = {
 def test_models_list_and_show(regionqa: "Command", starter: Bundle, hub: Hub) -> None:
     first, *further = [line.split("\t") for line in regionqa("models", "list").lines]
     assert first[0] == "starter"
-    told = {name: (size, summary) for name, size, summary in further}
-    assert set(told) == {"gpt4roi-7b", "pvit-7b"}
-    for name, (size, summary) in told.items():
+    listed = {name: (size, summary) for name, size, summary in further}
+    assert set(listed) == {"gpt4roi-7b", "pvit-7b"}
+    for name, (size, summary) in listed.items():
         assert size.endswith("GB to fetch")
         assert summary.endswith(f"not downloaded: regionqa download {name}")
     shown = regionqa("models", "show", "starter")
@@ -94,12 +94,12 @@ def test_models_list_and_show(regionqa: "Command", starter: Bundle, hub: Hub) ->
 
 def test_doctor_reports_devices(regionqa: "Command") -> None:
     ran = regionqa("doctor")
-    told = {line[2:].split("  ")[0]: line for line in ran.lines}
+    listed = {line[2:].split("  ")[0]: line for line in ran.lines}
     assert (ran.status, ran.err) == (0, "")
-    assert torch.__version__.split("+")[0] in told["torch"]
-    assert "CPUExecutionProvider" in told["cpu"]
-    assert {"python", "system", "gpu", "cuda", "--device auto", "hub cache"} <= told.keys()
-    assert "sound" in told["model starter"]
+    assert torch.__version__.split("+")[0] in listed["torch"]
+    assert "CPUExecutionProvider" in listed["cpu"]
+    assert {"python", "system", "gpu", "cuda", "--device auto", "hub cache"} <= listed.keys()
+    assert "sound" in listed["model starter"]
 
 
 def test_doctor_finds_a_damaged_model(regionqa: "Command", starter: Bundle, tmp_path: Path) -> None:

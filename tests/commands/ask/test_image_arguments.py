@@ -28,7 +28,7 @@ def records(text: str) -> list[dict[str, Any]]:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that claims this size, whatever its few bytes hold."""
+    """A PNG whose header claims this size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + content))
@@ -215,7 +215,7 @@ BROKEN = {
 
 
 def break_image(kind: str, path: Path) -> None:
-    """Make `path`, a sound JPEG, one of `BROKEN`."""
+    """Turn a valid JPEG into one of `BROKEN`."""
     sound = path.read_bytes()
     path.unlink()
     contents = {

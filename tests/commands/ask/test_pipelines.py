@@ -28,7 +28,7 @@ PATIENCE = 900
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a user whose Python holds back what it writes, as it does by itself."""
+    """The user's environment, with Python's default buffering."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return kept | changes
 
@@ -40,7 +40,7 @@ def finished(
     env: Mapping[str, str] | None = None,
     before: tuple[str, ...] = (),
 ) -> "subprocess.CompletedProcess[bytes]":
-    """A command that ran to its end; `before` stands before it on the command line."""
+    """Run a command to its end; `before` precedes it on the command line."""
     return subprocess.run(
         [*before, *REGIONQA, *words],
         input=stdin,
@@ -54,7 +54,7 @@ def finished(
 
 @contextmanager
 def running(*words: str | Path, **options: Any) -> "Iterator[subprocess.Popen[bytes]]":
-    """A command whose pipes are ours; it is gone when the block ends."""
+    """Run a command with pipes; kill it when the block ends."""
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen([*REGIONQA, *words], env=environment(), **pipes | options)
     watchdog = threading.Timer(PATIENCE, process.kill)
@@ -70,20 +70,20 @@ def running(*words: str | Path, **options: Any) -> "Iterator[subprocess.Popen[by
 
 
 def send(stream: IO[bytes] | None, *lines: str | Path) -> None:
-    """Write lines, and leave the pipe open."""
+    """Write lines without closing the pipe."""
     assert stream is not None
     stream.write("".join(f"{line}\n" for line in lines).encode())
     stream.flush()
 
 
 def receive(stream: IO[bytes] | None) -> str:
-    """The next line, waited for; empty where the other side has closed."""
+    """Wait for the next line; empty if the other side has closed."""
     assert stream is not None
     return stream.readline().decode()
 
 
 def rest(stream: IO[bytes] | None) -> str:
-    """All that is left, waited for."""
+    """Wait for the rest."""
     assert stream is not None
     return stream.read().decode()
 
@@ -125,7 +125,7 @@ def test_progress_is_shown_on_a_terminal_only(regionqa: "Command", photos: Path)
 
 
 def read_terminal(terminal: int) -> bytes:
-    """What a program wrote to its terminal; empty once it has gone."""
+    """Read a program's output from its terminal; empty once it has exited."""
     try:
         return os.read(terminal, 65536)
     except OSError:  # Linux says so, where others return nothing
@@ -137,7 +137,7 @@ def read_terminal(terminal: int) -> bytes:
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """A Ctrl-C that arrives, which a script's background jobs and their children ignore."""
+    """Restore SIGINT, which background jobs of scripts and their children ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -15,8 +15,8 @@ from regionqa.evaluation.tasks.captions import read_captions
 if TYPE_CHECKING:
     from conftest import Command
 
-SAID = ("a man is speaking", "rain falls")
-MEANT = (
+CAPTIONS = ("a man is speaking", "rain falls")
+REFERENCES = (
     ("a man speaks.", "someone speaks.",
      "a man is speaking while a bird is chirping in the background"),
     ("rain is falling hard on a surface",),
@@ -28,13 +28,13 @@ MEANT = (
 def folder(tmp_path: Path, starter: Bundle) -> Path:
     grey(tmp_path, "a.jpg", "b.jpg")
     records = [
-        {"image": "a.jpg", "captions": list(MEANT[0]), "question": "what is heard?"},
-        {"image": "b.jpg", "regions": [[0, 0, 50, 50]], "captions": MEANT[1][0]},
+        {"image": "a.jpg", "captions": list(REFERENCES[0]), "question": "what is heard?"},
+        {"image": "b.jpg", "regions": [[0, 0, 50, 50]], "captions": REFERENCES[1][0]},
     ]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
     asked = ("what is heard?", starter.card.prompt.region_question)
     boxes: list[list[list[float]]] = [[], [[0, 0, 50, 50]]]
-    rows = zip(("a.jpg", "b.jpg"), boxes, asked, SAID, strict=True)
+    rows = zip(("a.jpg", "b.jpg"), boxes, asked, CAPTIONS, strict=True)
     answered(tmp_path / "kept.jsonl", starter, list(rows))
     return tmp_path
 

@@ -56,7 +56,7 @@ def data(tmp_path: Path, starter: Bundle) -> Path:
 
 @pytest.fixture
 def page(regionqa: "Command", data: Path, tmp_path: Path) -> Path:
-    """The page of all that."""
+    """The ranking page of the folder."""
     out = tmp_path / "page.html"
     ran = regionqa("eval", "fineeval", data, "--out", out, "--answers", tmp_path / "kept.jsonl")
     assert (ran.status, ran.err, ran.out) == (0, "", f"{out}\n")
@@ -64,7 +64,7 @@ def page(regionqa: "Command", data: Path, tmp_path: Path) -> Path:
 
 
 def content(page: Path) -> dict[str, Any]:
-    """What the page holds as data."""
+    """The data embedded in the page."""
     text = page.read_text(encoding="utf-8")
     (data,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)
     return dict(json.loads(data))
@@ -230,7 +230,7 @@ def test_page_script_parses() -> None:
 
 @pytest.mark.slow
 def test_rater_can_rank_save_and_continue(page: Path, data: Path, tmp_path: Path) -> None:
-    """By mouse and keyboard, in a real browser, where one is installed."""
+    """With mouse and keyboard in a real browser, if one is installed."""
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -31,7 +31,7 @@ REPLIES = ["two women.", "a red thing.", "a hot dog.", "It is a smartphone."]
 
 @pytest.fixture
 def folder(tmp_path: Path, starter: Bundle) -> Path:
-    """Two images, five boxes of which one is too small, and the answers to the others."""
+    """Two images, five boxes (one too small), and cached answers to the others."""
     grey(tmp_path, "a.jpg", "b.jpg")
     coco(tmp_path / "boxes.json", BOXES, ["hot dog"])
     rows = [(image, [box], ASK, reply) for (image, box, _), reply in zip(BOXES, REPLIES)]  # noqa: B905
@@ -87,7 +87,7 @@ def test_plot_option(regionqa: "Command", folder: Path) -> None:
 def test_answers_are_cached(
     regionqa: "Command", starter: Bundle, photos: Path, engine: Engine
 ) -> None:
-    """The second run takes every answer from the file; a line cut short is asked again."""
+    """The second run takes every answer from the file; an incomplete line is asked again."""
     box = (20, 10, 120, 100)
     truth = engine.ask(photos / "cat.jpg", ASK, [box], unsure_below=0).text
     coco(photos / "boxes.json", [("cat.jpg", box, "zebra"), ("cup.jpg", box, "zebra")])
@@ -131,7 +131,7 @@ def test_failed_boxes_are_reported_and_left_out(
 def test_compare_two_models(
     regionqa: "Command", folder: Path, starter: Bundle, tmp_path: Path
 ) -> None:
-    """Another bundle that names all four rightly; its answers lie in the same file."""
+    """A second bundle with four right answers in the same file."""
     other = tmp_path / "better"
     shutil.copytree(starter.root, other)
     card = (other / "card.toml").read_text()
@@ -245,7 +245,7 @@ def fake_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sentence_encoder_chooses_the_nearest_class(
     regionqa: "Command", folder: Path, fake_encoder: None, starter: Bundle
 ) -> None:
-    """Every reply means some class, and a file of further classes adds to what is near."""
+    """Every reply matches a class; --classes adds classes."""
     rows = [("a.jpg", [BOXES[2][1]], ASK, "an image of a dgo")]
     answered(folder / "letters.jsonl", starter, rows)
     coco(folder / "dog.json", [BOXES[2]], ["zebra", "person"])

@@ -84,7 +84,7 @@ def test_metrics_of_every_kind_of_question(regionqa: "Command", folder: Path) ->
 def test_constant_count_is_reported_as_baseline(
     regionqa: "Command", tmp_path: Path, starter: Bundle
 ) -> None:
-    """Where three things are there once and one four times, "one" is right of one number in two."""
+    """With counts 1, 1, 1 and 4, always answering "one" is right for one of two numbers."""
     grey(tmp_path, "a.jpg")
     asked = ["how many cups?", "how many cats?", "how many dogs?", "how many men?"]
     due = ["one", "one", "one", "four"]
@@ -108,16 +108,21 @@ def test_choices_by_text_and_by_likelihood(
     regionqa: "Command", photos: Path, shared_engine: Engine
 ) -> None:
     box = [20, 10, 120, 100]
-    said = shared_engine.ask(photos / "cat.jpg", "what is this?", [box], unsure_below=0).text
-    record = {"image": "cat.jpg", "regions": [box], "question": "what is this?", "answer": said}
-    lines(photos / "q.jsonl", [{**record, "choices": ["nine of them.", said]}])
+    generated = shared_engine.ask(photos / "cat.jpg", "what is this?", [box], unsure_below=0).text
+    record = {
+        "image": "cat.jpg",
+        "regions": [box],
+        "question": "what is this?",
+        "answer": generated,
+    }
+    lines(photos / "q.jsonl", [{**record, "choices": ["nine of them.", generated]}])
     out = photos / "out.json"
     words = ("eval", "vqa", photos / "q.jsonl", "--device", "cpu", "--json", out, "--answers")
     assert regionqa(*words, photos / "kept.jsonl").status == 0
     found = metric_values(json.loads(out.read_text()))
     assert (found["choice"], found["choice_likelihood"], found["choice_chance"]) == (100, 100, 50)
     kept = [json.loads(line) for line in (photos / "kept.jsonl").read_text().splitlines()]
-    assert [each.get("choices") for each in kept] == [None, ["nine of them.", said]]
+    assert [each.get("choices") for each in kept] == [None, ["nine of them.", generated]]
     before = (photos / "kept.jsonl").read_text()
     assert regionqa(*words, photos / "kept.jsonl").status == 0
     assert (photos / "kept.jsonl").read_text() == before
@@ -191,7 +196,7 @@ def test_malformed_file_error_names_the_line(tmp_path: Path, text: str, message:
 
 
 def test_turn_has_the_regions_it_names(tmp_path: Path) -> None:
-    """As training reads such a record for a model that knows one question at a time."""
+    """Turns are split as in training of single-turn models."""
     grey(tmp_path, "a.jpg")
     conversation = turns("what is <region2>?", "<region2> is a cup.",
                          "and what are these?", "two things.")  # fmt: skip

@@ -21,7 +21,7 @@ from regionqa.runtime.encoders import EncodedImage, Floats, VisionEncoder
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Hub cache of our own: the user's may be large."""
+    """An empty Hub cache; the user's may be large."""
     folder = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
     return folder
@@ -43,7 +43,7 @@ def found(findings: list[Finding], topic: str) -> Finding:
 
 
 def versions_of(**installed: str) -> Callable[[str], str]:
-    """`metadata.version` on a machine with these packages alone."""
+    """`metadata.version` as if only these packages were installed."""
 
     def version(package: str) -> str:
         name = package.replace("-", "_")
@@ -98,7 +98,7 @@ def test_both_onnx_runtimes_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def promising(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch and ONNX Runtime both say that CUDA works."""
+    """Make torch and ONNX Runtime report CUDA as usable."""
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS.values()))

@@ -46,14 +46,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(hub: Hub, checkpoint: Path) -> Hub:
-    """The stand-in with the tiny model."""
+    """The Hub server with the tiny model."""
     hub.add(TINY, checkpoint, licence="apache-2.0")
     return hub
 
 
 @pytest.fixture
 def published(hub: Hub, starter: Bundle) -> Hub:
-    """The stand-in with the starter."""
+    """The Hub server with the starter."""
     hub.add("ann/cats", starter.root)
     return hub
 
@@ -65,7 +65,7 @@ def log_in(monkeypatch: pytest.MonkeyPatch, token: str = "hf_ann") -> str:
 
 
 def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_HUB_OFFLINE=1 does to a client that starts."""
+    """Set the client offline, as HF_HUB_OFFLINE=1 does."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
@@ -76,7 +76,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Finished(NamedTuple):
-    """What a process left behind."""
+    """Output of a process."""
 
     status: int
     out: str
@@ -84,7 +84,7 @@ class Finished(NamedTuple):
 
 
 def in_process(*words: str, limit: int | None = None, **settings: str) -> Finished:
-    """The real command in a process of its own, with HF_ENDPOINT and HF_HOME from the fixture."""
+    """Run the command in a subprocess, with HF_ENDPOINT and HF_HOME of the fixture."""
 
     def limit_files() -> None:
         import resource
@@ -231,9 +231,9 @@ def test_include_and_exclude_patterns(tiny: Hub) -> None:
         ({}, None),
     ],
 )
-def test_licences(tiny: Hub, licence: dict[str, Any], told: str | None) -> None:
+def test_licences(tiny: Hub, licence: dict[str, Any], expected: str | None) -> None:
     tiny.repos[TINY].card = licence
-    assert list_files(TINY).licence == told
+    assert list_files(TINY).licence == expected
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_neither_folder_nor_repository(tmp_path: Path) -> None:
 
 @pytest.fixture
 def fails(regionqa: "Command") -> Iterator[Callable[..., str]]:
-    """A download that must end with status 1 and one line on stderr; gives the line."""
+    """Run a download that must fail with one line on stderr; return the line."""
 
     def run(*words: str) -> str:
         ran = regionqa("download", *words)
@@ -404,7 +404,7 @@ def test_cache_is_used_without_connection(fails: Fails, tiny: Hub) -> None:
 
 
 def test_broken_download_resumes(tiny: Hub, checkpoint: Path) -> None:
-    """The client writes pieces of 10 MiB; what came of the last one is asked for again."""
+    """The client writes 10 MiB at a time; an incomplete piece is fetched again."""
     piece, data = constants.DOWNLOAD_CHUNK_SIZE, os.urandom(12 << 20)
     tiny.add(TINY, {"big.bin": data})
     tiny.break_after(TINY, "big.bin", 11 << 20)
@@ -417,7 +417,7 @@ def test_broken_download_resumes(tiny: Hub, checkpoint: Path) -> None:
 
 
 def test_connection_keeps_breaking(fails: Fails, tiny: Hub, checkpoint: Path) -> None:
-    """Run again, the client starts this file anew and keeps those that were complete."""
+    """Run again, the client restarts this file and keeps complete ones."""
     tiny.break_after(TINY, WEIGHTS, 100, times=20)
     line = fails(TINY)
     assert line.startswith(f"{TINY}: the connection broke (RemoteProtocolError: ")
@@ -460,8 +460,8 @@ def test_downloaded_files_are_compared_with_the_card(
     files = contents(starter.root)
     hub.add("ann/cats", {**files, "vision.onnx": files["vision.onnx"][:-1]})
     size = len(files["vision.onnx"])
-    said = f"vision.onnx: has {size - 1} bytes, the card says {size}"
-    assert said in fails("ann/cats")
+    message = f"vision.onnx: has {size - 1} bytes, the card says {size}"
+    assert message in fails("ann/cats")
 
 
 @pytest.mark.parametrize("path", ["../../../secret", "/etc/passwd", "llm/../../x", "a\\..\\b", ""])
@@ -533,8 +533,8 @@ def test_unwritable_cache(
     ("size", "told"),
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2.5e6, "2.5 MB"), (1.4e10, "14.0 GB")],
 )
-def test_readable_sizes(size: float, told: str) -> None:
-    assert readable(int(size)) == told
+def test_readable_sizes(size: float, expected: str) -> None:
+    assert readable(int(size)) == expected
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix's terminal")

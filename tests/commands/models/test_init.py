@@ -172,7 +172,7 @@ def test_answers_equal_transformers(
 def test_stop_token_ends_an_answer(
     llava: Callable[[str, str], Checkpoint], skimage_photos: Path, tmp_path: Path
 ) -> None:
-    """The row of the answer's fifth token is exchanged for that of the stop token."""
+    """Swap the embedding rows of the answer's fifth token and the stop token."""
     made, photo = llava("llama", "clip"), skimage_photos / "astronaut.png"
     question = QUESTIONS[1]
     with Image.open(photo) as image:
@@ -435,7 +435,7 @@ SYSTEM = "{% if messages[0].role == 'user' %}<s>{% endif %}[INST] {a} " + LLAVA 
 @pytest.mark.parametrize("scheme", ["first", "always", "never", "legacy"])
 @pytest.mark.parametrize("kind", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
 def test_prompt_ids_equal_transformers(tmp_path: Path, kind: str, scheme: str, chat: str) -> None:
-    """Read as LlamaTokenizer, a tokenizer.json is built anew by transformers, in its own way."""
+    """transformers rebuilds a tokenizer.json that is loaded as LlamaTokenizer."""
     write_llama_tokenizer(tmp_path, scheme, chat)
     file = tmp_path / "tokenizer_config.json"
     config = {**json.loads(file.read_text()), "tokenizer_class": kind, "add_bos_token": True}
@@ -474,7 +474,7 @@ def test_tokens_that_absorb_spaces(tmp_path: Path) -> None:
 
 
 def same_ids(folder: Path, tokenizer: Any, file: Path) -> PromptFormat:
-    """Ids of our render and tokenize equal those of transformers on the text with all images."""
+    """Compare ids with transformers' ids of the text with all image tokens."""
     conversation = read_conversation(folder, tokenizer, [], "<image>")
     file.write_text(conversation.tokenizer, encoding="utf-8")
     own = BundleTokenizer(file)

@@ -106,7 +106,7 @@ def test_broken_download_leaves_no_model_and_resumes(
     ],
 )
 def test_hub_errors_are_one_line(
-    hub: Hub, regionqa: "Command", checkpoints: Path, tmp_path: Path, fault: str, told: str
+    hub: Hub, regionqa: "Command", checkpoints: Path, tmp_path: Path, fault: str, pattern: str
 ) -> None:
     import re
 
@@ -117,5 +117,5 @@ def test_hub_errors_are_one_line(
     ran = regionqa("init", tmp_path / "mine", "--from-llava", "somebody/llava")
     (line,) = ran.err.splitlines()
     assert ran.status == 1
-    assert re.search(told, line)
+    assert re.search(pattern, line)
     assert not (tmp_path / "mine").exists()

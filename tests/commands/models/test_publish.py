@@ -34,7 +34,7 @@ Fails = Callable[..., str]
 
 @pytest.fixture
 def ann(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The stand-in, logged in to as ann, who may write under her own name."""
+    """The Hub server, with a token of ann, who may write to her own namespace."""
     hub.writers["hf_ann"] = "ann"
     monkeypatch.setenv("HF_TOKEN", "hf_ann")
     return hub
@@ -48,13 +48,13 @@ def copy(tmp_path: Path, starter: Bundle) -> Path:
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the comparison with torch, which takes a second and has tests of its own."""
+    """Skip the comparison with torch, which takes a second and is tested separately."""
     monkeypatch.setattr("regionqa.export.publish.check_bundle", lambda bundle: [])
 
 
 @pytest.fixture
 def fails(regionqa: "Command", unchecked: None) -> Fails:
-    """A push of the starter that must end with status 1; gives the error's line."""
+    """Push the starter, which must fail; return the error line."""
 
     def run(repo: str = REPO, *words: str) -> str:
         ran = regionqa("export", "starter", "--push", repo, *words)
@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def rewritten(root: Path, change: Callable[[dict[str, Any]], None]) -> Bundle:
-    """The bundle after a change of its card's table, with digests that hold."""
+    """Change the card's tables; digests stay valid."""
     table = tomllib.loads((root / CARD).read_text())
     change(table)
     paths = [root / file["path"] for file in table["files"]]

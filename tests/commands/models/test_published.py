@@ -49,7 +49,7 @@ def pvit_files(tmp_path_factory: pytest.TempPathFactory, pvit: GoldenSet) -> Pub
 
 
 def publish(hub: Hub, files: Published) -> None:
-    """Put a system's parts where its card says they are, with what else repositories hold."""
+    """Upload a system's parts to the repositories of its card, with other files."""
     others = {"README.md": b"words", "training_log.txt": b"more words"}
     for part, licence in (("delta", None), ("base", "other"), ("vision", None)):
         repo = REPOS[files.name] if part == "delta" else REPOS[part]
@@ -173,9 +173,9 @@ def test_fineeval_page_with_both_models(
     assert (ran.status, ran.out) == (0, f"{page}\n"), ran.err
     found = re.search(r'id="data" type="application/json">(.*?)</script>', page.read_text(), re.S)
     assert found
-    told = json.loads(found[1])
-    assert told["systems"] == ["gpt4roi-7b", "llava", "pvit-7b"]
-    assert [len(item["answers"]) for item in told["items"]] == [3, 3]
+    message = json.loads(found[1])
+    assert message["systems"] == ["gpt4roi-7b", "llava", "pvit-7b"]
+    assert [len(item["answers"]) for item in message["items"]] == [3, 3]
 
 
 def test_dry_run_lists_parts_and_fetches_nothing(
@@ -290,11 +290,11 @@ def test_disk_too_small_is_reported_first(
     ],
 )
 def test_options_of_other_models_are_refused(
-    hub: Hub, regionqa: "Command", words: tuple[str, ...], told: str
+    hub: Hub, regionqa: "Command", words: tuple[str, ...], message: str
 ) -> None:
     ran = regionqa("download", *words)
     assert ran.status == 2
-    assert told in ran.err
+    assert message in ran.err
     assert not hub.requests
 
 

@@ -48,7 +48,7 @@ class Trained:
 
     @property
     def provenance(self) -> Any:
-        """What the card says of where the model comes from."""
+        """The card's [provenance] table."""
         return open_bundle(self.root).card.provenance
 
 
@@ -56,7 +56,7 @@ class Trained:
 def trained(
     tiny: Tiny, things: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Trained]:
-    """Every row of PVIT's table 1, trained until it has learned what it can; once each.
+    """Every row of PVIT's table 1, trained to convergence once.
 
     Graphs are exported for `levels` alone; the others are not asked anything.
     """
@@ -103,7 +103,7 @@ def test_finetuned_model_answers(
 def test_models_with_regions_learn_to_distinguish_objects(
     trained: Callable[[str], Trained], row: str
 ) -> None:
-    """Every image has one of each, so without regions half of the answers is the most."""
+    """Each image has one of both, so a model without regions gets at most half right."""
     ran = trained(row)
     assert ran.status == 0, ran.err
     entries = [entry for entry in log_of(ran.root) if entry.get("held_out")]
@@ -120,9 +120,9 @@ def test_models_with_regions_learn_to_distinguish_objects(
 def test_progress_output(trained: Callable[[str], Trained], things: Path) -> None:
     lines = trained("levels").err.splitlines()
     assert lines[0] == f"{things}: 48 records of 24 images"
-    said = "effective batch 8 = 8 x 1 accumulated x 1 process"
-    assert lines[1] == f"align: 36 records, {STEPS} steps; {said}"
-    assert f"instruct: 36 records, {STEPS} steps; {said}" in lines
+    batch_line = "effective batch 8 = 8 x 1 accumulated x 1 process"
+    assert lines[1] == f"align: 36 records, {STEPS} steps; {batch_line}"
+    assert f"instruct: 36 records, {STEPS} steps; {batch_line}" in lines
     assert any(line.startswith(f"instruct {STEPS}/{STEPS}: held-out loss") for line in lines)
     assert lines[-1].endswith("% of 12 held-out answers word for word")
 
@@ -133,10 +133,10 @@ def test_card_records_provenance(
     ran = trained("levels")
     card = open_bundle(ran.root).card
     base = tiny("levels").card
-    told = card.provenance
-    assert told["base"] == {"name": "tiny-levels", "revision": base.revision}
-    assert told["licence"] == base.provenance["licence"]
-    assert told["data"] == [
+    provenance = card.provenance
+    assert provenance["base"] == {"name": "tiny-levels", "revision": base.revision}
+    assert provenance["licence"] == base.provenance["licence"]
+    assert provenance["data"] == [
         {
             "file": "things.jsonl",
             "sha256": hashlib.sha256(things.read_bytes()).hexdigest(),
@@ -145,7 +145,7 @@ def test_card_records_provenance(
             "left_out": 0,
         }
     ]
-    align, instruct = told["stages"]
+    align, instruct = provenance["stages"]
     assert (align["name"], instruct["name"]) == ("align", "instruct")
     for stage in (align, instruct):
         assert stage["steps"] == STEPS
@@ -154,11 +154,14 @@ def test_card_records_provenance(
     assert instruct["training_loss"] == round(last["instruct"]["loss"], 4)
     assert 0.8 <= instruct["held_out_answers_right"] <= 1
     assert instruct["held_out_loss"] < align["held_out_loss"]
-    assert told["held_out_questions"] == 12
-    assert told["held_out_accuracy"] >= 80
-    assert told["measured"] == f"{told['held_out_accuracy']} % of 12 held-out answers word for word"
-    assert told["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert {"regionqa", "transformers", "accelerate", "peft"} <= told["versions"].keys()
+    assert provenance["held_out_questions"] == 12
+    assert provenance["held_out_accuracy"] >= 80
+    assert (
+        provenance["measured"]
+        == f"{provenance['held_out_accuracy']} % of 12 held-out answers word for word"
+    )
+    assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"regionqa", "transformers", "accelerate", "peft"} <= provenance["versions"].keys()
     assert card.name == "mine"
     assert card.revision != base.revision
 
@@ -213,8 +216,8 @@ def test_finetune_a_finetuned_model(
     first = log_of(tmp_path / "next")[0]
     last = [entry for entry in log_of(base.root) if entry.get("held_out")][-1]
     assert first["loss"] == pytest.approx(last["loss"], rel=1e-3), "it starts where it stopped"
-    told = open_bundle(tmp_path / "next").card.provenance
-    assert told["base"] == {"name": "mine", "revision": open_bundle(base.root).card.revision}
+    provenance = open_bundle(tmp_path / "next").card.provenance
+    assert provenance["base"] == {"name": "mine", "revision": open_bundle(base.root).card.revision}
     assert "of its answers are replayed against forgetting" in ran.err
     rehearsed = [
         json.loads(line)["conversations"][1]["value"]

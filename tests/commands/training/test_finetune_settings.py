@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file
 
-from helpers.tiny_models import QUESTION, RED, a_record, write_lines
+from helpers.tiny_models import QUESTION, RED, record_json, write_lines
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.cli.finetune import chosen_settings
 from regionqa.finetune.config import RegionPart, StageSettings
@@ -27,8 +27,8 @@ def test_bad_record_stops_before_writing(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
     lines = [json.loads(line) for line in things.read_text().splitlines()]
-    lines[2] = a_record("00.png", [[9, 9, 5, 5]], (QUESTION, RED))
-    lines[4] = a_record("00.png", [[1, 1, 9, 9]] * 5, (QUESTION, RED))
+    lines[2] = record_json("00.png", [[9, 9, 5, 5]], (QUESTION, RED))
+    lines[4] = record_json("00.png", [[1, 1, 9, 9]] * 5, (QUESTION, RED))
     file = write_lines(tmp_path / "mixed.jsonl", lines)
     out = tmp_path / "mine"
     words = ("--data", file, "--images", things.parent, "--model", tiny("none").root, *SHORT)
@@ -41,21 +41,24 @@ def test_bad_record_stops_before_writing(
     ran = regionqa("finetune", *words, "--out", out, "--skip-bad")
     assert ran.status == 0, ran.err
     assert f"{file}: 46 records of 24 images, 2 left out" in ran.err
-    (told,) = open_bundle(out).card.provenance["data"]
-    assert (told["records"], told["left_out"]) == (46, 2)
+    (provenance,) = open_bundle(out).card.provenance["data"]
+    assert (provenance["records"], provenance["left_out"]) == (46, 2)
 
 
 def test_record_that_exceeds_the_model_is_named(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     for record, message in (
-        (a_record("00.png", [[1, 1, 9, 9]] * 5, ("?", "x")), "5 regions in one record, the model"),
         (
-            a_record("00.png", [], ("?", "word " * 99)),
+            record_json("00.png", [[1, 1, 9, 9]] * 5, ("?", "x")),
+            "5 regions in one record, the model",
+        ),
+        (
+            record_json("00.png", [], ("?", "word " * 99)),
             r"questions and answers take \d+ tokens, the",
         ),
     ):
-        good = a_record("01.png", [], ("what?", "that."))
+        good = record_json("01.png", [], ("what?", "that."))
         file = write_lines(tmp_path / "mixed.jsonl", [good, record])
         words = ("--data", file, "--images", things.parent, "--model", tiny("none").root, *SHORT)
         ran = regionqa("finetune", *words, "--out", tmp_path / "mine")
@@ -70,7 +73,7 @@ def test_startup_errors_are_one_line(
     other.mkdir()
     (other / "photo.jpg").write_bytes(b"")
     settings = tmp_path / "settings.toml"
-    one = write_lines(tmp_path / "one.jsonl", [a_record("00.png", [], ("what?", "that."))])
+    one = write_lines(tmp_path / "one.jsonl", [record_json("00.png", [], ("what?", "that."))])
     model, out = ("--model", tiny("none").root), ("--out", tmp_path / "mine")
     data = ("--data", things)
     cases: list[tuple[tuple[object, ...], str, int, str]] = [
@@ -143,12 +146,12 @@ def test_flags_override_the_settings_file(
     words = ("--settings", file, "--out", out, "--learning-rate", 0.002, "--seed", 9, *CPU)
     ran = regionqa("finetune", *words)
     assert ran.status == 0, ran.err
-    told = open_bundle(out).card.provenance
-    align, instruct = (stage["settings"] for stage in told["stages"])
+    provenance = open_bundle(out).card.provenance
+    align, instruct = (stage["settings"] for stage in provenance["stages"])
     assert (align["steps"], align["batch"], align["region"]) == (1, 3, "carrier")
     assert (instruct["steps"], instruct["batch"], instruct["projector"]) == (2, 4, False)
     assert {align["learning_rate"], instruct["learning_rate"]} == {0.002}, "flags come last"
-    assert told["seed"] == 9
+    assert provenance["seed"] == 9
     before, after = (
         load_file(root / "encoders.safetensors") for root in (tiny("levels").root, out)
     )

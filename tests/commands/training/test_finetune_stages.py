@@ -126,7 +126,7 @@ def test_align_data_replay_and_held_out_options(
     assert "align: 10 records, 1 steps" in ran.err
     assert "instruct: 20 records, 1 steps" in ran.err
     assert ran.err.count("1 process, 2 of them replayed") == 2
-    told = open_bundle(out).card.provenance
-    uses = {entry["use"]: entry["records"] for entry in told["data"]}
+    provenance = open_bundle(out).card.provenance
+    uses = {entry["use"]: entry["records"] for entry in provenance["data"]}
     assert uses == {"training": 20, "align": 10, "replay": 10, "held out": 8}
-    assert told["held_out_questions"] == 8
+    assert provenance["held_out_questions"] == 8

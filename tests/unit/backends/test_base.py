@@ -208,15 +208,15 @@ def test_seed_depends_on_the_request_only(colours: Path) -> None:
 
 
 def test_streaming_waits_until_an_answer_is_certain(colours: Path) -> None:
-    heard: list[str] = []
+    parts: list[str] = []
     rule = ConfidenceCard(threshold=0.6, longest=1)
     engine, backend = engine_of(confidence=rule)
     backend.script = lambda request: Completion("one two three", 3, 0.1)
-    [answer] = engine.answer(asked(colours, "red"), on_text=lambda _, text: heard.append(text))
-    assert heard == ["one two", " three"], "a description is streamed, from its second token on"
+    [answer] = engine.answer(asked(colours, "red"), on_text=lambda _, text: parts.append(text))
+    assert parts == ["one two", " three"], "a description is streamed, from its second token on"
     backend.script = lambda request: Completion("one", 1, 0.1)
-    [answer] = engine.answer(asked(colours, "red"), on_text=lambda _, text: heard.append(text))
-    assert answer.text == heard[-1] == rule.unsure
+    [answer] = engine.answer(asked(colours, "red"), on_text=lambda _, text: parts.append(text))
+    assert answer.text == parts[-1] == rule.unsure
     assert answer.confidence == 0.1
 
 
@@ -250,7 +250,7 @@ def test_consecutive_arrays_are_different_images() -> None:
 def test_seconds_of_a_window_sum_to_its_time(
     colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that goes on by one second at every look."""
+    """With a clock that advances by one second at every call."""
     looks = iter(range(1000))
     monkeypatch.setattr("regionqa.engine.time.perf_counter", lambda: float(next(looks)))
     engine, _ = engine_of(batch_size=8)

@@ -249,9 +249,9 @@ def test_vision_encoder_needs_a_square_fit(path: Path, table: Table) -> None:
     ],
 )
 def test_invalid_region_image_size(path: Path, table: Table, changes: Table, message: str) -> None:
-    said = refused(written(path, own_pixels(table, **changes)))
-    assert said.startswith(": region: image: ")
-    assert message in said
+    error = refused(written(path, own_pixels(table, **changes)))
+    assert error.startswith(": region: image: ")
+    assert message in error
 
 
 @pytest.mark.parametrize("content", [b"name = ", b"not toml at all", b"\xff\xfe\x00", b"{}"])

@@ -23,8 +23,8 @@ from regionqa.evaluation.metrics.captions import (
     rouge_l,
 )
 
-SAID = ("a man is speaking", "rain falls")
-MEANT = (
+CAPTIONS = ("a man is speaking", "rain falls")
+REFERENCES = (
     ("a man speaks.", "someone speaks.",
      "a man is speaking while a bird is chirping in the background"),
     ("rain is falling hard on a surface",),
@@ -32,11 +32,14 @@ MEANT = (
 """The example of aac-metrics' README, which publishes what the COCO evaluation gives for it."""
 
 
-def captioned(said: str, *meant: str) -> CaptionPair:
-    return CaptionPair(caption_words(said), tuple(map(caption_words, meant)))
+def caption_pair(caption: str, *references: str) -> CaptionPair:
+    return CaptionPair(caption_words(caption), tuple(map(caption_words, references)))
 
 
-EXAMPLE = [captioned(said, *meant) for said, meant in zip(SAID, MEANT, strict=True)]
+EXAMPLE = [
+    caption_pair(caption, *references)
+    for caption, references in zip(CAPTIONS, REFERENCES, strict=True)
+]
 WHOLE = np.ones((1, 2))
 
 
@@ -49,8 +52,11 @@ def test_values_of_publications() -> None:
 
 def test_values_of_the_original_implementation() -> None:
     """What pycocoevalcap 1.2 gives for the same sentences (BLEU-4 smoothed there by 1e-9)."""
-    said = ["a man is speaking loudly to a crowd", "rain falls hard on a surface"]
-    items = [captioned(text, *meant) for text, meant in zip(said, MEANT, strict=True)]
+    captions = ["a man is speaking loudly to a crowd", "rain falls hard on a surface"]
+    items = [
+        caption_pair(text, *references)
+        for text, references in zip(captions, REFERENCES, strict=True)
+    ]
     assert rouge_l(EXAMPLE)(WHOLE)[0] == pytest.approx(0.487069, abs=1e-6)
     assert bleu(EXAMPLE, 2)(WHOLE)[0] == pytest.approx(0.405892, abs=1e-6)
     assert bleu(EXAMPLE, 4)(WHOLE)[0] == pytest.approx(0.4564995, abs=1e-6)
@@ -64,12 +70,12 @@ def test_cider_d_by_hand() -> None:
     Only unigrams exist, so a quarter of 10 is reached. Said twice, the word is clipped, and the
     caption is longer by one: lengths are those in pairs of words, as in the original.
     """
-    same = cider_d([captioned("cat", "cat"), captioned("dog", "cow")])
+    same = cider_d([caption_pair("cat", "cat"), caption_pair("dog", "cow")])
     assert same.tolist() == pytest.approx([2.5, 0])
     # (2 log 2 clipped to log 2) * log 2 / (2 log 2 * log 2), at one pair of words more
-    twice = cider_d([captioned("cat cat", "cat"), captioned("dog", "cow")])[0]
+    twice = cider_d([caption_pair("cat cat", "cat"), caption_pair("dog", "cow")])[0]
     assert twice == pytest.approx(2.5 / 2 * math.exp(-1 / 72))
-    assert cider_d([captioned("cat", "cat")])[0] == 0  # alone, no word tells anything
+    assert cider_d([caption_pair("cat", "cat")])[0] == 0  # alone, no word tells anything
 
 
 def test_bleu_agrees_with_sacrebleu() -> None:
@@ -77,14 +83,18 @@ def test_bleu_agrees_with_sacrebleu() -> None:
 
     rng = np.random.default_rng(0)
     words = np.array("a the cat dog sits stands on mat red big".split())  # noqa: SIM905
-    said = [" ".join(rng.choice(words, rng.integers(4, 12))) for _ in range(40)]
-    meant = [[" ".join(rng.choice(words, rng.integers(4, 12))) for _ in range(3)] for _ in said]
-    items = [captioned(text, *each) for text, each in zip(said, meant, strict=True)]
+    captions = [" ".join(rng.choice(words, rng.integers(4, 12))) for _ in range(40)]
+    references = [
+        [" ".join(rng.choice(words, rng.integers(4, 12))) for _ in range(3)] for _ in captions
+    ]
+    items = [caption_pair(text, *each) for text, each in zip(captions, references, strict=True)]
     for order in (1, 2, 3):
         metric = sacrebleu.metrics.BLEU(
             tokenize="none", smooth_method="none", max_ngram_order=order
         )
-        expected = metric.corpus_score(said, [list(each) for each in zip(*meant, strict=True)])
+        expected = metric.corpus_score(
+            captions, [list(each) for each in zip(*references, strict=True)]
+        )
         assert 100 * bleu(items, order)(np.ones((1, 40)))[0] == pytest.approx(expected.score)
 
 
@@ -98,9 +108,9 @@ def test_repeated_corpus_has_the_same_bleu() -> None:
 def test_longest_common_subsequence() -> None:
     assert common_length(tuple("abcde"), tuple("xacye")) == 3
     assert common_length((), ("a",)) == 0
-    perfect = [captioned("a cat sits", "a cat sits")]
+    perfect = [caption_pair("a cat sits", "a cat sits")]
     assert rouge_l(perfect)(np.ones((1, 1)))[0] == pytest.approx(1)
-    assert rouge_l([captioned("", "a cat")])(np.ones((1, 1)))[0] == 0
+    assert rouge_l([caption_pair("", "a cat")])(np.ones((1, 1)))[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -118,24 +128,24 @@ def test_caption_words(text: str, words: str) -> None:
 
 def test_cider_d_counts_documents() -> None:
     """A word in two references of one item counts as one document: its weight is log 2."""
-    repeated = [captioned("cat", "cat", "cat"), captioned("dog", "cow")]
+    repeated = [caption_pair("cat", "cat", "cat"), caption_pair("dog", "cow")]
     assert cider_d(repeated).tolist() == pytest.approx([2.5, 0])
-    everywhere = [captioned("cat", "cat"), captioned("dog", "cat")]
+    everywhere = [caption_pair("cat", "cat"), caption_pair("dog", "cat")]
     assert cider_d(everywhere).tolist() == [0, 0]  # log(2 / 2): a word of all items tells nothing
 
 
 def test_bleu_reference_length() -> None:
     ones = np.ones((1, 1))
-    two_words = [captioned("a cat", "a cat sits here now", "a cat sits")]
+    two_words = [caption_pair("a cat", "a cat sits here now", "a cat sits")]
     assert bleu(two_words, 1)(ones)[0] == pytest.approx(math.exp(1 - 3 / 2))
-    tie = [captioned("a cat sits", "a cat", "a cat sits there")]
+    tie = [caption_pair("a cat sits", "a cat", "a cat sits there")]
     assert bleu(tie, 1)(ones)[0] == pytest.approx(1)  # 2 and 4 are as near; 2 has no penalty
     assert np.isnan(bleu(two_words, 1)(np.zeros((1, 1)))[0])
-    assert bleu([captioned("dog", "cat")], 1)(ones)[0] == 0
+    assert bleu([caption_pair("dog", "cat")], 1)(ones)[0] == 0
 
 
 def test_bleu_clipping() -> None:
-    items = [captioned("the the the", "the cat the", "the dog and")]
+    items = [caption_pair("the the the", "the cat the", "the dog and")]
     assert bleu(items, 1)(np.ones((1, 1)))[0] == pytest.approx(2 / 3)
 
 
@@ -143,7 +153,7 @@ def test_rouge_l_uses_best_precision_and_recall() -> None:
     """Of the first reference 2 of 3 words are common, of the second all of its one."""
     precision, recall = 2 / 3, 1.0
     expected = (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision)
-    items = [captioned("a cat sits", "a cat was here too", "sits")]
+    items = [caption_pair("a cat sits", "a cat was here too", "sits")]
     assert rouge_l(items)(np.ones((1, 1)))[0] == pytest.approx(expected)
 
 

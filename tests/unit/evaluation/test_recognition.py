@@ -174,7 +174,9 @@ def test_accuracy_metrics() -> None:
     truths: dict[str, list[Any]] = {
         "person": ["person"] * 6, "cat": ["cat", None], "dog": [None, "cat"]
     }  # fmt: skip
-    result = Recognition(tuple(prediction(t, said) for t, each in truths.items() for said in each))
+    result = Recognition(
+        tuple(prediction(t, predicted) for t, each in truths.items() for predicted in each)
+    )
     assert result.accuracy() == pytest.approx(70)
     assert result.accuracy(without="person") == pytest.approx(25)
     assert result.count() == 10

@@ -46,7 +46,7 @@ SMALL = ResNetConfig(
 
 
 def small_encoders() -> tuple[ResNetVision, MultiLevelRegionEncoder]:
-    """Untrained, but with no layer that passes nothing on."""
+    """Untrained encoders without layers initialized to zero."""
     torch.manual_seed(0)
     vision = ResNetVision(SMALL)
     for module in vision.modules():
@@ -151,7 +151,7 @@ def test_changed_weight_is_detected(tmp_path: Path) -> None:
 
 
 class Cancelling(nn.Module):
-    """What is left of large numbers of which nearly all is taken away again."""
+    """A difference of large, nearly equal numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ def test_unknown_or_missing_weight_is_an_error(tmp_path: Path, starter: Bundle) 
 
 
 def test_region_vector_is_sum_of_levels_and_position() -> None:
-    """A second computation, step by step, of what the module does in one call."""
+    """Compared with a step-by-step computation."""
     _, region = small_encoders()
     region.eval()
     case = region_case(region, images=2, regions=5, seed=1)

@@ -63,11 +63,11 @@ def test_crop_equals_pillow_resize() -> None:
     image = torch.from_numpy(pixels).permute(2, 0, 1).float()
     windows = torch.tensor([[0, 0, 320, 240], [10.3, 20.2, 200.7, 190.1], [3.2, 5.1, 20.0, 9.0]])
     cuts = crop_windows(image.expand(3, -1, -1, -1), windows, 48)
-    for window, ours in zip(windows, cuts, strict=True):
-        theirs = Image.fromarray(pixels).resize(
+    for window, crop in zip(windows, cuts, strict=True):
+        resized = Image.fromarray(pixels).resize(
             (48, 48), Image.Resampling.BILINEAR, box=tuple(window.tolist())
         )
-        assert np.abs(ours.permute(1, 2, 0).numpy() - np.asarray(theirs)).max() <= 1.01  # rounding
+        assert np.abs(crop.permute(1, 2, 0).numpy() - np.asarray(resized)).max() <= 1.01  # rounding
 
 
 def test_mask_covers_the_box() -> None:

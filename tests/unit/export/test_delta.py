@@ -63,7 +63,7 @@ def converted(
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Tensor]:
-    """The sums as they were written."""
+    """Read the written sums."""
     delta, base = Shards(root / "delta"), Shards(root / "base")
     plan = make_plan(delta, base, PARTS, dtype)
     check_base(delta, base, plan)
@@ -279,7 +279,7 @@ def test_disk_space_is_checked_first(
 
 
 class KilledError(Exception):
-    """The process ends here."""
+    """Stands for a kill."""
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def killed_halfway(root: Path, out: Path) -> list[Path]:
-    """Shards that are there after a run that ended in the middle of one."""
+    """Number of shards on disk after a run was interrupted in the middle of one."""
 
     def kill(done: int, total: int) -> None:
         if done > total * 0.98:
@@ -334,12 +334,12 @@ def test_damaged_journal_is_ignored(both: Path, tmp_path: Path) -> None:
 
 
 def test_progress_reaches_the_total(both: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    found = converted(both, tmp_path / "out", progress=lambda *both: told.append(both))
+    reported: list[tuple[int, int]] = []
+    found = converted(both, tmp_path / "out", progress=lambda *both: reported.append(both))
     total = sum(value.nbytes for value in found.values())
-    assert told[0] == (0, total)
-    assert told[-1] == (total, total)
-    assert told == sorted(told)
+    assert reported[0] == (0, total)
+    assert reported[-1] == (total, total)
+    assert reported == sorted(reported)
 
 
 def test_large_tensors_have_their_own_shard() -> None:

@@ -26,7 +26,7 @@ EXTRAS = {
 
 @pytest.fixture
 def state() -> dict[str, Tensor]:
-    """Generated tensors of a small one."""
+    """Generated tensors of a small checkpoint."""
     return regionclip_state(SIZES, pvit_maker("a salt"))
 
 

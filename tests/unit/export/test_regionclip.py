@@ -34,7 +34,7 @@ CONFIG = RegionClipConfig(
 
 
 def encoder() -> RegionClipEncoder:
-    """A small one with generated weights."""
+    """A small encoder with generated weights."""
     made = RegionClipEncoder(CONFIG).eval()
     make = pvit_maker("a salt")
     linear = {

@@ -34,7 +34,7 @@ IMAGE = "<image>"
 
 @dataclass(frozen=True)
 class Toy:
-    """A golden set's small SentencePiece file, and what the reference makes of texts with it."""
+    """A golden set's small SentencePiece file, and the reference's ids of texts."""
 
     model: Path
     ids: Any

@@ -21,7 +21,7 @@ TOWERS = {"clip": CLIPVisionConfig(**SHAPE), "siglip": SiglipVisionConfig(**SHAP
 
 
 def tower(kind: str, **settings: Any) -> tuple[TowerVision, Any]:
-    """A cut tower, and the whole one that its weights come from."""
+    """A truncated tower, and the complete one that its weights come from."""
     torch.manual_seed(0)
     whole = AutoModel.from_config(TOWERS[kind]).eval()
     vision = TowerVision(TowerConfig(tower_table(TOWERS[kind]), hidden_size=24, **settings)).eval()

@@ -96,9 +96,9 @@ def test_training_inputs_equal_inference_inputs(
         assert np.allclose(image, prompt.image_tokens, atol=1e-4)
         for start, index in prompt.prompt.region_starts:
             assert np.allclose(embeds[row_number, start], prompt.region_tokens[index][0], atol=1e-3)
-        ours = out[row_number, len(ids) - 1]
-        assert torch.allclose(ours, theirs[row_number], atol=1e-3)
-        assert int(ours.argmax()) == int(theirs[row_number].argmax())
+        logits_of_batch = out[row_number, len(ids) - 1]
+        assert torch.allclose(logits_of_batch, theirs[row_number], atol=1e-3)
+        assert int(logits_of_batch.argmax()) == int(theirs[row_number].argmax())
     slots = sum(len(prompt.prompt.region_starts) for prompt in asked)
     assert slots == len(batch.region_slots)
     assert (slots > 0) == (row in ("levels", "pixels"))

@@ -60,12 +60,12 @@ def test_jittered_box_stays_valid(
 
 @pytest.fixture(scope="module")
 def maker(tiny: Tiny) -> SampleBuilder:
-    """Of a model with region features."""
+    """The sample builder of a model with region features."""
     return sample_builder(tiny("levels"))
 
 
 def with_rules(maker: SampleBuilder, **changes: Any) -> SampleBuilder:
-    """The maker under other prompt rules."""
+    """Change the sample builder's prompt rules."""
     rules = replace(maker.card.prompt, **changes)
     return replace(maker, card=replace(maker.card, prompt=rules))
 
@@ -83,12 +83,12 @@ def test_labels_cover_answers_and_stops_only(
     card = replace(maker.card, language=replace(maker.card.language, context=4096))
     maker = with_rules(replace(maker, card=card), turn=" {question}<answer>", again=again,
                        region=region)  # fmt: skip
-    said = tuple(
+    turns = tuple(
         Turn("q" + question.replace("<", "") + reference, answer.replace("<", "") + "a")
         for question, reference, answer in turns
     )
     regions = (Region(Box(1, 2, 30, 40)), Region(Box(5, 6, 70, 80)))
-    record = Record(Path("x.png"), regions, said, "x:1")
+    record = Record(Path("x.png"), regions, turns, "x:1")
     sample = maker.sample(record, (100, 100))
     assert len(sample.labels) == len(sample.input_ids)
     learned = [pair for pair in zip(sample.labels, sample.input_ids, strict=True)
@@ -102,10 +102,10 @@ def test_labels_cover_answers_and_stops_only(
         if wanted
         for run in [list(group)]
     ]  # fmt: skip
-    assert [run[-1] for run in runs] == [stop] * len(said)
-    assert runs == [maker.answer_ids(turn.answer) for turn in said]
+    assert [run[-1] for run in runs] == [stop] * len(turns)
+    assert runs == [maker.answer_ids(turn.answer) for turn in turns]
     words = [maker.tokenizer.decode(run[:-1]).strip() for run in runs]
-    assert words == [turn.answer.strip() for turn in said]
+    assert words == [turn.answer.strip() for turn in turns]
     answer = maker.tokenizer.token_id("<answer>")
     for run_start, id in enumerate(sample.input_ids[:-1]):
         if (
@@ -116,8 +116,8 @@ def test_labels_cover_answers_and_stops_only(
 
 
 def test_repeated_region_follows_the_rules(maker: SampleBuilder) -> None:
-    told = "[{x0}, {y0}, {x1}, {y1}]"
-    many = with_rules(maker, region=told, turn=" {question}<answer>", again="it")
+    pattern = "[{x0}, {y0}, {x1}, {y1}]"
+    many = with_rules(maker, region=pattern, turn=" {question}<answer>", again="it")
     record = plain_record(1, 0, ("what is <region1>?", "a."), ("is <region1> red?", "yes."))
     sample = many.sample(record, (100, 100))
     text = many.tokenizer.decode([id for id in sample.input_ids if id])
@@ -149,7 +149,7 @@ def test_single_turn_model_gets_a_sample_per_turn() -> None:
 
 
 def spaced_tokenizer(path: Path) -> BundleTokenizer:
-    """One token a character, with a space before words that follow no others, as LLaMA's has."""
+    """One token per character, with a space before the first text, as LLaMA's tokenizer adds it."""
     characters = sorted({*"abcdefghijklmnopqrstuvwxyz?.#,", "\u2581"})
     model = models.BPE({each: id for id, each in enumerate(characters)}, [])
     tokenizer = Tokenizer(model)
@@ -164,7 +164,7 @@ def spaced_tokenizer(path: Path) -> BundleTokenizer:
 def test_ids_of_turns_equal_inference(
     turn: str, region: str, maker: SampleBuilder, tmp_path: Path
 ) -> None:
-    """The stop is a text, which the next turn continues: no space is put before its first word."""
+    """The stop is a text that the next turn continues, so no space is added before it."""
     tokenizer = spaced_tokenizer(tmp_path / "tokenizer.json")
     language = replace(maker.card.language, stop=("###",), context=4096)
     builder = with_rules(

@@ -36,7 +36,7 @@ def together(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def words_with(text: str, things: Path, folder: Path) -> list[object]:
-    """All of the command but the model, the batch and the folder; text: of the settings."""
+    """The command without model, batch and folder, with a settings file of this text."""
     settings = folder / "settings.toml"
     settings.write_text(text)
     return [
@@ -67,7 +67,7 @@ def words(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object
 
 
 def alone(words: list[object], out: Path, tiny: Tiny, *more: object) -> Path:
-    """What one process makes of a batch of 8."""
+    """The result of one process with a batch of 8."""
     with pytest.MonkeyPatch.context() as patch:
         copy_graphs(tiny("levels"), tiny("pixels"), patch)
         assert main([str(word) for word in (*words, "--batch", 8, *more, "--out", out, "-q")]) == 0
@@ -82,13 +82,13 @@ def one(words: list[object], tiny: Tiny, tmp_path_factory: pytest.TempPathFactor
 
 
 def check_close(many: Path, one: Path) -> None:
-    """Losses at every step, and weights at the end."""
-    ours, theirs = log_of(many), log_of(one)
-    assert len(ours) == len(theirs)
-    for left, right in zip(ours, theirs, strict=True):
+    """Compare losses at every step and the final weights."""
+    distributed, single = log_of(many), log_of(one)
+    assert len(distributed) == len(single)
+    for left, right in zip(distributed, single, strict=True):
         assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
         assert {**left, "loss": 0} == {**right, "loss": 0}
-    assert ours[-1]["loss"] < ours[0]["loss"] - 1
+    assert distributed[-1]["loss"] < distributed[0]["loss"] - 1
     for name in ("encoders.safetensors", "llm/model.safetensors"):
         left, right = load_file(many / name), load_file(one / name)
         assert left.keys() == right.keys()
@@ -105,8 +105,8 @@ def test_two_processes_equal_one(
     ran = together(*words, *model, "--batch", 2, "--accumulate", 2, "--out", out)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == f"{out}\n", "one process writes, and says so"
-    said = "instruct: 44 records, 20 steps; effective batch 8 = 2 x 2 accumulated x 2 processes"
-    assert ran.stderr.splitlines().count(said) == 1
+    line = "instruct: 44 records, 20 steps; effective batch 8 = 2 x 2 accumulated x 2 processes"
+    assert ran.stderr.splitlines().count(line) == 1
     check_close(out, one)
     assert open_bundle(out).broken_files() == []
 
@@ -137,10 +137,10 @@ def test_sharding_with_frozen_encoder_and_lora(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     model = ("--model", tiny("pixels").root, "--accumulate", 1, *options)
-    theirs = alone(words, tmp_path / "one", tiny, *model)
+    single = alone(words, tmp_path / "one", tiny, *model)
     ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
     assert ran.returncode == 0, ran.stderr
-    check_close(tmp_path / "two", theirs)
+    check_close(tmp_path / "two", single)
 
 
 @pytest.mark.slow
@@ -152,9 +152,9 @@ def test_sharding_with_orthogonal_optimizer(
     weight, then, but the losses are."""
     words = words_with(f"{SETTINGS}orthogonal_rate = 3.0\n", things, tmp_path)
     model = ("--model", tiny("levels").root)
-    theirs = log_of(alone(words, tmp_path / "one", tiny, *model))
+    single = log_of(alone(words, tmp_path / "one", tiny, *model))
     ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
     assert ran.returncode == 0, ran.stderr
-    for left, right in zip(log_of(tmp_path / "two"), theirs, strict=True):
+    for left, right in zip(log_of(tmp_path / "two"), single, strict=True):
         assert left["loss"] == pytest.approx(right["loss"], abs=0.02)
-    assert theirs[-1]["loss"] < theirs[0]["loss"] - 1
+    assert single[-1]["loss"] < single[0]["loss"] - 1

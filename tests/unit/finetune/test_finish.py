@@ -49,9 +49,9 @@ def test_held_out_questions_equal_inference(ruled: Bundle, held_out: tuple[Recor
         Request(str(r.image), r.turns[0].question, r.regions, open_image(r.image)) for r in held_out
     ]
     answers = list(engine.answer(requests, unsure_below=0))
-    said = [replace(r, turns=(replace(r.turns[0], answer=a.text.upper()),))
+    answered = [replace(r, turns=(replace(r.turns[0], answer=a.text.upper()),))
             for r, a in zip(held_out, answers, strict=True)]  # fmt: skip
-    asked = ask_held_out(ruled, [*said[:3], *held_out[3:]])
+    asked = ask_held_out(ruled, [*answered[:3], *held_out[3:]])
     assert asked.confidence.tolist() == pytest.approx([a.confidence for a in answers])
     assert asked.lengths.tolist() == [a.tokens for a in answers]
     expected = [True] * 3 + [

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from helpers.tiny_models import RED, a_record, write_lines
+from helpers.tiny_models import RED, record_json, write_lines
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record
 from regionqa.finetune.collate import Collator
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 from torch import Tensor
 
-from helpers.training import STAGE, a_stage_run, parts_of, plain_record, unfrozen
+from helpers.training import STAGE, make_stage_run, parts_of, plain_record, unfrozen
 
 Tiny = Callable[[str], Bundle]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """In place of a batch: what it would be made of."""
+    """The arguments of `batch`, in place of a batch."""
 
     drawn: list[tuple[Record, Sequence[int]]]
     distilled: Any = None
@@ -56,7 +56,7 @@ def test_processes_split_a_step() -> None:
         return Seen(list(zip(records, seeds, strict=True)))
 
     stage = replace(STAGE, batch=8, accumulate=4)
-    alone = a_stage_run(records, SimpleNamespace(batch=batch), stage)
+    alone = make_stage_run(records, SimpleNamespace(batch=batch), stage)
     together = replace(alone, settings=replace(stage, batch=4))
 
     def taken(run: StageRun, step: int, count: int, rank: int) -> list[Seen]:
@@ -75,7 +75,7 @@ def test_processes_split_a_step() -> None:
 def by_hand(
     model: RegionLanguageModel, collator: Collator, records: Sequence[Record]
 ) -> tuple[float, float]:
-    """Mean loss a token and share of answers right, record by record, by transformers' loss."""
+    """Mean loss per token and share of right answers, by transformers' loss of single records."""
     total, tokens, right = 0.0, 0, 0
     for record in records:
         batch = collator.batch([record])
@@ -84,9 +84,9 @@ def by_hand(
         count = int((batch.labels != IGNORE_INDEX).sum())
         total += float(out.loss) * count
         tokens += count
-        said = out.logits[:, :-1].argmax(-1)
+        predicted = out.logits[:, :-1].argmax(-1)
         wanted = batch.labels[:, 1:]
-        right += bool(((said == wanted) | (wanted == IGNORE_INDEX)).all())
+        right += bool(((predicted == wanted) | (wanted == IGNORE_INDEX)).all())
     return total / tokens, right / len(records)
 
 
@@ -95,7 +95,7 @@ def test_held_out_metrics_equal_single_records(
     tiny: Tiny, records: tuple[Record, ...], row: str
 ) -> None:
     model, collator = parts_of(tiny(row))
-    run = a_stage_run(records, collator)
+    run = make_stage_run(records, collator)
     processes = ProcessGroup("cpu")
     try:
         loss, accuracy = evaluate_held_out(run, model, processes, bf16=False)
@@ -133,7 +133,7 @@ def step_gradients(
     """Gradients of one step in forward passes of `batch` records, and its loss and accuracy."""
     model, collator = parts_of(bundle)
     run = replace(
-        a_stage_run([each.record for each in drawn], collator),
+        make_stage_run([each.record for each in drawn], collator),
         settings=replace(STAGE, batch=batch, accumulate=len(drawn) // batch),
         sampler=SimpleNamespace(step=lambda _: drawn),
     )
@@ -190,7 +190,7 @@ def test_gradient_clipping(
     monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
     model, collator = parts_of(tiny("levels"))
     settings = replace(STAGE, steps=2, clip=clip, projector=True, language=True)
-    run = replace(a_stage_run(records, collator, settings), folder=tmp_path / "checkpoints")
+    run = replace(make_stage_run(records, collator, settings), folder=tmp_path / "checkpoints")
     processes = ProcessGroup("cpu")
     try:
         with StopSignal(None) as stop, TrainingLog(tmp_path, processes, quiet=True) as log:
@@ -210,7 +210,7 @@ def test_gradient_clipping(
 def test_records_without_regions_can_be_trained(
     tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
 ) -> None:
-    lines = [a_record(f"{number:02}.png", [], ("what?", RED)) for number in range(6)]
+    lines = [record_json(f"{number:02}.png", [], ("what?", RED)) for number in range(6)]
     file = write_lines(tmp_path / "whole.jsonl", lines)
     base = tiny("levels").root
     ran = regionqa(

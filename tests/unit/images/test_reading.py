@@ -47,7 +47,7 @@ def loaded(path: Path) -> np.ndarray:
 
 
 def complaint(action: Callable[[], object]) -> str:
-    """The one line that a ImageError says."""
+    """The one-line message of an ImageError."""
     with pytest.raises(ImageError) as caught:
         action()
     message = str(caught.value)
@@ -56,7 +56,7 @@ def complaint(action: Callable[[], object]) -> str:
 
 
 def png_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of these chunks, whatever they are."""
+    """A PNG with these chunks."""
     body = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks

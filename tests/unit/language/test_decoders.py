@@ -99,7 +99,7 @@ def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.inference_mode()
 def greedy(decoder: Decoder, ids: Tensor, count: int) -> list[int]:
-    """The next tokens, one at a time with the cache."""
+    """Greedy tokens, one step at a time with the cache."""
     mask = torch.ones(1, len(ids), dtype=torch.bool)
     positions = torch.arange(len(ids))[None]
     logits, cache = decoder.step(decoder.embed(ids[None]), mask, positions, None)
@@ -183,7 +183,7 @@ def test_greedy_tokens_equal_generate(
 
 @both
 def test_answers_longer_than_the_spare_positions(folder: Path, open_decoder: Open) -> None:
-    """The buffers grow once on the way, and keep every position."""
+    """The buffers are reallocated once and keep every position."""
     model = write(folder)
     [ids] = questions(8)
     with torch.inference_mode():

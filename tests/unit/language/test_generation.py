@@ -57,7 +57,7 @@ def talkative(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bund
 
 @pytest.fixture(scope="module", params=["starter", "talkative"])
 def bundle(request: pytest.FixtureRequest) -> Bundle:
-    """A model that talks until it is told to stop."""
+    """A model that does not stop by itself."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Bundle)
     return changed(found, stop=())
@@ -122,7 +122,7 @@ def test_batched_tokens_equal_single_tokens(language: LanguageModel, make: Make,
 
 
 def test_answers_depend_on_image_and_region_tokens(talkative: Bundle, make: Make) -> None:
-    """Otherwise the tests around this one could not fail."""
+    """Otherwise the other tests of this module could not fail."""
     model = LanguageModel(changed(talkative, stop=()), Device.cpu)
     answers = [
         model.generate([make("what is <region1> ?", 1, image, seed)], LENGTH)[0].ids
@@ -146,7 +146,7 @@ def test_both_runtimes_give_the_same_tokens(
 def test_tokens_equal_transformers_on_spliced_embeddings(
     language: LanguageModel, bundle: Bundle, make: Make
 ) -> None:
-    """Against a splice written down on its own, without a shared prefix and without a batch."""
+    """Compared with a separate splice, without shared prefix or batch."""
     model = LlamaForCausalLM.from_pretrained(
         bundle.file(bundle.card.language.folder), dtype=torch.float32
     )
@@ -185,7 +185,7 @@ def test_max_new_tokens(language: LanguageModel, make: Make) -> None:
 
 
 class Script:
-    """A decoder that says what it is told, one list of tokens per question."""
+    """A decoder that generates given tokens, one list per question."""
 
     hidden_size = 4
 
@@ -204,14 +204,14 @@ class Script:
         self.read.append(embeds.shape[1])
         if cache is None:
             return torch.zeros(len(embeds), self._size), 0
-        said = [answer[min(cache, len(answer) - 1)] for answer in self._answers]
-        return torch.nn.functional.one_hot(torch.tensor(said), self._size), cache + 1
+        tokens = [answer[min(cache, len(answer) - 1)] for answer in self._answers]
+        return torch.nn.functional.one_hot(torch.tensor(tokens), self._size), cache + 1
 
     def select(self, cache: int, rows: Tensor) -> int:
         return cache
 
 
-Says = Callable[..., tuple[list[Generated], Script]]
+Generate = Callable[..., tuple[list[Generated], Script]]
 
 
 @pytest.fixture
@@ -220,8 +220,10 @@ def tokenizer(starter: Bundle) -> BundleTokenizer:
 
 
 @pytest.fixture
-def says(starter: Bundle, tokenizer: BundleTokenizer, monkeypatch: pytest.MonkeyPatch) -> Says:
-    """Answers of a model with these stops that would say these texts, each without an end."""
+def generate(
+    starter: Bundle, tokenizer: BundleTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> Generate:
+    """Generate with these stops from a decoder scripted with these texts."""
 
     def generated(
         stop: tuple[str, ...], *texts: str, max_new_tokens: int = 30
@@ -244,15 +246,15 @@ def says(starter: Bundle, tokenizer: BundleTokenizer, monkeypatch: pytest.Monkey
     return generated
 
 
-def test_stop_token_ends_the_answer(says: Says) -> None:
-    [answer], script = says(("</s>",), "a red cup</s> and more")
+def test_stop_token_ends_the_answer(generate: Generate) -> None:
+    [answer], script = generate(("</s>",), "a red cup</s> and more")
     assert answer.text == "a red cup"
     assert len(script.read) == 1 + len(answer.ids) + 1, "nothing is read after the stop"
 
 
-def test_answers_of_a_batch_end_separately(says: Says, tokenizer: BundleTokenizer) -> None:
+def test_answers_of_a_batch_end_separately(generate: Generate, tokenizer: BundleTokenizer) -> None:
     long = "a very long answer about nothing in particular"
-    answers, script = says(("</s>",), "a cat</s> and more", f"{long}</s>", "</s>", "dogs</s>")
+    answers, script = generate(("</s>",), "a cat</s> and more", f"{long}</s>", "</s>", "dogs</s>")
     assert [answer.text for answer in answers] == ["a cat", long, "", "dogs"]
     assert [len(answer.ids) for answer in answers] == [
         len(tokenizer.encode(text)) for text in ("a cat", long, "", "dogs")
@@ -261,8 +263,8 @@ def test_answers_of_a_batch_end_separately(says: Says, tokenizer: BundleTokenize
     assert script.read == [2, 2] + [1] * len(answers[1].ids), "the shared part is read once"
 
 
-def test_other_special_tokens_do_not_stop(says: Says) -> None:
-    [answer], _ = says((), "a cat</s> sat", max_new_tokens=6)
+def test_other_special_tokens_do_not_stop(generate: Generate) -> None:
+    [answer], _ = generate((), "a cat</s> sat", max_new_tokens=6)
     assert answer.text.startswith("a cat sat")
     assert len(answer.ids) == 6
 
@@ -271,36 +273,36 @@ def test_other_special_tokens_do_not_stop(says: Says) -> None:
     ("stop", "text"),
     [(("###",), "a red cup"), (("cup",), "a red"), (("u",), "a red c"), (("\n", "#"), "a red cup")],
 )
-def test_stop_text_is_cut_off(says: Says, stop: tuple[str, ...], text: str) -> None:
-    [answer, other], _ = says(stop, "a red cup ### human: more", "no", max_new_tokens=20)
+def test_stop_text_is_cut_off(generate: Generate, stop: tuple[str, ...], text: str) -> None:
+    [answer, other], _ = generate(stop, "a red cup ### human: more", "no", max_new_tokens=20)
     assert answer.text == text
     assert other.text.startswith("no no no"), "the other answer goes on"
 
 
 def test_stop_text_of_generated_output(talkative: Bundle, make: Make) -> None:
-    """A piece of what it says, made a stop, cuts the answer there and saves the rest."""
+    """A piece of the answer as stop text cuts the answer there."""
     asked = random_prompts(make, 3, 6)
     free = LanguageModel(changed(talkative, stop=()), Device.cpu).generate(asked, LENGTH)
-    for question, said in zip(asked, free, strict=True):
-        piece = re.search("[a-z]{2}", said.text[3:])
+    for question, expected in zip(asked, free, strict=True):
+        piece = re.search("[a-z]{2}", expected.text[3:])
         assert piece, "random tokens have letters"
         stop = piece[0]
         model = LanguageModel(changed(talkative, stop=(stop,)), Device.cpu)
         [answer] = model.generate([question], LENGTH)
-        assert answer.text == said.text.split(stop)[0].strip()
-        assert answer.ids == said.ids[: len(answer.ids)]
+        assert answer.text == expected.text.split(stop)[0].strip()
+        assert answer.ids == expected.ids[: len(answer.ids)]
         assert len(answer.ids) < LENGTH
 
 
 def test_starter_stops_at_its_stop_token(starter: Bundle, make: Make) -> None:
-    """As its own card says, at whichever token that is."""
+    """With its own card, at any token."""
     asked = random_prompts(make, 4, 8)
     free = LanguageModel(changed(starter, stop=()), Device.cpu).generate(asked, 40)
     model = LanguageModel(starter, Device.cpu)
     ends = {model.tokenizer.token_id(stop) for stop in starter.card.language.stop}
-    for answer, said in zip(model.generate(asked, 40), free, strict=True):
-        until = next((at for at, token in enumerate(said.ids) if token in ends), 40)
-        assert answer.ids == said.ids[:until]
+    for answer, expected in zip(model.generate(asked, 40), free, strict=True):
+        until = next((at for at, token in enumerate(expected.ids) if token in ends), 40)
+        assert answer.ids == expected.ids[:until]
 
 
 # -- what does not fit -----------------------------------------------------------------------------
@@ -325,7 +327,7 @@ def test_missing_language_model(starter: Bundle) -> None:
 
 
 def test_score_equals_token_by_token(bundle: Bundle, make: Make) -> None:
-    """Side by side, padded, after a prompt that is read once: as in one long forward pass."""
+    """A padded batch after a shared prompt equals one long forward pass per answer."""
     language = LanguageModel(bundle, Device.cpu)
     (prompt,) = random_prompts(make, 5, 1)
     answers = [(7, 8, 1), (9,), (7, 8, 300, 20, 1)]
@@ -347,7 +349,7 @@ def test_score_equals_token_by_token(bundle: Bundle, make: Make) -> None:
 def test_greedy_answer_has_the_highest_score(bundle: Bundle, make: Make) -> None:
     language = LanguageModel(bundle, Device.cpu)
     for prompt in random_prompts(make, 6, 3):
-        [said] = language.generate([prompt], 3)
-        other = tuple((token + 1) % 500 + 2 for token in said.ids)
-        scores = language.score(prompt, [other, said.ids[:3] or (1,)])
-        assert said.ids == () or scores[1] > scores[0]
+        [expected] = language.generate([prompt], 3)
+        other = tuple((token + 1) % 500 + 2 for token in expected.ids)
+        scores = language.score(prompt, [other, expected.ids[:3] or (1,)])
+        assert expected.ids == () or scores[1] > scores[0]

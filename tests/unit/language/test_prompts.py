@@ -77,7 +77,7 @@ def tokenizer(starter: Bundle) -> BundleTokenizer:
 
 
 def readable(pieces: Sequence[Piece]) -> str:
-    """The pieces on one line; what is no text stands in double angle brackets."""
+    """The pieces as text; slots and special tokens in double angle brackets."""
     words = []
     for piece in pieces:
         match piece:
@@ -201,10 +201,10 @@ def test_doubled_braces() -> None:
 # -- conversations ---------------------------------------------------------------------------------
 
 
-def dialogue(rules: PromptRules, given: Sequence[int] | None, *said: str) -> str:
+def dialogue(rules: PromptRules, given: Sequence[int] | None, *texts: str) -> str:
     """A prompt of questions, and answers to all but the last, that ends each with `###`."""
     count = max(given) if given else 2
-    pieces = render_dialogue(rules, said[::2], said[1::2], BOXES[:count], "###", SPECIAL, given)
+    pieces = render_dialogue(rules, texts[::2], texts[1::2], BOXES[:count], "###", SPECIAL, given)
     return readable(pieces).partition("image.\n")[2]
 
 
@@ -432,7 +432,7 @@ def test_region_slots_of_any_question(parts: list[str | int], boxes: list[Fracti
 
 
 def question_texts(question: str) -> list[str]:
-    """What stands around the references of a question without other angle brackets."""
+    """The texts around the references of a question."""
     head, *rest = question.strip().split("<region")
     return [head, *(part.split(">", 1)[1] for part in rest)]
 

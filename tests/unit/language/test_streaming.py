@@ -30,10 +30,10 @@ EAR = Region(Box(130, 10, 200, 80))
 # -- telling ---------------------------------------------------------------------------------------
 
 
-def told(parts: Sequence[str], stops: Sequence[str] = ("###",)) -> list[str]:
-    """What is told while a text grows by these parts, up to the first that holds a stop."""
-    heard: list[str] = []
-    stream = AnswerStream(heard.append)
+def streamed(parts: Sequence[str], stops: Sequence[str] = ("###",)) -> list[str]:
+    """The parts emitted while a text grows by these parts, up to the first stop."""
+    received: list[str] = []
+    stream = AnswerStream(received.append)
     written = ""
     for part in parts:
         written += part
@@ -43,20 +43,24 @@ def told(parts: Sequence[str], stops: Sequence[str] = ("###",)) -> list[str]:
     for stop in stops:
         written = written.split(stop)[0]
     stream.finish(written.strip().removeprefix("Assistant:").strip())
-    return heard
+    return received
 
 
 def test_parts_are_emitted_as_they_come() -> None:
-    assert told(["The", " red", " car", "."]) == ["The", " red", " car", "."]
+    assert streamed(["The", " red", " car", "."]) == ["The", " red", " car", "."]
 
 
 def test_role_and_stop_are_never_emitted() -> None:
-    assert told(["Ass", "istant", ":", " A", " dog", ".", "\n", "#", "##"]) == ["A", " dog", "."]
-    assert told(["A", " red"]) == ["A red"]
+    assert streamed(["Ass", "istant", ":", " A", " dog", ".", "\n", "#", "##"]) == [
+        "A",
+        " dog",
+        ".",
+    ]
+    assert streamed(["A", " red"]) == ["A red"]
 
 
 def test_false_start_of_a_stop_is_emitted() -> None:
-    assert told(["No", ". #", "#", "1", " then"]) == ["No", ".", " ##1", " then"]
+    assert streamed(["No", ". #", "#", "1", " then"]) == ["No", ".", " ##1", " then"]
 
 
 def test_incomplete_character_is_not_emitted() -> None:
@@ -68,7 +72,7 @@ def test_incomplete_character_is_not_emitted() -> None:
 def test_parts_join_to_the_answer(parts: list[str], role: bool) -> None:
     written = "".join(parts).split("###")[0]
     parts = [*(["Assis", "tant: "] if role else []), *parts]
-    assert "".join(told(parts)) == written.strip().removeprefix("Assistant:").strip()
+    assert "".join(streamed(parts)) == written.strip().removeprefix("Assistant:").strip()
 
 
 # -- drawing ---------------------------------------------------------------------------------------
@@ -113,7 +117,7 @@ def test_invalid_temperature(temperature: float) -> None:
 
 @pytest.fixture(scope="module")
 def talking(starter: Bundle) -> Engine:
-    """The starter told that it knows conversations; what it says in them is another matter."""
+    """The starter with a card that allows conversations; its answers do not matter."""
     rules = replace(starter.card.prompt, turn="{question}<answer>", again="it")
     return Engine.load(Bundle(replace(starter.card, prompt=rules), starter.root), device="cpu")
 
@@ -135,19 +139,21 @@ def asked(photos: Path) -> list[Request]:
 
 
 def test_answer_is_streamed(engine: Engine, asked: list[Request]) -> None:
-    heard: dict[int, list[str]] = {id(request): [] for request in asked}
+    received: dict[int, list[str]] = {id(request): [] for request in asked}
     answers = list(
-        engine.answer(asked, unsure_below=0, on_text=lambda r, text: heard[id(r)].append(text))
+        engine.answer(asked, unsure_below=0, on_text=lambda r, text: received[id(r)].append(text))
     )
-    assert ["".join(heard[id(request)]) for request in asked] == [a.text for a in answers]
-    assert max(map(len, heard.values())) > 2
+    assert ["".join(received[id(request)]) for request in asked] == [a.text for a in answers]
+    assert max(map(len, received.values())) > 2
     assert [a.text for a in engine.answer(asked, unsure_below=0)] == [a.text for a in answers]
 
 
 def test_uncertain_answer_is_not_streamed(engine: Engine, asked: list[Request]) -> None:
-    heard: list[str] = []
-    [answer] = engine.answer(asked[:1], unsure_below=1, on_text=lambda _, text: heard.append(text))
-    assert heard == [answer.text]
+    received: list[str] = []
+    [answer] = engine.answer(
+        asked[:1], unsure_below=1, on_text=lambda _, text: received.append(text)
+    )
+    assert received == [answer.text]
     assert answer.text == engine.info.confidence.unsure
 
 
@@ -156,13 +162,13 @@ def texts(answers: Iterator[Answer]) -> list[str]:
 
 
 def test_seeded_answers_do_not_depend_on_the_batch(engine: Engine, asked: list[Request]) -> None:
-    def said(requests: Sequence[Request], seed: int) -> list[str]:
+    def answers_with(requests: Sequence[Request], seed: int) -> list[str]:
         return texts(engine.answer(requests, temperature=2.0, seed=seed, unsure_below=0))
 
-    together = said(asked, 3)
-    assert [said([request], 3)[0] for request in asked] == together
-    assert said(asked[::-1], 3) == together[::-1]
-    assert said(asked, 4) != together
+    together = answers_with(asked, 3)
+    assert [answers_with([request], 3)[0] for request in asked] == together
+    assert answers_with(asked[::-1], 3) == together[::-1]
+    assert answers_with(asked, 4) != together
     assert together != texts(engine.answer(asked, unsure_below=0))
 
 
@@ -213,10 +219,10 @@ def test_single_turn_model_refuses_history(engine: Engine, cat: Path) -> None:
 
 
 def test_temperature_and_seed_options(regionqa: Command, cat: Path) -> None:
-    def said(*words: str) -> str:
+    def answers_with(*words: str) -> str:
         return regionqa("ask", cat, "-b", "120,20,345,240", "what is this?", "--guess", *words).out
 
-    hot = said("--temperature", "3", "--seed", "1")
-    assert hot == said("--temperature", "3", "--seed", "1")
-    assert hot != said("--temperature", "3", "--seed", "2")
-    assert said() == said("--temperature", "0", "--seed", "5") != hot
+    hot = answers_with("--temperature", "3", "--seed", "1")
+    assert hot == answers_with("--temperature", "3", "--seed", "1")
+    assert hot != answers_with("--temperature", "3", "--seed", "2")
+    assert answers_with() == answers_with("--temperature", "0", "--seed", "5") != hot

@@ -99,7 +99,7 @@ def test_truncated_tokenizer(tmp_path: Path, starter: Bundle) -> None:
 
 
 def test_start_token_is_not_added(starter: Bundle, tmp_path: Path) -> None:
-    """Published tokenizers add `<s>` themselves; here the prompt's template says what is first."""
+    """Published tokenizers add `<s>`; here the prompt's template contains it."""
     content = json.loads(starter.file(FILE).read_text(encoding="utf-8"))
     start = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     content["post_processor"] = {

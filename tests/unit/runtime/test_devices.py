@@ -20,14 +20,14 @@ CPU, CUDA = PROVIDERS["cpu"], PROVIDERS["cuda"]
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine where, by all that torch and ONNX Runtime say, CUDA works."""
+    """Make torch and ONNX Runtime report CUDA as usable."""
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
 
 
 class FakeSession:
-    """A session that runs on whatever providers it is told to find working."""
+    """A session that runs on the given providers."""
 
     working: Sequence[str] = (CPU,)
     asked: Sequence[str] = ()
@@ -176,7 +176,7 @@ def test_missing_graph(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_answers_on_cuda_equal_cpu(starter: Bundle, photos: Path) -> None:
-    """Up to rounding: convolutions on CUDA keep fewer digits, which may turn a close call."""
+    """Equal up to rounding, which may decide between two almost equally likely tokens."""
     assert why_not_cuda() is None
     on_cuda = Engine.load(starter, device="cuda")
     on_cpu = Engine.load(starter, device="cpu")

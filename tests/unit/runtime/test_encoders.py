@@ -78,7 +78,7 @@ def same(actual: Floats, expected: Floats) -> None:
 
 
 def differ(first: Floats, second: Floats) -> bool:
-    """By more than rounding."""
+    """They differ by more than rounding."""
     return bool(np.abs(first - second).max() > 100 * TOLERANCE * np.abs(first).max())
 
 

@@ -45,7 +45,7 @@ def types(model: onnx.ModelProto) -> dict[str, int]:
 def differences(
     single: Path, cases: Sequence[Mapping[str, npt.NDArray[np.generic]]]
 ) -> list[float]:
-    """How far float16 is from float32, rounding after every operator."""
+    """Largest expected difference of float16 and float32 after rounding at every operator."""
     half = ReferenceEvaluator(onnx.load_from_string(float16_graph(single)))
     session = onnxruntime.InferenceSession(str(single), providers=["CPUExecutionProvider"])
     return [
@@ -116,7 +116,7 @@ def test_boxes_are_never_rounded(tiny: Tiny, row: str) -> None:
 
 
 def test_boxes_keep_float32_precision(tiny: Tiny) -> None:
-    """Moving a box by less than float16 can tell must still move what is cut out."""
+    """A shift below float16's resolution must change the region tokens."""
     path = tiny("levels").file("region.onnx")
     half = onnxruntime.InferenceSession(float16_graph(path), providers=["CPUExecutionProvider"])
     levels = {v.name: rng_normal((1, *v.shape[1:]), 3) * 4 for v in half.get_inputs()[:-2]}
@@ -128,7 +128,7 @@ def test_boxes_keep_float32_precision(tiny: Tiny) -> None:
 
 
 def test_half_encoders_return_float32(tiny: Tiny) -> None:
-    """Through the classes the engine uses."""
+    """With the classes that the engine uses."""
     bundle = tiny("levels")
     pixels = rng_normal((1, 3, 64, 64), 0)
     boxes = np.array([[0.1, 0.1, 0.6, 0.9]], np.float32)

@@ -63,14 +63,14 @@ def questions(photos: Path) -> list[Request]:
 
 
 def answers(engine: Engine, photos: Path) -> list[Answer]:
-    """Eight tokens to every question; none may fail."""
+    """Answers of eight tokens; none may fail."""
     found = list(engine.answer(questions(photos)))
     assert [answer.error for answer in found] == [None] * len(found)
     return found
 
 
 def language_bytes(engine: Engine) -> int:
-    """What the language model's weights take."""
+    """Bytes of the language model's weights."""
     decoder = bundle_backend(engine).language._decoder
     if isinstance(decoder, LlamaDecoder):
         return sum(weight.nbytes for weight in decoder._weights.values())
@@ -79,7 +79,7 @@ def language_bytes(engine: Engine) -> int:
 
 
 def gpu_bytes() -> int:
-    """What is taken of the GPU's memory, by whomever."""
+    """Bytes of the GPU's memory in use."""
     free, total = torch.cuda.mem_get_info()
     return total - free
 
@@ -88,7 +88,7 @@ def gpu_bytes() -> int:
 
 
 def check_answers(bundle: Bundle, shape: Shape, device: str, dtype: str, photos: Path) -> Engine:
-    """A model of this shape answers in this precision, its weights there once."""
+    """Check that a model of this shape answers, and holds its weights once."""
     engine = Engine.load(bundle, device=device, dtype=dtype, batch_size=1)
     assert str(engine.precision) == dtype
     assert bundle_backend(engine)._precision.half_encoders == (device == "cuda")
@@ -107,7 +107,7 @@ def test_reduced_model_answers_in_half_precision(made: Made, photos: Path, dtype
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @halves
 def test_published_size_answers_within_memory(made: Made, photos: Path, dtype: str) -> None:
-    """Within 2 GB of the weights, whoever holds them: torch, ONNX Runtime, CUDA's own."""
+    """Memory in use stays within 2 GB of the weights, for torch, ONNX Runtime and CUDA together."""
     bundle = made(SEVEN)
     torch.cuda.empty_cache()
     before = gpu_bytes()
@@ -117,8 +117,8 @@ def test_published_size_answers_within_memory(made: Made, photos: Path, dtype: s
     weights = 2 * (SEVEN.language_weights + needs.encoders.weights)
     print(f"{dtype}: {taken / GB:.2f} GB taken, weights {weights / GB:.2f} GB")  # noqa: T201
     assert taken <= weights + 2 * GB
-    told = estimate(needs, Device.cuda, Precision(Dtype(dtype), None, True)).total
-    assert taken <= 1.2 * told
+    estimated = estimate(needs, Device.cuda, Precision(Dtype(dtype), None, True)).total
+    assert taken <= 1.2 * estimated
     del engine
 
 
@@ -165,7 +165,7 @@ def test_operators_of_the_published_size_run_on_cuda(made: Made) -> None:
 
 @both
 def test_float32_answers_equal_cpu(made: Made, photos: Path, device: str) -> None:
-    """One at a time there, in a batch here."""
+    """The CPU answers one at a time, the GPU in a batch."""
     bundle = made(SMALL)
     expected = answers(Engine.load(bundle, device="cpu", dtype="float32", batch_size=1), photos)
     found = answers(Engine.load(bundle, device=device, dtype="float32"), photos)

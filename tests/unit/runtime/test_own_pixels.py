@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from helpers.graph_cache import GraphCache
-from helpers.tiny_models import a_record
+from helpers.tiny_models import record_json
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.engine import Engine
 from regionqa.errors import BundleError, ImageError
@@ -170,7 +170,7 @@ def test_no_region_pixels_without_regions(
 def test_broken_image_fails_alone(
     bundle: Bundle, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is decoded once for both encoders, so its requests fail together."""
+    """The image is decoded once for both encoders, so its requests fail together."""
     load = InputImage.load
 
     def failing(self: InputImage) -> object:
@@ -202,7 +202,7 @@ def test_tokens_depend_on_the_box(bundle: Bundle, cat: Path) -> None:
 
 
 def refused(bundle: Bundle, **changes: object) -> str:
-    """What is said of a bundle whose [region.image] is changed."""
+    """The error of a bundle with a changed [region.image]."""
     card = bundle.card
     assert card.region and card.region.image
     image = replace(card.region.image, **changes)  # type: ignore[arg-type]
@@ -275,7 +275,7 @@ def test_unknown_encoder_answers_but_does_not_train(
     assert (asked.status, asked.out) == (0, before.out), asked.err
     data = tmp_path / "data.jsonl"
     data.write_text(
-        json.dumps(a_record(str(cat), [[1, 2, 90, 90]], ("what is <region1>?", "a cat")))
+        json.dumps(record_json(str(cat), [[1, 2, 90, 90]], ("what is <region1>?", "a cat")))
     )
     trained = regionqa("finetune", "--data", data, "--model", root, "--out", tmp_path / "out", *CPU)
     assert trained.status == 1

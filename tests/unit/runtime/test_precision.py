@@ -44,7 +44,7 @@ def old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every model counts as large."""
+    """Treat every model as large."""
     monkeypatch.setattr(precision, "SMALL", 0)
 
 
@@ -142,7 +142,7 @@ def test_half_encoders_on_cuda_only(bfloat16: None, starter: Bundle, dtype: str)
 def test_precision_is_chosen_again_after_fallback(
     starter: Bundle, monkeypatch: pytest.MonkeyPatch, large: None, bfloat16: None
 ) -> None:
-    """CUDA seems to work until the first session is opened."""
+    """Make CUDA seem usable until the first session is opened."""
     monkeypatch.setattr(bundle_module, "choose_device", lambda asked: Device.cuda)
     opened = devices.open_session
 
@@ -217,7 +217,7 @@ def test_unreadable_weights(tiny: Tiny, tmp_path: Path) -> None:
 
 @pytest.fixture
 def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `from_pretrained` is asked for, on a machine that has the extra; it is not asked."""
+    """Record the arguments of `from_pretrained`, as if the extra were installed."""
     asked: list[dict[str, Any]] = []
     import transformers
 
@@ -252,7 +252,7 @@ def test_quantize_extra_lists_the_packages() -> None:
 def test_quantized_model_is_loaded_on_the_device(
     tiny: Tiny, bitsandbytes: list[dict[str, Any]], way: str, dtype: str
 ) -> None:
-    """A LLaMA, too, that `LlamaDecoder` runs otherwise."""
+    """Including a LLaMA, which `LlamaDecoder` runs otherwise."""
     how = Precision(Dtype(dtype), Quantize(way))
     model = LanguageModel(tiny("none"), Device.cpu, how)
     assert isinstance(model._decoder, TransformersDecoder)
