@@ -47,7 +47,7 @@ class Box:
         if self.x1 < self.x0 or self.y1 < self.y0:
             raise BoxError(
                 f"box {self}: right must exceed left and bottom exceed top; "
-                "swap the corners, or say --box-format xywh if these are left, top, width, height"
+                "swap the corners, or use --box-format xywh if these are left, top, width, height"
             )
         if self.x1 == self.x0 or self.y1 == self.y0:
             raise BoxError(f"box {self}: has no area; give a width and a height above zero")
@@ -146,7 +146,7 @@ class WrittenBox:
         if fractional and any(value != int(value) for value in corners) and min(width, height) > 1:
             raise BoxError(
                 f"box {text}: is smaller than one pixel; if these are fractions of the image, "
-                "say --box-units fraction"
+                "use --box-units fraction"
             )
 
 

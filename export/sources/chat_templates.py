@@ -97,7 +97,7 @@ def read_conversation(
     ends_by_name = [tokenizer.convert_ids_to_tokens(end) for end in ends]
     stop = [token for token in (written.end, *ends_by_name) if token] or [tokenizer.eos_token]
     if not stop[0]:
-        raise BundleError(f"{folder}: does not say which token ends an answer")
+        raise BundleError(f"{folder}: does not state which token ends an answer")
     return PromptFormat(
         written=prompt,
         template=card_pattern(whole),

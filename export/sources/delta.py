@@ -276,7 +276,7 @@ def check_disk(folder: Path, needed: int) -> None:
     if needed > free:
         raise BundleError(
             f"{folder}: the disk is too small: {readable(needed)} are needed, {readable(free)} are "
-            "free; free some, or say --out with a folder on a larger disk"
+            "free; free some, or use --out with a folder on a larger disk"
         )
 
 

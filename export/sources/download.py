@@ -101,7 +101,7 @@ def find_parts(
     for name, source in sources.items():
         if strict and source.repo is None and name not in given:
             raise UsageError(
-                f"{card.name}: {source.what} is not on the Hub; get it at {source.page} and say "
+                f"{card.name}: {source.what} is not on the Hub; get it at {source.page} and use "
                 f"--{name} FILE"
             )
     return [find_part(name, source, given.get(name)) for name, source in sources.items()]

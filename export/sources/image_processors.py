@@ -64,7 +64,7 @@ def image_table(
 def read_processor(folder: Path) -> Any:
     """Load the image processor in a folder; BundleError if there is none."""
     if not any((folder / name).is_file() for name in FILES):
-        raise BundleError(f"{folder}: does not say how images are prepared; {FILES[0]} is missing")
+        raise BundleError(f"{folder}: has no image processor; {FILES[0]} is missing")
     try:
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # many kinds
@@ -87,5 +87,5 @@ def own_fit(folder: Path, processor: Any) -> tuple[Fit, int]:
         return Fit.crop, short
     raise BundleError(
         f"{folder}: its image processor (size {dict(size)}, crop {dict(crop) if cuts else None}) "
-        "makes squares in a way that is not known; say --fit squash, pad or crop"
+        "makes squares in an unknown way; use --fit squash, pad or crop"
     )

@@ -172,7 +172,7 @@ def language_config(found: PublishedCheckpoints) -> dict[str, Any]:
     config = {**base, **delta}
     for key in ("hidden_size", "num_attention_heads", "rms_norm_eps"):
         if key not in config:
-            raise BundleError(f"{found.delta}: its config.json does not say {key}")
+            raise BundleError(f"{found.delta}: its config.json lacks {key}")
     return config
 
 

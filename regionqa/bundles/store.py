@@ -121,7 +121,7 @@ def find_folder(model: str | Path) -> Path:
             return shipped_folder() / model
         if (published_folder(model) / CARD).is_file():
             return published_folder(model)
-        raise BundleError(f"{model}: not downloaded yet; say: regionqa download {model}")
+        raise BundleError(f"{model}: not downloaded yet; run: regionqa download {model}")
     folder = Path(model)
     with suppress(RuntimeError):  # ~USER of an unknown user
         folder = folder.expanduser()

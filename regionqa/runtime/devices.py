@@ -70,7 +70,7 @@ def choose_device(asked: str) -> Device:
     if reason is None:
         return Device.cuda
     if asked == "cuda":
-        raise DeviceError(f"--device cuda: CUDA cannot be used: {reason}; or say --device cpu")
+        raise DeviceError(f"--device cuda: CUDA cannot be used: {reason}; or use --device cpu")
     return Device.cpu
 
 

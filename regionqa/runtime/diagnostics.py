@@ -149,7 +149,7 @@ def hub_cache_finding() -> str:
 def check_model(name: str) -> Finding:
     """Compare a model's files with its card, content included."""
     if is_not_downloaded(name):
-        return Finding(f"model {name}", f"not downloaded yet; say: regionqa download {name}")
+        return Finding(f"model {name}", f"not downloaded yet; run: regionqa download {name}")
     try:
         bundle = find_bundle(name)
         broken = bundle.broken_files()

@@ -199,7 +199,7 @@ def machine_memory() -> int | None:
 
 # -- the table of `doctor` -------------------------------------------------------------------------
 
-HEADER = ("setting", "language", "encoders", "a question", "the rest", "in all", "here")
+HEADER = ("setting", "language", "encoders", "question", "other", "total", "here")
 
 
 def table(needs: MemoryNeeds) -> list[str]:
@@ -249,8 +249,8 @@ def advice(needs: MemoryNeeds, found: list[MemoryEstimate], here: dict[Device, i
     large = needs.matrices + needs.others > SMALL
     for each in sorted(found, key=lambda each: each.device is Device.cpu):
         if fits(each, here) and not (large and each.precision.dtype is Dtype.float32):
-            return f"take: {setting_text(each)}"
-    return "nothing fits here: it takes a GPU with more memory, or a smaller model"
+            return f"recommended: {setting_text(each)}"
+    return "no setting fits: use a GPU with more memory, or a smaller model"
 
 
 def gigabytes(size: int) -> str:

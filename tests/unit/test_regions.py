@@ -143,7 +143,7 @@ def test_four_numbers_accepts_numpy(values: object) -> None:
         ((0, 0, math.inf, 10), "finite"),
         ((0, -math.inf, 10, 10), "finite"),
         ((200, 20, 10, 300), "box 200,20,10,300: right must exceed left and bottom exceed top"),
-        ((10, 300, 200, 20), "or say --box-format xywh"),
+        ((10, 300, 200, 20), "or use --box-format xywh"),
         ((10, 20, 10, 300), "box 10,20,10,300: has no area"),
         ((10, 20, 200, 20), "give a width and a height above zero"),
         ((0, 0, 0, 0), "has no area"),
@@ -245,7 +245,7 @@ def test_zero_width_or_height(form: BoxFormat, extent: tuple[int, int]) -> None:
     ],
 )
 def test_fractions_given_as_pixels_are_refused(values: Four, form: BoxFormat) -> None:
-    with pytest.raises(BoxError, match=r"smaller than one pixel.* say --box-units fraction"):
+    with pytest.raises(BoxError, match=r"smaller than one pixel.* use --box-units fraction"):
         WrittenBox(values, form).resolve(100, 100)
 
 

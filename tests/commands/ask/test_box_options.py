@@ -212,7 +212,7 @@ BAD_BOXES = [
     ("20,30,20,120", "has no area"),
     ("226,0,300,150", "lies outside the image, which is 226 x 150 pixels"),
     ("-50,-50,-1,-1", "lies outside the image"),
-    ("0.1,0.2,0.9,0.8", "say --box-units fraction"),
+    ("0.1,0.2,0.9,0.8", "use --box-units fraction"),
 ]
 
 

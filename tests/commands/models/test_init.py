@@ -383,7 +383,7 @@ def test_invalid_folders(regionqa: "Command", parts: Path, tmp_path: Path) -> No
         ),
         (parts / "clip", parts / "clip", "'clip_vision_model' is no causal language model"),
         (parts / "clip", speechless, "speechless: has no tokenizer"),
-        (blind, parts / "llama", "blind: does not say how images are prepared"),
+        (blind, parts / "llama", "blind: has no image processor"),
     ):
         ran = regionqa("init", tmp_path / "mine", "--vision", vision, "--llm", language)
         assert ran.status in (1, 2)
@@ -553,7 +553,7 @@ def test_unknown_fit_needs_the_fit_option(tmp_path: Path) -> None:
     CLIPImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}
     ).save_pretrained(tmp_path)
-    with pytest.raises(BundleError, match="say --fit squash, pad or crop"):
+    with pytest.raises(BundleError, match="use --fit squash, pad or crop"):
         image_table(tmp_path, 28)
     assert image_table(tmp_path, 28, Fit.squash)[0]["fit"] == "squash"
 

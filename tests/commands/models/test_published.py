@@ -116,7 +116,7 @@ def test_pvit_with_a_regionclip_file(
     without = regionqa("download", "pvit-7b")
     assert without.status == 2
     assert without.err.endswith(
-        "is not on the Hub; get it at https://github.com/microsoft/RegionCLIP and say --region "
+        "is not on the Hub; get it at https://github.com/microsoft/RegionCLIP and use --region "
         "FILE\n"
     )
     assert not hub.requests

@@ -58,7 +58,7 @@ def test_shipped_name_precedes_a_folder_of_that_name(
 def test_missing_published_model_says_how_to_download(name: str, hub: Hub) -> None:
     with pytest.raises(BundleError) as caught:
         find_bundle(name)
-    assert str(caught.value) == f"{name}: not downloaded yet; say: regionqa download {name}"
+    assert str(caught.value) == f"{name}: not downloaded yet; run: regionqa download {name}"
     assert hub.requests == []
     assert name not in shipped_bundles()
 

@@ -97,7 +97,7 @@ def test_unusable_cuda(
     reason: str,
 ) -> None:
     without(monkeypatch)
-    with pytest.raises(DeviceError, match=f"--device cuda: .*{reason}.*or say --device cpu"):
+    with pytest.raises(DeviceError, match=f"--device cuda: .*{reason}.*or use --device cpu"):
         choose_device("cuda")
     assert choose_device("auto") is Device.cpu
 

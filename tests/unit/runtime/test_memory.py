@@ -130,7 +130,7 @@ def test_doctor_estimates_a_model_before_its_download(
         "regionqa.runtime.diagnostics.published_folder", lambda name: tmp_path / name
     )
     ran = regionqa("doctor", "--model", "pvit-7b")
-    assert "not downloaded yet; say: regionqa download pvit-7b" in ran.out
+    assert "not downloaded yet; run: regionqa download pvit-7b" in ran.out
     assert "memory for pvit-7b, by its card, before it is downloaded:" in ran.out
     [four] = [line for line in ran.lines if "--quantize 4bit" in line]
     assert "GB" in four
@@ -141,7 +141,7 @@ def test_doctor_estimates_a_model(regionqa: "Command") -> None:
     assert ran.status == 0, ran.out
     assert "memory for starter:" in ran.out
     assert ran.lines[-1].strip() in (
-        "take: --device cpu --dtype float32", "take: --device cuda --dtype float32"
+        "recommended: --device cpu --dtype float32", "recommended: --device cuda --dtype float32"
     )  # fmt: skip
 
 
@@ -176,15 +176,15 @@ def advised(cpu: int | None, cuda: int | None, needs: MemoryNeeds | None = None)
 def test_most_precise_fitting_setting_is_recommended(
     cpu: int | None, cuda: int | None, taken: str
 ) -> None:
-    assert advised(cpu, cuda) == f"take: {taken}"
+    assert advised(cpu, cuda) == f"recommended: {taken}"
 
 
 def test_no_setting_fits() -> None:
-    assert advised(8, 4).startswith("nothing fits here")
+    assert advised(8, 4).startswith("no setting fits")
 
 
 def test_float32_is_recommended_for_small_models(larger: Bundle) -> None:
-    assert advised(16, 8, needs_of(larger)) == "take: --device cuda --dtype float32"
+    assert advised(16, 8, needs_of(larger)) == "recommended: --device cuda --dtype float32"
 
 
 def test_settings_are_valid_options() -> None:
