@@ -165,7 +165,7 @@ def new_region_encoder(
     """Create an untrained region encoder; the tower's levels that it reads, and its [region] table.
 
     A further source is one more branch here. The encoder of `levels` is GPT4RoI's (section 3.2) in
-    the tower's width. The encoder of `pixels` is the trained one of the starter with a new carrier.
+    the tower's width. The encoder of `pixels` is the starter's with a new projector.
 
     Args:
         source: Input of the encoder; None: there is no encoder.
@@ -188,7 +188,7 @@ def new_region_encoder(
             "mean": list(own.mean),
             "std": list(own.std),
         }
-        encoder = CropRegionEncoder.with_new_carrier(
+        encoder = CropRegionEncoder.with_new_projector(
             trained, hidden_size=hidden_size, input_size=None
         )
         return (), encoder, table

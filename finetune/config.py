@@ -22,11 +22,11 @@ class RegionPart(StrEnum):
 
     auto = "auto"
     """`all` where the base's region encoder is untrained and reads the vision encoder's maps, else
-    `carrier`: training a trained encoder further makes it forget."""
+    `projector`: training a trained encoder further makes it forget."""
     all = "all"
     """All of it (GPT4RoI)."""
-    carrier = "carrier"
-    """The projection of region vectors into the language model; the encoder stays frozen (PVIT)."""
+    projector = "projector"
+    """Its projector into the language model; the encoder stays frozen (PVIT)."""
 
 
 class TrainingPrecision(StrEnum):
@@ -57,9 +57,7 @@ class StageSettings:
         section=Section.method,
         min=1,
     )
-    learning_rate: float = field(
-        metadata=flag("Peak learning rate of AdamW.", section=Section.method)
-    )
+    learning_rate: float = field(metadata=flag("Peak learning rate.", section=Section.method))
     group: int = 4
     """Questions about one image that stay together; it is encoded once per forward pass."""
     region: RegionPart = RegionPart.auto
@@ -146,7 +144,7 @@ PVIT = Stages(
         epochs=1.0,
         batch=8,
         accumulate=2,
-        region=RegionPart.carrier,
+        region=RegionPart.projector,
         box_noise=0.02,
         gradient_checkpointing=True,
     ),
@@ -154,7 +152,7 @@ PVIT = Stages(
         learning_rate=2e-5,
         epochs=3.0,
         batch=8,
-        region=RegionPart.carrier,
+        region=RegionPart.projector,
         projector=True,
         language=True,
         box_noise=0.02,
@@ -325,7 +323,7 @@ def read_settings_file(path: Path) -> tuple[dict[str, Any], StageOverrides]:
     for name, value in tables.items():
         if not isinstance(value, dict):
             raise UsageError(f"{path}: {name} is {value!r}, but it must be a table [{name}]")
-    lora = _lora_of_stages(tables, str(path), unused_align=False)
+    lora = _read_old_stages(tables, str(path), unused_align=False)
     return lora | table, StageOverrides(**tables)
 
 
@@ -333,10 +331,10 @@ LORA_KEYS = ("lora_rank", "lora_alpha", "lora_dropout")
 """Keys that version 0.1 kept in each stage, and that are settings of the run today."""
 
 
-def _lora_of_stages(
+def _read_old_stages(
     stages: Mapping[str, dict[str, Any]], where: str, *, unused_align: bool
 ) -> dict[str, Any]:
-    """Take LoRA's keys out of the stages, where version 0.1 wrote them.
+    """Rename values of version 0.1 in stages, and take out LoRA's keys, which it kept there.
 
     Args:
         stages: The tables `align` and `instruct`; changed in place.
@@ -349,10 +347,12 @@ def _lora_of_stages(
     """
     lora = {}
     align, instruct = stages["align"], stages["instruct"]
-    ignored = unused_align and not align.get("language")
+    for stage in (align, instruct):
+        if stage.get("region") == "carrier":
+            stage["region"] = RegionPart.projector.value
     for key in LORA_KEYS:
         first, second = align.pop(key, None), instruct.pop(key, None)
-        if first is not None and first != second and not ignored:
+        if first not in (None, second) and (align.get("language") or not unused_align):
             raise UsageError(
                 f"{where}: {key} in [align] differs from [instruct]; LoRA is a setting of the "
                 f"whole run, so write {key} = {first} above the tables"
@@ -391,7 +391,7 @@ def read_saved(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         settings = table["settings"]
-        lora = _lora_of_stages(settings["stages"], str(path), unused_align=True)
+        lora = _read_old_stages(settings["stages"], str(path), unused_align=True)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path}: cannot be read as the settings of a run: {error}; start a new run in "

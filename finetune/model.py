@@ -110,7 +110,7 @@ class RegionLanguageModel(nn.Module):
         """Region tokens (N, K, H) of all boxes."""
         assert self.region is not None
         if batch.vectors is not None:
-            return self.region.carry(batch.vectors, batch.boxes)
+            return self.region.project(batch.vectors, batch.boxes)
         parts, members = [], []
         for group, sources in enumerate(batch.sources):
             own = (batch.places[:, 0] == group).nonzero().flatten()  # (n,)
@@ -163,7 +163,7 @@ def train_region(region: RegionModule, part: RegionPart) -> None:
     if part is RegionPart.all:
         region.requires_grad_(True)
         return
-    for name in region.carrier:
+    for name in region.projector_parts:
         region.get_submodule(name).requires_grad_(True)
 
 

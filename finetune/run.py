@@ -88,7 +88,7 @@ def resolve_region(settings: StageSettings, card: ModelCard) -> StageSettings:
         return settings
     reads_levels = card.region is not None and card.region.image is None
     whole = reads_levels and REGION_ENCODER in card.untrained
-    return replace(settings, region=RegionPart.all if whole else RegionPart.carrier)
+    return replace(settings, region=RegionPart.all if whole else RegionPart.projector)
 
 
 def finetune(
@@ -227,11 +227,11 @@ def frozen_copy(model: RegionLanguageModel, device: torch.device) -> RegionLangu
 def frozen_encoders(run: TrainingRun, parts: BundleModules) -> FrozenEncoders:
     """Build the encoders that do not train; UsageError where sharding does not allow it."""
     region, device = parts.region, run.processes.device
-    frozen = {settings.region is RegionPart.carrier for _, settings in run.stages}
+    frozen = {settings.region is RegionPart.projector for _, settings in run.stages}
     if region is not None and run.processes.shards and True in frozen:
         if len(frozen) > 1:
             raise UsageError(
-                "--shard needs the same `region` in both stages; set it to all or carrier"
+                "--shard needs the same `region` in both stages; set it to all or projector"
             )
         region = deepcopy(region).to(device)  # sharded weights only work inside the model
     return FrozenEncoders(run.base.card, parts.vision.to(device), region, device)
@@ -246,7 +246,7 @@ def stage_run(
 ) -> StageRun:
     """Build the sampler and collator of a stage."""
     settings = dict(run.stages)[name]
-    frozen = settings.region is RegionPart.carrier
+    frozen = settings.region is RegionPart.projector
     seed, replay = run.settings.seed, run.data.replay
     return StageRun(
         name=name,

@@ -52,8 +52,8 @@ class RegionModule(nn.Module, ABC):
 
     config: Any
     """A frozen dataclass, from which with the weights the module can be rebuilt."""
-    carrier: ClassVar[tuple[str, ...]]
-    """Names of the submodules used by `carry`."""
+    projector_parts: ClassVar[tuple[str, ...]]
+    """Names of the submodules used by `project`."""
     reads_pixels: ClassVar[bool] = False
     """Whether its source is the image with its own preprocessing, not the levels."""
 
@@ -71,10 +71,10 @@ class RegionModule(nn.Module, ABC):
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
     ) -> Tensor:
-        """Return one vector (N, D) per box, the input of `carry`."""
+        """Return one vector (N, D) per box, the input of `project`."""
 
     @abstractmethod
-    def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
+    def project(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Map vectors (N, D) with their boxes (N, 4) to region tokens (N, K, hidden_size)."""
 
     def forward(self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
@@ -86,4 +86,4 @@ class RegionModule(nn.Module, ABC):
             boxes: (N, 4) float32 xyxy in [0, 1] of the preprocessed image; N may be 0.
             image_index: (N,) int64, the image of each box.
         """
-        return self.carry(self.region_vectors(sources, boxes, image_index), boxes)
+        return self.project(self.region_vectors(sources, boxes, image_index), boxes)

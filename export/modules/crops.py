@@ -52,7 +52,7 @@ class CropConfig:
     input_size: int | None = None
     """Side of the square input, in pixels; None where height and width vary with the image."""
     place_width: int = 0
-    """Hidden width of the position embedding that the carrier adds; 0: none."""
+    """Hidden width of the position embedding that the projector adds; 0: none."""
 
     @property
     def trunk_width(self) -> int:
@@ -87,7 +87,7 @@ class CropRegionEncoder(RegionModule):
     """Pixels of B images and N boxes -> N region tokens."""
 
     config: CropConfig
-    carrier: ClassVar[tuple[str, ...]] = ("carry_linear", "place")
+    projector_parts: ClassVar[tuple[str, ...]] = ("carry_linear", "place")
     reads_pixels: ClassVar[bool] = True
 
     def __init__(self, config: CropConfig) -> None:
@@ -101,8 +101,8 @@ class CropRegionEncoder(RegionModule):
             self.place = PositionEmbedding(config.place_width, config.hidden_size)
 
     @classmethod
-    def with_new_carrier(cls, trained: "CropRegionEncoder", **changes: Any) -> Self:
-        """Copy a trained encoder, except for its carrier, which is untrained.
+    def with_new_projector(cls, trained: "CropRegionEncoder", **changes: Any) -> Self:
+        """Copy a trained encoder, except for its projector, which is untrained.
 
         Args:
             trained: The encoder to copy.
@@ -112,7 +112,7 @@ class CropRegionEncoder(RegionModule):
         state = {
             name: value
             for name, value in trained.state_dict().items()
-            if name.split(".")[0] not in cls.carrier
+            if name.split(".")[0] not in cls.projector_parts
         }
         encoder.load_state_dict(state, strict=False)
         return encoder.eval()
@@ -159,7 +159,7 @@ class CropRegionEncoder(RegionModule):
         before, after = vectors[:, :start], vectors[:, start + PLACES :]
         return torch.cat([before, box_position(boxes).to(vectors.dtype), after], 1)
 
-    def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
+    def project(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Vectors (N, vector_width) -> region tokens (N, 1, hidden_size)."""
         tokens: Tensor = self.carry_linear(vectors)
         if self.config.place_width:

@@ -154,7 +154,7 @@ class MultiLevelRegionEncoder(RegionModule):
     """Fusion and RoIAlign together: maps of B images and N boxes to N region tokens."""
 
     config: MultiLevelConfig
-    carrier: ClassVar[tuple[str, ...]] = ("roi_align.updims",)
+    projector_parts: ClassVar[tuple[str, ...]] = ("roi_align.updims",)
 
     def __init__(self, config: MultiLevelConfig) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class MultiLevelRegionEncoder(RegionModule):
         """Return one vector (N, region_width) per box; arguments as in `forward`."""
         return self.roi_align.region_vectors(self.mlvl_fuse(sources), boxes, image_index)
 
-    def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
+    def project(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Vectors (N, region_width) -> region tokens (N, 1, hidden_size)."""
         tokens: Tensor = self.roi_align.updims(vectors)
         return tokens.unsqueeze(1)

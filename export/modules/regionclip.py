@@ -193,7 +193,7 @@ class RegionClipEncoder(RegionModule):
     """Pixels of B images and N boxes -> N region tokens."""
 
     config: RegionClipConfig
-    carrier: ClassVar[tuple[str, ...]] = ("prompt_projector", "bbox_fc")
+    projector_parts: ClassVar[tuple[str, ...]] = ("prompt_projector", "bbox_fc")
     reads_pixels: ClassVar[bool] = True
 
     def __init__(self, config: RegionClipConfig) -> None:
@@ -240,7 +240,7 @@ class RegionClipEncoder(RegionModule):
         (pixel_values,) = sources
         return self.backbone.pooled(self.crops(pixel_values, boxes, image_index))
 
-    def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
+    def project(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Vectors (N, region_width) and boxes (N, 4) -> region tokens (N, 1, hidden_size)."""
         tokens: Tensor = self.prompt_projector(vectors) + self.bbox_fc(boxes)
         return tokens.unsqueeze(1)

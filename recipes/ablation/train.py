@@ -184,7 +184,7 @@ def untrained_region_encoder(
     if kind == "pixels":
         _, trained = read_encoders(starter)
         assert isinstance(trained, CropRegionEncoder)
-        return CropRegionEncoder.with_new_carrier(trained)
+        return CropRegionEncoder.with_new_projector(trained)
     return None
 
 
@@ -210,7 +210,7 @@ def variant_card(base: Bundle, starter: Bundle, kind: str) -> dict[str, Any]:
 def row_stages(budget: Budget, row: Row) -> Stages:
     """The same number of steps for every row, however many stages it has."""
     first = round(budget.steps * budget.align_share) if len(row.stages) == 2 else 0
-    part = RegionPart.carrier if row.kind == "pixels" else RegionPart.all
+    part = RegionPart.projector if row.kind == "pixels" else RegionPart.all
     align = StageSettings(
         learning_rate=1e-3, steps=max(1, first), batch=budget.batch, region=part, warm_up=0.1,
         weight_decay=0.01,

@@ -88,7 +88,7 @@ def questions(
         boxes = view.scene.boxes[list(sample.regions)]  # (R, 4)
         fractions = [tuple(box) for box in boxes.tolist()]
         pieces = render(bundle.card.prompt, sample.question, fractions, tokenizer.special_tokens)
-        carried = region.carry(
+        carried = region.project(
             view.vectors[list(sample.regions)].float(), torch.from_numpy(boxes).reshape(-1, 4)
         )
         prompts.append(

@@ -285,7 +285,9 @@ def main(arguments: list[str] | None = None) -> None:
         rounds=rounds,
     )
     torch.manual_seed(LANGUAGE_SETTINGS.seed)
-    region = CropRegionEncoder.with_new_carrier(trained, input_size=IMAGE, place_width=PLACE_WIDTH)
+    region = CropRegionEncoder.with_new_projector(
+        trained, input_size=IMAGE, place_width=PLACE_WIDTH
+    )
     language, tokenizer, held = train_language_stage(vision, region, parts, settings, options.out)
     finish_bundle(options.out / "starter", options.data, vision, region, language, tokenizer, held)
 

@@ -325,7 +325,7 @@ def test_pvit_region_tokens(pvit: GoldenSet) -> None:
         projected, term = encoder.prompt_projector(features), encoder.bbox_fc(boxes)
         assert difference(projected, want["projected"][:, 0]) < FEATURES
         assert difference(term, want["box_term"][:, 0]) < FEATURES
-        tokens = encoder.carry(features, boxes)
+        tokens = encoder.project(features, boxes)
         assert difference(tokens, want["region_embeddings"]) < FEATURES
 
 

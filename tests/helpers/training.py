@@ -48,7 +48,7 @@ def parts_of(
     """Build the model of training and its collator."""
     parts = read_modules(bundle)
     encoders = FrozenEncoders(bundle.card, parts.vision, parts.region, CPU)
-    frozen = part is RegionPart.carrier
+    frozen = part is RegionPart.projector
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
     return model, Collator(sample_builder(bundle), encoders, frozen)
 

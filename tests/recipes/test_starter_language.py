@@ -178,14 +178,14 @@ def test_projector_is_initialized_from_probe(starter: Bundle) -> None:
     tokenizer = BundleTokenizer(starter.file("llm/tokenizer.json"))
     embeddings = torch.randn(tokenizer.size, 64)
     directions = name_directions(embeddings, tokenizer, names)
-    carrier = torch.nn.Linear(8, 64)
-    untouched = carrier.weight[:, 6:].clone()
-    initialize_from_probe(carrier, probe, directions, vectors[:, :6], rms=0.5)
-    projected = vectors[:, :6] @ carrier.weight[:, :6].T + carrier.bias
+    projector = torch.nn.Linear(8, 64)
+    untouched = projector.weight[:, 6:].clone()
+    initialize_from_probe(projector, probe, directions, vectors[:, :6], rms=0.5)
+    projected = vectors[:, :6] @ projector.weight[:, :6].T + projector.bias
     assert projected.pow(2).mean().sqrt().item() == pytest.approx(0.5, rel=1e-3)
     assert projected.mean(0).abs().max() < 1e-3
     assert ((projected @ directions.T).argmax(1).numpy() == labels).mean() > 0.9
-    assert torch.equal(carrier.weight[:, 6:], untouched)
+    assert torch.equal(projector.weight[:, 6:], untouched)
     assert image_probe(views, seed=0).weight.shape == (4, 6)
 
 

@@ -1,4 +1,4 @@
-"""Linear probes of what frozen encoders see, and carriers into a language model that begin as them.
+"""Linear probes on frozen features, from which projectors into the language model are initialized.
 
 A linear layer learns in seconds what a region's vector says of its class. A small language model
 learns that slowly, from few questions about each class, and learns part of what is noise. So what
@@ -86,9 +86,9 @@ def name_directions(embeddings: Tensor, tokenizer: BundleTokenizer, names: Seque
 
 @torch.no_grad()
 def initialize_from_probe(
-    carrier: nn.Linear, probe: nn.Linear, directions: Tensor, inputs: Tensor, rms: float
+    projector: nn.Linear, probe: nn.Linear, directions: Tensor, inputs: Tensor, rms: float
 ) -> None:
-    """Let the first columns of a carrier say what the probe reads, in directions (classes, H).
+    """Let the first columns of a projector say what the probe reads, in directions (classes, H).
 
     inputs: (N, C), of which what is carried shall have the mean zero and `rms` as its root
     mean square.
@@ -97,5 +97,5 @@ def initialize_from_probe(
     weight = directions.T @ probe.weight  # (H, C)
     bias = directions.T @ (probe.bias - mean)  # (H,)
     scale = rms / (inputs @ weight.T + bias).pow(2).mean().sqrt()
-    carrier.weight[:, : weight.shape[1]] = scale * weight
-    carrier.bias.copy_(scale * bias)
+    projector.weight[:, : weight.shape[1]] = scale * weight
+    projector.bias.copy_(scale * bias)

@@ -1,6 +1,6 @@
 """The language stage of the starter: training on what frozen encoders saw.
 
-What trains is the projector of the image tokens, what carries region vectors into the language
+What trains is the projector of the image tokens, that of region vectors into the language
 model, and the language model itself, in the loop of `regionqa finetune` (train.py), over questions
 that are drawn anew in every step: where boxes lie, then everything, then two rounds of several runs
 whose mean is kept.
@@ -49,7 +49,7 @@ LANGUAGE_STAGE = StageSettings(
     steps=3600,
     batch=32,
     accumulate=3,
-    region=RegionPart.carrier,
+    region=RegionPart.projector,
     projector=True,
     language=True,
     warm_up_steps=100,
@@ -213,7 +213,7 @@ def held_out_questions(views: Sequence[ImageView], count: int, seed: int) -> Que
 
 
 def train_language(plan: LanguagePlan, model: RegionLanguageModel, out: Path) -> None:
-    """Train projector, carrier and language model in place; runs that were stopped go on.
+    """Train both projectors and the language model in place; interrupted runs continue.
 
     out: where logs, curves and checkpoints go, those of every member into its own folder.
     """

@@ -148,7 +148,7 @@ def test_flags_override_the_settings_file(
     assert ran.status == 0, ran.err
     provenance = open_bundle(out).card.provenance
     align, instruct = (stage["settings"] for stage in provenance["stages"])
-    assert (align["steps"], align["batch"], align["region"]) == (1, 3, "carrier")
+    assert (align["steps"], align["batch"], align["region"]) == (1, 3, "projector")
     assert (instruct["steps"], instruct["batch"], instruct["projector"]) == (2, 4, False)
     assert {align["learning_rate"], instruct["learning_rate"]} == {0.002}, "flags come last"
     assert provenance["seed"] == 9
@@ -171,7 +171,7 @@ def test_pvit_preset_equals_the_paper() -> None:
     for stage in (align, instruct):
         assert (stage.warm_up, stage.warm_up_steps, stage.schedule) == (0.03, None, "cosine")
         assert (stage.box_noise, stage.weight_decay) == (0.02, 0)
-        assert stage.region is RegionPart.carrier
+        assert stage.region is RegionPart.projector
     assert [stage.batch * stage.accumulate * 8 for stage in (align, instruct)] == [128, 64]
     assert (align.projector, align.language) == (False, False)
     assert (instruct.projector, instruct.language) == (True, True)

@@ -50,9 +50,9 @@ def test_pvit_preset_trains_the_region_projector_only(
     changed = {
         name for name in before if not torch.equal(before[name].float(), after[name].float())
     }
-    carrier = ("roi_align.updims",) if row == "levels" else ("prompt_projector", "bbox_fc")
+    projector = ("roi_align.updims",) if row == "levels" else ("prompt_projector", "bbox_fc")
     parts = {name.rpartition(".")[0] for name in changed}
-    assert parts == {"vision.projector", *(f"region.{part}" for part in carrier)}
+    assert parts == {"vision.projector", *(f"region.{part}" for part in projector)}
     language = [load_file(root / "llm" / "model.safetensors") for root in (base, out)]
     assert not torch.equal(*(weights["model.embed_tokens.weight"] for weights in language))
 

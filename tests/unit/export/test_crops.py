@@ -148,19 +148,19 @@ def test_architecture_table(small: CropRegionEncoder) -> None:
 
 
 @pytest.mark.parametrize("place_width", [0, 8])
-def test_carry_uses_the_projector_only(place_width: int) -> None:
+def test_project_uses_the_projector_only(place_width: int) -> None:
     region = CropRegionEncoder(replace(SMALL, place_width=place_width))
     ones, box = torch.ones(1, SMALL.vector_width), torch.tensor([[0.1, 0.2, 0.5, 0.9]])
     gradients = torch.autograd.grad(
-        region.carry(ones, box).sum(), list(region.parameters()), allow_unused=True
+        region.project(ones, box).sum(), list(region.parameters()), allow_unused=True
     )
     used = {
         name.partition(".")[0]
         for (name, _), gradient in zip(region.named_parameters(), gradients, strict=True)
         if gradient is not None
     }
-    carriers = {name: region.get_submodule(name) for name in region.carrier}
-    assert used == {name for name, part in carriers.items() if list(part.parameters())}
+    parts = {name: region.get_submodule(name) for name in region.projector_parts}
+    assert used == {name for name, part in parts.items() if list(part.parameters())}
     assert ("place" in used) is bool(place_width)
 
 
@@ -169,7 +169,7 @@ def test_position_distinguishes_similar_boxes() -> None:
     torch.manual_seed(0)
     region = CropRegionEncoder(replace(SMALL, place_width=8))
     boxes = torch.tensor([[0.1, 0.1, 0.3, 0.3], [0.6, 0.1, 0.8, 0.3], [0.1, 0.1, 0.3, 0.3]])
-    first, second, third = region.carry(torch.zeros(3, SMALL.vector_width), boxes)[:, 0]
+    first, second, third = region.project(torch.zeros(3, SMALL.vector_width), boxes)[:, 0]
     assert (first - second).abs().max() > 1e-3
     assert torch.allclose(first, third, atol=1e-6)
 

@@ -174,11 +174,11 @@ def test_graph_equals_torch_at_any_size(graph: Path, size: tuple[int, int], regi
     assert compare(RegionGraph(encoder()), graph, ["region_tokens"], cases).difference <= TOLERANCE
 
 
-def test_carry_uses_the_projector_only() -> None:
+def test_project_uses_the_projector_only() -> None:
     made = encoder()
-    assert sorted(made.carrier) == ["bbox_fc", "prompt_projector"]
+    assert sorted(made.projector_parts) == ["bbox_fc", "prompt_projector"]
     gradients = torch.autograd.grad(
-        made.carry(torch.ones(1, CONFIG.region_width), torch.ones(1, 4)).sum(),
+        made.project(torch.ones(1, CONFIG.region_width), torch.ones(1, 4)).sum(),
         list(made.parameters()),
         allow_unused=True,
     )
@@ -187,7 +187,7 @@ def test_carry_uses_the_projector_only() -> None:
         for (name, _), gradient in zip(made.named_parameters(), gradients, strict=True)
         if gradient is not None
     }
-    assert used == set(made.carrier)
+    assert used == set(made.projector_parts)
 
 
 @torch.no_grad()

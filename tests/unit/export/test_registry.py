@@ -35,7 +35,7 @@ class ToyEncoder(RegionModule):
     """The means of all levels, and the box: regions of equal boxes are equal."""
 
     config: ToyConfig
-    carrier: ClassVar[tuple[str, ...]] = ("outer",)
+    projector_parts: ClassVar[tuple[str, ...]] = ("outer",)
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ToyEncoder(RegionModule):
         means = torch.cat([level.mean((2, 3)) for level in sources], 1)  # (B, sum of C)
         return torch.tanh(self.inner(means))[image_index]
 
-    def carry(self, vectors: Tensor, boxes: Tensor) -> Tensor:
+    def project(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """(N, 1, hidden_size)."""
         tokens: Tensor = self.outer(torch.cat([vectors, boxes], 1))
         return tokens.unsqueeze(1)

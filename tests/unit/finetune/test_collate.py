@@ -49,7 +49,7 @@ def test_box_noise_changes_coordinates_in_text(tiny: Tiny, records: tuple[Record
     assert moved != written(0.2, [(0, 1, 3)])
 
 
-@pytest.mark.parametrize("part", [RegionPart.all, RegionPart.carrier])
+@pytest.mark.parametrize("part", [RegionPart.all, RegionPart.projector])
 @pytest.mark.parametrize("row", ROWS)
 def test_training_inputs_equal_inference_inputs(
     row: str, part: RegionPart, tiny: Tiny, records: tuple[Record, ...],
@@ -114,10 +114,10 @@ def test_frozen_regions_are_cached_by_image_and_box(
     first = records[0]
     image = next(each.image for each in records if each.image != first.image)
     other = replace(first, image=image)
-    _, collator = parts_of(tiny("levels"), RegionPart.carrier)
+    _, collator = parts_of(tiny("levels"), RegionPart.projector)
     alone = []
     for record in (first, other):
-        _, fresh = parts_of(tiny("levels"), RegionPart.carrier)
+        _, fresh = parts_of(tiny("levels"), RegionPart.projector)
         alone.append(fresh.batch([record]).vectors)
     for _ in range(2):
         together = collator.batch([first, other]).vectors

@@ -13,6 +13,7 @@ from regionqa.errors import UsageError
 from regionqa.finetune.config import (
     DEFAULT,
     FinetuneSettings,
+    RegionPart,
     read_saved,
     saved_settings,
     without_none,
@@ -92,9 +93,13 @@ def test_resume_of_version_0_1_run_with_lora(tmp_path: Path) -> None:
     assert table["files"] == []
 
 
-def test_resume_of_version_0_1_run_with_lora_in_one_stage(
-    tmp_path: Path,
-) -> None:
+def test_region_value_of_version_0_1(tmp_path: Path) -> None:
+    path = saved_by_0_1(tmp_path, region="carrier")
+    assert saved_settings(path).stages.align.region is RegionPart.projector
+    assert read_saved(path)["settings"]["stages"]["align"]["region"] == "projector"
+
+
+def test_resume_of_version_0_1_run_with_lora_in_one_stage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="write lora_rank = 0 above the tables"):
         saved_settings(saved_by_0_1(tmp_path, language=True))
 
