@@ -15,7 +15,7 @@ def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
     """The starter's card, without what is found when the bundle is written."""
     return {
         "name": "starter",
-        "summary": "small PVIT-kind model: 80 everyday things in photos; runs anywhere, offline",
+        "summary": "small model with a region encoder, as PVIT's: 80 COCO classes, on any CPU",
         "max_regions": 16,
         "image": image_preprocessing(vision.input_size),
         "vision": {"graph": "vision.onnx", "image_tokens": vision.image_tokens},
@@ -42,9 +42,9 @@ def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
         "provenance": {
             "data": "Tiny-ImageNet-200 (100,000 pictures of 64 px) for pretraining; 2,478 COCO "
             "2017 photos of at most 320 px with their boxes and captions",
-            "licence": "weights: for research, not for commercial use, as Tiny-ImageNet's "
-            "(ImageNet's) terms ask of what was trained on it; COCO annotations CC BY 4.0, COCO "
-            "photos under their own Flickr licences",
+            "licence": "weights: for research, not for commercial use, under the terms of "
+            "Tiny-ImageNet (ImageNet); COCO annotations CC BY 4.0, COCO photos under their own "
+            "Flickr licences",
             "recipe": "python -m recipes.starter.train",
         },
     }
