@@ -214,7 +214,7 @@ class CachedFeatures:
         exact: int = 0,
         clear: Sequence[ImageView] = (),
     ) -> None:
-        """noise: on the views, so that single photos are not learned by heart.
+        """noise: on the views, so that single photos are not memorised.
 
         exact: to so many numbers at the end of a region vector, its place and colours, none is
         added. clear: further views, without noise: what is measured on.

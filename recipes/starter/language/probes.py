@@ -25,7 +25,7 @@ RATE = 3e-3
 """AdamW's rate at first; it falls to zero."""
 REGION_NOISE = 1.0
 """Standard deviation of noise on region vectors, as a share of theirs. The encoder has learned from
-these very boxes: without noise the probe takes what it knows by heart for what it knows."""
+these very boxes: without noise the probe overfits them."""
 IMAGE_NOISE = 0.3
 """The same for the cells of pictures."""
 SMOOTHING = 0.1

@@ -65,7 +65,7 @@ REGIONS: Mixture = (
     (relating, 0.08), (siding, 0.03), (comparing, 0.08), (locating, 0.02), (matching, 0.05),
     (overlapping, 0.01),
 )  # fmt: skip
-"""Nothing about whole pictures, which are known by heart: names are told from boxes."""
+"""Nothing about whole images, which the encoders have memorised: names come from boxes."""
 WHERE: Mixture = (
     (siding, 0.22), (relating, 0.42), (comparing, 0.2), (locating, 0.08), (position, 0.08),
 )  # fmt: skip

@@ -1,8 +1,4 @@
-"""Examples that others shine through (Zhang et al. 2018, "mixup").
-
-What is learned by heart of a few thousand boxes or photos is of no use for others; of mixtures
-there is no end.
-"""
+"""Mixup augmentation (Zhang et al. 2018), against memorising a few thousand boxes or photos."""
 
 from collections.abc import Sequence
 
