@@ -80,13 +80,13 @@ class OptionGroup:
         return cls(kind, selection, overrides)
 
     def options(self) -> "Iterator[tuple[Field[Any], Flag]]":
-        """The fields that are options here."""
+        """Yield the fields that are options here."""
         for item in fields(self.kind):
             if FLAG in item.metadata and item.name in self.selection:
                 yield item, item.metadata[FLAG]
 
     def section(self, flag: Flag) -> Section:
-        """The section of `--help` that an option of this group is listed in."""
+        """Return the section of `--help` that an option of this group is listed in."""
         return flag.section if self.selection.section is None else self.selection.section
 
     def collect(self, values: Mapping[str, Any]) -> Any:
@@ -145,7 +145,7 @@ def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
 
 @cache  # commands share groups
 def _parameter(item: "Field[Any]", overrides: bool) -> Parameter:
-    """A field as a parameter that Typer understands."""
+    """Return a field as a parameter that Typer understands."""
     kind: Any = item.type
     flag: Flag = item.metadata[FLAG]
     default, entry = item.default, _item_type(kind)
@@ -170,12 +170,12 @@ def _parameter(item: "Field[Any]", overrides: bool) -> Parameter:
 
 
 def _absent(value: Any) -> bool:
-    """Whether an option was not given; 0 is a value."""
+    """Return whether an option was not given; 0 is a value."""
     return value is None or value is False or value == ()
 
 
 def _item_type(hint: Any) -> Any:
-    """The type of the items of `tuple[X, ...]`; None for any other type."""
+    """Return the type of the items of `tuple[X, ...]`; None for any other type."""
     arguments = get_args(hint)
     return arguments[0] if get_origin(hint) is tuple and arguments[-1] is Ellipsis else None
 

@@ -125,7 +125,7 @@ def show_plan(parts: "Sequence[PublishedPart]", folder: Path) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar of bytes, on a terminal only; yields what to call with done and total."""
+    """Show a progress bar on a terminal; yields a function of the bytes done and in total."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return

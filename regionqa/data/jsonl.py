@@ -138,7 +138,7 @@ def _content(path: Path) -> bytes:
 
 
 def _may_be_lines(text: str, path: Path) -> bool:
-    """Whether a file that is not one JSON document may be JSON lines, some of them broken."""
+    """Return whether a file that is not one JSON document may be JSON lines, some invalid."""
     if path.suffix.lower() in LINES_SUFFIXES:
         return True
     return text.lstrip().startswith("{") and any(

@@ -241,7 +241,7 @@ def _pillow_errors(name: str) -> Iterator[None]:
 
 
 def _what_it_is(path: Path) -> str:
-    """Why a file is not read, from its first bytes."""
+    """Return why a file is not read, from its first bytes."""
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(_STARTS):

@@ -34,22 +34,22 @@ SINGLE = (
 
 
 class ChatListener(Protocol):
-    """Receives what a conversation shows."""
+    """Shows a conversation."""
 
     def part(self, text: str) -> None:
-        """Part of an answer, as soon as it is generated."""
+        """Show part of an answer, as soon as it is generated."""
 
     def answer(self, text: str) -> None:
-        """The whole answer, once it is complete."""
+        """Show a complete answer."""
 
     def note(self, line: str) -> None:
-        """What a command did."""
+        """Show what a command did."""
 
     def warn(self, line: str) -> None:
-        """A warning."""
+        """Show a warning."""
 
     def error(self, line: str) -> None:
-        """Why a line failed."""
+        """Show why a line failed."""
 
 
 @dataclass(frozen=True)

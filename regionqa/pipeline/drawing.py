@@ -282,7 +282,7 @@ class _Entry:
 def _entries(
     answers: Sequence[Answer], numbers: dict[Box, int], all_questions: bool
 ) -> list[_Entry]:
-    """One entry per answer, with the question unless a single box identifies it."""
+    """Return one entry per answer, with the question unless a single box identifies it."""
     boxes = [tuple(numbers[r.box] for r in answer.request.regions) for answer in answers]
     questions: dict[tuple[int, ...], set[str]] = defaultdict(set)
     for own, answer in zip(boxes, answers, strict=True):

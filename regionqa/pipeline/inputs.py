@@ -143,7 +143,7 @@ def _exists(argument: str) -> bool:
 
 
 def _walk(folder: str) -> Iterator[InputItem]:
-    """Images in a folder and its subfolders; unreadable folders come last, as errors."""
+    """Yield the images in a folder and its subfolders; unreadable folders come last, as errors."""
     unreadable: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -260,7 +260,7 @@ def _request(
 
 
 def _groups(item: InputItem, settings: AskSettings) -> list[tuple[WrittenBox, ...]]:
-    """Boxes of each request to make; an empty group stands for the whole image."""
+    """Return the boxes of each request to make; an empty group stands for the whole image."""
     boxes = settings.boxes if item.boxes is None else item.boxes
     if item.boxes is None and settings.boxfile is not None:
         found = settings.boxfile.boxes_for(item.image)
@@ -281,7 +281,7 @@ def _place(
 
 
 def _bare(item: InputItem, settings: AskSettings, *, alone: bool = False) -> Request:
-    """The request of an item without image and regions; its question is empty if there is none.
+    """Make the request of an item without image and regions; without a question, it is empty.
 
     alone: whether it has a single region.
     """

@@ -122,7 +122,7 @@ def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> Output
 def _tracked(
     items: Iterator[InputItem], options: RunOptions, console: Console
 ) -> Iterable[InputItem]:
-    """The items, counted by the progress bar as they are taken."""
+    """Return the items, counted by the progress bar as they are taken."""
     if options.output.quiet or not sys.stderr.isatty() or STDIN in options.images:
         return console.track(items, "images")
     known = list(items)

@@ -1,4 +1,4 @@
-"""Box files: what users have, looked up by image, and written back."""
+"""Box files: reading, look-up by image, writing."""
 
 import json
 import re
@@ -117,7 +117,7 @@ CAT = {
 
 
 @pytest.mark.parametrize("name", CAT)
-def test_the_cat_is_found_in_every_format(tmp_path: Path, name: str) -> None:
+def test_every_format_is_read(tmp_path: Path, name: str) -> None:
     found = read_boxes(save(tmp_path / name, CAT[name]))
     (region,) = regions(found.boxes_for("photos/cat.jpg"), 200, 100)
     assert region.box.xyxy == pytest.approx((10, 20, 110.5, 70))
@@ -138,9 +138,7 @@ def test_the_cat_is_found_in_every_format(tmp_path: Path, name: str) -> None:
         ("data.yaml", "names:\n- dog\n- &pet cat\ndownload: |\n  names: x\n"),
     ],
 )
-def test_the_cat_is_found_beside_yolo_class_names(
-    tmp_path: Path, names_file: str, names: str
-) -> None:
+def test_yolo_with_class_names_is_read(tmp_path: Path, names_file: str, names: str) -> None:
     labels = save(
         tmp_path / "data/labels/train/cat.txt", "1 0.30125 0.45 0.5025 0.5\r\n\r\n"
     ).parent
@@ -153,7 +151,7 @@ def test_the_cat_is_found_beside_yolo_class_names(
         assert region.label == "cat"
 
 
-def test_a_folder_of_files_answers_for_every_image(tmp_path: Path) -> None:
+def test_folder_of_files(tmp_path: Path) -> None:
     save(tmp_path / "a.json", {**LABELME, "imagePath": "a.jpg"})
     save(tmp_path / "sub/b.json", {**LABELME, "imagePath": None})
     save(tmp_path / "a.jpg", "not looked at")
@@ -164,7 +162,7 @@ def test_a_folder_of_files_answers_for_every_image(tmp_path: Path) -> None:
     assert values(found.boxes_for("a.jpg")) == values(found.boxes_for("b.png"))
 
 
-def test_a_bare_list_is_for_any_image(tmp_path: Path) -> None:
+def test_bare_list_applies_to_any_image(tmp_path: Path) -> None:
     for content in ([[1, 2, 3, 4]], {"boxes": [[1, 2, 3, 4]]}):
         found = read_boxes(save(tmp_path / "any.json", content))
         assert found.images == ()
@@ -225,21 +223,19 @@ def of_names(folder: Path, *names: str) -> BoxFile:
         (["C:/x/a.jpg", "C:/y/a.jpg"], "y\\a.jpg", 1),
     ],
 )
-def test_an_image_finds_its_entry(
-    tmp_path: Path, names: list[str], image: str, expected: int
-) -> None:
+def test_image_look_up(tmp_path: Path, names: list[str], image: str, expected: int) -> None:
     ((left, *_),) = values(of_names(tmp_path, *names).boxes_for(image))
     assert left == expected
 
 
 @pytest.mark.parametrize("image", ["a.jpg", "z/a.jpg"])
-def test_an_image_that_several_entries_could_mean_is_refused(tmp_path: Path, image: str) -> None:
+def test_ambiguous_image_is_refused(tmp_path: Path, image: str) -> None:
     found = of_names(tmp_path, "x/a.jpg", "y/a.jpg")
     with pytest.raises(BoxError, match=r"a.jpg: 2 entries of .*names.json .*\(x/a.jpg, y/a.jpg\)"):
         found.boxes_for(image)
 
 
-def test_an_image_named_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_image_is_refused(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]
     found = read_boxes(save(tmp_path / "c.json", {"images": images, "annotations": []}))
     with pytest.raises(BoxError, match="2 entries"):
@@ -270,7 +266,7 @@ def test_voc_files_of_the_same_image_name_keep_to_their_folders(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"a.jpg": []}', '\ufeff{"a.jpg": []}\r\n'])
-def test_a_plain_file_may_be_empty(tmp_path: Path, content: str) -> None:
+def test_empty_plain_file(tmp_path: Path, content: str) -> None:
     found = read_boxes(save(tmp_path / "a.json", content))
     assert found.format == "plain"
     assert not found.boxes_for("a.jpg")
@@ -317,7 +313,7 @@ def test_yolo_tolerates_confidences_and_polygons(
         (None, [[1, 2], [3, 4]], (1, 2, 3, 4)),
     ],
 )
-def test_labelme_shapes_become_the_boxes_around_them(
+def test_labelme_shapes_become_bounding_boxes(
     tmp_path: Path, kind: str | None, points: list[list[float]], expected: tuple[float, ...]
 ) -> None:
     shape = {"label": 5, "shape_type": kind, "points": points}
@@ -356,7 +352,7 @@ def test_label_studio_polygons_and_unlabelled_rectangles(tmp_path: Path) -> None
     )
 
 
-def test_label_studio_lists_what_it_leaves_out(tmp_path: Path) -> None:
+def test_label_studio_left_out_is_listed(tmp_path: Path) -> None:
     path = save(tmp_path / "a.json", [LABELSTUDIO[0], LABELSTUDIO[0]])
     found = read_boxes(path)
     assert len(found.entries) == 2
@@ -370,14 +366,14 @@ def test_label_studio_lists_what_it_leaves_out(tmp_path: Path) -> None:
     )
 
 
-def test_a_rotated_image_of_label_studio_is_refused(tmp_path: Path) -> None:
+def test_rotated_label_studio_image_is_refused(tmp_path: Path) -> None:
     value = {"x": 1, "y": 2, "width": 3, "height": 4}
     result = {"type": "rectangle", "image_rotation": 90, "value": value}
     with pytest.raises(BoxError, match="is rotated, but boxes are upright"):
         read_boxes(save(tmp_path / "a.json", task("a.jpg", result))).boxes_for("a.jpg")
 
 
-def test_csv_rows_are_gathered_by_image(tmp_path: Path) -> None:
+def test_csv_rows_are_grouped_by_image(tmp_path: Path) -> None:
     lines = (
         "\ufeffImage, xmin, ymin, xmax, ymax, class",
         '"a,b.jpg",1,2,3,4,"the ""big"" cat, left"',
@@ -395,7 +391,7 @@ def test_csv_rows_are_gathered_by_image(tmp_path: Path) -> None:
     assert found.boxes_for("b.jpg") == ()
 
 
-def test_a_headerless_csv_may_begin_with_an_image_without_boxes(tmp_path: Path) -> None:
+def test_headerless_csv_with_an_image_without_boxes(tmp_path: Path) -> None:
     found = read_boxes(save(tmp_path / "a.csv", "a.jpg,,,,,\nb.jpg,1,2,3,4,cat\n"))
     assert found.boxes_for("a.jpg") == ()
     assert found.boxes_for("b.jpg") == (WrittenBox((1, 2, 3, 4), label="cat"),)
@@ -465,7 +461,7 @@ def has_line(error: pytest.ExceptionInfo[Exception], pattern: str) -> bool:
 
 
 @pytest.mark.parametrize(("name", "content", "message"), MALFORMED)
-def test_a_malformed_file_is_refused(
+def test_malformed_file_is_refused(
     tmp_path: Path, name: str, content: object, message: str
 ) -> None:
     with pytest.raises(BoxFileError) as error:
@@ -474,21 +470,19 @@ def test_a_malformed_file_is_refused(
     assert has_line(error, message), str(error.value)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_undecodable_bytes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"image,x0,y0,x1,y1\nb\xe9.jpg,1,2,3,4\n")
     with pytest.raises(BoxFileError, match=r"a.csv: is not UTF-8 text \(byte 19\)"):
         read_boxes(tmp_path / "a.csv")
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     for name in ("gone.json", "gone.xml", "gone"):
         with pytest.raises(BoxFileError, match=f"{name}: there is no such file"):
             read_boxes(tmp_path / name)
 
 
-def test_a_file_that_cannot_be_opened_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
@@ -511,7 +505,7 @@ def test_a_file_that_cannot_be_opened_is_refused(
         ),
     ],
 )
-def test_a_malformed_folder_is_refused(
+def test_malformed_folder_is_refused(
     tmp_path: Path, files: dict[str, object], message: str
 ) -> None:
     for name, content in files.items():
@@ -544,14 +538,14 @@ def test_malformed_class_names_are_refused(tmp_path: Path, text: str, message: s
     assert has_line(error, message), str(error.value)
 
 
-def test_class_names_stay_text(tmp_path: Path) -> None:
+def test_class_names_are_text(tmp_path: Path) -> None:
     save(tmp_path / "data.yaml", "names: [no, 1, 2026-01-02, ~, 'a: b', 0x1F]\n")
     labels = "".join(f"{number} .1 .1 .1 .1\n" for number in range(6))
     boxes = read_boxes(save(tmp_path / "a.txt", labels)).boxes_for("a.jpg") or ()
     assert [box.label for box in boxes] == ["no", "1", "2026-01-02", "~", "a: b", "0x1F"]
 
 
-def test_data_yaml_without_names_leaves_boxes_unlabelled(tmp_path: Path) -> None:
+def test_data_yaml_without_names(tmp_path: Path) -> None:
     save(tmp_path / "data.yaml", "train: images\n")
     (box,) = read_boxes(save(tmp_path / "a.txt", "4 .1 .1 .1 .1")).boxes_for("a.jpg") or ()
     assert box.label is None
@@ -605,7 +599,7 @@ BAD_BOXES: list[tuple[str, object, str]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BAD_BOXES)
-def test_a_malformed_box_is_an_error_of_its_image(
+def test_malformed_box_fails_its_image(
     tmp_path: Path, name: str, content: object, message: str
 ) -> None:
     found = read_boxes(save(tmp_path / name, content))
@@ -649,7 +643,7 @@ SOME_IMAGES = st.lists(
 @pytest.mark.parametrize("format", FORMATS)
 @settings(max_examples=30, deadline=None)
 @given(images=SOME_IMAGES)
-def test_what_is_written_is_read_back(format: str, images: list[ImageRegions]) -> None:
+def test_formats_round_trip(format: str, images: list[ImageRegions]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         suffix = SUFFIXES.get(format, ".json")
         path = Path(folder) / ("boxes" if format in FOLDERS else f"boxes{suffix}")
@@ -680,9 +674,7 @@ CAT_REGION = Region(Box(10, 20, 110, 70), "cat")
         ("yolo", "classes.txt", "cat\n"),
     ],
 )
-def test_the_written_text_is_the_formats_own(
-    tmp_path: Path, format: str, file: str, text: str
-) -> None:
+def test_written_text_is_pinned(tmp_path: Path, format: str, file: str, text: str) -> None:
     write_boxes(tmp_path / "out", [one("x/a.jpg", CAT_REGION)], format)
     assert (tmp_path / "out" / file).read_text() == text
 
@@ -783,7 +775,7 @@ def test_coco_states_sizes_and_captions(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_written_document_is_what_its_program_reads(
+def test_written_document_follows_the_format(
     tmp_path: Path, format: str, file: str, expected: object
 ) -> None:
     write_boxes(tmp_path / "out", [one("x/a b.jpg", CAT_REGION, CAT_REGION)], format)
@@ -801,7 +793,7 @@ def test_written_voc_states_the_size(tmp_path: Path) -> None:
     assert [e.text for e in root.findall("object/bndbox/*")] == ["10", "20", "110", "70"]
 
 
-def test_class_names_are_looked_for_two_folders_above_the_given_one(tmp_path: Path) -> None:
+def test_class_names_are_found_two_folders_above(tmp_path: Path) -> None:
     labels = save(tmp_path / "a/b/c/sub/cat.txt", "0 .1 .1 .1 .1").parent
     names = save(tmp_path / "a/classes.txt", "cat\n")
     for top, found in ((labels.parent, "cat"), (labels, None)):
@@ -812,14 +804,14 @@ def test_class_names_are_looked_for_two_folders_above_the_given_one(tmp_path: Pa
     assert box.label == "dog"
 
 
-def test_a_class_number_has_at_most_nine_digits(tmp_path: Path) -> None:
+def test_class_number_limit(tmp_path: Path) -> None:
     path = save(tmp_path / "a.txt", "999999999. .1 .1 .1 .1")
     assert len(read_boxes(path).boxes_for("a.jpg") or ()) == 1
     with pytest.raises(BoxFileError, match="begins with '1000000000', not with a class number"):
         read_boxes(save(path, "1000000000 .1 .1 .1 .1"))
 
 
-def test_values_are_cut_to_forty_characters() -> None:
+def test_values_in_messages_are_truncated() -> None:
     assert excerpt("x" * 38) == repr("x" * 38)
     assert excerpt("x" * 39) == "'" + "x" * 36 + "..."
 
@@ -840,7 +832,7 @@ def test_three_of_several_candidates_are_named(tmp_path: Path) -> None:
         ("a.Txt", "", "yolo"),
     ],
 )
-def test_formats_are_told_by_suffix_or_first_character(
+def test_formats_are_recognised_by_suffix_or_first_character(
     tmp_path: Path, name: str, text: str, format: str
 ) -> None:
     assert read_boxes(save(tmp_path / name, text)).format == format
@@ -855,7 +847,7 @@ def test_files_stay_inside_their_folder(tmp_path: Path, format: str, name: str) 
     assert len(values(read_boxes(tmp_path / "out").boxes_for(name))) == 1
 
 
-def test_labels_deep_in_a_folder_find_the_class_names_at_its_top(tmp_path: Path) -> None:
+def test_class_names_at_the_top_of_a_folder(tmp_path: Path) -> None:
     write_boxes(tmp_path, [one("a/b/c/d/e.jpg", CAT_REGION)], "yolo")
     (box,) = read_boxes(tmp_path).boxes_for("e.jpg") or ()
     assert box.label == "cat"
@@ -872,7 +864,7 @@ def test_labels_deep_in_a_folder_find_the_class_names_at_its_top(tmp_path: Path)
         ("yolo", [one("classes.jpg")], "classes.jpg: its file classes.txt is already taken"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(
+def test_unsupported_content_is_refused_before_writing(
     tmp_path: Path, format: str, images: list[ImageRegions], message: str
 ) -> None:
     with pytest.raises(OutputError) as error:
@@ -881,7 +873,7 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_unwritable_path_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "file", "")
     with pytest.raises(OutputError, match=r"out\.json: cannot be written: "):
         write_boxes(tmp_path / "file/out.json", [one("a.jpg")], "plain")
@@ -917,9 +909,7 @@ class Marks:
         return {PurePosixPath(): "".join(lines)}
 
 
-def test_a_further_format_is_an_object_and_a_line_of_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_registered_format_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "boxes.marks"
     with pytest.raises(BoxFileError, match=r"boxes\.marks: is not a box file of a known format"):
         read_boxes(save(path, "a.jpg 1 2 3 4\n"))
@@ -934,7 +924,7 @@ def test_a_further_format_is_an_object_and_a_line_of_the_table(
         read_boxes(save(tmp_path / "a.bin", "?"))
 
 
-def test_a_further_format_may_have_a_file_per_image(
+def test_registered_format_with_a_file_per_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Marks, "IMAGE_SUFFIX", ".marks")

@@ -38,7 +38,7 @@ def save(path: Path, content: object) -> Path:
 
 
 @pytest.mark.parametrize("name", STATED)
-def test_a_stated_size_is_read(tmp_path: Path, name: str) -> None:
+def test_stated_size_is_read(tmp_path: Path, name: str) -> None:
     (entry,) = read_boxes(save(tmp_path / name, STATED[name])).entries
     assert entry.size == (200, 100)
 

@@ -1,4 +1,4 @@
-"""Training data is read: ours, PVIT's and COCO's, with every bad record named and none fatal."""
+"""Training data in JSON lines, PVIT's and COCO's format: records and problems."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def problems(data: TrainingData) -> list[str]:
 # -- a user has data, and sees it read -------------------------------------------------------------
 
 
-def test_three_formats_say_the_same(regionqa: "Command", photos: Path) -> None:
+def test_formats_give_equal_records(regionqa: "Command", photos: Path) -> None:
     box, permille = [22.6, 15, 113, 75], "<Region> <L100><L100> <L500>\n<L500></Region>"
     texts = turns("what is this?", "a cat.")
     pvit = {"image": "cat.jpg", "conversations": turns(f"what is {permille}?", "a cat.")}
@@ -84,7 +84,7 @@ def test_three_formats_say_the_same(regionqa: "Command", photos: Path) -> None:
     assert boxes == [pytest.approx(box)] * 3
 
 
-def test_the_examples_of_the_page_are_read(photos: Path) -> None:
+def test_documented_examples_are_read(photos: Path) -> None:
     blocks = re.findall(r"```json\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 3
     formats = []
@@ -96,7 +96,7 @@ def test_the_examples_of_the_page_are_read(photos: Path) -> None:
     assert formats == [DataFormat.lines, DataFormat.array, DataFormat.coco]
 
 
-def test_one_command_converts_and_says_how_much(regionqa: "Command", photos: Path) -> None:
+def test_convert_command(regionqa: "Command", photos: Path) -> None:
     file = save(photos / "c.json", coco({"bbox": [1, 2, 30, 40]}, {"bbox": [1, 2, 0, 40]}))
     out = photos.parent / "mine.jsonl"
     stopped = regionqa("data", "convert", file, "--out", out)
@@ -115,7 +115,7 @@ def test_one_command_converts_and_says_how_much(regionqa: "Command", photos: Pat
     assert json.loads(out.read_text())["image"] == "photos/cat.jpg"
 
 
-def test_reading_needs_no_torch() -> None:
+def test_reading_imports_no_torch() -> None:
     code = (
         "import sys, regionqa.data.files, regionqa.data.convert; "
         "import regionqa.data.check; "
@@ -128,7 +128,7 @@ def test_reading_needs_no_torch() -> None:
 # -- our JSON lines --------------------------------------------------------------------------------
 
 
-def test_a_record_with_everything(photos: Path) -> None:
+def test_complete_record(photos: Path) -> None:
     document = {
         "id": 5, "_note": ["mine"], "image": "cat.jpg",
         "regions": [[10, 20, 90.5, 80], {"box": [-5, 100, 300, 400], "label": " tail "}],
@@ -203,7 +203,7 @@ BAD = [
 ]  # fmt: skip
 
 
-def test_every_bad_line_is_named_and_the_others_are_used(photos: Path) -> None:
+def test_bad_lines_are_named_and_skipped(photos: Path) -> None:
     (photos / "notes.txt").write_text("no image")
     lines = [line for bad, _ in BAD for line in (bad, good())]
     data = read_training_data(save(photos / "mine.jsonl", *lines))
@@ -217,7 +217,7 @@ def test_every_bad_line_is_named_and_the_others_are_used(photos: Path) -> None:
         assert not any("--box" in text or "\n" in text for text in own)
 
 
-def test_all_that_is_wrong_with_a_record_is_said_at_once(photos: Path) -> None:
+def test_all_problems_of_a_record_are_listed(photos: Path) -> None:
     texts = turns("<region3>?", "")
     bad = good(image="gone.jpg", regions=[[1, 2]], conversations=texts, boxes=1)
     data = read_training_data(save(photos / "mine.jsonl", bad, good()))
@@ -230,14 +230,14 @@ def test_all_that_is_wrong_with_a_record_is_said_at_once(photos: Path) -> None:
     assert data.or_stop(skip_bad=True) is data
 
 
-def test_no_record_is_left(photos: Path) -> None:
+def test_no_valid_record(photos: Path) -> None:
     with pytest.raises(DataError, match="1 of 1 records cannot be used"):
         read_training_data(save(photos / "a.jsonl", "{}")).or_stop(skip_bad=True)
     with pytest.raises(DataError, match="holds no records"):
         read_training_data(save(photos / "a.json", [])).or_stop(skip_bad=False)
 
 
-def test_stray_bytes_spoil_their_own_line(photos: Path) -> None:
+def test_undecodable_bytes_affect_their_line_only(photos: Path) -> None:
     file = photos / "mine.jsonl"
     lines = [json.dumps(good()).encode(), json.dumps(good()).encode().replace(b"a cat", b"\xffcat")]
     file.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([*lines, lines[0]]))
@@ -249,7 +249,7 @@ def test_stray_bytes_spoil_their_own_line(photos: Path) -> None:
     ]
 
 
-def test_an_image_is_measured_as_displayed(photos: Path) -> None:
+def test_image_size_is_as_displayed(photos: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     with Image.open(photos / "cat.jpg") as image:
@@ -259,7 +259,7 @@ def test_an_image_is_measured_as_displayed(photos: Path) -> None:
     assert record.clipped == 0
 
 
-def test_images_says_where_images_lie(photos: Path) -> None:
+def test_images_option(photos: Path) -> None:
     elsewhere = photos.parent / "data"
     elsewhere.mkdir()
     file = save(elsewhere / "mine.jsonl", good())
@@ -282,7 +282,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("name", "content", "reason"), UNREADABLE)
-def test_a_file_that_is_no_training_data(
+def test_other_files_are_refused(
     regionqa: "Command", tmp_path: Path, name: str, content: str, reason: str
 ) -> None:
     file = save(tmp_path / name, content)
@@ -291,7 +291,7 @@ def test_a_file_that_is_no_training_data(
     assert re.search(".*".join(map(re.escape, reason.split("*"))), ran.err)
 
 
-def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         read_training_data(tmp_path / "gone")
     with pytest.raises(DataError, match="holds no box files"):
@@ -329,7 +329,7 @@ JUNK = st.fixed_dictionaries(
 
 @SHARED_FOLDER
 @given(junk=st.lists(JUNK | JSON | st.text(), max_size=4))
-def test_junk_never_raises(photos: Path, junk: list[object]) -> None:
+def test_any_content_reads_without_error(photos: Path, junk: list[object]) -> None:
     lines = [each.replace("\n", " ") if isinstance(each, str) else each for each in junk]
     texts = [each if isinstance(each, str) else json.dumps(each) for each in lines]
     (photos / "junk.jsonl").write_bytes(
@@ -345,7 +345,7 @@ def test_junk_never_raises(photos: Path, junk: list[object]) -> None:
 # -- PVIT and LLaVA --------------------------------------------------------------------------------
 
 
-def test_inline_regions_are_numbered_in_order_of_appearance(photos: Path) -> None:
+def test_inline_regions_are_numbered_in_order(photos: Path) -> None:
     first, second = "<Region><L0><L100><L500><L1000></Region>", "<Region><L1><L2><L3><L9></Region>"
     texts = turns(f"<image>\nis {first} like {second}?", f"{second} is", f"and {first}?", "no")
     document = {"image": "cup.jpg", "id": "1", "source": "coco", "conversations": texts}
@@ -381,14 +381,14 @@ def test_inline_regions_are_numbered_in_order_of_appearance(photos: Path) -> Non
         ("<Region><L1><L2><L9><L9></Region> <region1>", "both inline and by number"),
     ],
 )
-def test_a_malformed_inline_region_is_a_problem(photos: Path, text: str, reason: str) -> None:
+def test_malformed_inline_region_is_a_problem(photos: Path, text: str, reason: str) -> None:
     document = {"image": "cat.jpg", "conversations": turns(text, "yes.")}
     data = read_training_data(save(photos / "pvit.json", [document]))
     assert not data.records
     assert reason in problems(data)[0]
 
 
-def test_a_misspelt_key_is_a_problem_in_an_array_too(photos: Path) -> None:
+def test_misspelt_key_in_an_array_is_a_problem(photos: Path) -> None:
     documents = [good(Regions=[]), good(model="gpt-4", idx=3)]
     data = read_training_data(save(photos / "llava.json", documents))
     assert problems(data) == [
@@ -396,7 +396,7 @@ def test_a_misspelt_key_is_a_problem_in_an_array_too(photos: Path) -> None:
     ]
 
 
-def test_one_record_may_take_several_lines(photos: Path) -> None:
+def test_record_over_several_lines(photos: Path) -> None:
     data = read_training_data(save(photos / "one.json", json.dumps(good(), indent=2)))
     assert [record.where for record in data.records] == ["one.json: record 1"]
 
@@ -406,9 +406,7 @@ def test_one_record_may_take_several_lines(photos: Path) -> None:
     st.text("<L1>Region/ \n"),
     st.sampled_from(["", " ", "\n\t"]),
 )
-def test_inline_regions_are_found_as_written(
-    boxes: list[tuple[int, ...]], between: str, space: str
-) -> None:
+def test_inline_region_notation(boxes: list[tuple[int, ...]], between: str, space: str) -> None:
     written = [
         f"<Region>{space}{space.join(f'<L{number}>' for number in box)}{space}</Region>"
         for box in boxes
@@ -420,7 +418,7 @@ def test_inline_regions_are_found_as_written(
 # -- COCO ------------------------------------------------------------------------------------------
 
 
-def test_each_box_of_coco_becomes_a_question(photos: Path) -> None:
+def test_coco_boxes_become_questions(photos: Path) -> None:
     document = coco(
         {"id": 1, "bbox": [10, 20, 30, 40], "iscrowd": 0},
         {"id": 2, "bbox": [0, 0, 9, 9], "iscrowd": 1},
@@ -444,7 +442,7 @@ def test_each_box_of_coco_becomes_a_question(photos: Path) -> None:
     )
 
 
-def test_bad_annotations_are_named_by_id(photos: Path) -> None:
+def test_bad_coco_annotations_are_named_by_id(photos: Path) -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"bbox": [10, 20, 0, 40]}, "box 10,20,0,40: width and height must be above zero"),
         ({"bbox": [500, 20, 9, 9]}, "lies outside the image, which is 226 x 150 pixels; COCO"),
@@ -502,7 +500,7 @@ def read_back(data: TrainingData, path: Path) -> list[Record]:
 
 @SHARED_FOLDER
 @given(documents=st.lists(RECORD, min_size=1, max_size=4))
-def test_what_is_written_reads_back_the_same(photos: Path, documents: list[object]) -> None:
+def test_records_round_trip(photos: Path, documents: list[object]) -> None:
     data = read_training_data(save(photos / "mine.json", documents))
     if data.records:
         assert read_back(data, photos / "below.jsonl") == list(data.records)
@@ -511,13 +509,13 @@ def test_what_is_written_reads_back_the_same(photos: Path, documents: list[objec
 
 @SHARED_FOLDER
 @given(boxes=st.lists(st.lists(st.floats(-9, 300, width=32), min_size=4, max_size=4), max_size=5))
-def test_coco_reads_back_the_same(photos: Path, boxes: list[list[float]]) -> None:
+def test_coco_round_trips(photos: Path, boxes: list[list[float]]) -> None:
     data = read_training_data(save(photos / "coco.json", coco(*({"bbox": box} for box in boxes))))
     if data.records:
         assert read_back(data, photos / "mine.jsonl") == list(data.records)
 
 
-def test_images_elsewhere_are_named_by_their_whole_path(
+def test_other_images_have_absolute_paths(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out").mkdir()

@@ -1,4 +1,4 @@
-"""PVIT's notation of regions in a text becomes numbers and boxes."""
+"""PVIT's inline notation of regions."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from regionqa.data.conversations import number_regions
 from regionqa.regions import Box, BoxUnits
 
 
-def test_regions_are_numbered_as_they_appear() -> None:
+def test_regions_are_numbered_in_order() -> None:
     texts, boxes = number_regions(
         [
             "Is <Region><L1><L2><L33><L44></Region> like <Region> <L5> <L6>\n<L70><L80> </Region>?",
@@ -35,11 +35,11 @@ def test_boxes_are_per_mille_of_the_image() -> None:
         "<Region><L-1><L2><L3><L4></Region>",
     ],
 )
-def test_what_only_resembles_a_region_stays(text: str) -> None:
+def test_similar_texts_are_kept(text: str) -> None:
     assert number_regions([text]) == ([text], [])
 
 
-def test_the_boxes_of_pvit(pvit: GoldenSet) -> None:
+def test_pvit_boxes(pvit: GoldenSet) -> None:
     for case in pvit.json("text.json")["inference"]:
         _, boxes = number_regions([case["query"]])
         found = [[value / 1000 for value in box.values] for box in boxes]

@@ -1,4 +1,4 @@
-"""A user looks at a drawing: every box can be seen, has its number, and stands in the legend."""
+"""Drawings: outlines, tags, legend, saving."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Written:
 
 
 @pytest.mark.parametrize("colour", ["white", "black", GREY, *COLOURS])
-def test_every_side_of_an_outline_differs_from_any_plain_image(colour: object) -> None:
+def test_outline_is_visible_on_any_plain_image(colour: object) -> None:
     image = plain(colour=colour)
     pixels = np.asarray(draw_answers(image, [answer("a dog", (200, 150, 500, 400))]), int)
     contrast = np.abs(pixels[:600] - np.asarray(image, int)).sum(axis=-1) > 150  # (600, 800)
@@ -85,31 +85,31 @@ def test_every_side_of_an_outline_differs_from_any_plain_image(colour: object) -
         assert contrast[y, 190:202].any() and contrast[y, 498:510].any()
 
 
-def test_the_outline_is_the_boxs_colour_between_black_and_white() -> None:
+def test_outline_has_its_colour_between_black_and_white() -> None:
     pixels = np.asarray(draw_answers(plain(), [answer("a dog", (200, 150, 500, 400))]))
     across = [tuple(pixel) for pixel in pixels[300, 190:200].tolist()]
     assert across == [GREY] * 5 + [(0, 0, 0), *[COLOURS[0]] * 3, (255, 255, 255)]
 
 
-def test_what_is_in_the_box_is_not_covered() -> None:
+def test_box_content_is_not_covered() -> None:
     pixels = np.asarray(draw_answers(plain(), [answer("a dog", (200, 150, 500, 400))]))
     assert np.all(pixels[150:400, 200:500] == GREY)
 
 
-def test_a_box_on_the_border_keeps_its_outline_inside_the_image() -> None:
+def test_outline_at_the_border_stays_inside() -> None:
     drawing = np.asarray(draw_answers(plain(), [answer("everything", (0, 0, 800, 600))]))
     for side in (drawing[599, 100:700], drawing[100:500, 0], drawing[100:500, 799]):
         assert np.all(side == 0)
     assert np.all(drawing[300, 1] == COLOURS[0])
 
 
-def test_a_small_box_is_not_hidden_by_a_large_one_that_is_asked_about_later() -> None:
+def test_small_box_is_drawn_above_a_large_one() -> None:
     small, large = answer("s", (700, 500, 800, 600)), answer("l", (0, 0, 800, 600))
     pixels = np.asarray(draw_answers(plain(), [small, large]))
     assert np.all(pixels[550, 798] == COLOURS[0])
 
 
-def test_the_given_image_is_not_drawn_on() -> None:
+def test_given_image_is_unchanged() -> None:
     image = plain()
     draw_answers(image, [answer("a dog", (200, 150, 500, 400))])
     assert np.all(np.asarray(image) == GREY)
@@ -127,7 +127,7 @@ def test_the_given_image_is_not_drawn_on() -> None:
         ((5000, 1), LARGEST, 1),
     ],
 )
-def test_the_drawings_size(given_size: tuple[int, int], width: int, shown_height: int) -> None:
+def test_drawing_size(given_size: tuple[int, int], width: int, shown_height: int) -> None:
     drawing = draw_answers(plain(*given_size), [answer("a dog")])
     assert drawing.mode == "RGB"
     assert drawing.width == width
@@ -136,7 +136,7 @@ def test_the_drawings_size(given_size: tuple[int, int], width: int, shown_height
     assert drawing.height > shown_height + 16
 
 
-def test_boxes_grow_and_shrink_with_the_image() -> None:
+def test_boxes_scale_with_the_image() -> None:
     small = np.asarray(draw_answers(plain(20, 20), [answer("pixel", (10, 10, 11, 11))]))
     assert np.all(small[320:352, 320:352] == GREY)
     assert np.all(small[319, 320:352] == 255) and np.all(small[352, 320:352] == 255)
@@ -145,14 +145,14 @@ def test_boxes_grow_and_shrink_with_the_image() -> None:
     assert np.all(large[499, 1000:1500] == 255)
 
 
-def test_without_answers_the_image_stands_alone() -> None:
+def test_drawing_without_answers() -> None:
     assert np.array_equal(np.asarray(draw_answers(plain(), [])), np.asarray(plain()))
 
 
 # Tags
 
 
-def test_each_box_has_a_number_in_the_order_of_asking(written: Written) -> None:
+def test_boxes_are_numbered_in_order(written: Written) -> None:
     one, two = (10.0, 40.0, 90.0, 90.0), (200.0, 150.0, 500.0, 400.0)
     draw_answers(plain(), [answer("a dog", two), answer("a cat", one), answer("black", two)])
     assert written.texts == ["1", "2", "1", "a dog", "2", "a cat", "1", "black"]
@@ -161,7 +161,7 @@ def test_each_box_has_a_number_in_the_order_of_asking(written: Written) -> None:
     assert abs(x2 - 10) < 10 and 0 <= y2 < 40
 
 
-def test_tags_of_boxes_in_one_place_do_not_hide_each_other(written: Written) -> None:
+def test_tags_do_not_overlap(written: Written) -> None:
     boxes = [(300.0 + i, 200.0 + i, 330.0 + i, 230.0 + i) for i in range(30)]
     draw_answers(plain(), [answer("the same", *boxes)])
     tags = written.tags[:30]
@@ -183,14 +183,14 @@ def test_tags_stay_inside_the_image(written: Written, box: XYXY) -> None:
     assert left >= 0 and top >= 0 and right < 800 and bottom < 600
 
 
-def test_where_there_is_no_room_tags_lie_over_each_other(written: Written) -> None:
+def test_tags_overlap_where_there_is_no_room(written: Written) -> None:
     boxes = [(float(x), 0.0, float(x + 1), 10.0) for x in range(0, 700, 10)]
     draw_answers(plain(700, 10), [answer("a fence", *boxes)])
     assert written.texts[:70] == [str(number) for number in range(1, 71)]
 
 
 @pytest.mark.parametrize("number", range(1, len(COLOURS) + 2))
-def test_a_tag_has_its_boxs_colour(number: int) -> None:
+def test_tag_has_the_colour_of_its_box(number: int) -> None:
     boxes = [(50.0 * i + 20, 300.0, 50.0 * i + 40, 320.0) for i in range(len(COLOURS) + 1)]
     pixels = np.asarray(draw_answers(plain(), [answer("a row", *boxes)]))
     x = 50 * (number - 1) + 20
@@ -202,12 +202,12 @@ def test_a_tag_has_its_boxs_colour(number: int) -> None:
 # Legend
 
 
-def test_one_region_needs_no_question(written: Written) -> None:
+def test_single_question_about_one_region_is_left_out(written: Written) -> None:
     draw_answers(plain(), [answer("a dog", (1, 1, 9, 9), question="what is <region1>?")])
     assert written.texts == ["1", "1", "a dog"]
 
 
-def test_one_region_asked_two_questions_needs_both(written: Written) -> None:
+def test_two_questions_about_one_region_are_shown(written: Written) -> None:
     box = (1.0, 1.0, 9.0, 9.0)
     draw_answers(
         plain(),
@@ -216,7 +216,7 @@ def test_one_region_asked_two_questions_needs_both(written: Written) -> None:
     assert written.texts == ["1", "1", "what? -> a dog", "1", "which colour? -> red"]
 
 
-def test_several_regions_are_named_by_the_drawings_numbers(written: Written) -> None:
+def test_questions_use_the_numbers_of_the_drawing(written: Written) -> None:
     a, b, c = (10.0, 10.0, 90.0, 90.0), (200.0, 10.0, 290.0, 90.0), (400.0, 10.0, 490.0, 90.0)
     draw_answers(
         plain(),
@@ -228,14 +228,14 @@ def test_several_regions_are_named_by_the_drawings_numbers(written: Written) -> 
     assert written.texts[3:] == ["1", "a cup", "2", "3", "does [2] touch [3] or <region9>? -> no"]
 
 
-def test_the_whole_image_has_no_number(written: Written) -> None:
+def test_whole_image_has_no_number(written: Written) -> None:
     drawing = draw_answers(plain(), [answer("a garage", question="where is this?")])
     assert written.texts == ["where is this? -> a garage"]
     assert not written.tags
     assert np.all(np.asarray(drawing)[:600] == GREY)
 
 
-def test_errors_and_silence_are_said(written: Written) -> None:
+def test_errors_and_empty_answers_are_shown(written: Written) -> None:
     draw_answers(
         plain(),
         [answer("", (1, 1, 9, 9), error=BoxError("box 1: too small")), answer("", (5, 5, 90, 90))],
@@ -245,7 +245,7 @@ def test_errors_and_silence_are_said(written: Written) -> None:
     assert written.colours[3] != written.colours[5]
 
 
-def test_the_legend_grows_with_long_answers_and_stays_within_its_width(written: Written) -> None:
+def test_legend_wraps_long_answers(written: Written) -> None:
     box = (10.0, 10.0, 90.0, 90.0)
     one = panel_height(plain(), answer("a dog", box))
     many = panel_height(plain(), answer("a dog that runs " * 60, box))
@@ -255,14 +255,14 @@ def test_the_legend_grows_with_long_answers_and_stays_within_its_width(written: 
     assert " ".join(written.texts[-12:]).count("dog") > 12
 
 
-def test_a_word_longer_than_a_line_is_broken(written: Written) -> None:
+def test_long_words_are_broken(written: Written) -> None:
     drawing = draw_answers(plain(), [answer("tiny " + "w" * 300, (10, 10, 90, 90))])
     lines = written.texts[2:]
     assert len(lines) > 2 and lines[0] == "tiny" and "".join(lines[1:]) == "w" * 300
     assert np.all(np.asarray(drawing)[600:, -8:] == PAPER)
 
 
-def test_many_numbers_are_set_in_rows(written: Written) -> None:
+def test_many_numbers_are_wrapped(written: Written) -> None:
     boxes = [(50.0 * i, 300.0, 50.0 * i + 20, 320.0) for i in range(12)]
     few = panel_height(plain(), answer("a row", *boxes[:4]))
     assert panel_height(plain(), answer("a row", *boxes)) > 2 * few - 2 * 16
@@ -280,7 +280,7 @@ def test_many_numbers_are_set_in_rows(written: Written) -> None:
         ("\0\x01", "\0\x01"),
     ],
 )
-def test_letters_that_the_font_has_not(written: Written, said: str, drawn: str) -> None:
+def test_letters_missing_from_the_font(written: Written, said: str, drawn: str) -> None:
     draw_answers(plain(), [answer(said, (1, 1, 9, 9))])
     assert written.texts[2] == drawn
 
@@ -312,7 +312,7 @@ def test_anything_can_be_drawn(
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG"])
-def test_a_drawing_is_saved_as_its_suffix_says(tmp_path: Path, suffix: str) -> None:
+def test_suffix_sets_the_format(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"drawing{suffix}"
     path.write_text("what stood here before")
     save_drawing(plain(), path)
@@ -324,13 +324,13 @@ def test_a_drawing_is_saved_as_its_suffix_says(tmp_path: Path, suffix: str) -> N
 
 
 @pytest.mark.parametrize("name", ["drawing.bmp", "drawing", "drawing.png.gz"])
-def test_a_suffix_that_is_not_written(tmp_path: Path, name: str) -> None:
+def test_unsupported_suffix(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"must end in one of \.png, \.jpg"):
         save_drawing(plain(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_paths(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
     for path in ("none/drawing.png", "folder.png", "file/drawing.png"):
@@ -340,7 +340,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_drawing_that_fails_leaves_what_stood_there(tmp_path: Path) -> None:
+def test_failed_drawing_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "drawing.webp"
     path.write_text("what stood here before")
     with pytest.raises(OutputError, match="cannot be written"):
@@ -349,7 +349,7 @@ def test_a_drawing_that_fails_leaves_what_stood_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_answers_name_regions_by_the_numbers_of_the_drawing() -> None:
+def test_answers_use_the_numbers_of_the_drawing() -> None:
     first, second = (10, 10, 90, 90), (200, 100, 300, 300)
     for text, drawn in (("see <region1>.", "see [2]."), ("see <region2>.", "see <region2>.")):
         written, expected = (
@@ -359,7 +359,7 @@ def test_answers_name_regions_by_the_numbers_of_the_drawing() -> None:
         assert np.array_equal(np.asarray(written), np.asarray(expected))
 
 
-def test_every_question_is_shown_where_asked_for() -> None:
+def test_all_questions_are_shown_on_request() -> None:
     box = (10, 10, 90, 90)
     with_question = draw_answers(plain(), [answer("a dog.", box)], questions=True)
     written_out = draw_answers(plain(), [answer("what is this? -> a dog.", box)])

@@ -1,4 +1,4 @@
-"""What the arguments of a command become: images, boxes and questions, one request at a time."""
+"""Command-line arguments to requests: images, boxes, questions."""
 
 import io
 import json
@@ -96,7 +96,7 @@ def test_ask_with_two_boxes_is_one_question_about_both(image: MakeImage) -> None
     assert corners(request) == [(1, 2, 3, 4), (5, 6, 7, 8)]
 
 
-def test_ask_each_is_the_same_question_about_one_box_after_the_other(image: MakeImage) -> None:
+def test_ask_each_makes_a_request_per_box(image: MakeImage) -> None:
     asking = AskSettings("what is it?", boxes=(box(1, 2, 3, 4), box(5, 6, 7, 8)), each=True)
     requests = asked(asking, image("a.png"))
     assert [corners(request) for request in requests] == [[(1, 2, 3, 4)], [(5, 6, 7, 8)]]
@@ -104,14 +104,14 @@ def test_ask_each_is_the_same_question_about_one_box_after_the_other(image: Make
     assert requests[0].source is requests[1].source, "encoded once"
 
 
-def test_caption_asks_otherwise_about_regions_than_about_images(image: MakeImage) -> None:
+def test_caption_questions_for_regions_and_images(image: MakeImage) -> None:
     boxes = boxfile(a=[[1, 2, 3, 4]])
     regions = AskSettings("describe the image", "describe <region1>", boxfile=boxes, each=True)
     assert [r.question for r in asked(regions, image("a.png"))] == ["describe <region1>"]
     assert [r.question for r in asked(CAPTION, "a.png")] == ["describe the image"]
 
 
-def test_find_piped_into_caption(image: MakeImage) -> None:
+def test_paths_piped_into_caption(image: MakeImage) -> None:
     names = [image("b.png"), image("with space .png"), image("{odd}/[1].png")]
     stdin = "b.png\r\n\n  \nwith space .png\n./{odd}/[1].png"
     requests = asked(CAPTION, "-", stdin=stdin)
@@ -119,7 +119,7 @@ def test_find_piped_into_caption(image: MakeImage) -> None:
     assert not any(request.error for request in requests)
 
 
-def test_a_folder_is_walked_in_order(image: MakeImage) -> None:
+def test_folder_is_walked_in_order(image: MakeImage) -> None:
     for name in ("b.PNG", "a.jpeg", "sub/c.tiff", "early/d.webp", ".hidden/e.png", ".f.png"):
         image(f"photos/{name}")
     Path("photos/notes.txt").write_text("not an image")
@@ -129,7 +129,7 @@ def test_a_folder_is_walked_in_order(image: MakeImage) -> None:
     assert [Path(name).name for name in found(".")] == [Path(name).name for name in names]
 
 
-def test_a_glob_that_the_shell_left_alone(image: MakeImage) -> None:
+def test_glob_is_expanded(image: MakeImage) -> None:
     for name in ("p/b.png", "p/a.png", "p/sub/c.png", "p/d.PNG", "p/.h.png", "p/x.png/y.jpg"):
         image(name)
     Path("p/e.txt").write_text("")
@@ -141,7 +141,7 @@ def test_a_glob_that_the_shell_left_alone(image: MakeImage) -> None:
     assert found(str(Path("p/**").absolute())) == [str(Path(n).absolute()) for n in everything]
 
 
-def test_a_name_that_looks_like_a_glob_is_taken_as_it_is(image: MakeImage) -> None:
+def test_existing_name_is_not_a_glob(image: MakeImage) -> None:
     image("a1.png")
     assert found(image("a[1].png")) == ["a[1].png"]
     image("set*/b.png")
@@ -155,7 +155,7 @@ def test_arguments_keep_their_order_and_repeats(image: MakeImage) -> None:
     ]
 
 
-def test_a_file_that_is_named_need_not_look_like_a_image(image: MakeImage) -> None:
+def test_named_file_needs_no_image_suffix(image: MakeImage) -> None:
     [request] = asked(WHAT, image("download"))
     assert request.error is None
 
@@ -174,7 +174,7 @@ def test_a_file_that_is_named_need_not_look_like_a_image(image: MakeImage) -> No
         ([], False),
     ],
 )
-def test_which_arguments_are_one_image(image: MakeImage, arguments: list[str], one: bool) -> None:
+def test_is_one_image(image: MakeImage, arguments: list[str], one: bool) -> None:
     image("a.png")
     image("p/a.png")
     assert is_one_image(arguments) is one
@@ -183,7 +183,7 @@ def test_which_arguments_are_one_image(image: MakeImage, arguments: list[str], o
 # -- lines of requests -----------------------------------------------------------------------------
 
 
-def test_a_json_line_brings_its_own_boxes_and_question(image: MakeImage) -> None:
+def test_json_request_has_its_own_boxes_and_question(image: MakeImage) -> None:
     image("a.png")
     asking = AskSettings("what?", boxes=(box(0, 0, 9, 9),))
     stdin = (
@@ -203,14 +203,14 @@ def test_a_json_line_brings_its_own_boxes_and_question(image: MakeImage) -> None
     assert len({id(request.source) for request in requests}) == 1, "encoded once"
 
 
-def test_a_json_line_goes_before_the_file_of_boxes(image: MakeImage) -> None:
+def test_json_request_precedes_the_box_file(image: MakeImage) -> None:
     stdin = line(image=image("a.png"), regions=[[1, 2, 3, 4]]) + line(image="a.png", regions=[])
     asking = AskSettings("what?", boxfile=boxfile(other=[]), each=True)
     assert [corners(r) for r in asked(asking, "-", stdin=stdin)] == [[(1, 2, 3, 4)], []]
 
 
 @pytest.mark.parametrize("asking", [WHAT, CAPTION])
-def test_written_answers_can_be_asked_again(image: MakeImage, asking: AskSettings) -> None:
+def test_output_records_are_valid_requests(image: MakeImage, asking: AskSettings) -> None:
     settings = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cpu", "float32")
     boxes = (box(1, 2, 3.25, 4, label="tom"), box(5, 6, 7, 8))
     first = AskSettings(asking.question, asking.region_question, boxes, each=asking.each)
@@ -248,9 +248,7 @@ def test_written_answers_can_be_asked_again(image: MakeImage, asking: AskSetting
         ('{"image": ' + "[" * 100_000, "-", "recursion"),
     ],
 )
-def test_a_malformed_line_is_named_and_the_others_go_on(
-    image: MakeImage, text: str, name: str, reason: str
-) -> None:
+def test_malformed_line_fails_alone(image: MakeImage, text: str, name: str, reason: str) -> None:
     image("a.png")
     requests = asked(WHAT, "-", stdin=f"a.png\n{text}\na.png\n")
     assert [request.image for request in requests] == ["a.png", name, "a.png"]
@@ -276,9 +274,7 @@ def test_a_malformed_line_is_named_and_the_others_go_on(
         ("metadata", "meta"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_one_meant(
-    image: MakeImage, key: str, meant: str
-) -> None:
+def test_unknown_key_suggests_a_known_one(image: MakeImage, key: str, meant: str) -> None:
     own = {"image": image("a.png"), "question": "what?"}
     whole = line(**(own | {key: [[1, 2, 3, 4]]}))
     beside = line(**(own | {"regions": [], "meta": 1, key: [[1, 2, 3, 4]]}))
@@ -310,13 +306,13 @@ def test_id_and_meta_stay_with_a_request_even_if_it_fails(image: MakeImage) -> N
         ),
     ).map(json.dumps)
 )
-def test_any_line_is_one_item_or_none(text: str) -> None:
+def test_any_line_gives_at_most_one_item(text: str) -> None:
     text = text.replace("\n", " ").replace("\r", " ")
     items = list(find_images(["-"], io.StringIO("{" + text + "\nlast.png\n")))
     assert [item.image for item in items[1:]] == ["last.png"]
 
 
-def test_names_that_are_no_valid_text(image: MakeImage) -> None:
+def test_names_of_undecodable_bytes(image: MakeImage) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     try:
         image(name)
@@ -327,7 +323,7 @@ def test_names_that_are_no_valid_text(image: MakeImage) -> None:
     assert request.error is None
 
 
-def test_a_line_as_windows_writes_it(image: MakeImage) -> None:
+def test_windows_line_ends(image: MakeImage) -> None:
     [request] = asked(WHAT, "-", stdin=f"\ufeff{image('a.png')}\r\n")
     assert request.error is None
 
@@ -345,7 +341,7 @@ class Typist(io.StringIO):
         return super().readline(size)
 
 
-def test_a_request_is_made_before_the_next_line_is_read(image: MakeImage) -> None:
+def test_lines_are_read_lazily(image: MakeImage) -> None:
     image("a.png")
     stdin = Typist("a.png\n{broken\n" + line(image="a.png") + "missing.png\na.png\n")
     requests = make_requests(find_images(["-"], stdin), WHAT, pytest.fail)
@@ -354,7 +350,7 @@ def test_a_request_is_made_before_the_next_line_is_read(image: MakeImage) -> Non
         assert stdin.lines_read == count
 
 
-def test_a_pipe_is_answered_while_it_is_written(image: MakeImage) -> None:
+def test_pipe_is_read_while_it_is_written(image: MakeImage) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading) as stdin, os.fdopen(writing, "w") as sender:
         requests = make_requests(find_images(["-"], stdin), WHAT, pytest.fail)
@@ -363,7 +359,7 @@ def test_a_pipe_is_answered_while_it_is_written(image: MakeImage) -> None:
             assert next(requests).image == name
 
 
-def test_images_in_a_row_are_opened_once_and_none_is_opened_early(
+def test_consecutive_images_are_opened_once_and_lazily(
     image: MakeImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
@@ -384,14 +380,14 @@ def test_images_in_a_row_are_opened_once_and_none_is_opened_early(
 # -- boxes -----------------------------------------------------------------------------------------
 
 
-def test_boxes_are_resolved_with_the_size_of_their_image(image: MakeImage) -> None:
+def test_boxes_are_resolved_by_image_size(image: MakeImage) -> None:
     half = WrittenBox((0, 0, 0.5, 0.5), BoxFormat.xywh, BoxUnits.fraction)
     [request] = asked(AskSettings("what?", boxes=(half,)), image("a.png"))
     assert corners(request) == [(0, 0, 32, 24)]
 
 
 @pytest.mark.parametrize("each", [False, True])
-def test_a_box_that_reaches_outside_is_clipped_with_a_warning(image: MakeImage, each: bool) -> None:
+def test_partly_outside_box_is_clipped_with_a_warning(image: MakeImage, each: bool) -> None:
     warnings: list[str] = []
     asking = AskSettings("what?", boxes=(box(50, 40, 70, 48), box(1, 2, 3, 4)), each=each)
     requests = asked(asking, image("a.png"), warn=warnings.append)
@@ -399,7 +395,7 @@ def test_a_box_that_reaches_outside_is_clipped_with_a_warning(image: MakeImage, 
     assert warnings == ["a.png: box 50,40,70,48 reaches outside 64 x 48: clipped to 50,40,64,48"]
 
 
-def test_of_several_boxes_asked_alone_only_the_wrong_one_fails(image: MakeImage) -> None:
+def test_with_each_only_the_bad_box_fails(image: MakeImage) -> None:
     asking = AskSettings(
         "what?", boxes=(box(1, 2, 3, 4), box(90, 90, 99, 99), box(5, 6, 7, 8)), each=True
     )
@@ -410,7 +406,7 @@ def test_of_several_boxes_asked_alone_only_the_wrong_one_fails(image: MakeImage)
     assert requests[1].source is requests[0].source
 
 
-def test_of_several_boxes_asked_together_one_wrong_fails_the_question(
+def test_one_bad_box_fails_a_joint_question(
     image: MakeImage,
 ) -> None:
     asking = AskSettings("what?", boxes=(box(1, 2, 3, 4), box(4, 4, 4, 9)))
@@ -419,7 +415,7 @@ def test_of_several_boxes_asked_together_one_wrong_fails_the_question(
     assert "no area" in str(request.error)
 
 
-def test_a_image_that_the_file_of_boxes_does_not_mention_fails(image: MakeImage) -> None:
+def test_image_missing_from_box_file_fails(image: MakeImage) -> None:
     asking = AskSettings("what?", boxfile=boxfile(a=[[1, 2, 3, 4]]))
     requests = asked(asking, image("b.png"), image("a.png"))
     assert str(requests[0].error) == "b.png: boxes.json has no boxes for this image"
@@ -427,7 +423,7 @@ def test_a_image_that_the_file_of_boxes_does_not_mention_fails(image: MakeImage)
     assert corners(requests[1]) == [(1, 2, 3, 4)]
 
 
-def test_a_image_without_any_boxes_in_the_file_has_nothing_to_caption(
+def test_image_without_boxes_is_not_captioned(
     image: MakeImage,
 ) -> None:
     boxes = boxfile(a=[])
@@ -437,15 +433,13 @@ def test_a_image_without_any_boxes_in_the_file_has_nothing_to_caption(
 
 
 @pytest.mark.parametrize("each", [False, True])
-def test_a_malformed_entry_in_the_file_of_boxes_fails_its_image(
-    image: MakeImage, each: bool
-) -> None:
+def test_malformed_box_entry_fails_its_image(image: MakeImage, each: bool) -> None:
     asking = AskSettings("what?", boxfile=boxfile(a=[[1, 2, 3]], b=[[1, 2, 3, 4]]), each=each)
     requests = asked(asking, image("a.png"), image("b.png"))
     assert [type(request.error) for request in requests] == [BoxError, type(None)]
 
 
-def test_labels_come_along(image: MakeImage) -> None:
+def test_labels_are_kept(image: MakeImage) -> None:
     [request] = asked(AskSettings("what?", boxes=(box(1, 2, 3, 4, label="tom"),)), image("a.png"))
     assert [region.label for region in request.regions] == ["tom"]
     assert isinstance(request.regions[0], Region)
@@ -455,7 +449,7 @@ def test_labels_come_along(image: MakeImage) -> None:
 
 
 @pytest.mark.parametrize("each", [False, True])
-def test_a_image_that_cannot_be_opened_fails_once(image: MakeImage, each: bool) -> None:
+def test_unreadable_image_fails_once(image: MakeImage, each: bool) -> None:
     Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     asking = AskSettings("what?", boxes=(box(1, 2, 3, 4), box(5, 6, 7, 8)), each=each)
     requests = asked(asking, "missing.png", "broken.png", image("a.png"))
@@ -465,7 +459,7 @@ def test_a_image_that_cannot_be_opened_fails_once(image: MakeImage, each: bool) 
     assert all(request.error is None for request in requests[2:])
 
 
-def test_a_question_that_nobody_asked_fails_its_line(image: MakeImage) -> None:
+def test_missing_question_fails_its_line(image: MakeImage) -> None:
     stdin = line(image=image("a.png")) + line(image="a.png", question="who?")
     requests = asked(AskSettings(), "-", stdin=stdin)
     assert "no question" in str(requests[0].error)
@@ -473,9 +467,7 @@ def test_a_question_that_nobody_asked_fails_its_line(image: MakeImage) -> None:
     assert (requests[1].question, requests[1].error) == ("who?", None)
 
 
-def test_a_folder_that_cannot_be_listed_is_reported(
-    image: MakeImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_folder_is_reported(image: MakeImage, monkeypatch: pytest.MonkeyPatch) -> None:
     image("p/a.png"), image("p/shut/b.png")
     really_scan = os.scandir
 
@@ -492,19 +484,19 @@ def test_a_folder_that_cannot_be_listed_is_reported(
     ]
 
 
-def test_a_glob_of_nothing_is_a_usage_error() -> None:
+def test_empty_glob_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"x\*\.png: this pattern matches no images"):
         found("x*.png")
 
 
-def test_a_folder_of_nothing_is_a_usage_error_before_anything_is_answered() -> None:
+def test_empty_folder_is_a_usage_error() -> None:
     Path("empty").mkdir()
     Path("empty/notes.txt").write_text("")
     with pytest.raises(UsageError, match="empty: this folder holds no images"):
         find_images(["a.png", "empty"], io.StringIO())
 
 
-def test_stdin_is_read_once() -> None:
+def test_stdin_can_be_named_once() -> None:
     with pytest.raises(UsageError, match="stdin can be read only once"):
         find_images(["-", "-"], io.StringIO())
 

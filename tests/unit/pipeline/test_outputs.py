@@ -1,4 +1,4 @@
-"""What stands on stdout and in files: formats, flushing, failing."""
+"""Answers on stdout and in files: formats, flushing, errors."""
 
 import csv
 import io
@@ -79,13 +79,13 @@ def written(
 # -- what a user sees ------------------------------------------------------------------------------
 
 
-def test_one_question_prints_the_bare_answer(
+def test_single_question_prints_the_answer_only(
     capsysbinary: pytest.CaptureFixture[bytes], two_cats: Answer
 ) -> None:
     assert written(capsysbinary, settings_for("text", bare=True), two_cats) == "two cats\n"
 
 
-def test_many_questions_print_lines_of_image_boxes_and_answer(
+def test_several_questions_print_three_columns(
     capsysbinary: pytest.CaptureFixture[bytes], two_cats: Answer
 ) -> None:
     whole = Answer(Request("c.png", "what is this?"), "a garden")
@@ -94,7 +94,7 @@ def test_many_questions_print_lines_of_image_boxes_and_answer(
     )
 
 
-def test_a_text_line_stays_one_line_of_three_columns(
+def test_text_output_has_one_line_of_three_columns(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     nasty = Answer(Request("a\tb\n.png", "?"), "one\r\ntwo\u2028three\x1b[31m")
@@ -103,7 +103,7 @@ def test_a_text_line_stays_one_line_of_three_columns(
     )
 
 
-def test_in_text_a_failure_goes_to_stderr_and_names_its_image_once(
+def test_text_errors_go_to_stderr(
     capsysbinary: pytest.CaptureFixture[bytes], lost: Answer, errors: list[str]
 ) -> None:
     unnamed = Answer(Request("c.png", "?"), error=BoxError("box 1,2,1,2: has no\narea"))
@@ -115,7 +115,7 @@ def test_in_text_a_failure_goes_to_stderr_and_names_its_image_once(
     assert capsysbinary.readouterr().out == b""
 
 
-def test_a_json_line_has_the_documented_keys_in_order(
+def test_json_keys_and_their_order(
     capsysbinary: pytest.CaptureFixture[bytes], two_cats: Answer
 ) -> None:
     line = written(capsysbinary, settings_for("jsonl"), two_cats)
@@ -129,7 +129,7 @@ def test_a_json_line_has_the_documented_keys_in_order(
     )
 
 
-def test_a_failure_is_a_record_without_an_answer(
+def test_error_record_has_no_answer(
     capsysbinary: pytest.CaptureFixture[bytes], lost: Answer
 ) -> None:
     settings = settings_for("jsonl", timing=True)
@@ -141,7 +141,7 @@ def test_a_failure_is_a_record_without_an_answer(
     assert writer.failed == 1
 
 
-def test_time_is_written_only_where_it_was_asked_for(
+def test_timing_is_written_on_request_only(
     capsysbinary: pytest.CaptureFixture[bytes], two_cats: Answer
 ) -> None:
     timed = json.loads(written(capsysbinary, settings_for("jsonl", timing=True), two_cats))
@@ -149,7 +149,7 @@ def test_time_is_written_only_where_it_was_asked_for(
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_json_is_one_valid_array(
+def test_json_output_is_an_array(
     capsysbinary: pytest.CaptureFixture[bytes], two_cats: Answer, count: int
 ) -> None:
     text = written(capsysbinary, settings_for("json"), *[two_cats] * count)
@@ -157,7 +157,7 @@ def test_json_is_one_valid_array(
     assert [record["answer"] for record in json.loads(text)] == ["two cats"] * count
 
 
-def test_csv_has_one_header_and_one_row_for_each_answer(
+def test_csv_has_a_header_and_a_row_per_answer(
     capsysbinary: pytest.CaptureFixture[bytes], two_cats: Answer, lost: Answer
 ) -> None:
     text = written(capsysbinary, settings_for("csv"), two_cats, lost)
@@ -169,7 +169,7 @@ def test_csv_has_one_header_and_one_row_for_each_answer(
     )
 
 
-def test_csv_without_answers_is_the_header(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_empty_csv_has_the_header(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert written(capsysbinary, settings_for("csv")) == CSV_HEADER
 
 
@@ -177,7 +177,7 @@ def test_csv_without_answers_is_the_header(capsysbinary: pytest.CaptureFixture[b
 
 
 @given(TEXTS, TEXTS, TEXTS)
-def test_json_gives_back_any_text_from_one_line(image: str, question: str, text: str) -> None:
+def test_any_text_round_trips_in_json_lines(image: str, question: str, text: str) -> None:
     answer = Answer(Request(image, question), text)
     line = encode(as_json(answer, settings_for("jsonl")))
     assert b"\n" not in line
@@ -186,7 +186,7 @@ def test_json_gives_back_any_text_from_one_line(image: str, question: str, text:
 
 
 @given(TEXTS, st.lists(st.text(), max_size=3), st.text())
-def test_csv_gives_back_any_text(image: str, labels: list[str], text: str) -> None:
+def test_any_text_round_trips_in_csv(image: str, labels: list[str], text: str) -> None:
     regions = tuple(Region(Box(0, 0, 1, 1), label) for label in labels)
     line = as_csv(Answer(Request(image, "?", regions), text), settings_for("csv"))
     [row] = csv.reader(io.StringIO(line, newline=""), strict=True)
@@ -205,11 +205,11 @@ def test_coordinates_have_two_decimals_at_most(number: float) -> None:
 
 
 @pytest.mark.parametrize(("number", "text"), [(5.0, "5"), (-0.001, "0"), (2.5, "2.5"), (7, "7")])
-def test_whole_coordinates_have_no_decimals(number: float, text: str) -> None:
+def test_integer_coordinates_have_no_decimals(number: float, text: str) -> None:
     assert str(rounded(number)) == text
 
 
-def test_a_name_that_is_no_unicode_can_be_written_everywhere(
+def test_undecodable_names_can_be_written(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     answer = Answer(Request("a\udcff.png", "?"), "x")
@@ -234,7 +234,7 @@ def stdout_into_a_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
 
 
 @pytest.mark.parametrize("format", list(OutputFormat))
-def test_every_answer_is_out_before_the_next_is_made(
+def test_answers_are_flushed_one_by_one(
     monkeypatch: pytest.MonkeyPatch, two_cats: Answer, format: OutputFormat
 ) -> None:
     with (
@@ -247,9 +247,7 @@ def test_every_answer_is_out_before_the_next_is_made(
             assert b"two cats" in (reader.read() or b"")
 
 
-def test_a_reader_that_leaves_is_reported_once(
-    monkeypatch: pytest.MonkeyPatch, two_cats: Answer
-) -> None:
+def test_closed_pipe_is_reported_once(monkeypatch: pytest.MonkeyPatch, two_cats: Answer) -> None:
     with (
         stdout_into_a_pipe(monkeypatch) as reader,
         pytest.raises(BrokenPipeError),
@@ -260,7 +258,7 @@ def test_a_reader_that_leaves_is_reported_once(
         writer.write(two_cats)
 
 
-def test_what_stops_a_run_leaves_a_valid_array(tmp_path: Path, two_cats: Answer) -> None:
+def test_interrupted_run_leaves_a_valid_array(tmp_path: Path, two_cats: Answer) -> None:
     out = tmp_path / "out.json"
     with (
         pytest.raises(KeyboardInterrupt),
@@ -271,7 +269,7 @@ def test_what_stops_a_run_leaves_a_valid_array(tmp_path: Path, two_cats: Answer)
     assert len(json.loads(out.read_text())) == 1
 
 
-def test_what_stops_a_run_before_its_first_answer_writes_nothing(
+def test_run_without_answers_writes_nothing(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     with pytest.raises(ValueError, match="stop"), AnswerWriter(settings_for("csv"), pytest.fail):
@@ -295,7 +293,7 @@ with AnswerWriter(settings, print, Path(sys.argv[1])) as writer:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_killed_run_has_written_all_its_answers(tmp_path: Path) -> None:
+def test_killed_run_has_written_its_answers(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     done = subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -312,7 +310,7 @@ def write_to(out: Path, *answers: Answer, format: str = "jsonl", **options: Any)
             writer.write(answer)
 
 
-def test_a_file_is_started_anew_or_appended_to(tmp_path: Path, two_cats: Answer) -> None:
+def test_file_is_overwritten_or_appended(tmp_path: Path, two_cats: Answer) -> None:
     out = tmp_path / "out.csv"
     write_to(out, two_cats, format="csv")
     write_to(out, two_cats, format="csv")
@@ -322,17 +320,17 @@ def test_a_file_is_started_anew_or_appended_to(tmp_path: Path, two_cats: Answer)
     assert out.read_text().count(CSV_HEADER) == 1
 
 
-def test_appending_to_an_empty_file_starts_it(tmp_path: Path, two_cats: Answer) -> None:
+def test_appending_to_an_empty_file(tmp_path: Path, two_cats: Answer) -> None:
     write_to(tmp_path / "out.csv", two_cats, format="csv", append=True)
     assert (tmp_path / "out.csv").read_text().startswith(CSV_HEADER)
 
 
-def test_a_file_in_no_folder_names_the_folder(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"there is no folder .*missing; create it first"):
         write_to(tmp_path / "missing" / "out.jsonl")
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_folder_instead_of_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a folder; name a file"):
         write_to(tmp_path)
 
@@ -340,7 +338,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("x" * 300, "file name too long"), ("a\0b", "embedded null")]
 )
-def test_a_name_the_system_refuses_is_one_line(tmp_path: Path, name: str, reason: str) -> None:
+def test_impossible_file_name(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(OutputError, match=f"(?i)cannot be opened: {reason}"):
         write_to(tmp_path / name)
 
@@ -349,9 +347,7 @@ def test_a_name_the_system_refuses_is_one_line(tmp_path: Path, name: str, reason
 @pytest.mark.parametrize(
     ("format", "again"), [("jsonl", "run again with --resume"), ("json", "run again")]
 )
-def test_a_full_disk_says_what_is_kept_and_how_to_go_on(
-    two_cats: Answer, format: str, again: str
-) -> None:
+def test_full_disk_says_how_to_continue(two_cats: Answer, format: str, again: str) -> None:
     with pytest.raises(OutputError, match=f"the answers so far are saved; fix this, then {again}$"):
         write_to(Path("/dev/full"), two_cats, format=format)
 
@@ -364,7 +360,7 @@ class Unclosable(io.BytesIO):
         raise OSError(5, "Input/output error")
 
 
-def test_a_file_that_cannot_be_closed_is_reported(
+def test_failed_close_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_cats: Answer
 ) -> None:
     monkeypatch.setattr(Path, "open", lambda *_: Unclosable())
@@ -372,7 +368,7 @@ def test_a_file_that_cannot_be_closed_is_reported(
         write_to(tmp_path / "out.jsonl", two_cats)
 
 
-def test_images_without_a_file_are_written_too() -> None:
+def test_in_memory_images_are_written() -> None:
     shown = image_from_memory(Image.new("L", (3, 2)), "array")
     record = json.loads(
         as_json(Answer(Request("array", "?", (), shown), "x"), settings_for("json"))

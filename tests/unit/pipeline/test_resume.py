@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere and resumed leaves what an undisturbed run leaves."""
+"""Resumed runs: what is skipped, repeated, refused."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def write(
 @BOTH
 @given(answers=st.lists(ANSWERS, max_size=5), data=st.data())
 @example(answers=[answer('"\n"')] * 2, data=None)
-def test_a_run_cut_at_any_byte_ends_as_if_never_cut(
+def test_run_cut_at_any_byte_resumes_to_the_same_file(
     style: OutputSettings, answers: list[Answer], data: st.DataObject | None
 ) -> None:
     with TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ def test_a_run_cut_at_any_byte_ends_as_if_never_cut(
 
 
 @BOTH
-def test_a_file_that_is_not_there_is_started(tmp_path: Path, style: OutputSettings) -> None:
+def test_missing_file_starts_a_run(tmp_path: Path, style: OutputSettings) -> None:
     out = tmp_path / "out"
     finished = resume(out, style)
     assert not out.exists()
@@ -93,7 +93,7 @@ def test_a_file_that_is_not_there_is_started(tmp_path: Path, style: OutputSettin
     assert out.read_text().count("a.png") == 1
 
 
-def test_each_written_answer_counts_for_one_request(tmp_path: Path) -> None:
+def test_each_record_skips_one_request(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     write(out, JSONL, [answer("a.png"), answer("a.png")])
     finished = resume(out, JSONL)
@@ -111,7 +111,7 @@ def test_each_written_answer_counts_for_one_request(tmp_path: Path) -> None:
     ],
 )
 @BOTH
-def test_another_image_question_or_box_is_asked(
+def test_other_image_question_or_box_is_asked(
     tmp_path: Path, style: OutputSettings, other: Request
 ) -> None:
     out = tmp_path / "out"
@@ -120,7 +120,7 @@ def test_another_image_question_or_box_is_asked(
 
 
 @BOTH
-def test_another_id_or_meta_is_asked(tmp_path: Path, style: OutputSettings) -> None:
+def test_other_id_or_meta_is_asked(tmp_path: Path, style: OutputSettings) -> None:
     out = tmp_path / "out"
     first = Request("a.png", "what?", id="1", meta={"page": 2})
     write(out, style, [Answer(first, "x")])
@@ -136,13 +136,13 @@ def test_another_id_or_meta_is_asked(tmp_path: Path, style: OutputSettings) -> N
         OutputSettings(OutputFormat.jsonl, "starter", "r2", "cpu", "float32"),
     ],
 )
-def test_another_model_or_revision_is_asked(tmp_path: Path, other: OutputSettings) -> None:
+def test_other_model_or_revision_is_asked(tmp_path: Path, other: OutputSettings) -> None:
     out = tmp_path / "out.jsonl"
     write(out, JSONL, [answer("a.png")])
     assert not resume(out, other).skip(answer("a.png").request)
 
 
-def test_another_device_is_not_asked_again(tmp_path: Path) -> None:
+def test_other_device_is_not_asked_again(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     write(out, JSONL, [answer("a.png")])
     on_gpu = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cuda", "float32")
@@ -150,7 +150,7 @@ def test_another_device_is_not_asked_again(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_failures_count_as_answered(tmp_path: Path, style: OutputSettings) -> None:
+def test_failed_requests_are_skipped(tmp_path: Path, style: OutputSettings) -> None:
     out = tmp_path / "out"
     failed = answer("b.png", error="no such file")
     write(out, style, [answer("a.png"), failed])
@@ -160,7 +160,7 @@ def test_failures_count_as_answered(tmp_path: Path, style: OutputSettings) -> No
 
 
 @BOTH
-def test_failures_are_asked_again_where_wished(tmp_path: Path, style: OutputSettings) -> None:
+def test_retry_errors_repeats_failed_requests(tmp_path: Path, style: OutputSettings) -> None:
     out = tmp_path / "out"
     sound, failed = [answer("a.png"), answer("c.png")], answer("b.png", error="gone")
     write(out, style, [sound[0], failed, sound[1]])
@@ -182,7 +182,7 @@ def test_failures_are_asked_again_where_wished(tmp_path: Path, style: OutputSett
     assert out.read_bytes() == undisturbed.read_bytes()
 
 
-def test_removing_failures_keeps_a_link_a_link(tmp_path: Path) -> None:
+def test_retry_errors_keeps_symlinks(tmp_path: Path) -> None:
     out, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
     write(out, JSONL, [answer("a.png"), answer("b.png", error="gone")])
     link.symlink_to(out)
@@ -191,7 +191,7 @@ def test_removing_failures_keeps_a_link_a_link(tmp_path: Path) -> None:
     assert out.read_text().count("\n") == 1
 
 
-def test_an_interrupted_removal_leaves_the_old_file(
+def test_interrupted_removal_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -211,18 +211,18 @@ def test_an_interrupted_removal_leaves_the_old_file(
 # -- what cannot be resumed ------------------------------------------------------------------------
 
 
-def test_a_folder_is_not_resumed(tmp_path: Path) -> None:
+def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is not a file"):
         resume(tmp_path, JSONL)
 
 
-def test_a_name_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+def test_impossible_file_name(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"(?i)cannot be resumed: file name too long"):
         resume(tmp_path / ("x" * 300), JSONL)
 
 
 @pytest.mark.parametrize("damaged", ["{nonsense}", "", "\0\0\0", '{"image": "\x80'])
-def test_a_damaged_last_line_is_dropped(tmp_path: Path, damaged: str) -> None:
+def test_incomplete_last_line_is_dropped(tmp_path: Path, damaged: str) -> None:
     out = tmp_path / "out.jsonl"
     write(out, JSONL, [answer("a.png")])
     before = out.read_bytes()
@@ -232,7 +232,7 @@ def test_a_damaged_last_line_is_dropped(tmp_path: Path, damaged: str) -> None:
 
 
 @pytest.mark.parametrize("damaged", ["a.png,64", '"a"b,x', ""])
-def test_a_damaged_last_csv_record_is_dropped(tmp_path: Path, damaged: str) -> None:
+def test_incomplete_last_csv_record_is_dropped(tmp_path: Path, damaged: str) -> None:
     out = tmp_path / "out.csv"
     write(out, CSV, [answer("a.png")])
     before = out.read_bytes()
@@ -242,9 +242,7 @@ def test_a_damaged_last_csv_record_is_dropped(tmp_path: Path, damaged: str) -> N
 
 
 @BOTH
-def test_a_damaged_line_before_the_last_is_named_and_nothing_is_changed(
-    tmp_path: Path, style: OutputSettings
-) -> None:
+def test_damaged_line_is_named_and_file_unchanged(tmp_path: Path, style: OutputSettings) -> None:
     out = tmp_path / "out"
     write(out, style, [answer("a\nb.png"), answer("c.png")])
     *start, last = out.read_bytes().splitlines(keepends=True)
@@ -270,9 +268,7 @@ def test_a_damaged_line_before_the_last_is_named_and_nothing_is_changed(
         (CSV, "\ufeff" + CSV_HEADER),
     ],
 )
-def test_a_file_of_something_else_is_left_alone(
-    tmp_path: Path, style: OutputSettings, content: str
-) -> None:
+def test_other_files_are_refused(tmp_path: Path, style: OutputSettings, content: str) -> None:
     out = tmp_path / "out"
     out.write_text(content)
     before = out.read_bytes()
@@ -281,7 +277,7 @@ def test_a_file_of_something_else_is_left_alone(
     assert out.read_bytes() == before
 
 
-def test_a_file_rewritten_by_jq_is_resumed(tmp_path: Path) -> None:
+def test_file_rewritten_by_jq_is_resumed(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     write(out, JSONL, [answer("a.png")])
     record = json.loads(out.read_text())
