@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import four_numbers
@@ -136,13 +136,14 @@ def points_of(values: Iterable[object], where: str) -> list[Point]:
     """Check pairs of finite numbers from JSON; BoxError, with the place, for anything else."""
     points = []
     for pair in values:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_finite, pair)):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_finite, pair)):
             raise BoxError(f"box in {where}: the point {excerpt(pair)} is not two finite numbers")
         points.append((float(pair[0]), float(pair[1])))
     return points
 
 
-def _is_finite(value: object) -> bool:
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether a value from JSON is a finite number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= sys.float_info.max  # False for NaN, and exact for a huge whole number

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from regionqa.boxes.fields import Numbers, Point, four
+from regionqa.boxes.fields import Numbers, Point, four, is_finite
 from regionqa.errors import BoxError
 
 TURNED = "rotated boxes read as the upright boxes around them"
@@ -179,6 +179,6 @@ def finite(values: object, where: str) -> Iterable[float]:
     if not isinstance(values, list):
         raise BoxError(f"box in {where}: a list of coordinates is expected")
     for value in values:
-        if type(value) not in (int, float) or not abs(value) < math.inf:
+        if not is_finite(value):
             raise BoxError(f"box in {where}: a coordinate is not a finite number")
         yield float(value)

@@ -89,7 +89,7 @@ def read_fields(document: Mapping[str, object], schema: type[Fields]) -> tuple[F
         value = document.get(key)
         try:
             values[field.name] = msgspec.convert(value, field.type)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # the latter for half a surrogate
             advice = f"write {field.type.__metadata__[0].description}"
             found = f"has no {key}" if value is None else f"{key!r} is {excerpt(value)}"
             problems.append(f"{found}; {advice}")

@@ -84,7 +84,7 @@ def place_region(written: WrittenBox, image: ImageFile) -> tuple[Region, bool]:
             WrittenBox.of(region).resolve(*size)
     except BoxError as error:
         what, _, advice = str(error).partition("; ")
-        if "--box" not in advice:
+        if "--box" not in advice or (written.format, written.units) not in ADVICE:
             raise
         raise BoxError(f"{what}; {ADVICE[written.format, written.units]}") from None
     return region, bool(cut)

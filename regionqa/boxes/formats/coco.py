@@ -8,12 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from regionqa.boxes.coco_decoding import (
-    CocoFields,
-    decode_instances,
-    decode_results,
-    without_collection,
-)
 from regionqa.boxes.entries import (
     BoxContents,
     BoxEntry,
@@ -23,6 +17,12 @@ from regionqa.boxes.entries import (
     labels_of,
 )
 from regionqa.boxes.fields import four, json_text, member, optional_text, plain_number, size_of
+from regionqa.boxes.formats.coco_decoding import (
+    CocoFields,
+    decode_instances,
+    decode_results,
+    without_collection,
+)
 from regionqa.boxes.remarks import LeftOut
 from regionqa.boxes.shapes import FLAT, segmentation_bounds
 from regionqa.boxes.source import SourceFile

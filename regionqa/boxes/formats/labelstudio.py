@@ -13,7 +13,7 @@ from regionqa.boxes.entries import (
     ImageRegions,
     Size,
 )
-from regionqa.boxes.fields import excerpt, four, json_text, member, points_of, size_of
+from regionqa.boxes.fields import excerpt, four, is_finite, json_text, member, points_of, size_of
 from regionqa.boxes.remarks import Adjusted, LeftOut
 from regionqa.boxes.shapes import FLAT, TURNED, bounding, has_area, turned_box
 from regionqa.boxes.source import SourceFile
@@ -199,7 +199,7 @@ def _rectangle(
     turn = value.get("rotation") or 0
     if not turn:
         return _fractions((x, y, width, height), BoxFormat.xywh, label)
-    if type(turn) not in (int, float):
+    if not is_finite(turn):
         raise BoxError(f"box in {where}: its rotation is {excerpt(turn)}; write degrees")
     lengths = result.get("original_width"), result.get("original_height")
     if not all(type(length) is int and length > 0 for length in lengths):
@@ -210,7 +210,7 @@ def _rectangle(
     across, down = (float(str(length)) / 100 for length in lengths)
     pivot = (x * across, y * down)
     pixels = (*pivot, (x + width) * across, (y + height) * down)
-    x0, y0, x1, y1 = turned_box(pixels, float(str(turn)), pivot)
+    x0, y0, x1, y1 = turned_box(pixels, float(turn), pivot)
     adjusted.append(Adjusted(where, TURNED))
     return _fractions((x0 / across, y0 / down, x1 / across, y1 / down), BoxFormat.xyxy, label)
 

@@ -67,7 +67,16 @@ def _entries(file: SourceFile, convention: Convention) -> Iterator[BoxEntry]:
         images.setdefault(name, []).append((where, record.get(_REGIONS)))
         sizes[name] = sizes.get(name) or size_of(record.get("width"), record.get("height"))
     for name, records in images.items():
-        yield BoxEntry.of(name, dict.fromkeys(_boxes(records, convention)), size=sizes[name])
+        yield BoxEntry.of(name, _distinct(_boxes(records, convention)), size=sizes[name])
+
+
+def _distinct(boxes: Iterable[WrittenBox]) -> Iterator[WrittenBox]:
+    """Yield each box once, one at a time, because they may raise BoxError while they are read."""
+    seen = set[WrittenBox]()
+    for box in boxes:
+        if box not in seen:
+            seen.add(box)
+            yield box
 
 
 def _records(file: SourceFile) -> Iterator[tuple[str, object]]:
