@@ -253,7 +253,7 @@ def _listed(text: str, convention: Convention, where: str) -> list[str]:
     if convention.format is None:
         raise BoxError(
             f"box in {where}: {excerpt(text)} may be corners, or left, top, width and height; "
-            "say which with --box-format xyxy or --box-format xywh"
+            "choose with --box-format xyxy or --box-format xywh"
         )
     return re.split(r"[,;\s]+", text.strip().strip("[]()").strip())
 

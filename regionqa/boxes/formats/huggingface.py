@@ -153,7 +153,7 @@ def _boxes(
             if x + w > width + 1 and y + h > height + 1 and w <= width and h <= height:
                 raise BoxError(
                     f"box in {place}: as left, top, width, height it reaches outside the image; "
-                    "say --box-format xyxy if these are corners, else --box-format xywh"
+                    "use --box-format xyxy if these are corners, else --box-format xywh"
                 )
         yield WrittenBox(
             box,

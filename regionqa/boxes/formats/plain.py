@@ -29,7 +29,7 @@ _MOONDREAM = "objects"
 _ROBOFLOW = "predictions"
 _MODEL_KEYS = ("bbox_2d", "box_2d", "point_2d")
 _QWEN = (
-    "bbox_2d read as pixels of the image; if the model wrote per mille, as Qwen3-VL does, say "
+    "bbox_2d read as pixels of the image; if the model wrote per mille, as Qwen3-VL does, use "
     "--box-units permille"
 )
 

@@ -240,7 +240,7 @@ def _long_box(
         if any(layout.shape is _Shape.keypoints for layout in found.values()):
             add += ", and kpt_shape: [N, 2] or [N, 3] for key points"
         raise BoxError(
-            f"box in {line.where}: {count} numbers may be {meanings}; say which in {DATASET} "
+            f"box in {line.where}: {count} numbers may be {meanings}; state which in {DATASET} "
             f"beside the labels, with {add}"
         )
     (box,) = found

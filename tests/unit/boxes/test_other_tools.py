@@ -199,7 +199,7 @@ def test_a_box_of_objects_that_cannot_be_a_size_is_refused(tmp_path: Path) -> No
     row = {"file_name": "a.jpg", "width": 200, "height": 100}
     row["objects"] = {"bbox": [[150, 60, 190, 90]], "categories": ["x"]}  # type: ignore[assignment]
     path = save(tmp_path / "metadata.jsonl", json.dumps(row) + "\n")
-    with pytest.raises(BoxError, match="reaches outside the image; say --box-format xyxy"):
+    with pytest.raises(BoxError, match="reaches outside the image; use --box-format xyxy"):
         read_boxes(path).boxes_for("a.jpg")
     assert boxes(read_boxes(path, format=BoxFormat.xyxy)) == [(150, 60, 190, 90)]
 

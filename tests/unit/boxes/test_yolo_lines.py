@@ -59,7 +59,7 @@ def test_lines_that_mean_one_thing_need_no_yaml(
 def test_lines_that_may_mean_two_boxes_are_refused(
     tmp_path: Path, line: str, meanings: str
 ) -> None:
-    with pytest.raises(BoxError, match=f"line 1 of .*a.txt: {meanings}; say which in data.yaml"):
+    with pytest.raises(BoxError, match=f"line 1 of .*a.txt: {meanings}; state which in data.yaml"):
         boxes_of(tmp_path, line)
 
 

@@ -83,12 +83,12 @@ def test_labels_cover_answers_and_stops_only(
     card = replace(maker.card, language=replace(maker.card.language, context=4096))
     maker = with_rules(replace(maker, card=card), turn=" {question}<answer>", again=again,
                        region=region)  # fmt: skip
-    turns = tuple(
+    conversation = tuple(
         Turn("q" + question.replace("<", "") + reference, answer.replace("<", "") + "a")
         for question, reference, answer in turns
     )
     regions = (Region(Box(1, 2, 30, 40)), Region(Box(5, 6, 70, 80)))
-    record = Record(Path("x.png"), regions, turns, "x:1")
+    record = Record(Path("x.png"), regions, conversation, "x:1")
     sample = maker.sample(record, (100, 100))
     assert len(sample.labels) == len(sample.input_ids)
     learned = [pair for pair in zip(sample.labels, sample.input_ids, strict=True)
@@ -102,10 +102,10 @@ def test_labels_cover_answers_and_stops_only(
         if wanted
         for run in [list(group)]
     ]  # fmt: skip
-    assert [run[-1] for run in runs] == [stop] * len(turns)
-    assert runs == [maker.answer_ids(turn.answer) for turn in turns]
+    assert [run[-1] for run in runs] == [stop] * len(conversation)
+    assert runs == [maker.answer_ids(turn.answer) for turn in conversation]
     words = [maker.tokenizer.decode(run[:-1]).strip() for run in runs]
-    assert words == [turn.answer.strip() for turn in turns]
+    assert words == [turn.answer.strip() for turn in conversation]
     answer = maker.tokenizer.token_id("<answer>")
     for run_start, id in enumerate(sample.input_ids[:-1]):
         if (
