@@ -242,6 +242,8 @@ class _Reader:
 
     def _read(self, path: Path, use: str) -> list[Record]:
         data = read_training_data(path, self._images)
+        for warning in data.remarks:
+            self._say(f"warning: {warning}")
         records, misfits = self._builder.fitting(data.records)
         data = replace(data, records=tuple(records), problems=(*data.problems, *misfits)).or_stop(
             skip_bad=self._skip_bad

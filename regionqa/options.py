@@ -82,6 +82,10 @@ class BoxOptions(Options):
         None, "Unit of a box's numbers. Default: the file's, else pixel."
     )
 
+    scale_boxes: bool = option(
+        False, "Scale boxes from the image's size that their file states to that of the image."
+    )
+
     def check(self) -> None:
         """Refuse two sources of boxes, and boxes that are not four numbers."""
         if self.box and self.boxes is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
+from regionqa.boxes.matching import ImageName, Root
 from regionqa.boxes.remarks import Adjusted, LeftOut
 from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, OutputError
@@ -58,6 +59,12 @@ class BoxEntry:
     """Of a file about one image: its own path below `top`, without suffix. The image often has it
     where `name` is stale."""
 
+    def checked_boxes(self) -> tuple[WrittenBox, ...]:
+        """Return the boxes; BoxError if one is malformed."""
+        if self.defect is not None:
+            raise BoxError(self.defect)
+        return self.boxes
+
     @classmethod
     def of(
         cls,
@@ -97,7 +104,9 @@ class BoxEntry:
             return cls.of(image or None, boxes, size=size)
         name, stem = image or file.path.stem, file.path.stem
         if file.folder != Path():
-            name, stem = (f"{file.folder.as_posix()}/{each}" for each in (name, stem))
+            stem = f"{file.folder.as_posix()}/{stem}"
+            if ImageName.parse(name).root is Root.none:
+                name = f"{file.folder.as_posix()}/{name}"
         by_stem = not PurePosixPath(image).suffix
         return cls.of(name, boxes, by_stem=by_stem, size=size, own_stem=stem)
 
@@ -159,6 +168,14 @@ class FileFormat(Protocol):
     @property
     def IMAGE_SUFFIX(self) -> str | None:  # noqa: N802
         """Suffix of files about one image each, which are read as a folder; None: one file."""
+
+    @property
+    def OWN_CONVENTION(self) -> bool:  # noqa: N802
+        """Whether the format defines what a box's numbers mean, so that a user cannot say it."""
+
+    @property
+    def ABSENT_IS_EMPTY(self) -> bool:  # noqa: N802
+        """Whether, in a folder, an image without a file has no boxes; otherwise it is an error."""
 
     def recognise(self, file: SourceFile) -> bool:
         """Whether the file has this format, judged by suffix and content."""

@@ -6,12 +6,11 @@ Boxes come as `WrittenBox`es, which are resolved to pixels once the image's size
 """
 
 import functools
-import itertools
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from regionqa.boxes.entries import (
     BoxContents,
@@ -20,7 +19,6 @@ from regionqa.boxes.entries import (
     FileFormat,
     ImageRegions,
     labels_of,
-    name_parts,
     stands_beside,
 )
 from regionqa.boxes.formats import (
@@ -37,9 +35,10 @@ from regionqa.boxes.formats import (
     voc,
     yolo,
 )
+from regionqa.boxes.lookup import EntryLookup, merge_entries
 from regionqa.boxes.remarks import Adjusted, LeftOut, summarise_remarks
 from regionqa.boxes.source import SourceFile
-from regionqa.errors import BoxError, BoxFileError, OutputError
+from regionqa.errors import BoxFileError, OutputError, UsageError
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 __all__ = ["FORMATS", "BoxFile", "ImageRegions", "format_of", "read_boxes", "write_boxes"]
@@ -60,6 +59,7 @@ FORMATS: dict[str, FileFormat] = {
 }
 """Formats by name; the first that recognises a file reads it."""
 
+MERGED = "images listed more than once, with different boxes, which count together"
 _UNWRITABLE = re.compile(r"[^\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # as in XML 1.0
 
 
@@ -99,8 +99,7 @@ class BoxFile:
         """Look up the boxes of an image.
 
         Args:
-            image: Path or name. The entry with the same text is taken, else the one with the same
-                file name that has most folders in common.
+            image: Path or name; `matching` says which entry it finds.
 
         Returns:
             The boxes in file order; None if the file does not mention the image.
@@ -108,54 +107,23 @@ class BoxFile:
         Raises:
             BoxError: If a box of this image is malformed, or several entries match equally well.
         """
-        entry = self._entry(image)
-        if entry is None:
-            return None
-        if entry.defect is not None:
-            raise BoxError(entry.defect)
-        return entry.boxes
+        entry = self.entry_for(image)
+        return None if entry is None else entry.checked_boxes()
+
+    def entry_for(self, image: str) -> BoxEntry | None:
+        """Look up the entry of an image; BoxError if several match equally well."""
+        found = self._lookup.find(image)
+        if found is None and FORMATS[self.format].ABSENT_IS_EMPTY and self.source.is_dir():
+            return BoxEntry(image)
+        return found
+
+    def why_not(self, image: str) -> str:
+        """Say why an image has no entry, with the names that come closest."""
+        return self._lookup.why_not(image)
 
     @functools.cached_property
-    def _index(self) -> Mapping[tuple[str, str], list[BoxEntry]]:
-        """Entries by ("text", name), and by ("file", its last part) or ("stem", the same)."""
-        index: defaultdict[tuple[str, str], list[BoxEntry]] = defaultdict(list)
-        for entry in self.entries:
-            if entry.name is not None:
-                index["text", entry.name].append(entry)
-                index["stem" if entry.by_stem else "file", name_parts(entry.name)[-1]].append(entry)
-        return dict(index)
-
-    def _entry(self, image: str) -> BoxEntry | None:
-        if self.entries and self.entries[0].name is None:
-            return self.entries[0]
-        *folders, file = name_parts(image)
-        stem = PurePosixPath(file).stem
-        for key, parts in (
-            (("text", image), (*folders, file)),
-            (("file", file), (*folders, file)),
-            (("stem", stem), (*folders, stem)),
-        ):
-            if key in self._index:
-                return self._nearest(self._index[key], parts, image)
-        return None
-
-    def _nearest(self, entries: list[BoxEntry], parts: tuple[str, ...], image: str) -> BoxEntry:
-        """Return the entry with most trailing parts in common; on a tie, the one without others."""
-
-        def nearness(entry: BoxEntry) -> tuple[int, bool]:
-            own = name_parts(entry.name or "")
-            pairs = zip(reversed(own), reversed(parts), strict=False)
-            shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
-            return shared, shared == len(own)
-
-        ranks = [nearness(entry) for entry in entries]
-        if ranks.count(max(ranks)) > 1:
-            names = ", ".join(str(entry.name) for entry in entries[:3])
-            raise BoxError(
-                f"{image}: {len(entries)} entries of {self.source} could mean it ({names}); "
-                "name the image, in the file and in the command, with its folder"
-            )
-        return entries[ranks.index(max(ranks))]
+    def _lookup(self) -> EntryLookup:
+        return EntryLookup(self.source, self.entries)
 
 
 # ---- reading ----
@@ -175,12 +143,13 @@ def read_boxes(
 
     Args:
         path: File or folder.
-        format: Coordinates of plain JSON and CSV; xyxy by default. Other formats define their own.
-        units: Units of plain JSON and CSV; pixels by default. Other formats define their own.
+        format: Coordinates of plain JSON and CSV; xyxy by default.
+        units: Units of plain JSON and CSV; pixels by default.
         source: The file, if its content was read already, as from a pipe.
 
     Raises:
         BoxFileError: If the file cannot be read; the message names the place.
+        UsageError: If a format or units are given for a file that defines its own.
     """
     convention = Convention(format, units)
     try:
@@ -192,9 +161,15 @@ def read_boxes(
         raise BoxFileError(f"{path}: there is no such file; check the path") from None
     except OSError as error:
         raise BoxFileError(f"{path}: cannot be read: {error.strerror}") from None
-    return BoxFile(
-        path, name, contents.entries, contents.left_out, contents.classes, contents.adjusted
-    )
+    entries, merged = merge_entries(contents.entries)
+    given = "--box-format" if format else "--box-units" if units else None
+    if given and FORMATS[name].OWN_CONVENTION and any(entry.boxes for entry in entries):
+        raise UsageError(
+            f"{given}: {path} is {FORMATS[name].TITLE}, which defines what its numbers mean; "
+            f"leave {given} out, or correct the file if its numbers mean something else"
+        )
+    adjusted = (*contents.adjusted, *(Adjusted(image, MERGED) for image in merged))
+    return BoxFile(path, name, entries, contents.left_out, contents.classes, adjusted)
 
 
 def _read_file(file: SourceFile, convention: Convention) -> tuple[str, BoxContents]:

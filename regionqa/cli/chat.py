@@ -30,7 +30,7 @@ PROMPT = "> "
 def chat(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image to talk about.")],
     *,
-    boxes: Annotated[BoxOptions, without("boxes")],
+    boxes: Annotated[BoxOptions, without("boxes", "scale_boxes")],
     turns: Annotated[
         str | None,
         typer.Option(

@@ -14,7 +14,7 @@ SOME_FAILED = 3
 
 data_app = typer.Typer(help="Check and convert training data.", no_args_is_help=True)
 
-Convention = Annotated[BoxOptions, only("box_format", "box_units")]
+Convention = Annotated[BoxOptions, only("box_format", "box_units", "scale_boxes")]
 DataFile = Annotated[
     Path,
     typer.Argument(
@@ -52,7 +52,13 @@ def check(
 
     if bool(draw) != (out is not None):
         raise UsageError("--draw and --out go together: --draw 10 --out FOLDER")
-    data = read_training_data(file, folder.images, format=boxes.box_format, units=boxes.box_units)
+    data = read_training_data(
+        file,
+        folder.images,
+        format=boxes.box_format,
+        units=boxes.box_units,
+        scale_boxes=boxes.scale_boxes,
+    )
     warn(data.remarks)
     for line in summarise(data).lines(show):
         print(line)
@@ -95,7 +101,13 @@ def convert(
 
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {out}: is the input file; name another")
-    data = read_training_data(file, folder.images, format=boxes.box_format, units=boxes.box_units)
+    data = read_training_data(
+        file,
+        folder.images,
+        format=boxes.box_format,
+        units=boxes.box_units,
+        scale_boxes=boxes.scale_boxes,
+    )
     warn(data.remarks)
     data = data.or_stop(skip_bad=skip_bad)
     write_training_data(out, data.records)

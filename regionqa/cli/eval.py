@@ -11,12 +11,19 @@ from regionqa.cli.eval_report import SOME_FAILED, report_rankings, run_eval
 from regionqa.cli.options import EVAL, only, require, with_options, without
 from regionqa.errors import UsageError
 from regionqa.flags import Options, Section, flag, option
-from regionqa.options import EvaluationOptions, GenerationOptions, OutputOptions, RuntimeOptions
+from regionqa.options import (
+    BoxOptions,
+    EvaluationOptions,
+    GenerationOptions,
+    OutputOptions,
+    RuntimeOptions,
+)
 
 eval_app = typer.Typer(
     help="Evaluate models on your own data, with confidence intervals.", no_args_is_help=True
 )
 WithoutThreshold = Annotated[EvaluationOptions, without("unsure_below")]
+ScaleBoxes = Annotated[BoxOptions, only("scale_boxes")]
 MaxNewTokens = Annotated[GenerationOptions, only("max_new_tokens")]
 Quiet = Annotated[OutputOptions, only("quiet")]
 
@@ -110,6 +117,7 @@ class FineEvalOptions(Options):
 def recognition(
     *,
     task: RecognitionOptions,
+    boxes: ScaleBoxes,
     runtime: RuntimeOptions,
     evaluation: EvaluationOptions,
     generation: MaxNewTokens,
@@ -133,6 +141,7 @@ def recognition(
         classes=task.classes,
         encoder=(task.encoder or ENCODER) if with_encoder else None,
         limit=evaluation.limit,
+        scale_boxes=boxes.scale_boxes,
     )
     return run_eval(built, runtime, generation, evaluation, output)
 

@@ -8,6 +8,7 @@ from regionqa.boxes.files import BoxFile
 from regionqa.boxes.formats.coco import CocoAnnotation, CocoDocument
 from regionqa.boxes.remarks import LeftOut
 from regionqa.boxes.shapes import FLAT
+from regionqa.boxes.sizes import SizeCheck
 from regionqa.data.conversations import text_problems
 from regionqa.data.english import with_article
 from regionqa.data.images import ImageFile, ImageFinder, place_region
@@ -18,7 +19,6 @@ from regionqa.requests import NAMING_QUESTION
 
 Part = Record | Problem | LeftOut
 CROWDS = "crowds"
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _FOLDERS = {"labels": "images", "Annotations": "JPEGImages", "annotations": "images"}
 """Folders of boxes in published layouts, and those of their images beside them."""
 
@@ -26,7 +26,9 @@ _FOLDERS = {"labels": "images", "Annotations": "JPEGImages", "annotations": "ima
 # ---- COCO, whose annotations fail one at a time ----
 
 
-def coco_records(document: object, path: Path, images: ImageFinder) -> Iterator[Part]:
+def coco_records(
+    document: object, path: Path, images: ImageFinder, sizes: SizeCheck
+) -> Iterator[Part]:
     """Read a record, or a problem, from every annotation; crowds are left out.
 
     Raises:
@@ -41,16 +43,21 @@ def coco_records(document: object, path: Path, images: ImageFinder) -> Iterator[
         if annotation.is_crowd:
             yield LeftOut(where, CROWDS)
         else:
-            yield from _read_annotation(annotation, where, images)
+            yield from _read_annotation(annotation, where, images, sizes)
 
 
-def _read_annotation(annotation: CocoAnnotation, where: str, images: ImageFinder) -> Iterator[Part]:
+def _read_annotation(
+    annotation: CocoAnnotation, where: str, images: ImageFinder, sizes: SizeCheck
+) -> Iterator[Part]:
     try:
         written = annotation.box
         if written is None:
             yield LeftOut(where, FLAT)
             return
-        image = images.find(annotation.image.name)
+        name = annotation.image.name
+        image = images.find(name)
+        entry = BoxEntry(name, (written,), size=annotation.image.stated_size)
+        (written,) = sizes.fit(entry, name, (image.width, image.height))
         if written.label is None:
             yield Problem(where, "has no category, so there is no answer to learn; give it one")
             return
@@ -77,7 +84,7 @@ def _record(written: WrittenBox, image: ImageFile, where: str) -> list[Part]:
 # ---- every other format of boxes ----
 
 
-def box_records(file: BoxFile, images: "EntryImages") -> Iterator[Part]:
+def box_records(file: BoxFile, images: ImageFinder, sizes: SizeCheck) -> Iterator[Part]:
     """Read a record, or a problem, from every box; crowds are left out.
 
     Raises:
@@ -93,16 +100,17 @@ def box_records(file: BoxFile, images: "EntryImages") -> Iterator[Part]:
         if entry.defect is not None:
             yield Problem(where, entry.defect)
         elif entry.boxes:
-            yield from _of_entry(entry, where, images)
+            yield from _of_entry(entry, where, images, sizes)
 
 
-def _of_entry(entry: BoxEntry, where: str, images: "EntryImages") -> Iterator[Part]:
+def _of_entry(entry: BoxEntry, where: str, images: ImageFinder, sizes: SizeCheck) -> Iterator[Part]:
     try:
-        image = images.find_entry(entry)
-    except ImageError as error:
+        image = images.find(entry)
+        boxes = sizes.fit(entry, entry.name or "", (image.width, image.height))
+    except (BoxError, ImageError) as error:
         yield Problem(where, str(error))
         return
-    for number, written in enumerate(entry.boxes, 1):
+    for number, written in enumerate(boxes, 1):
         place = f"{where}: box {number}"
         if written.is_crowd:
             yield LeftOut(place, CROWDS)
@@ -113,55 +121,6 @@ def _of_entry(entry: BoxEntry, where: str, images: "EntryImages") -> Iterator[Pa
                 yield from _record(written, image, place)
             except BoxError as error:
                 yield Problem(place, str(error))
-
-
-class EntryImages:
-    """Finds the image file of an entry of a box file, by the rules by which asking finds boxes."""
-
-    def __init__(self, file: BoxFile, folders: list[Path]) -> None:
-        """folders: Where names are looked up first; below them, images are matched to entries."""
-        self._file = file
-        self._folders = folders
-        self._finder = ImageFinder(folders)
-        self._matched: dict[int, list[Path]] | None = None
-
-    def find_entry(self, entry: BoxEntry) -> ImageFile:
-        """Return the image of an entry; ImageError if there is none, or several."""
-        name = entry.name or ""
-        if not entry.by_stem and any(_exists(folder / name) for folder in self._folders):
-            return self._finder.find(name)
-        if self._matched is None:
-            self._matched = self._match()
-        paths = self._matched.get(id(entry), [])
-        if not paths:
-            raise ImageError(
-                f"{name}: no image of this name below {self._folders[0]}; "
-                "give the folder of the images with --images"
-            )
-        if len(paths) > 1:
-            names = ", ".join(map(str, paths[:3]))
-            raise ImageError(
-                f"{name}: {len(paths)} images could be meant ({names}); name one folder with "
-                "--images"
-            )
-        return ImageFinder([Path()]).find(str(paths[0].absolute()))
-
-    def _match(self) -> dict[int, list[Path]]:
-        """Return the images below the folders by the entry that each would be asked with."""
-        found: dict[int, list[Path]] = {}
-        seen = set[Path]()
-        for folder in self._folders:
-            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-                if path.suffix.lower() not in _SUFFIXES or path in seen:
-                    continue
-                seen.add(path)
-                try:
-                    entry = self._file._entry(str(path))
-                except BoxError:
-                    continue  # its entry has the error
-                if entry is not None:
-                    found.setdefault(id(entry), []).append(path)
-        return found
 
 
 def image_folders(path: Path, images: Path | None) -> list[Path]:
@@ -181,10 +140,3 @@ def image_folders(path: Path, images: Path | None) -> list[Path]:
             beside = Path(*parts[:place], _FOLDERS[part], *parts[place + 1 :])
             folders += [beside] if beside.is_dir() else []
     return folders
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # such as a name too long
-        return False

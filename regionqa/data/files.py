@@ -12,22 +12,25 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from regionqa.boxes.entries import Convention
 from regionqa.boxes.files import FORMATS, format_of, read_boxes
 from regionqa.boxes.formats.coco import is_coco
 from regionqa.boxes.remarks import LeftOut, summarise_remarks
+from regionqa.boxes.sizes import SizeCheck
 from regionqa.boxes.source import SourceFile
-from regionqa.data.boxes import EntryImages, Part, box_records, coco_records, image_folders
+from regionqa.data.boxes import Part, box_records, coco_records, image_folders
 from regionqa.data.conversations import read_record
 from regionqa.data.images import ImageFinder
 from regionqa.data.jsonl import LINES_SUFFIXES, JsonFile, JsonLayout
 from regionqa.data.records import DataFormat, Problem, Record, TrainingData
-from regionqa.errors import BoxFileError, DataError
+from regionqa.errors import BoxFileError, DataError, UsageError
 from regionqa.regions import BoxFormat, BoxUnits
 
 ADVICE = (
     "give JSON lines of image, regions and conversations, a JSON array of LLaVA or PVIT, "
     "COCO instances, or boxes with labels in another format; see docs/guide/data.md"
 )
+ADVICE_ON_SIZES = "regionqa data convert --scale-boxes scales them to the image"
 _TURNS = "conversations"
 
 
@@ -37,6 +40,7 @@ def read_training_data(
     *,
     format: BoxFormat | None = None,
     units: BoxUnits | None = None,
+    scale_boxes: bool = False,
 ) -> TrainingData:
     """Read every record of a file, and every problem of those that cannot be used.
 
@@ -48,26 +52,38 @@ def read_training_data(
             also the folder `images` in it and those of published layouts.
         format: Meaning of the numbers of plain JSON and CSV, as for `read_boxes`.
         units: Their units.
+        scale_boxes: Whether boxes are scaled from the sizes that the file states to the images'.
 
     Raises:
         DataError: If the file cannot be read or has no known format.
     """
     source = SourceFile(path, path.parent)  # kept, because a pipe can be read only once
     if _holds_boxes(source):
-        return _box_data(source, images, format, units)
+        return _box_data(source, images, Convention(format, units), scale_boxes)
     # stray bytes spoil one record only
     content = source.content if source.is_stream and path.exists() else None
     file = JsonFile.read(path, ADVICE, strict=False, content=content)
     folders = [path.parent, path.parent / "images"] if images is None else [images]
-    kind, found = _recognised(file, folders)
+    given = "--box-format" if format else "--box-units" if units else None
+    if given:
+        raise UsageError(
+            f"{given}: is for plain JSON and CSV; {path} defines itself what its numbers mean; "
+            f"leave {given} out"
+        )
+    sizes = SizeCheck(path, scale_boxes, advice=ADVICE_ON_SIZES)
+    kind, found = _recognised(file, folders, sizes)
+    if scale_boxes and kind is not DataFormat.coco:
+        raise UsageError(f"--scale-boxes: {path} states no sizes of images; leave it out")
     try:
         parts = list(found)
     except BoxFileError as error:
         raise DataError(str(error)) from None
-    return _data(path, kind, parts, file.sha256)
+    return _data(path, kind, parts, file.sha256, sizes)
 
 
-def _data(path: Path, format: DataFormat, parts: Iterable[Part], sha256: str) -> TrainingData:
+def _data(
+    path: Path, format: DataFormat, parts: Iterable[Part], sha256: str, sizes: SizeCheck
+) -> TrainingData:
     parts = list(parts)
     left_out = tuple(part for part in parts if isinstance(part, LeftOut))
     return TrainingData(
@@ -77,7 +93,7 @@ def _data(path: Path, format: DataFormat, parts: Iterable[Part], sha256: str) ->
         problems=tuple(part for part in parts if isinstance(part, Problem)),
         sha256=sha256,
         left_out=left_out,
-        remarks=tuple(f"{path}: {line}" for line in summarise_remarks(left_out)),
+        remarks=(*(f"{path}: {line}" for line in summarise_remarks(left_out)), *sizes.summary),
     )
 
 
@@ -107,15 +123,15 @@ def _holds_boxes(file: SourceFile) -> bool:
 
 
 def _box_data(
-    source: SourceFile, images: Path | None, format: BoxFormat | None, units: BoxUnits | None
+    source: SourceFile, images: Path | None, convention: Convention, scale_boxes: bool
 ) -> TrainingData:
-    path = source.path
+    path, sizes = source.path, SizeCheck(source.path, scale_boxes, advice=ADVICE_ON_SIZES)
     try:
-        file = read_boxes(path, format=format, units=units, source=source)
+        file = read_boxes(path, format=convention.format, units=convention.units, source=source)
     except BoxFileError as error:
         raise DataError(str(error)) from None
-    parts = box_records(file, EntryImages(file, image_folders(path, images)))
-    data = _data(path, DataFormat.boxes, parts, _digest(source))
+    parts = box_records(file, ImageFinder(path, image_folders(path, images)), sizes)
+    data = _data(path, DataFormat.boxes, parts, _digest(source), sizes)
     return replace(
         data,
         left_out=(*file.left_out, *data.left_out),
@@ -142,16 +158,18 @@ def _digest(source: SourceFile) -> str:
 # ---- conversations, and COCO's instances ----
 
 
-def _recognised(file: JsonFile, folders: list[Path]) -> tuple[DataFormat, Iterable[Part]]:
+def _recognised(
+    file: JsonFile, folders: list[Path], sizes: SizeCheck
+) -> tuple[DataFormat, Iterable[Part]]:
     """Return the format of a file and an iterator over its contents."""
     document, path = file.document, file.path
     if is_coco(document):
-        return DataFormat.coco, coco_records(document, path, ImageFinder(folders))
+        return DataFormat.coco, coco_records(document, path, ImageFinder(path, folders), sizes)
     if file.is_document and file.layout is not JsonLayout.array:
         keys = document.keys() if isinstance(document, dict) else set()
         if not keys & {"image", "conversations"} and path.suffix.lower() not in LINES_SUFFIXES:
             raise DataError(f"{path}: is not training data of a known format; {ADVICE}")
-    images = ImageFinder(folders[:1])
+    images = ImageFinder(path, folders[:1])
     format = DataFormat.lines if file.layout is JsonLayout.lines else DataFormat.array
     return format, _records(file, images, strict=format is DataFormat.lines)
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regionqa.boxes.entries import BoxEntry
+from regionqa.boxes.images import ImageFolders
 from regionqa.errors import BoxError, ImageError
 from regionqa.images.reading import open_image
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox, clip_all
@@ -34,37 +36,34 @@ class ImageFile:
 class ImageFinder:
     """Looks up the images that a file of training data names."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        """folders: Where names are looked up; the first folder that has the file is taken."""
-        self._folders = tuple(folders)
-        self._found: dict[str, ImageFile | str] = {}
+    def __init__(self, source: Path, folders: Sequence[Path]) -> None:
+        """Create a lookup.
 
-    def find(self, name: str) -> ImageFile:
-        """Return the image of this name; ImageError if it is missing or broken."""
-        if name not in self._found:
-            self._found[name] = self._open(name)
-        found = self._found[name]
+        Args:
+            source: The file that names the images.
+            folders: Where names are looked up; the first folder that has the file is taken.
+        """
+        self._folders = ImageFolders(source, folders)
+        self._found: dict[tuple[str | None, str | None], ImageFile | str] = {}
+
+    def find(self, name: str | BoxEntry) -> ImageFile:
+        """Return the image of this name, or of an entry; ImageError if missing or broken."""
+        entry = name if isinstance(name, BoxEntry) else BoxEntry(name)
+        key = (entry.name, entry.own_stem)
+        if key not in self._found:
+            self._found[key] = self._open(entry)
+        found = self._found[key]
         if isinstance(found, str):
             raise ImageError(found)
         return found
 
-    def _open(self, name: str) -> ImageFile | str:
-        paths = [folder / name for folder in self._folders]
-        path = next(filter(_exists, paths), None)
-        if path is None:
-            return f"{paths[0]}: no such file; give the folder of the images with --images"
+    def _open(self, entry: BoxEntry) -> ImageFile | str:
         try:
+            path = self._folders.find(entry)
             image = open_image(path)
         except ImageError as error:
             return str(error)
         return ImageFile(path, image.width, image.height)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a name too long
-        return False
 
 
 def place_region(written: WrittenBox, image: ImageFile) -> tuple[Region, bool]:

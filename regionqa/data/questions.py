@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from regionqa.boxes.entries import BoxEntry
 from regionqa.boxes.fields import excerpt
+from regionqa.boxes.images import ImageFolders
 from regionqa.data.conversations import IMAGE, ROLES, number_regions
 from regionqa.data.fields import (
     ANSWER_KEYS,
@@ -98,6 +100,7 @@ def read_questions(path: Path, images: Path | None = None) -> list[QuestionRecor
     """
     folder = path.parent if images is None else images
     open_once = lru_cache(maxsize=1)(open_image)
+    folders = ImageFolders(path, [folder])
     found: list[QuestionRecord] = []
     file = JsonFile.read(path, ADVICE)
     strict = file.layout is JsonLayout.lines
@@ -108,7 +111,7 @@ def read_questions(path: Path, images: Path | None = None) -> list[QuestionRecor
             raise DataError(f"{record.where}: {error}; {ADVICE}") from None
         source: InputImage | ItemError
         try:
-            source = open_once(str(folder / image))
+            source = open_once(folders.find(BoxEntry(image)))
         except ItemError as error:
             source = error
         for turn in turns:

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from regionqa.boxes.files import BoxFile
+from regionqa.boxes.lookup import is_same_file
+from regionqa.boxes.sizes import SizeCheck
+from regionqa.data.english import counted
 from regionqa.data.fields import (
     ANSWER_KEYS,
     RequestFields,
@@ -65,6 +68,8 @@ class AskSettings:
     """Boxes on every image; empty: the whole image."""
     boxfile: BoxFile | None = None
     """Boxes by image; an image that it does not list is an error."""
+    scale_boxes: bool = False
+    """Whether boxes of `boxfile` are scaled from the sizes that it states to those of images."""
     each: bool = False
     """One request per region instead of one per image. An image that `boxfile` lists without any
     box then has no request."""
@@ -223,18 +228,23 @@ def make_requests(
         warn: Called with a line for each box that is clipped.
     """
     open_cached = lru_cache(maxsize=1)(open_image)
+    boxes_of = None
+    if settings.boxfile is not None:
+        boxes_of = FileBoxes(settings.boxfile, warn, scale=settings.scale_boxes)
     for item in items:
         image = None
         try:
             if item.error is not None:
                 raise item.error
             image = open_cached(item.image)
-            groups = _groups(item, settings)
+            groups = _groups(item, settings, image, boxes_of)
         except ItemError as error:
             yield replace(_bare(item, settings), source=image, error=error)
         else:
             for boxes in groups:
                 yield _request(item, settings, image, boxes, warn)
+    if boxes_of is not None:
+        boxes_of.finish(each=settings.each)
 
 
 def _request(
@@ -259,16 +269,61 @@ def _request(
     return replace(request, regions=regions)
 
 
-def _groups(item: InputItem, settings: AskSettings) -> list[tuple[WrittenBox, ...]]:
+class FileBoxes:
+    """The boxes of a box file for images, each entry for a single one."""
+
+    def __init__(self, file: BoxFile, warn: Callable[[str], None], *, scale: bool = False) -> None:
+        """scale: whether boxes are scaled from the sizes that the file states."""
+        self._file = file
+        self._warn = warn
+        self._sizes = SizeCheck(file.source, scale, warn)
+        self._used: dict[int, InputImage] = {}
+        self._empty: list[str] = []
+
+    def of(self, image: InputImage) -> tuple[WrittenBox, ...]:
+        """Return the boxes of an image.
+
+        Raises:
+            ItemError: The file has none, or they are another image's as well, or malformed.
+        """
+        entry = self._file.entry_for(image.name)
+        if entry is None:
+            raise ItemError(self._file.why_not(image.name))
+        if entry.boxes and entry.name is not None:
+            other = self._used.setdefault(id(entry), image)
+            if other.source != image.source and not is_same_file(other.source, image.source):
+                raise ItemError(
+                    f"{image.name}: {self._file.source} has the same boxes ({entry.name}) for "
+                    f"this image and {other.name}, and they can be right for one of the two only; "
+                    "write the image's folder into the file"
+                )
+        boxes = self._sizes.fit(entry, image.name, (image.width, image.height))
+        if not boxes:
+            self._empty.append(image.name)
+        return boxes
+
+    def finish(self, *, each: bool) -> None:
+        """Warn about what was found for all images together.
+
+        each: whether images without boxes have no request.
+        """
+        self._sizes.finish()
+        if each and self._empty:
+            self._warn(
+                f"{self._file.source}: has no boxes for {counted(len(self._empty), 'image')}, so "
+                f"nothing was asked about them; the first is {self._empty[0]}"
+            )
+
+
+def _groups(
+    item: InputItem, settings: AskSettings, image: InputImage, boxes_of: FileBoxes | None
+) -> list[tuple[WrittenBox, ...]]:
     """Return the boxes of each request to make; an empty group stands for the whole image."""
     boxes = settings.boxes if item.boxes is None else item.boxes
-    if item.boxes is None and settings.boxfile is not None:
-        found = settings.boxfile.boxes_for(item.image)
-        if found is None:
-            raise ItemError(f"{item.image}: {settings.boxfile.source} has no boxes for this image")
-        if not found and settings.each:
+    if item.boxes is None and boxes_of is not None:
+        boxes = boxes_of.of(image)
+        if not boxes and settings.each:
             return []
-        boxes = found
     return [(box,) for box in boxes] if settings.each and boxes else [boxes]
 
 

@@ -101,6 +101,7 @@ def _ask_settings(options: RunOptions, model: ModelInfo) -> AskSettings:
         region_question=model.region_question if options.caption else None,
         boxes=boxes.written(),
         boxfile=boxfile,
+        scale_boxes=boxes.scale_boxes,
         each=options.each or options.caption,
     )
 

@@ -14,6 +14,7 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
+    Size,
     labels_of,
 )
 from regionqa.boxes.fields import four, json_text, member, optional_text, plain_number, size_of
@@ -31,6 +32,8 @@ from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "COCO"
 IMAGE_SUFFIX = None
+OWN_CONVENTION = True
+ABSENT_IS_EMPTY = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class CocoImage:
     """In pixels; None if not stated."""
     height: int | None
     """In pixels; None if not stated."""
+
+    @property
+    def stated_size(self) -> Size | None:
+        """Width and height in pixels; None if they are not stated."""
+        return size_of(self.width, self.height)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -229,7 +237,7 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
                 () if defect else boxes,
                 defect,
                 by_stem=file.is_array,
-                size=size_of(image.width, image.height),
+                size=image.stated_size,
             )
             entries.append(entry)
         classes += filter(None, document.categories.values())

@@ -16,6 +16,8 @@ from regionqa.regions import BoxFormat, Region, WrittenBox
 
 TITLE = "CreateML"
 IMAGE_SUFFIX = None
+OWN_CONVENTION = True
+ABSENT_IS_EMPTY = False
 _NAMES = ("image", "imagefilename", "imageFilename", "filename")
 _LISTS = ("annotations", "annotation")
 _NUMBERS = ("x", "y", "width", "height")

@@ -24,6 +24,8 @@ from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "CSV with the columns image,x0,y0,x1,y1"
 IMAGE_SUFFIX = None
+OWN_CONVENTION = False
+ABSENT_IS_EMPTY = False
 
 _IMAGE = ("image", "filename", "file", "imagepath", "imagename", "path", "imageid", "img")
 _SIZES = (

@@ -21,6 +21,8 @@ from regionqa.regions import WrittenBox
 
 TITLE = "CVAT XML"
 IMAGE_SUFFIX = None
+OWN_CONVENTION = True
+ABSENT_IS_EMPTY = False
 FRAME_NAME = "frame_{:06d}"
 """CVAT's name of a video's frame, without suffix."""
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")

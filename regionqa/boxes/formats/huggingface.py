@@ -19,6 +19,8 @@ from regionqa.regions import BoxFormat, WrittenBox
 
 TITLE = "Hugging Face objects (Parquet or metadata.jsonl)"
 IMAGE_SUFFIX = None
+OWN_CONVENTION = False
+ABSENT_IS_EMPTY = False
 _OBJECTS = ("objects", "annotations", "faces")
 _NAMES = ("file_name", "image_path", "filename", "image_file", "path", "image", "image_id")
 _BOXES = ("bbox", "bboxes", "boxes", "box")

@@ -28,6 +28,8 @@ from regionqa.regions import Region, WrittenBox
 
 TITLE = "LabelMe"
 IMAGE_SUFFIX = ".json"
+OWN_CONVENTION = True
+ABSENT_IS_EMPTY = False
 _SKIPPED = {
     "point": "points",
     "points": "points",

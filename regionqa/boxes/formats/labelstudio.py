@@ -22,6 +22,8 @@ from regionqa.regions import Box, BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "Label Studio"
 IMAGE_SUFFIX = None
+OWN_CONVENTION = True
+ABSENT_IS_EMPTY = False
 _KINDS = ("rectangle", "rectanglelabels", "polygon", "polygonlabels")
 _SKIPPED = {
     "ellipse": "ellipses",
@@ -98,12 +100,9 @@ def _url(task: object, where: str) -> str:
 
 
 def _image_name(url: str) -> str:
-    """Return the image's path: behind `?d=` if served, without its prefix if uploaded."""
+    """Return the image's path: behind `?d=` if served, else the URL without its query."""
     path, _, query = url.partition("?")
-    path = unquote(query.removeprefix("d=") if query.startswith("d=") else path)
-    if "/upload/" in path:
-        return re.sub(r"^[0-9a-f]{8}-", "", PurePosixPath(path).name)
-    return path
+    return unquote(query.removeprefix("d=") if query.startswith("d=") else path)
 
 
 _Result = tuple[str, str, dict[str, object], dict[str, object]]

@@ -23,6 +23,8 @@ from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
 
 TITLE = 'JSON like {"image.jpg": [[x0, y0, x1, y1]]}'
 IMAGE_SUFFIX = None
+OWN_CONVENTION = False
+ABSENT_IS_EMPTY = False
 _BOXES = ("boxes", "bboxes", "detections")
 """Keys of a list of boxes for any image."""
 _MOONDREAM = "objects"

@@ -20,6 +20,8 @@ from regionqa.regions import Region, WrittenBox
 
 TITLE = 'JSON lines like {"image": "a.jpg", "regions": [[x0, y0, x1, y1]]}'
 IMAGE_SUFFIX = None
+OWN_CONVENTION = False
+ABSENT_IS_EMPTY = False
 _REGIONS = "regions"
 _MEANT = {"boxes": _REGIONS, "bbox": _REGIONS, "bboxes": _REGIONS, "box": _REGIONS}
 """Keys that stand for `regions` elsewhere."""

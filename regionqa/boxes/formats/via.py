@@ -30,6 +30,8 @@ from regionqa.regions import Region, WrittenBox
 
 TITLE = "VIA"
 IMAGE_SUFFIX = None
+OWN_CONVENTION = True
+ABSENT_IS_EMPTY = False
 _IMAGES = "_via_img_metadata"
 _SHAPE, _ATTRIBUTES = "region_shape_attributes", "region_attributes"
 _SKIPPED = {"ellipse": "ellipses", "point": "points", "polyline": "lines", "line": "lines"}

@@ -31,6 +31,8 @@ from regionqa.regions import WrittenBox
 
 TITLE = "Pascal VOC"
 IMAGE_SUFFIX = ".xml"
+OWN_CONVENTION = True
+ABSENT_IS_EMPTY = False
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _TURNED = ("cx", "cy", "w", "h", "angle")
 

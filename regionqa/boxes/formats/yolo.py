@@ -30,6 +30,8 @@ from regionqa.regions import Box, BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "YOLO"
 IMAGE_SUFFIX = ".txt"
+OWN_CONVENTION = True
+ABSENT_IS_EMPTY = True
 _BOX = 4
 _MIN_POLYGON = 6
 _CORNERS = 8

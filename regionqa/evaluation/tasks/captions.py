@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 
 from regionqa.backends.base import ModelInfo
+from regionqa.boxes.entries import BoxEntry
 from regionqa.boxes.fields import excerpt
 from regionqa.boxes.formats.coco import CocoDocument, is_coco
+from regionqa.boxes.images import ImageFolders
 from regionqa.data.fields import (
     ImageName,
     OptionalText,
@@ -200,6 +202,7 @@ def caption_requests(
     The question is the reference's, or the card's for images or for regions.
     """
     open_once = lru_cache(maxsize=1)(open_image)
+    folders = ImageFolders(images, [images])
     requests = []
     for reference in references:
         question = reference.question or (
@@ -207,7 +210,7 @@ def caption_requests(
         )
         image: InputImage | None = None
         try:
-            image = open_once(str(images / reference.image))
+            image = open_once(folders.find(BoxEntry(reference.image)))
             size = (image.width, image.height)
             regions, _ = clip_all(tuple(box.resolve(*size) for box in reference.boxes), *size)
             requests.append(Request(reference.image, question, regions, image))

@@ -7,7 +7,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,9 @@ import numpy as np
 
 from regionqa.backends.base import ModelInfo
 from regionqa.boxes.files import BoxFile, read_boxes
+from regionqa.boxes.images import ImageFolders
 from regionqa.boxes.remarks import LeftOut, summarise_remarks
+from regionqa.boxes.sizes import SizeCheck
 from regionqa.engine import Engine
 from regionqa.errors import DataError, ItemError
 from regionqa.evaluation.metrics.calibration import (
@@ -68,6 +70,7 @@ class RecognitionTask(EvalTask):
         classes: Path | None = None,
         encoder: str | None = None,
         limit: int | None = None,
+        scale_boxes: bool = False,
     ) -> None:
         """Read the boxes and prepare a request for each.
 
@@ -79,17 +82,18 @@ class RecognitionTask(EvalTask):
             classes: A TOML file of further class names and synonyms.
             encoder: The sentence encoder that matches replies to classes; None: words do.
             limit: Number of boxes to ask about, the first ones; None: all.
+            scale_boxes: Whether boxes are scaled from the sizes that the file states.
 
         Raises:
             DataError: A file cannot be read, or no box is large enough.
         """
         boxfile = read_boxes(boxes)
         folder = images or (boxes if boxes.is_dir() else boxes.parent)
-        left_out = list[LeftOut]()
-        requests = box_requests(boxfile, folder, min_side, question, left_out)
+        left_out, sizes = list[LeftOut](), SizeCheck(boxfile.source, scale_boxes)
+        requests = box_requests(boxfile, folder, min_side, question, left_out, sizes)
         self._requests = tuple(islice(requests, limit))
         lines = (f"{boxes}: {line}" for line in summarise_remarks(left_out))
-        self.remarks = (*boxfile.remarks, *lines)
+        self.remarks = (*boxfile.remarks, *lines, *sizes.summary)
         require_boxes(self._requests, boxfile, min_side)
         own = read_synonyms(classes) if classes else {}
         names = list(dict.fromkeys([*class_list(boxfile), *own]))
@@ -106,7 +110,7 @@ class RecognitionTask(EvalTask):
             "by": "sentence-encoder" if encoder else "words",
             "encoder": encoder,
             "limit": limit,
-        }
+        } | ({"scale_boxes": True} if scale_boxes else {})
 
     def requests(self, model: ModelInfo) -> Sequence[Request]:
         """Return a request per box."""
@@ -242,25 +246,32 @@ def box_requests(
     min_side: float = MIN_SIDE,
     question: str = NAMING_QUESTION,
     left_out: list[LeftOut] | None = None,
+    sizes: SizeCheck | None = None,
 ) -> Iterator[Request]:
     """Yield a request per labelled box that is large enough; one that fails carries its error.
 
     COCO's crowd annotations show no single object and are left out, as in training. What is left
-    out is appended to `left_out`.
+    out is appended to `left_out`. `sizes` compares images with the sizes that the file states.
     """
     left_out = [] if left_out is None else left_out
-    for name in boxfile.images:
+    folders = ImageFolders(boxfile.source, [folder])
+    sizes = sizes or SizeCheck(boxfile.source)
+    for entry in boxfile.entries:
+        if entry.name is None:
+            continue
+        name = entry.name
         try:
-            boxes = boxfile.boxes_for(name) or ()
+            boxes = entry.checked_boxes()
             left_out += (LeftOut(name, reason) for box in boxes if (reason := _why_left_out(box)))
-            boxes = tuple(box for box in boxes if not _why_left_out(box))
-            if not boxes:
+            entry = replace(entry, boxes=tuple(box for box in boxes if not _why_left_out(box)))
+            if not entry.boxes:
                 continue
-            image = open_image(folder / name)
+            image = open_image(folders.find(entry))
+            size = (image.width, image.height)
+            boxes = sizes.fit(entry, name, size)
         except ItemError as error:
             yield Request(name, question, error=error)
             continue
-        size = (image.width, image.height)
         for written in boxes:
             try:
                 region = written.resolve(*size)
@@ -282,13 +293,7 @@ def class_list(boxfile: BoxFile) -> list[str]:
     """Return the classes of a file, sorted: COCO's categories, else the labels of its boxes."""
     if boxfile.classes is not None:
         return sorted(set(boxfile.classes))
-    found = set()
-    for name in boxfile.images:
-        try:
-            found |= {box.label for box in boxfile.boxes_for(name) or () if box.label}
-        except ItemError:
-            continue  # the image's request carries the error
-    return sorted(found)
+    return sorted({box.label for entry in boxfile.entries for box in entry.boxes if box.label})
 
 
 def require_boxes(items: Sequence[object], boxfile: BoxFile, min_side: float) -> None:

@@ -1,6 +1,7 @@
 """Boxes on the command line: options, references in questions, errors."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,8 @@ def test_box_file_for_several_images(regionqa: "Command", photos: Path, tmp_path
     entries = {"cup.jpg": [LEFT], "cat.jpg": [LEFT, RIGHT], "astronaut.jpg": []}
     ran = regionqa("caption", photos, "--boxes", save(tmp_path / "b.json", entries), *JSONL)
     asked = [(Path(json.loads(line)["image"]).name, boxes(line)) for line in ran.lines]
-    assert (ran.status, ran.err) == (0, "")
+    assert ran.status == 0
+    assert re.fullmatch(r".*: has no boxes for 1 image, .*astronaut\.jpg\n", ran.err)
     assert asked == [
         ("cat.jpg", [list(LEFT)]), ("cat.jpg", [list(RIGHT)]), ("cup.jpg", [list(LEFT)])
     ]  # fmt: skip
@@ -180,7 +182,8 @@ def test_image_missing_from_box_file_fails_alone(
     malformed, missing = ran.err.splitlines()
     assert "astronaut.jpg: " in malformed
     assert "four numbers are expected, 3 values found" in malformed
-    assert missing == f"regionqa: {photos / 'cat.jpg'}: {file} has no boxes for this image"
+    start = f"regionqa: {photos / 'cat.jpg'}: {file} has no boxes for this image; it has "
+    assert missing == f"{start}cup.jpg, astronaut.jpg"
 
 
 # -- bad boxes -------------------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from regionqa.boxes.entries import (
     ImageRegions,
 )
 from regionqa.boxes.fields import excerpt, four, numbers_of
-from regionqa.boxes.files import FORMATS, BoxFile, read_boxes, write_boxes
+from regionqa.boxes.files import FORMATS, read_boxes, write_boxes
 from regionqa.boxes.formats.coco import CocoDocument
 from regionqa.boxes.remarks import LeftOut
 from regionqa.boxes.source import SourceFile
-from regionqa.errors import BoxError, BoxFileError, OutputError
+from regionqa.errors import BoxError, BoxFileError, OutputError, UsageError
 from regionqa.regions import Box, BoxFormat, BoxUnits, Region, WrittenBox
 
 FOLDERS = ("voc", "yolo", "labelme")
@@ -194,52 +194,12 @@ def test_box_format_and_units_apply_to_plain_and_csv_only(tmp_path: Path) -> Non
             WrittenBox((1, 2, 3, 4), BoxFormat.cxcywh, BoxUnits.permille),
         )
     path = save(tmp_path / "coco.json", COCO)
-    found = read_boxes(path, format=BoxFormat.cxcywh, units=BoxUnits.permille)
-    assert found.entries == read_boxes(path).entries
-
-
-# ---- which entry an image finds ----
-
-
-def of_names(folder: Path, *names: str) -> BoxFile:
-    """A file whose n-th entry has a box with left edge n."""
-    return read_boxes(
-        save(folder / "names.json", {name: [[n, 0, 9, 9]] for n, name in enumerate(names)})
-    )
-
-
-@pytest.mark.parametrize(
-    ("names", "image", "expected"),
-    [
-        (["a.jpg", "x/a.jpg"], "x/a.jpg", 1),  # the same text
-        (["x/a.jpg", "a.jpg"], "a.jpg", 1),
-        (["x/a.jpg", "y/a.jpg"], "data/y/a.jpg", 1),  # the longer common path
-        (["p/x/a.jpg", "y/a.jpg"], "x/a.jpg", 0),
-        (["x/a.jpg", "a.jpg"], "y/a.jpg", 1),  # the one that names no other folder
-        (["q/x/a.jpg", "x/a.jpg"], "p/x/a.jpg", 1),
-        (["x/a.jpg", "b.jpg"], "z/a.jpg", 0),  # the only one of that file name
-        (["x/a.jpg", "y/a.jpg"], "./x/../y/a.jpg", 1),
-        (["..\\photos\\a.jpg", "b.jpg"], "photos/a.jpg", 0),
-        (["C:/x/a.jpg", "C:/y/a.jpg"], "y\\a.jpg", 1),
-    ],
-)
-def test_image_look_up(tmp_path: Path, names: list[str], image: str, expected: int) -> None:
-    ((left, *_),) = values(of_names(tmp_path, *names).boxes_for(image))
-    assert left == expected
-
-
-@pytest.mark.parametrize("image", ["a.jpg", "z/a.jpg"])
-def test_ambiguous_image_is_refused(tmp_path: Path, image: str) -> None:
-    found = of_names(tmp_path, "x/a.jpg", "y/a.jpg")
-    with pytest.raises(BoxError, match=r"a.jpg: 2 entries of .*names.json .*\(x/a.jpg, y/a.jpg\)"):
-        found.boxes_for(image)
-
-
-def test_duplicate_image_is_refused(tmp_path: Path) -> None:
-    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]
-    found = read_boxes(save(tmp_path / "c.json", {"images": images, "annotations": []}))
-    with pytest.raises(BoxError, match="2 entries"):
-        found.boxes_for("a.jpg")
+    for stated, flag in (
+        ({"format": BoxFormat.xywh}, "--box-format"),
+        ({"units": BoxUnits.pixel}, "--box-units"),
+    ):
+        with pytest.raises(UsageError, match=rf"{flag}: .*coco.json is COCO, which defines what"):
+            read_boxes(path, **stated)  # type: ignore[arg-type]
 
 
 def test_files_without_an_image_match_by_stem_and_folder(tmp_path: Path) -> None:
@@ -249,7 +209,7 @@ def test_files_without_an_image_match_by_stem_and_folder(tmp_path: Path) -> None
     assert found.images == ("train/a.v2", "val/a.v2")
     assert len(values(found.boxes_for("images/train/a.v2.png"))) == 1
     assert found.boxes_for("images/val/a.v2.jpg") == ()
-    assert found.boxes_for("a.jpg") is None
+    assert found.boxes_for("a.jpg") == ()
     with pytest.raises(BoxError, match="2 entries"):
         found.boxes_for("a.v2.jpg")
 
@@ -329,7 +289,7 @@ def task(image: str, *results: object) -> object:
     ("url", "name"),
     [
         ("/data/local-files/?d=photos/my%20cat.jpg", "photos/my cat.jpg"),
-        ("/data/upload/3/0a1b2c3d-cat.jpg", "cat.jpg"),
+        ("/data/upload/3/0a1b2c3d-cat.jpg", "/data/upload/3/0a1b2c3d-cat.jpg"),
         ("https://host/photos/cat.jpg?size=9", "https://host/photos/cat.jpg"),
         ("cat.jpg", "cat.jpg"),
     ],
@@ -355,7 +315,7 @@ def test_label_studio_polygons_and_unlabelled_rectangles(tmp_path: Path) -> None
 def test_label_studio_left_out_is_listed(tmp_path: Path) -> None:
     path = save(tmp_path / "a.json", [LABELSTUDIO[0], LABELSTUDIO[0]])
     found = read_boxes(path)
-    assert len(found.entries) == 2
+    assert len(found.entries) == 1
     assert found.left_out == tuple(
         LeftOut(where.format(task=task, path=path), reason)
         for task in (0, 1)
@@ -818,12 +778,6 @@ def test_values_in_messages_are_truncated() -> None:
     assert excerpt("x" * 39) == "'" + "x" * 36 + "..."
 
 
-def test_three_of_several_candidates_are_named(tmp_path: Path) -> None:
-    found = of_names(tmp_path, "w/a.jpg", "x/a.jpg", "y/a.jpg", "z/a.jpg")
-    with pytest.raises(BoxError, match=r"4 entries of .* \(w/a.jpg, x/a.jpg, y/a.jpg\); name"):
-        found.boxes_for("a.jpg")
-
-
 @pytest.mark.parametrize(
     ("name", "text", "format"),
     [
@@ -889,6 +843,8 @@ class Marks:
 
     TITLE = "marks"
     IMAGE_SUFFIX = None
+    OWN_CONVENTION = True
+    ABSENT_IS_EMPTY = False
 
     def recognise(self, file: SourceFile) -> bool:
         return file.path.suffix == ".marks"

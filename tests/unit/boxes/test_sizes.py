@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from regionqa.boxes.entries import BoxEntry
 from regionqa.boxes.files import read_boxes
+from regionqa.boxes.sizes import SizeChange, SizeCheck, scaled_box, size_change
+from regionqa.errors import BoxError
+from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 RESULT = {"type": "choices", "original_width": 200, "original_height": 100, "value": {}}
 STATED = {
@@ -47,3 +53,66 @@ def test_stated_size_is_read(tmp_path: Path, name: str) -> None:
 def test_zero_and_missing_sizes_are_no_sizes(tmp_path: Path, name: str) -> None:
     (entry,) = read_boxes(save(tmp_path / name, UNSTATED[name])).entries
     assert entry.size is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "actual", "change"),
+    [
+        ((200, 133), (200, 133), SizeChange.none),
+        ((1600, 1064), (200, 133), SizeChange.scaled),
+        ((200, 133), (1600, 1064), SizeChange.scaled),
+        ((4032, 3024), (640, 480), SizeChange.scaled),
+        ((1919, 1079), (640, 359), SizeChange.scaled),  # 359.85, cut off
+        ((200, 133), (133, 200), SizeChange.turned),
+        ((1600, 1064), (133, 200), SizeChange.turned),
+        ((200, 133), (200, 134), SizeChange.other),
+        ((1600, 1064), (640, 640), SizeChange.other),
+    ],
+)
+def test_sizes_are_compared(
+    stated: tuple[int, int], actual: tuple[int, int], change: SizeChange
+) -> None:
+    assert size_change(stated, actual) is change
+
+
+@given(width=st.integers(50, 5000), height=st.integers(50, 5000), factor=st.floats(0.05, 4))
+def test_a_resized_image_has_the_same_shape(width: int, height: int, factor: float) -> None:
+    actual = (max(1, int(width * factor)), max(1, int(height * factor)))
+    assert size_change((width, height), actual) in (SizeChange.scaled, SizeChange.none)
+
+
+@pytest.mark.parametrize("format", BoxFormat)
+def test_scaled_boxes_cover_the_same_part_of_the_image(format: BoxFormat) -> None:
+    box = WrittenBox((20, 30, 40, 50), format)
+    before = box.resolve(200, 100).box
+    after = scaled_box(box, (200, 100), (100, 25)).resolve(100, 25).box
+    assert after.xyxy == (before.x0 / 2, before.y0 / 4, before.x1 / 2, before.y1 / 4)
+    fraction = WrittenBox((0.1, 0.1, 0.2, 0.2), format, BoxUnits.fraction)
+    assert scaled_box(fraction, (200, 100), (100, 25)) == fraction
+
+
+def entry(size: tuple[int, int] | None, units: BoxUnits = BoxUnits.pixel) -> BoxEntry:
+    return BoxEntry("a.jpg", (WrittenBox((1, 2, 3, 4), units=units),), size=size)
+
+
+def test_a_warning_says_how_sizes_differ() -> None:
+    for size, units, expected in (
+        ((20, 10), BoxUnits.pixel, None),
+        (None, BoxUnits.pixel, None),
+        ((40, 20), BoxUnits.pixel, "so boxes may be misplaced; --scale-boxes scales them"),
+        ((40, 20), BoxUnits.fraction, None),
+        ((10, 20), BoxUnits.fraction, "width and height are exchanged, as by an EXIF rotation"),
+        ((10, 10), BoxUnits.pixel, "and so do the aspect ratios"),
+    ):
+        check = SizeCheck(Path("b.json"))
+        assert check.fit(entry(size, units), "a.jpg", (20, 10)) == entry(None, units).boxes
+        summary = "".join(check.summary)
+        assert bool(summary) is (expected is not None)
+        assert (expected or "") in summary
+
+
+def test_boxes_without_a_size_cannot_be_scaled() -> None:
+    check = SizeCheck(Path("b.json"), scale=True)
+    with pytest.raises(BoxError, match=r"b\.json states no size for it, so"):
+        check.fit(entry(None), "a.jpg", (20, 10))
+    assert check.fit(entry(None, BoxUnits.permille), "a.jpg", (20, 10))

@@ -4,6 +4,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -418,7 +419,7 @@ def test_one_bad_box_fails_a_joint_question(
 def test_image_missing_from_box_file_fails(image: MakeImage) -> None:
     asking = AskSettings("what?", boxfile=boxfile(a=[[1, 2, 3, 4]]))
     requests = asked(asking, image("b.png"), image("a.png"))
-    assert str(requests[0].error) == "b.png: boxes.json has no boxes for this image"
+    assert str(requests[0].error) == "b.png: boxes.json has no boxes for this image; it has a.png"
     assert requests[0].source is not None
     assert corners(requests[1]) == [(1, 2, 3, 4)]
 
@@ -427,9 +428,47 @@ def test_image_without_boxes_is_not_captioned(
     image: MakeImage,
 ) -> None:
     boxes = boxfile(a=[])
-    assert asked(AskSettings("what?", boxfile=boxes, each=True), image("a.png")) == []
+    warned: list[str] = []
+    asking = AskSettings("what?", boxfile=boxes, each=True)
+    assert asked(asking, image("a.png"), warn=warned.append) == []
+    start = "boxes.json: has no boxes for 1 image, so nothing was asked about them"
+    assert warned == [f"{start}; the first is a.png"]
     [request] = asked(AskSettings("what?", boxfile=boxes), "a.png")
     assert (request.regions, request.error) == ((), None)
+
+
+def test_boxes_are_for_one_image_only(image: MakeImage) -> None:
+    """An entry without a folder fits both images, which differ."""
+    asking = AskSettings("what?", boxfile=boxfile(a=[[1, 2, 3, 4]]))
+    first, second = image("dogs/a.png"), image("cats/a.png")
+    Image.new("RGB", (64, 48), "red").save(second)
+    requests = asked(asking, first, second, first)
+    assert [request.error is None for request in requests] == [True, False, True]
+    assert "has the same boxes (a.png) for this image and dogs/a.png" in str(requests[1].error)
+    Image.open(first).save(second)
+    assert all(request.error is None for request in asked(asking, first, second))
+
+
+def test_images_of_another_size_than_the_file_states_are_counted() -> None:
+    document = {"images": [], "annotations": []}
+    for number, name in enumerate(("a", "b", "c")):
+        document["images"].append(
+            {"id": number, "file_name": f"{name}.png", "width": 128, "height": 96}
+        )
+        document["annotations"].append({"image_id": number, "bbox": [10, 20, 40, 60]})
+        Image.new("RGB", (48, 64) if name == "c" else (64, 48)).save(f"{name}.png")
+    Path("coco.json").write_text(json.dumps(document))
+    warned: list[str] = []
+    asking = AskSettings("what?", boxfile=read_boxes(Path("coco.json")))
+    requests = asked(asking, "a.png", "b.png", warn=warned.append)
+    assert [corners(request) for request in requests] == [[(10, 20, 50, 48)]] * 2
+    first, *_, total = [line for line in warned if "clipped" not in line]
+    assert "coco.json: states 128 x 96 for a.png, which is 64 x 48: the sizes differ" in first
+    assert "--scale-boxes scales them" in first
+    assert total == "coco.json: 2 images in all differ in size from what it states"
+    scaled = asked(replace(asking, scale_boxes=True), "a.png", "b.png", "c.png", warn=pytest.fail)
+    assert [corners(request) for request in scaled[:2]] == [[(5, 10, 25, 40)]] * 2
+    assert "another aspect ratio, so its boxes cannot be scaled" in str(scaled[2].error)
 
 
 @pytest.mark.parametrize("each", [False, True])
