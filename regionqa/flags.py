@@ -52,6 +52,11 @@ class Flag:
     """With `min` only."""
     parse: type | None = None
     """Type of the value on the command line, if it is not the field's."""
+    needs: tuple[str, ...] = ()
+    """Fields of which one must be given too, or the option has no effect. A command that lacks one
+    of them gives the option another use."""
+    excludes: tuple[str, ...] = ()
+    """Fields that have no effect beside this option."""
 
 
 def flag(help: str, *names: str, **others: Any) -> Mapping[str, Flag]:

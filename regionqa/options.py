@@ -76,14 +76,20 @@ class BoxOptions(Options):
         "plain JSON.",
     )
     box_format: BoxFormat | None = option(
-        None, "Meaning of a box's four numbers. Default: the file's, else xyxy."
+        None,
+        "Meaning of a box's four numbers. Default: the file's, else xyxy.",
+        needs=("box", "boxes"),
     )
     box_units: BoxUnits | None = option(
-        None, "Unit of a box's numbers. Default: the file's, else pixel."
+        None,
+        "Unit of a box's numbers. Default: the file's, else pixel.",
+        needs=("box", "boxes"),
     )
 
     scale_boxes: bool = option(
-        False, "Scale boxes from the image's size that their file states to that of the image."
+        False,
+        "Scale boxes from the image's size that their file states to that of the image.",
+        needs=("boxes",),
     )
 
     def check(self) -> None:
@@ -210,13 +216,16 @@ class OutputOptions(Options):
     )
 
     def check(self) -> None:
-        """Refuse to resume what cannot be resumed."""
+        """Refuse to resume what cannot be resumed, and to write what a format does not hold."""
         if self.retry_errors and not self.resume:
             raise UsageError("--retry-errors: applies to --resume only; add --resume")
         if self.resume and self.out is None:
             raise UsageError("--resume: needs the file to continue; add --out FILE")
         if self.resume and self.format not in RESUMABLE:
             raise UsageError(f"--resume: {self.format} cannot be resumed; use --format jsonl")
+        for flag, given in (("--timing", self.timing), ("--confidence", self.confidence)):
+            if given and self.format is OutputFormat.text:
+                raise UsageError(f"{flag}: is not written as text; add --format jsonl, json or csv")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -237,6 +246,7 @@ class EvaluationOptions(ImageFolderOptions):
         "Compare two models instead of --model: results of both, and the difference.",
         metavar="A B",
         section=Section.model,
+        excludes=("model",),
     )
     answers: Path | None = option(
         None,

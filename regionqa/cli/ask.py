@@ -32,9 +32,12 @@ def ask(
 
     regionqa ask cat.jpg --box 10,20,200,300 "what is this?"
     """
+    from regionqa.pipeline.inputs import STDIN
     from regionqa.pipeline.run import RunOptions, run_requests
 
     images, question = split_words(words)
+    if each and not boxes.box and boxes.boxes is None and STDIN not in images:
+        raise UsageError("--each: has no effect without boxes; add --box or --boxes, or drop it")
     return run_requests(
         RunOptions(
             images=tuple(images),

@@ -28,6 +28,13 @@ MaxNewTokens = Annotated[GenerationOptions, only("max_new_tokens")]
 Quiet = Annotated[OutputOptions, only("quiet")]
 
 
+ASKING = (
+    *("out", "seed", "model", "compare", "answers", "limit", "device", "dtype", "quantize"),
+    *("batch_size", "max_new_tokens"),
+)
+"""Options of `eval fineeval` that say how and what models are asked."""
+
+
 class ClassMatcher(StrEnum):
     """How an answer is matched to a class."""
 
@@ -108,6 +115,7 @@ class FineEvalOptions(Options):
         (),
         "Report this saved ranking instead of asking; repeat for several raters.",
         section=Section.method,
+        excludes=ASKING,
     )
     seed: int = option(0, "Random seed for the order of the answers.", section=Section.method)
 

@@ -1,6 +1,6 @@
 """`finetune`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -149,6 +149,23 @@ def chosen_settings(
     table["stages"] = asdict(stages)
     table["run"] = list(table.get("run", ("align", "instruct")))
     try:
-        return from_table(FinetuneSettings, without_none(table), str(file or "options"))
+        chosen = from_table(FinetuneSettings, without_none(table), str(file or "options"))
     except BundleError as error:
         raise UsageError(str(error)) from error
+    for name in (*given, *stage_given):
+        if name in WITHOUT_EFFECT and WITHOUT_EFFECT[name][0](chosen, stage_given):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag}: has no effect {WITHOUT_EFFECT[name][1]}; drop it")
+    return chosen
+
+
+WITHOUT_EFFECT: Mapping[str, tuple[Callable[[FinetuneSettings, Mapping[str, Any]], bool], str]] = {
+    "keep_adapter": (lambda run, _: not run.lora_rank, "without --lora"),
+    "held_out_share": (lambda run, _: bool(run.held_out), "beside --held-out"),
+    "rehearse": (lambda run, _: bool(run.replay), "beside --replay"),
+    "rehearse_on": (lambda run, _: bool(run.replay) or not run.rehearse, "without rehearsal"),
+    "align_data": (lambda run, _: "align" not in run.run, "without the stage align"),
+    "epochs": (lambda _, stage: "steps" in stage, "beside --steps"),
+}
+"""Options that another one leaves without effect: when, from the settings of the run and the flags
+of its stages, and how that is said."""

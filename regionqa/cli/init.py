@@ -60,6 +60,9 @@ class InitOptions(Options):
         llava = self.from_llava and not self.vision and not self.llm
         if not parts and not llava:
             raise UsageError("give either --vision and --llm, or --from-llava alone")
+        chosen = self.region_input or (RegionInput.coordinates if llava else RegionInput.features)
+        if self.region_source is RegionSource.pixels and chosen is not RegionInput.features:
+            raise UsageError("--region-source: has no effect without --region-input features")
 
 
 @with_options

@@ -1,7 +1,7 @@
 """Command-line options made from the dataclasses of `regionqa.options`."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, wraps
 from importlib.util import find_spec
@@ -22,6 +22,10 @@ DEBUG = Parameter(
     annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
 )
 """An option of every command, which `regionqa.cli.main` reads."""
+
+
+CONTEXT = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+"""What Typer knows about a call: which options were given."""
 
 
 class Overrides(dict[str, Any], Generic[Group]):
@@ -131,16 +135,49 @@ def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
         raise TypeError(f"{command.__name__}: two options are named {twice!r}")
 
     @wraps(command)
-    def run(**values: Any) -> Result:
+    def run(context: typer.Context | None = None, **values: Any) -> Result:
+        if context is not None:
+            given = {name for name in values if _is_given(context, name)}
+            refuse_without_effect(groups.values(), values, given)
         arguments = {name: group.collect(values) for name, group in groups.items()}
         plain = signature.parameters.keys() - groups.keys()
         return command(**arguments, **{name: values[name] for name in plain})
 
     run.undecorated = run.__dict__.pop("__wrapped__")  # type: ignore[attr-defined]
-    parameters.append(DEBUG)
+    parameters += [DEBUG, CONTEXT]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave a parameter, be it with the value of its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def refuse_without_effect(
+    groups: Iterable[OptionGroup], values: Mapping[str, Any], given: Set[str]
+) -> None:
+    """Raise UsageError for an option that would have no effect beside the others.
+
+    Args:
+        groups: The groups of a command.
+        values: Values of all of its parameters, by name.
+        given: Names of those that the user gave.
+    """
+    flags = {item.name: flag for group in groups for item, flag in group.options()}
+    names = {name: flag_names(name, flag)[0] for name, flag in flags.items()}
+    for name in sorted(given & flags.keys()):
+        needs = flags[name].needs
+        if needs and all(need in values and not values[need] for need in needs):
+            others = " or ".join(names.get(need, f"--{need}") for need in needs)
+            raise UsageError(f"{names[name]}: has no effect without {others}; add one, or drop it")
+        for other in flags[name].excludes:
+            if other in given:
+                raise UsageError(
+                    f"{names[other]}: has no effect beside {names[name]}; drop one of the two"
+                )
 
 
 @cache  # commands share groups

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regionqa.backends.base import ModelInfo, find_model
 from regionqa.boxes.files import read_boxes
-from regionqa.errors import ItemError
+from regionqa.errors import ItemError, UsageError
 from regionqa.images.reading import PixelBudget
 from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
 from regionqa.pipeline.console import Console
@@ -62,6 +62,7 @@ def run_requests(options: RunOptions) -> int:
     if output.draw:
         check_drawing(output.draw, several=not one)
     model = find_model(options.runtime.model)
+    check_seed(options.generation, model.info)
     ask = _ask_settings(options, model.info)
     settings = _output_settings(options, model.info, one)
     finished = None
@@ -90,6 +91,16 @@ def run_requests(options: RunOptions) -> int:
             with console.paused():
                 writer.write(answer)
     return SOME_FAILED if writer.failed or (finished and finished.failed) else 0
+
+
+def check_seed(generation: GenerationOptions, model: ModelInfo) -> None:
+    """Refuse a seed where nothing is drawn at random."""
+    chosen = generation.temperature
+    if generation.seed and not (model.temperature if chosen is None else chosen):
+        raise UsageError(
+            "--seed: has no effect at temperature 0, where answers are greedy; add --temperature, "
+            "or drop it"
+        )
 
 
 def _ask_settings(options: RunOptions, model: ModelInfo) -> AskSettings:

@@ -47,6 +47,8 @@ from regionqa.options import (
             {"resume": True, "out": Path("a.json"), "format": OutputFormat.json},
             "json cannot be resumed; use --format jsonl",
         ),
+        (OutputOptions, {"timing": True}, "--timing: is not written as text; add --format jsonl"),
+        (OutputOptions, {"confidence": True}, "--confidence: is not written as text"),
         (BoxOptions, {"box": ("1,2,3,4",), "boxes": Path("b.json")}, "--box and --boxes"),
         (BoxOptions, {"box": ("1,2,3",)}, "--box: box '1,2,3'"),
     ],
@@ -100,6 +102,9 @@ def test_parse_refuses_invalid_values(values: dict[str, Any], reason: str) -> No
         RuntimeOptions.parse(**values)
 
 
+GROUPS = (BoxOptions, RuntimeOptions, GenerationOptions, OutputOptions, EvaluationOptions)
+
+
 # -- the command line ------------------------------------------------------------------------------
 
 
@@ -140,6 +145,48 @@ def test_command_receives_instances() -> None:
     assert run(command, "a", "--model", "x").exit_code == 2
     assert run(command, "a", "--seed", "1").exit_code == 2
     assert run(command, "a", "--early", "0").exit_code == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linked(Options):
+    colour: str = option("red", "Colour.", needs=("line", "fill"))
+    line: bool = option(False, "Line.")
+    fill: bool = option(False, "Fill.")
+    width: int = option(1, "Width.")
+    hidden: bool = option(False, "Nothing is drawn.", excludes=("width", "line"))
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--colour red", "--colour: has no effect without --line or --fill"),
+        ("--hidden --width 1", "--width: has no effect beside --hidden"),
+        ("--colour red --fill", None),
+        ("--hidden", None),
+        ("--width 1 --line", None),
+    ],
+)
+def test_an_option_without_effect_is_refused(words: str, reason: str | None) -> None:
+    @with_options
+    def command(*, linked: Linked) -> None: ...
+
+    error = run(command, *words.split()).exception
+    assert (reason is None) == (error is None)
+    assert reason is None or (isinstance(error, UsageError) and str(error).startswith(reason))
+
+
+def test_a_command_without_the_other_option_gives_it_another_use() -> None:
+    @with_options
+    def command(*, linked: Annotated[Linked, without("fill")]) -> None: ...
+
+    assert run(command, "--colour", "blue").exit_code == 0
+
+
+def test_options_name_options_that_exist() -> None:
+    known = {name for kind in GROUPS for name in flags_of(kind)}
+    for kind in GROUPS:
+        for name, flag in flags_of(kind).items():
+            assert {*flag.needs, *flag.excludes} <= known - {name}
 
 
 def test_options_are_sorted_by_section() -> None:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from conftest import Command
 
 ASKING = (
-    "--box", "--boxes", "--box-format", "--box-units", "--model", "--format", "--out", "--resume",
-    "--retry-errors", "--draw", "--device", "--dtype", "--quantize", "--batch-size",
-    "--max-new-tokens", "--temperature", "--seed", "--timing", "--confidence", "--guess",
-    "--unsure-below", "--quiet", "--debug", "--help",
+    "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model", "--format",
+    "--out", "--resume", "--retry-errors", "--draw", "--device", "--dtype", "--quantize",
+    "--batch-size", "--max-new-tokens", "--temperature", "--seed", "--timing", "--confidence",
+    "--guess", "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
     "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
@@ -49,11 +49,18 @@ OPTIONS = {
         "--device", "--shard", "--quiet", "--debug", "--help",
     ),
     ("data",): ("--help",),
-    ("data", "check"): ("--images", "--show", "--draw", "--out", "--debug", "--help"),
-    ("data", "convert"): ("--out", "--images", "--skip-bad", "--debug", "--help"),
+    ("data", "check"): (
+        "--images", "--box-format", "--box-units", "--scale-boxes", "--show", "--draw", "--out",
+        "--debug", "--help",
+    ),
+    ("data", "convert"): (
+        "--out", "--images", "--box-format", "--box-units", "--scale-boxes",
+        "--skip-bad", "--debug", "--help",
+    ),
     ("eval",): ("--help",),
     ("eval", "recognition"): (
-        "--boxes", "--images", "--min-side", "--question", "--by", "--encoder", "--classes",
+        "--boxes", "--scale-boxes",
+        "--images", "--min-side", "--question", "--by", "--encoder", "--classes",
         *MEASURING,
     ),
     ("eval", "vqa"): ("--images", "--likelihood", *MEASURING),

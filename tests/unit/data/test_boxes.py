@@ -69,7 +69,7 @@ def test_problems_name_the_image_and_the_box(tmp_path: Path, images: Path) -> No
     assert [record.where for record in data.records] == ["l.csv: a.jpg: box 2"]
     assert [str(problem).split(";")[0] for problem in data.problems] == [
         "l.csv: a.jpg: box 1: has no label, so there is no answer to learn",
-        f"l.csv: c.jpg: c.jpg: no image of this name below {images}",
+        f"l.csv: c.jpg: {images}/c.jpg: no such file",
         f"l.csv: b.jpg: box in line 5 of {path}: 'x' is not a finite number",
     ]
 
