@@ -14,15 +14,18 @@ from regionqa.errors import BoxError, ImageError
 class ImageFolders:
     """Finds the images that a file names, in folders and their subfolders."""
 
-    def __init__(self, source: Path, folders: Sequence[Path]) -> None:
+    def __init__(self, source: Path, folders: Sequence[Path], *, deep: bool = False) -> None:
         """Create a lookup.
 
         Args:
             source: The file that names the images.
             folders: Where names are looked up, the first ones first.
+            deep: Whether images may lie in subfolders that their names do not mention, as those of
+                box files do.
         """
         self._source = source
         self._folders = tuple(folders)
+        self._deep = deep
 
     def find(self, entry: BoxEntry) -> Path:
         """Return the path of an entry's image.
@@ -37,7 +40,7 @@ class ImageFolders:
         parsed = ImageName.parse(name)
         for spelling in dict.fromkeys((name, parsed.text, parsed.loosened().text)):
             for folder in self._folders:
-                if is_file(folder / spelling):
+                if exists(folder / spelling):
                     return folder / spelling
         found = self._below(entry)
         if len(found) == 1:
@@ -56,23 +59,30 @@ class ImageFolders:
         found: dict[Path, None] = {}
         for name in names:
             for _, _, candidates in self._files.levels(name):
-                for _, path in candidates:
-                    if _finds(lookup, path):
+                for _, (depth, path) in candidates:
+                    if (self._deep or depth <= len(name.folders)) and _finds(lookup, path):
                         found[path] = None
                 if found:
                     return list(found)
         return []
 
     @cached_property
-    def _files(self) -> NameIndex[Path]:
-        paths = dict.fromkeys(path for folder in self._folders for path in _images_in(folder))
-        return NameIndex(((ImageName.parse(str(path)), path) for path in paths), keys_of_image)
+    def _files(self) -> NameIndex[tuple[int, Path]]:
+        """Images by name, with the number of folders between the given one and theirs."""
+        depths: dict[Path, int] = {}
+        for folder in self._folders:
+            for path in _images_in(folder):
+                depths.setdefault(path, len(path.relative_to(folder).parts) - 1)
+        return NameIndex(
+            ((ImageName.parse(str(path)), (depth, path)) for path, depth in depths.items()),
+            keys_of_image,
+        )
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a file; False also for a name that is not possible."""
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; False also for a name that is not possible."""
     try:
-        return path.is_file()
+        return path.exists()
     except OSError:  # such as a name too long
         return False
 

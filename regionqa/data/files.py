@@ -130,7 +130,7 @@ def _box_data(
         file = read_boxes(path, format=convention.format, units=convention.units, source=source)
     except BoxFileError as error:
         raise DataError(str(error)) from None
-    parts = box_records(file, ImageFinder(path, image_folders(path, images)), sizes)
+    parts = box_records(file, ImageFinder(path, image_folders(path, images), deep=True), sizes)
     data = _data(path, DataFormat.boxes, parts, _digest(source), sizes)
     return replace(
         data,
@@ -164,7 +164,9 @@ def _recognised(
     """Return the format of a file and an iterator over its contents."""
     document, path = file.document, file.path
     if is_coco(document):
-        return DataFormat.coco, coco_records(document, path, ImageFinder(path, folders), sizes)
+        return DataFormat.coco, coco_records(
+            document, path, ImageFinder(path, folders, deep=True), sizes
+        )
     if file.is_document and file.layout is not JsonLayout.array:
         keys = document.keys() if isinstance(document, dict) else set()
         if not keys & {"image", "conversations"} and path.suffix.lower() not in LINES_SUFFIXES:

@@ -36,14 +36,15 @@ class ImageFile:
 class ImageFinder:
     """Looks up the images that a file of training data names."""
 
-    def __init__(self, source: Path, folders: Sequence[Path]) -> None:
+    def __init__(self, source: Path, folders: Sequence[Path], *, deep: bool = False) -> None:
         """Create a lookup.
 
         Args:
             source: The file that names the images.
             folders: Where names are looked up; the first folder that has the file is taken.
+            deep: Whether images may lie in subfolders that their names do not mention.
         """
-        self._folders = ImageFolders(source, folders)
+        self._folders = ImageFolders(source, folders, deep=deep)
         self._found: dict[tuple[str | None, str | None], ImageFile | str] = {}
 
     def find(self, name: str | BoxEntry) -> ImageFile:

@@ -254,7 +254,7 @@ def box_requests(
     out is appended to `left_out`. `sizes` compares images with the sizes that the file states.
     """
     left_out = [] if left_out is None else left_out
-    folders = ImageFolders(boxfile.source, [folder])
+    folders = ImageFolders(boxfile.source, [folder], deep=True)
     sizes = sizes or SizeCheck(boxfile.source)
     for entry in boxfile.entries:
         if entry.name is None:

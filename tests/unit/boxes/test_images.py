@@ -40,7 +40,7 @@ def test_an_entry_finds_its_image(
     tmp_path: Path, entry: BoxEntry, images: list[str], expected: str | int | None
 ) -> None:
     make(tmp_path / "set", *images)
-    folders = ImageFolders(tmp_path / "set/boxes.json", [tmp_path / "set"])
+    folders = ImageFolders(tmp_path / "set/boxes.json", [tmp_path / "set"], deep=True)
     if expected is None:
         with pytest.raises(ImageError, match=r"no such file; give the folder of the images"):
             folders.find(entry)
@@ -54,8 +54,17 @@ def test_an_entry_finds_its_image(
 
 def test_several_images_are_listed(tmp_path: Path) -> None:
     make(tmp_path, "x/a.jpg", "y/a.jpg", ".hidden/a.jpg")
-    folders = ImageFolders(tmp_path, [tmp_path])
+    folders = ImageFolders(tmp_path, [tmp_path], deep=True)
     with pytest.raises(ImageError, match=r"a.jpg: 2 images could be it .*x/a.jpg, .*y/a.jpg\)"):
+        folders.find(BoxEntry("a.jpg"))
+
+
+def test_records_name_the_folders_of_their_images(tmp_path: Path) -> None:
+    make(tmp_path, "set/x/a.jpg", "set/B.JPG")
+    folders = ImageFolders(tmp_path / "mine.jsonl", [tmp_path / "set"])
+    assert folders.find(BoxEntry("set\\x\\a.jpg")) == tmp_path / "set/x/a.jpg"
+    assert folders.find(BoxEntry("b.jpg")) == tmp_path / "set/B.JPG"
+    with pytest.raises(ImageError, match="no such file"):
         folders.find(BoxEntry("a.jpg"))
 
 
