@@ -38,6 +38,7 @@ from regionqa.boxes.formats import (
 from regionqa.boxes.lookup import EntryLookup, merge_entries
 from regionqa.boxes.remarks import Adjusted, LeftOut, summarise_remarks
 from regionqa.boxes.source import SourceFile
+from regionqa.boxes.unreadable import other_tool
 from regionqa.errors import BoxFileError, OutputError, UsageError
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
@@ -173,6 +174,8 @@ def read_boxes(
 
 
 def _read_file(file: SourceFile, convention: Convention) -> tuple[str, BoxContents]:
+    if file.kind in (".json", ".jsonl") and (tool := other_tool(file.keys)) is not None:
+        raise BoxFileError(f"{file.path}: {tool}")
     name = format_of(file)
     if name is not None:
         return name, FORMATS[name].read([file], convention)

@@ -30,8 +30,8 @@ NUMBERS = {  # corners first: beside them, `width` and `height` are the image's
     ("xmin", "ymin", "width", "height"): BoxFormat.xywh,
 }
 """Names of four numbers, as `bare_name` returns them."""
-LISTS = ("box", "bbox", "bbox_2d", "box_2d")
-"""Keys of a list of four numbers."""
+LISTS = ("box", "bbox", "bbox_2d", "box_2d", "bounding_box", "boundingBox", "box2d")
+"""Keys of a list of four numbers, or of an object with them."""
 LABELS = ("label", "class", "class_name", "category", "category_name", "name")
 """Keys and columns of a label, in order of preference."""
 _GEMINI = "box_2d"
@@ -75,9 +75,10 @@ def is_box(item: object) -> bool:
 
 
 def label_of(item: Mapping[str, object], where: str) -> str | None:
-    """Return the label of an object; None if it has none."""
-    key = next((key for key in LABELS if item.get(key) is not None), None)
-    return (optional_text(item, key, where) or None) if key else None
+    """Return the label of an object, a text rather than a number; None if it has none."""
+    keys = [key for key in LABELS if item.get(key) is not None]
+    keys.sort(key=lambda key: not isinstance(item[key], str))
+    return (optional_text(item, keys[0], where) or None) if keys else None
 
 
 def read_box(
@@ -97,19 +98,20 @@ def read_box(
     if not isinstance(item, dict):
         return WrittenBox(four(item, where), convention.format or default, convention.box_units)
     label = label_of(item, where)
-    if _GEMINI in item:
+    if isinstance(item.get(_GEMINI), list):
         top, left, bottom, right = four(item[_GEMINI], where)
         return WrittenBox((left, top, right, bottom), units=BoxUnits.permille, label=label)
     key = next((key for key in LISTS if key in item), None)
-    if key is not None:
-        values = four(item[key], where)
+    inner = item[key] if key is not None else item
+    if key is not None and not isinstance(inner, dict):
+        values = four(inner, where)
         return WrittenBox(values, convention.format or default, convention.box_units, label)
-    named = find_numbers(item)
+    named = find_numbers(inner)
     if named is None:
         near = next(misspelt(item, LISTS), None)
         hint = f"; its key {near[0]!r} is perhaps meant" if near else ""
         raise BoxError(f"box in {where}: has no 'box'{hint}; write {{\"box\": [10, 20, 200, 300]}}")
-    values = four([item[each] for each in named.keys], where)
+    values = four([inner[each] for each in named.keys], where)
     return WrittenBox(values, convention.format or named.format, convention.box_units, label)
 
 

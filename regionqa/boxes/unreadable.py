@@ -1,6 +1,7 @@
-"""Files that are often given as box files and hold none: what they are, and what to give."""
+"""Files that are often given as box files and are not read: what they are, and what to give."""
 
 import re
+from collections.abc import Set
 
 _GIVE = "give the file of boxes itself"
 _IMAGE = (
@@ -61,3 +62,52 @@ def other_file(content: bytes) -> str | None:
     if _WEB_PAGE.match(content[:1024]):
         return "is a web page, perhaps of a failed download; fetch the file itself"
     return None
+
+
+_EXPORT = "which is not read; export COCO, Pascal VOC or YOLO from it"
+_TOOLS = (
+    ({"asset", "regions"}, f"VoTT's JSON, {_EXPORT}"),
+    ({"assets", "tags"}, f"a project of VoTT, {_EXPORT}"),
+    ({"item", "annotations"}, f"V7 Darwin's JSON, {_EXPORT}"),
+    ({"items", "categories"}, f"Datumaro's JSON, {_EXPORT}"),
+    ({"data_row"}, f"an export of Labelbox, {_EXPORT}"),
+    ({"Labeled Data"}, f"an export of Labelbox, {_EXPORT}"),
+    ({"objects", "size"}, f"Supervisely's JSON, {_EXPORT}"),
+    ({"metadata", "file", "view"}, f"a project of VIA 3, {_EXPORT}"),
+    ({"source-ref"}, "a manifest of SageMaker Ground Truth, which is not read; convert it to COCO"),
+    ({"imageGcsUri"}, "JSON lines of Vertex AI, which are not read; convert them to COCO"),
+    (
+        {"Labels", "LabelModelVersion"},
+        "an answer of Rekognition, which is not read; write its boxes as JSON, in fractions",
+    ),
+    ({"name", "labels"}, "JSON of Scalabel or BDD100K, which is not read; convert it to COCO"),
+    ({"type", "features"}, "GeoJSON, whose coordinates are not pixels; convert it to COCO"),
+)
+"""Keys of files of other tools, and what is said of such a file."""
+
+
+def other_tool(keys: Set[str]) -> str | None:
+    """Say whose format a JSON file with these keys has, if it is one that is not read."""
+    return next((f"is {text}" for known, text in _TOOLS if known <= keys), None)
+
+
+def other_labels(words: list[str]) -> str | None:
+    """Say what a line of labels is that is not YOLO's, and what to do; None if unknown."""
+    first, count = words[0], len(words)
+    if first.lower() == "class" or "," in first:
+        return "this seems to be a table; call it .csv, with a header"
+    if first.startswith(("imagesource", "gsd")) or (
+        count in (9, 10) and not _is_number(words[8]) and all(map(_is_number, words[:8]))
+    ):
+        return "this seems to be DOTA, which is not read; convert it to YOLO's OBB"
+    if count in (15, 16) and not _is_number(first) and all(map(_is_number, words[1:])):
+        return "this seems to be KITTI, which is not read; convert it to YOLO, COCO or CSV"
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

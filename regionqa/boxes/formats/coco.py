@@ -259,8 +259,9 @@ def _sort_boxes(
         **{int(key): name or None for key, name in document.categories.items() if _is_whole(key)},
     }
     lists: dict[object, list[WrittenBox]] = {
-        **found,
-        **{int(number): boxes for number, boxes in found.items() if _is_whole(number)},
+        key: boxes
+        for number, boxes in found.items()
+        for key in (number, int(number) if _is_whole(number) else number)
     }
     xywh, pixel = BoxFormat.xywh, BoxUnits.pixel
     for index, fields in enumerate(document.elements):

@@ -144,12 +144,13 @@ def write(images: Sequence[ImageRegions]) -> Files:
     ElementTree.SubElement(root, "version").text = "1.1"
     for number, image in enumerate(images):
         size = {"width": str(image.width), "height": str(image.height)}
-        element = ElementTree.SubElement(root, "image", id=str(number), name=image.name, **size)
+        attributes = {"id": str(number), "name": image.name, **size}
+        element = ElementTree.SubElement(root, "image", attributes)
         for region in image.regions:
             corners = {
                 name: str(plain_number(value))
                 for name, value in zip(_CORNERS, region.box.xyxy, strict=True)
             }
-            ElementTree.SubElement(element, "box", label=region.label or "", **corners)
+            ElementTree.SubElement(element, "box", {"label": region.label or "", **corners})
     ElementTree.indent(root)
     return {PurePosixPath(): ElementTree.tostring(root, encoding="unicode") + "\n"}

@@ -121,7 +121,7 @@ def _named(feature: object) -> Iterator[list[str]]:
 def _entry(row: object, where: str, classes: list[str] | None, convention: Convention) -> BoxEntry:
     name = _image_name(row, where)
     assert isinstance(row, dict)
-    objects = next((row[key] for key in _OBJECTS if row.get(key) is not None), [])
+    objects: object = next((row[key] for key in _OBJECTS if row.get(key) is not None), [])
     by_stem = not PurePosixPath(name).suffix
     boxes = _boxes(objects, where, classes, convention, row)
     size = size_of(row.get("width"), row.get("height"))

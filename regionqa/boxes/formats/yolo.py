@@ -24,6 +24,7 @@ from regionqa.boxes.fields import excerpt, four, numbers_of
 from regionqa.boxes.remarks import LeftOut
 from regionqa.boxes.shapes import FLAT, bounding, has_area, pairs
 from regionqa.boxes.source import SourceFile
+from regionqa.boxes.unreadable import other_labels
 from regionqa.boxes.yolo_names import CLASS_NAMES, DATASET, YoloDataset, find_dataset
 from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import Box, BoxFormat, BoxUnits, WrittenBox
@@ -38,7 +39,6 @@ _CORNERS = 8
 _LONG = 6
 """Numbers from which on a line may mean two things."""
 _TASKS = "task: detect, segment, pose or obb"
-_KITTI = 15
 
 
 class _Shape(StrEnum):
@@ -58,13 +58,13 @@ class _Extras(StrEnum):
     both = " with confidence and track id"
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         """How many numbers they are."""
         return {"": 0, _Extras.both.value: 2}.get(self.value, 1)
 
     def fit(self, values: Sequence[float]) -> bool:
         """Whether the last numbers can be these: a track id is a whole number from 1 on."""
-        rest = list(values[len(values) - self.count :])
+        rest = list(values[len(values) - self.length :])
         if self in (_Extras.track, _Extras.both):
             track = rest.pop()
             if track < 1 or not track.is_integer():
@@ -144,7 +144,7 @@ def _long_lines(file: SourceFile, dataset: YoloDataset) -> list[_Line]:
     """Return the lines that may mean two things, without those that mean nothing."""
     if not any(len(line.split()) > _LONG for line in file.text.split("\n")):
         return []
-    found = []
+    found = list[_Line]()
     lines = _lines(file, dataset)
     while True:
         try:
@@ -169,9 +169,7 @@ def _lines(file: SourceFile, dataset: YoloDataset) -> Iterator[_Line]:
 def _class_name(text: str, rest: list[str], dataset: YoloDataset, where: str) -> str:
     number = dataset.class_number(text)
     if number is None:
-        advice = "a YOLO line is: class cx cy width height"
-        if len(rest) in (_KITTI - 1, _KITTI) and text.isalpha():
-            advice = "this seems to be KITTI, which is not read; convert it to YOLO, COCO or CSV"
+        advice = other_labels([text, *rest]) or "a YOLO line is: class cx cy width height"
         raise BoxFileError(
             f"{where}: begins with {excerpt(text)}, not with a class number; {advice}"
         )
@@ -184,8 +182,8 @@ def _class_name(text: str, rest: list[str], dataset: YoloDataset, where: str) ->
 
 def _layouts(values: Sequence[float], dataset: YoloDataset) -> Iterator[_Layout]:
     """Yield every meaning that the numbers may have."""
-    for extras in sorted(_Extras, key=lambda each: -each.count):
-        count = len(values) - extras.count
+    for extras in sorted(_Extras, key=lambda each: -each.length):
+        count = len(values) - extras.length
         if count < _BOX or not extras.fit(values):
             continue
         if count == _BOX and dataset.task in (None, "detect"):
@@ -266,7 +264,7 @@ def _placed(line: _Line, layout: _Layout) -> WrittenBox | None:
     if layout.shape is not _Shape.polygon:
         values = four(line.values[:_BOX], line.where)
         return WrittenBox(values, BoxFormat.cxcywh, BoxUnits.fraction, line.label)
-    count = len(line.values) - layout.extras.count
+    count = len(line.values) - layout.extras.length
     points = pairs(line.values[:count], line.where)
     if not has_area(points):
         return None

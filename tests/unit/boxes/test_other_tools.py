@@ -38,6 +38,9 @@ FILES: dict[str, object] = {
         "predictions": [{"x": 80, "y": 65, "width": 140, "height": 110, "class": "blob"}],
     },
     "bbox.json": {"a.jpg": [{"bbox": [10, 10, 150, 120], "label": "blob"}]},
+    "ultralytics.json": [
+        {"name": "blob", "class": 0, "box": {"x1": 10, "y1": 10, "x2": 150, "y2": 120}}
+    ],
     "named.json": {"a.jpg": [{"x1": 10, "y1": 10, "x2": 150, "y2": 120, "class": "blob"}]},
     "min.json": [{"image": "a.jpg", "id": 1, "label": [{**PERCENT, "original_width": 200}]}],
     "ocr.json": [{"data": {"ocr": "a.jpg", "n": "x"}, "annotations": [{"result": [TASK]}]}],
@@ -54,7 +57,7 @@ FILES: dict[str, object] = {
     ],
     "via.json": {"a.jpg9431": VIA_IMAGE},
     "via_project.json": {"_via_settings": {}, "_via_img_metadata": {"a.jpg9431": VIA_IMAGE}},
-    "via_1.json": {"a.jpg9431": {**VIA_IMAGE, "regions": {"0": VIA_IMAGE["regions"][0]}}},  # type: ignore[index]
+    "via_1.json": {"a.jpg9431": {**VIA_IMAGE, "regions": {"0": VIA_IMAGE["regions"][0]}}},
     "via.csv": VIA_ROW,
     "open_images.csv": f"{OPEN_IMAGES}a,x,blob,1,0.05,0.75,0.1,1.2,0\n",
     "columns.csv": "image,x_min,y_min,x_max,y_max,class_id,label\na.jpg,10,10,150,120,0,blob\n",
@@ -154,6 +157,12 @@ def test_a_class_description_names_open_images_codes(tmp_path: Path) -> None:
         ("a.json", {"image": "a.jpg", "regoins": []}, "'regoins'; did you mean 'regions'"),
         ("a.json", {"boxes": [[1, 2, 3, 4]], "imgae": "a"}, "'imgae'; did you mean 'image'"),
         ("a.jsonl", '{"image": "a.jpg", "regions": []}\n{"image', "line 2 of .*: is not JSON"),
+        ("a.json", {"asset": {}, "regions": []}, "is VoTT's JSON, which is not read; export COCO"),
+        ("a.json", [{"name": "a.jpg", "labels": []}], "is JSON of Scalabel"),
+        ("a.jsonl", '{"source-ref": "s3://a"}\n', "is a manifest of SageMaker Ground Truth"),
+        ("a.txt", "imagesource:GoogleEarth\n", "seems to be DOTA"),
+        ("a.txt", "1.5 2 3 4 5 6 7 8 plane 0\n", "seems to be DOTA"),
+        ("a.txt", "1,1,912,484,97,109,0,7,1\n", "seems to be a table"),
         ("a.txt", "Car 0 0 0 1 2 3 4 0 0 0 0 0 0 0\n", "seems to be KITTI"),
         ("v.csv", VIA_ROW[:-30], "is not JSON; the file seems cut"),
     ],
