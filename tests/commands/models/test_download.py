@@ -222,7 +222,7 @@ def test_include_and_exclude_patterns(tiny: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("licence", "told"),
+    ("licence", "expected"),
     [
         ({"license": "mit"}, "mit"),
         ({"license": ["mit", "cc0-1.0"]}, "mit, cc0-1.0"),
@@ -530,7 +530,7 @@ def test_unwritable_cache(
 
 
 @pytest.mark.parametrize(
-    ("size", "told"),
+    ("size", "expected"),
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2.5e6, "2.5 MB"), (1.4e10, "14.0 GB")],
 )
 def test_readable_sizes(size: float, expected: str) -> None:

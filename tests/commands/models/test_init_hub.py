@@ -98,7 +98,7 @@ def test_broken_download_leaves_no_model_and_resumes(
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "pattern"),
     [
         ("gated", r"its owner asks everyone to accept terms first \(401\)"),
         ("missing", "no such repository on the Hub, and no folder here"),

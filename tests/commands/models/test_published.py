@@ -282,7 +282,7 @@ def test_disk_too_small_is_reported_first(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("starter-of-mine/x", "--base", "a/b"), "belong to gpt4roi-7b, pvit-7b"),
         (("gpt4roi-7b", "--region", "x.pth"), "gpt4roi-7b has no part for --region"),
