@@ -58,6 +58,8 @@ class BoxEntry:
     own_stem: str | None = None
     """Of a file about one image: its own path below `top`, without suffix. The image often has it
     where `name` is stale."""
+    numbered: bool = False
+    """Whether `name` is only a number that stands for the image, as in COCO's results."""
 
     def checked_boxes(self) -> tuple[WrittenBox, ...]:
         """Return the boxes; BoxError if one is malformed."""

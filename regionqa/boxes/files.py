@@ -9,7 +9,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regionqa.boxes.entries import (
@@ -60,6 +60,7 @@ FORMATS: dict[str, FileFormat] = {
 }
 """Formats by name; the first that recognises a file reads it."""
 
+NUMBERED = "an image called only by its number taken for the one that is asked about"
 MERGED = "images listed more than once, with different boxes, which count together"
 _UNWRITABLE = re.compile(r"[^\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # as in XML 1.0
 
@@ -117,6 +118,18 @@ class BoxFile:
         if found is None and FORMATS[self.format].ABSENT_IS_EMPTY and self.source.is_dir():
             return BoxEntry(image)
         return found
+
+    def for_one_image(self) -> "BoxFile":
+        """Return the file for a command about a single image.
+
+        If the file is about one image and calls it only by a number, that is this image.
+        """
+        entry = self.entries[0] if len(self.entries) == 1 else None
+        if entry is None or not entry.numbered:
+            return self
+        told = Adjusted(f"image {entry.name}", NUMBERED)
+        entries = (replace(entry, name=None),)
+        return replace(self, entries=entries, adjusted=(*self.adjusted, told))
 
     def why_not(self, image: str) -> str:
         """Say why an image has no entry, with the names that come closest."""

@@ -5,6 +5,7 @@ would be a guess, and explains why nothing was found.
 """
 
 import filecmp
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +27,8 @@ from regionqa.boxes.matching import (
 from regionqa.errors import BoxError
 from regionqa.regions import WrittenBox
 
+_COCO_NAME = re.compile(r"(?:COCO_[A-Za-z0-9]+_)?0*([0-9]+)")
+"""Stems like `000000000139` and `COCO_val2014_000000000139`, for the number 139."""
 LISTED = 3
 """Number of names in a message."""
 
@@ -71,7 +74,7 @@ class EntryLookup:
         found = self._fitting(self._names, image)
         by_stem = self._fitting(self._stems, image)
         if not found:
-            return self._only(by_stem, image)
+            return self._only(by_stem, image) or self._numbers.get(_number_of(image))
         own = {id(entry) for entry in by_stem}
         both = [entry for entry in found if id(entry) in own]
         # a file called like the image contradicts one that merely names the image
@@ -126,6 +129,11 @@ class EntryLookup:
             ),
             lambda name: ((True, name.file),),
         )
+
+    @cached_property
+    def _numbers(self) -> dict[str | None, BoxEntry]:
+        """Entries of images that the file calls by numbers alone."""
+        return {entry.name: entry for entry in self._entries if entry.numbered}
 
     @cached_property
     def _top(self) -> Path:
@@ -226,6 +234,12 @@ def _dropped(name: ImageName, root: int) -> int:
         # the image's own folder is kept, which may tell it from others
         return root - (name.folders[-1].lower() not in IMAGE_FOLDERS)
     return root
+
+
+def _number_of(image: str) -> str:
+    """Return the number in COCO's name of an image; empty for any other name."""
+    found = _COCO_NAME.fullmatch(ImageName.parse(image).stem)
+    return found[1] if found else ""
 
 
 def _says_the_same(first: BoxEntry, second: BoxEntry) -> bool:

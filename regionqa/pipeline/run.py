@@ -63,7 +63,7 @@ def run_requests(options: RunOptions) -> int:
         check_drawing(output.draw, several=not one)
     model = find_model(options.runtime.model)
     check_seed(options.generation, model.info)
-    ask = _ask_settings(options, model.info)
+    ask = _ask_settings(options, model.info, one)
     settings = _output_settings(options, model.info, one)
     finished = None
     if output.resume and output.out:
@@ -103,10 +103,12 @@ def check_seed(generation: GenerationOptions, model: ModelInfo) -> None:
         )
 
 
-def _ask_settings(options: RunOptions, model: ModelInfo) -> AskSettings:
+def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettings:
     boxes, boxfile = options.boxes, None
     if boxes.boxes:
         boxfile = read_boxes(boxes.boxes, format=boxes.box_format, units=boxes.box_units)
+        if one:
+            boxfile = boxfile.for_one_image()
     return AskSettings(
         question=model.image_question if options.caption else options.question,
         region_question=model.region_question if options.caption else None,

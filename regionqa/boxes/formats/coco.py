@@ -237,6 +237,7 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
                 () if defect else boxes,
                 defect,
                 by_stem=file.is_array,
+                numbered=file.is_array and _is_whole(number),
                 size=image.stated_size,
             )
             entries.append(entry)

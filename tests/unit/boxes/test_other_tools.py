@@ -115,7 +115,18 @@ def test_results_belong_to_the_image_of_their_number(tmp_path: Path) -> None:
     ]
     found = read_boxes(save(tmp_path / "results.json", results))
     assert boxes(found, "1.jpg") == boxes(found, "a.jpg") == [(10, 10, 150, 120)]
-    assert found.boxes_for("b.jpg") is None
+    assert boxes(found, "000000000001.jpg") == boxes(found, "COCO_val2014_000000000001.jpg")
+    assert found.boxes_for("b.jpg") is found.boxes_for("b1.jpg") is None
+    assert found.for_one_image() is found
+
+
+def test_results_about_one_image_are_about_the_one_that_is_asked_about(tmp_path: Path) -> None:
+    path = save(tmp_path / "r.json", [{"image_id": 5, "category_id": 1, "bbox": [1, 2, 3, 4]}])
+    found = read_boxes(path).for_one_image()
+    assert boxes(found) == [(1, 2, 4, 6)]
+    assert "called only by its number" in found.remarks[0]
+    path = save(tmp_path / "r.json", [{"image_id": "b", "bbox": [1, 2, 3, 4]}])
+    assert read_boxes(path).for_one_image().boxes_for("a.jpg") is None
 
 
 def test_frames_of_a_video_are_images(tmp_path: Path) -> None:
