@@ -11,6 +11,8 @@ from enum import StrEnum
 from numbers import Real  # also numpy's
 from typing import Self
 
+import msgspec
+
 from regionqa.errors import BoxError
 
 
@@ -95,8 +97,7 @@ class Region:
     """Label in the file that the box is from."""
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenBox:
+class WrittenBox(msgspec.Struct, frozen=True, gc=False):  # large files have a million
     """A box as written by a user or in a file, before the size of its image is known."""
 
     values: tuple[float, float, float, float]

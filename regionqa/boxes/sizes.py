@@ -5,9 +5,11 @@ cropped since.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+
+import msgspec
 
 from regionqa.boxes.entries import BoxEntry, Size
 from regionqa.errors import BoxError
@@ -48,7 +50,7 @@ def scaled_box(box: WrittenBox, stated: Size, actual: Size) -> WrittenBox:
         return box
     x, y = actual[0] / stated[0], actual[1] / stated[1]
     first, second, third, fourth = box.values
-    return replace(box, values=(first * x, second * y, third * x, fourth * y))
+    return msgspec.structs.replace(box, values=(first * x, second * y, third * x, fourth * y))
 
 
 def _text(size: Size) -> str:

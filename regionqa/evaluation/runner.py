@@ -117,9 +117,9 @@ def evaluate_models(
         DataError: Nothing could be answered.
         RegionQAError: A model cannot be loaded.
     """
+    models = [find_model(name) for name in settings.models]
     for line in task.remarks:
         console.warn(line)
-    models = map(find_model, settings.models)
     runs = [run_task(task.requests(model.info), settings, model, console) for model in models]
     answered = set.intersection(*(set(run.answers) for run in runs))
     if not answered:

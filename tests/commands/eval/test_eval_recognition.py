@@ -39,11 +39,17 @@ def folder(tmp_path: Path, starter: Bundle) -> Path:
     return tmp_path
 
 
+def too_small(boxes: Path) -> str:
+    """What is said of the box that is too small."""
+    what = "boxes with a side below 32 pixels left out: 1, at b.jpg"
+    return f"regionqa: warning: {boxes}: {what}\n"
+
+
 def test_table_of_accuracies(regionqa: "Command", folder: Path) -> None:
     ran = regionqa(
         "eval", "recognition", "--boxes", folder / "boxes.json", "--answers", folder / "kept.jsonl"
     )
-    assert (ran.status, ran.err) == (0, "")
+    assert (ran.status, ran.err) == (0, too_small(folder / "boxes.json"))
     assert ran.lines[0].startswith("recognition: starter ")
     rows = [line.split() for line in ran.lines]
     assert ["all", "boxes", "50.0", "%", "33.3", "to", "100.0", "4"] in rows  # 1 of 3, 1 of 1
@@ -123,7 +129,8 @@ def test_failed_boxes_are_reported_and_left_out(
     ran = regionqa(*words, "--answers", folder / "kept.jsonl", "--json", folder / "out.json")
     assert ran.status == 3
     assert "gone.jpg: no such file" in ran.err
-    assert len(ran.err.splitlines()) == 1
+    assert ran.err.startswith(too_small(folder / "more.json"))
+    assert len(ran.err.splitlines()) == 2
     document = json.loads((folder / "out.json").read_text())
     assert (document["items"], document["failed"]) == (4, 1)
 
@@ -142,7 +149,7 @@ def test_compare_two_models(
         "eval", "recognition", "--boxes", folder / "boxes.json", "--compare", "starter", other,
         "--answers", folder / "kept.jsonl", "--json", folder / "out.json",
     )  # fmt: skip
-    assert (ran.status, ran.err) == (0, "")
+    assert (ran.status, ran.err) == (0, too_small(folder / "boxes.json"))
     row = next(line.split() for line in ran.lines if line.startswith("all boxes"))
     assert row[2:8] == ["50.0", "%", "100.0", "%", "+50.0", "%"]
     assert ["McNemar,", "exact", "0", "2", "0.50"] in [line.split() for line in ran.lines]
