@@ -72,8 +72,8 @@ class BoxOptions(Options):
     )
     boxes: Path | None = option(
         None,
-        "File or folder of boxes by image: COCO, Pascal VOC, YOLO, LabelMe, Label Studio, CSV or "
-        "plain JSON.",
+        "File or folder of boxes by image: COCO, Pascal VOC, YOLO, CVAT, LabelMe, Label Studio, "
+        "CSV, JSON and others (docs/guide/boxes.md).",
     )
     box_format: BoxFormat | None = option(
         None,

@@ -15,6 +15,7 @@ from pathlib import Path
 from regionqa.boxes.entries import Convention
 from regionqa.boxes.files import FORMATS, format_of, read_boxes
 from regionqa.boxes.formats.coco import is_coco
+from regionqa.boxes.objects import is_box
 from regionqa.boxes.remarks import LeftOut, summarise_remarks
 from regionqa.boxes.sizes import SizeCheck
 from regionqa.boxes.source import SourceFile
@@ -115,8 +116,8 @@ def _holds_boxes(file: SourceFile) -> bool:
         name = format_of(file)
     except (BoxFileError, OSError, ValueError):
         return False
-    if name == "plain" and (file.is_array or file.kind == ".jsonl"):
-        return False  # boxes without images, or records without conversations
+    if name == "plain" and (file.kind == ".jsonl" or file.is_array):
+        return is_box(file.first) and "image" not in file.keys  # else records without turns
     if name == "requests":  # records without conversations are faulty, unless they have labels
         return "answer" in file.keys or b'"label"' in file.content
     return name is not None and not (name == "coco" and not file.is_array) and bool(file.keys)

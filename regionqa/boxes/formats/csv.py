@@ -92,7 +92,8 @@ def recognise(file: SourceFile) -> bool:
     if file.kind not in ("", ".txt"):
         return False
     try:
-        rows = _table(file.text.partition("\n")[0] + "\n", file.path).rows
+        head = "\n".join(file.text.split("\n", 2)[:2])  # the first line may be `sep=;`
+        rows = _table(head, file.path).rows
     except BoxFileError:
         return False
     return bool(rows) and _named_columns(rows[0].cells) is not None

@@ -126,12 +126,34 @@ def _results(task: object, where: str) -> Iterator[_Result]:
         if isinstance(annotation, dict) and annotation.get("was_cancelled"):
             yield place, "cancelled", {}, {}
             continue
-        for index, result in enumerate(member(annotation, "result", list, place)):
+        listed = member(annotation, "result", list, place)
+        names = _separate_labels(listed)
+        for index, result in enumerate(listed):
             place = f"{key}[{number}].result[{index}] of {where}"
             kind = member(result, "type", str, place)
             is_shape = kind in _KINDS or kind in _SKIPPED
             value = member(result, "value", dict, place) if is_shape else {}
+            own = names.get(result.get("id")) if isinstance(result, dict) else None
+            if kind == "labels" and own is not None:
+                continue  # told with its shape
+            if own is not None and kind not in value:
+                value = {**value, kind: own}
             yield place, kind, result, value
+
+
+def _separate_labels(results: list[object]) -> dict[object, list[object]]:
+    """Return the labels that stand beside a shape as a result of their own, by its id."""
+    found: dict[object, list[object]] = {}
+    shapes = set[object]()
+    for result in results:
+        if isinstance(result, dict) and isinstance(result.get("id"), str):
+            value, number = result.get("value"), result["id"]
+            if result.get("type") in ("rectangle", "polygon"):
+                shapes.add(number)
+            elif result.get("type") == "labels" and isinstance(value, dict):
+                labels = value.get("labels")
+                found[number] = labels if isinstance(labels, list) else []
+    return {number: labels for number, labels in found.items() if number in shapes}
 
 
 def _size(results: Iterable[_Result]) -> Size | None:

@@ -41,7 +41,7 @@ _Shape = tuple[str, object, object]
 
 def recognise(file: SourceFile) -> bool:
     """Whether the file is a project or an export of VIA: its keys, or its columns."""
-    if file.kind == ".csv":
+    if file.kind in (".csv", ".txt", ""):
         return _SHAPE in file.text.partition("\n")[0]
     if file.kind != ".json" or file.is_array:
         return False
@@ -59,7 +59,7 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
     entries: list[BoxEntry] = []
     left_out: list[LeftOut] = []
     for file in files:
-        images = _table(file) if file.kind == ".csv" else _images(file)
+        images = _images(file) if file.kind == ".json" else _table(file)
         entries += (BoxEntry.of(name, _boxes(shapes, left_out)) for name, shapes in images)
     return BoxContents(tuple(entries), tuple(left_out))
 

@@ -1,6 +1,7 @@
 """Box files of other tools: read, or refused with what they are."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ VIA_IMAGE = {
     "regions": [{"shape_attributes": BLOB, "region_attributes": {"name": "blob"}}],
 }
 PERCENT = {"x": 5, "y": 10, "width": 70, "height": 110, "rectanglelabels": ["blob"]}
+RECTANGLE = {"x": 5, "y": 10, "width": 70, "height": 110}
 TASK = {"type": "rectanglelabels", "value": PERCENT}
 COLUMNS = "filename,file_size,file_attributes,region_count,region_id"
 VIA_ROW = (
@@ -25,6 +27,8 @@ VIA_ROW = (
     '"{""name"":""blob""}"\n'
 )
 OPEN_IMAGES = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf\n"
+VOC_BOX = """<annotation><object><bndbox><xmin>10</xmin><ymin>10</ymin><xmax>150</xmax>
+    <ymax>120</ymax></bndbox></object></annotation>"""
 CVAT_BOX = '<box label="blob" xtl="10" ytl="10" xbr="150" ybr="120"/>'
 FILES: dict[str, object] = {
     "qwen.json": [{"bbox_2d": [10, 10, 150, 120], "label": "blob"}],
@@ -44,6 +48,19 @@ FILES: dict[str, object] = {
     "named.json": {"a.jpg": [{"x1": 10, "y1": 10, "x2": 150, "y2": 120, "class": "blob"}]},
     "min.json": [{"image": "a.jpg", "id": 1, "label": [{**PERCENT, "original_width": 200}]}],
     "ocr.json": [{"data": {"ocr": "a.jpg", "n": "x"}, "annotations": [{"result": [TASK]}]}],
+    "labels.json": [
+        {
+            "data": {"image": "a.jpg"},
+            "annotations": [
+                {
+                    "result": [
+                        {"id": "1", "type": "rectangle", "value": RECTANGLE},
+                        {"id": "1", "type": "labels", "value": {**RECTANGLE, "labels": ["blob"]}},
+                    ]
+                }
+            ],
+        }
+    ],
     "createml.json": [
         {
             "image": "a.jpg",
@@ -97,6 +114,26 @@ def test_the_blob_is_read_from_every_tool(tmp_path: Path, name: str) -> None:
     found = read_boxes(save(tmp_path / name, FILES[name]))
     assert boxes(found) == [(10, 10, 150, 120)]
     assert [box.label for box in found.boxes_for("a.jpg") or ()] == ["blob"]
+
+
+PIPED: list[object] = [
+    *(FILES[name] for name in ("columns.csv", "sep.csv", "via.csv", "own.jsonl", "via.json")),
+    "0 0.4 0.65 0.7 1.1\n",  # a file about one image has no name in a pipe
+    VOC_BOX,
+    {"shapes": [{"points": [[10, 10], [150, 120]]}]},
+]
+
+
+@pytest.mark.parametrize("content", PIPED)
+def test_boxes_are_read_from_a_pipe(content: object) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    read, write = os.pipe()
+    os.write(write, text.encode())
+    os.close(write)
+    try:
+        assert boxes(read_boxes(Path(f"/dev/fd/{read}"))) == [(10, 10, 150, 120)]
+    finally:
+        os.close(read)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
