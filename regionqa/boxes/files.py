@@ -212,10 +212,16 @@ def _read_folder(folder: Path, convention: Convention) -> tuple[str, BoxContents
         if path.suffix.lower() in formats and path.is_file() and not stands_beside(path)
     )
     suffixes = sorted({path.suffix.lower() for path in paths})
+    if not suffixes:
+        others = Counter(p.suffix.lower() for p in folder.rglob("*") if p.suffix and p.is_file())
+        what = f", but {others.most_common(1)[0][0]} files, which are not read" if others else ""
+        raise BoxFileError(
+            f"{folder}: holds no box files{what}; give a folder of labels, or the file of boxes"
+        )
     if len(suffixes) != 1:
         known = [f"{suffix} ({FORMATS[name].TITLE})" for suffix, name in formats.items()]
         raise BoxFileError(
-            f"{folder}: holds {' and '.join(suffixes) or 'no'} box files; give a folder of one "
+            f"{folder}: holds {' and '.join(suffixes)} box files; give a folder of one "
             f"kind, {', '.join(known[:-1])} or {known[-1]}, or the file itself"
         )
     name = formats[suffixes[0]]

@@ -76,7 +76,7 @@ def read_photos(folder: Path, part: str) -> PhotoSet:
     for image in coco.images.values():
         annotations = by_image.get(image.id, [])
         width, height = image.size
-        xywh = np.array([a.box.values for a in annotations], np.float32).reshape(-1, 4)
+        xywh = np.array([a.bbox for a in annotations], np.float32).reshape(-1, 4)
         photos.append(
             Photo(
                 path=folder / "images" / image.name,

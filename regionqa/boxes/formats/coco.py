@@ -17,7 +17,15 @@ from regionqa.boxes.entries import (
     Size,
     labels_of,
 )
-from regionqa.boxes.fields import four, json_text, member, optional_text, plain_number, size_of
+from regionqa.boxes.fields import (
+    Numbers,
+    four,
+    json_text,
+    member,
+    optional_text,
+    plain_number,
+    size_of,
+)
 from regionqa.boxes.formats.coco_decoding import (
     CocoFields,
     decode_instances,
@@ -143,6 +151,15 @@ class CocoAnnotation:
         return number or None
 
     @property
+    def bbox(self) -> Numbers:
+        """Left, top, width and height in pixels; BoxError if they are malformed or missing."""
+        if not isinstance(self.fields, dict) or "bbox" not in self.fields:
+            raise BoxError(
+                f"box in {self.where}: has no 'bbox' and no 'segmentation'; add one of them"
+            )
+        return four(self.fields["bbox"], self.where)
+
+    @property
     def box(self) -> WrittenBox | None:
         """`bbox`, or else the upright box around `segmentation`; None if that has no area.
 
@@ -152,12 +169,7 @@ class CocoAnnotation:
         label = self.document.categories.get(self.category_id or "") or None
         fields = self.fields if isinstance(self.fields, dict) else {}
         if fields.get("bbox") is not None or fields.get("segmentation") is None:
-            if "bbox" not in fields:
-                raise BoxError(
-                    f"box in {self.where}: has no 'bbox' and no 'segmentation'; add one of them"
-                )
-            values = four(fields["bbox"], self.where)
-            return WrittenBox(values, BoxFormat.xywh, label=label, is_crowd=self.is_crowd)
+            return WrittenBox(self.bbox, BoxFormat.xywh, label=label, is_crowd=self.is_crowd)
         bounds = segmentation_bounds(fields["segmentation"], self.where)
         return bounds and WrittenBox(bounds, label=label, is_crowd=self.is_crowd)
 

@@ -133,7 +133,7 @@ def _results(task: object, where: str) -> Iterator[_Result]:
             kind = member(result, "type", str, place)
             is_shape = kind in _KINDS or kind in _SKIPPED
             value = member(result, "value", dict, place) if is_shape else {}
-            own = names.get(result.get("id")) if isinstance(result, dict) else None
+            own = names.get(str(result.get("id"))) if isinstance(result, dict) else None
             if kind == "labels" and own is not None:
                 continue  # told with its shape
             if own is not None and kind not in value:

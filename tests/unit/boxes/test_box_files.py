@@ -455,7 +455,7 @@ def test_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "holds no box files; give a folder of one kind"),
+        ({}, "holds no box files; give a folder of labels"),
         ({"classes.txt": "cat", "README.roboflow.txt": "", "a.jpg": ""}, "holds no box files"),
         ({"a.txt": "", "b.xml": VOC}, "holds .txt and .xml box files"),
         ({"a.json": COCO}, "a.json: has no 'shapes', so it is not a LabelMe file"),
