@@ -1,7 +1,8 @@
 """Processes that train together: rank, device, data-parallel or sharded model, reductions.
 
 `torchrun` starts them and accelerate reads its environment. Every process holds the whole model
-(DDP), or a share of it where it does not fit one GPU (FSDP2).
+(DDP), or a share of it where it does not fit one GPU (FSDP2). The threads of a process add in a
+fixed order on a CPU.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,30 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from regionqa.runtime.devices import Device, choose_device
+
+
+@contextmanager
+def deterministic_kernels(device: torch.device) -> Iterator[None]:
+    """Compute the same bits in every run on a CPU with the same number of threads.
+
+    Without it, gradients of rows that are read several times, such as the tokens of an image with
+    several questions, are added in the order in which threads arrive. An operation that has no such
+    kernel warns. On a GPU nothing changes.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # nothing reads such memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
+        memory.fill_uninitialized_memory = fills
 
 
 class ProcessGroup:

@@ -24,7 +24,13 @@ from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import TrainingProgress
 from regionqa.finetune.collate import Batch, Collator
 from regionqa.finetune.config import StageSettings, TrainingPrecision
-from regionqa.finetune.distributed import ProcessGroup, decoder_layers, full_tensor, unwrap
+from regionqa.finetune.distributed import (
+    ProcessGroup,
+    decoder_layers,
+    deterministic_kernels,
+    full_tensor,
+    unwrap,
+)
 from regionqa.finetune.model import (
     RegionLanguageModel,
     learning_rate,
@@ -184,7 +190,8 @@ def train_stages(
             continue  # the checkpoint of a later stage holds its weights
         checkpoint = resumed if run.number == current else None
         announce(run, checkpoint[1] if checkpoint else None)
-        result = StageTrainer(run, model, processes, log, result, checkpoint).train(stop)
+        with deterministic_kernels(processes.device):
+            result = StageTrainer(run, model, processes, log, result, checkpoint).train(stop)
     return result
 
 

@@ -1,6 +1,6 @@
 """The training loop: batches, loss, clipping, evaluation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record
 from regionqa.finetune.collate import Collator
 from regionqa.finetune.dataset import IGNORE_INDEX
-from regionqa.finetune.distributed import ProcessGroup
+from regionqa.finetune.distributed import ProcessGroup, deterministic_kernels
 from regionqa.finetune.model import RegionLanguageModel, make_optimizers, parameters_of
 from regionqa.finetune.sampler import DrawnRecord
 from regionqa.finetune.tracking import TrainingLog
@@ -202,6 +202,59 @@ def test_gradient_clipping(
         assert norms == pytest.approx([clip, clip], rel=1e-3)
     else:
         assert min(norms) > 0.5, "clipping at 0.05 would change them"
+
+
+# -- the same bits in every run --------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """As a user runs it; the suite itself has one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_gradients_of_one_image_with_many_questions_are_the_same_in_every_run(
+    two_threads: None,
+) -> None:
+    """They are sums over its questions, whichever thread comes first."""
+    torch.manual_seed(0)
+    tokens = torch.randn(3, 64, 16, requires_grad=True)  # (B, T, H), as the projector gives them
+    image_rows = torch.tensor([0] * 30 + [1] * 9 + [2])
+    weights = torch.randn(40, 64, 16)  # torch uses one thread for less
+    found = []
+    with deterministic_kernels(torch.device("cpu")):
+        for _ in range(50):
+            tokens.grad = None
+            (tokens[image_rows] * weights).sum().backward()
+            assert tokens.grad is not None
+            found.append(tokens.grad)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_training_uses_deterministic_kernels_and_restores_what_was_set(
+    tiny: Tiny, records: tuple[Record, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    step = torch.optim.AdamW.step
+
+    def stepping(self: torch.optim.AdamW, *inputs: Any) -> Any:
+        used.append(torch.are_deterministic_algorithms_enabled())
+        return step(self, *inputs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
+    model, collator = parts_of(tiny("levels"))
+    run = a_stage_run(records, collator, replace(STAGE, steps=2))
+    processes = ProcessGroup("cpu")
+    try:
+        with StopSignal(None) as stop, TrainingLog(tmp_path, processes, quiet=True) as log:
+            train_stages([replace(run, folder=tmp_path / "saved")], model, processes, log, stop)
+    finally:
+        processes.close()
+    assert used == [True, True]
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 # -- from the command line -------------------------------------------------------------------------
