@@ -25,6 +25,7 @@ from regionqa.cli import main
 
 if TYPE_CHECKING:
     from helpers.graph_cache import GraphCache
+    from helpers.published_models import Published
     from regionqa.bundles.store import Bundle
     from regionqa.data.records import Record
     from regionqa.engine import Engine
@@ -253,3 +254,19 @@ def records(things: Path) -> "tuple[Record, ...]":
     )
     none = replace(read[4], regions=(), turns=(Turn("describe this picture.", "two things."),))
     return (read[0], both, none, read[1], read[5], read[6])
+
+
+@pytest.fixture(scope="session")
+def gpt4roi_files(tmp_path_factory: pytest.TempPathFactory, gpt4roi: GoldenSet) -> "Published":
+    """The published files of a tiny GPT4RoI."""
+    from helpers.published_models import tiny_gpt4roi
+
+    return tiny_gpt4roi(tmp_path_factory.mktemp("gpt4roi"), gpt4roi)
+
+
+@pytest.fixture(scope="session")
+def pvit_files(tmp_path_factory: pytest.TempPathFactory, pvit: GoldenSet) -> "Published":
+    """The published files of a tiny PVIT."""
+    from helpers.published_models import tiny_pvit
+
+    return tiny_pvit(tmp_path_factory.mktemp("pvit"), pvit)

@@ -4,6 +4,7 @@ Torch's weights are on disk meanwhile, so that the comparison of a large graph n
 copy of the weights, not two.
 """
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,6 +75,7 @@ def set_aside(module: nn.Module, path: Path) -> Iterator[None]:
         torch.save(module.state_dict(), file)
         nothing = {name: value.to("meta") for name, value in module.state_dict().items()}
         module.load_state_dict(nothing, assign=True)
+        gc.collect()  # the exporter's program refers to the weights, and is part of a cycle
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ Imports no torch, so that `download --dry-run` works without the `export` extra.
 """
 
 import glob
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -11,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regionqa.bundles.card import ModelCard, Source
-from regionqa.bundles.hub import Listing, cached, fetch, hub_cache, list_files, looks_like_repo
+from regionqa.bundles.hub import (
+    Listing,
+    cached,
+    fetch,
+    hub_cache,
+    list_files,
+    looks_like_repo,
+    readable,
+)
 from regionqa.bundles.hub_errors import is_unreachable
 from regionqa.errors import DownloadError, UsageError
 
@@ -49,7 +58,9 @@ class PublishedPart:
         """The licence stated by the repository, and by the card if it names the same repository."""
         stated = self.listing.licence if self.listing else None
         own = self.source.licence if self.repo in (self.source.repo, None) else None
-        return "; ".join(dict.fromkeys(text for text in (stated, own) if text)) or "not stated"
+        if own and stated and self.repo:
+            return f"{own}; its page on the Hub states: {stated}"
+        return own or stated or "not stated"
 
     @property
     def size(self) -> int:
@@ -58,8 +69,7 @@ class PublishedPart:
             return sum(file.size for file in self.listing.files)
         if self.place is None:
             return self.source.size
-        paths = self.place.rglob("*") if self.place.is_dir() else [self.place]
-        return sum(path.stat().st_size for path in paths if path.is_file())
+        return size_of(self.place)
 
     @property
     def missing(self) -> int:
@@ -67,6 +77,11 @@ class PublishedPart:
         if self.place:
             return 0
         return sum(file.size for file in self.listing.missing) if self.listing else self.size
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether only the card tells what the repository holds: the Hub was not reached."""
+        return self.repo is not None and self.listing is None and self.place is None
 
     @property
     def where(self) -> str:
@@ -91,7 +106,8 @@ def find_parts(
 
     Raises:
         UsageError: A given part does not belong to the model, or a part must be given.
-        DownloadError: The Hub cannot be asked, or a repository lacks the weights.
+        DownloadError: A repository refuses to be listed or lacks the weights, or, if `strict`, the
+            Hub cannot be reached.
     """
     assert card.sources is not None
     sources = card.sources.named
@@ -104,10 +120,16 @@ def find_parts(
                 f"{card.name}: {source.what} is not on the Hub; get it at {source.page} and use "
                 f"--{name} FILE"
             )
-    return [find_part(name, source, given.get(name)) for name, source in sources.items()]
+    return [find_part(name, source, given.get(name), strict) for name, source in sources.items()]
 
 
-def find_part(name: str, source: Source, given: str | None) -> PublishedPart:
+def parts_of_card(card: ModelCard) -> list[PublishedPart]:
+    """All parts of a published model by its card alone; the Hub is not asked."""
+    assert card.sources is not None
+    return [PublishedPart(n, source, repo=source.repo) for n, source in card.sources.named.items()]
+
+
+def find_part(name: str, source: Source, given: str | None, strict: bool) -> PublishedPart:
     """Find one part in the place given by the user, or in the card's repository."""
     if given is not None and (place := Path(given).expanduser()).exists():
         return PublishedPart(name, source, place=place)
@@ -118,20 +140,23 @@ def find_part(name: str, source: Source, given: str | None) -> PublishedPart:
     repo = given or source.repo
     if repo is None:
         return PublishedPart(name, source)
-    return with_listing(PublishedPart(name, source, repo=repo))
+    return with_listing(PublishedPart(name, source, repo=repo), strict)
 
 
-def with_listing(part: PublishedPart) -> PublishedPart:
+def with_listing(part: PublishedPart, strict: bool) -> PublishedPart:
     """List the files that are needed of a part's repository: its weights in one format only.
 
-    If the Hub cannot be reached, the part becomes what the cache holds of it.
+    If the Hub cannot be reached, the part becomes what the cache holds of it; if that is nothing,
+    it stays what the card says, or, if `strict`, raises the DownloadError.
     """
     assert part.repo is not None
     try:
         listing = list_files(part.repo, revision=part.revision)
     except DownloadError as error:
+        if error.__cause__ is None or not is_unreachable(error.__cause__):
+            raise DownloadError(f"{error}{other_places(part)}") from error.__cause__
         place = cached_weights(part)
-        if place is None or error.__cause__ is None or not is_unreachable(error.__cause__):
+        if place is None and strict:
             raise
         return replace(part, place=place)
     top = [file for file in listing.files if "/" not in file.path or part.name == "region"]
@@ -151,6 +176,15 @@ def with_listing(part: PublishedPart) -> PublishedPart:
     return replace(part, listing=replace(listing, files=(*others, *weights)))
 
 
+def other_places(part: PublishedPart) -> str:
+    """The end of a message about a part's repository: where else the card knows its weights."""
+    if part.repo != part.source.repo or not part.source.mirrors:
+        return ""
+    return (
+        f"; the same weights are in {' and '.join(part.source.mirrors)}: --{part.name} OWNER/NAME"
+    )
+
+
 def cached_weights(part: PublishedPart) -> Path | None:
     """Find the cached folder of a part's repository, if it holds weights (by their index, all)."""
     assert part.repo is not None
@@ -159,6 +193,70 @@ def cached_weights(part: PublishedPart) -> Path | None:
         if found and any(found.rglob(pattern)):
             return found
     return None
+
+
+def check_parts(card: ModelCard, parts: Sequence[PublishedPart], folder: Path) -> list[str]:
+    """Check what can be checked before large files are fetched; fetches only a small region file.
+
+    Parts on this machine are opened, repositories are asked whether this user may read their files,
+    and the disk must have room for files and model.
+
+    Returns:
+        What is to be said about the parts.
+
+    Raises:
+        BundleError: A part on this machine is unreadable, incomplete or of another kind.
+        DownloadError: A repository refuses its files, or the disk is too small.
+    """
+    from regionqa.export.sources.checkpoints import read_config
+    from regionqa.export.sources.region_checkpoints import check_regionclip
+    from regionqa.export.sources.shards import Shards
+
+    missing = sum(missing_bytes(part) for part in parts)
+    check_room(card, missing, parts[0].size + ENCODER_DISK - size_of(staging(folder)), folder)
+    notes = []
+    for part in parts:
+        if part.name == "region":
+            notes.append(check_regionclip(fetch_part(part)))
+        elif part.place and part.name == "vision":
+            read_config(part.place)
+        elif part.place:
+            Shards(part.place)
+    return [note for note in notes if note]
+
+
+def missing_bytes(part: PublishedPart) -> int:
+    """Bytes to fetch of a part; DownloadError if its repository refuses its files."""
+    try:
+        return part.missing  # the client asks for every file, which a gated repository refuses
+    except DownloadError as error:
+        raise DownloadError(f"{error}{other_places(part)}") from error.__cause__
+
+
+def check_room(card: ModelCard, fetched: int, made: int, folder: Path) -> None:
+    """DownloadError if files to fetch and the model to write do not fit on the disk or disks."""
+    cache, out = (next(p for p in (f, *f.parents) if p.exists())
+                  for f in (hub_cache().absolute(), folder))  # fmt: skip
+    together = cache.stat().st_dev == out.stat().st_dev
+    for place, needed in ((cache, fetched + made if together else fetched), (out, made)):
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise DownloadError(
+                f"{card.name}: the disk is too small: {readable(needed)} are needed, "
+                f"{readable(free)} are free in {place}; free some, or have HF_HOME and --out name "
+                "folders on a larger disk"
+            )
+
+
+def staging(out: Path) -> Path:
+    """The folder of an unfinished conversion to `out`."""
+    return out.with_name(f"{out.name}.converting")
+
+
+def size_of(place: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 if there is none."""
+    paths = place.rglob("*") if place.is_dir() else [place]
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def fetch_part(part: PublishedPart) -> Path:
@@ -214,7 +312,11 @@ def convert_parts(
 
 
 def remove_from_cache(part: PublishedPart) -> int | None:
-    """Remove a part from the Hub's cache; the bytes freed, None if it did not come from the Hub."""
+    """Remove a part from the Hub's cache; the bytes freed, None if it did not come from the Hub.
+
+    All its revisions are removed: the repository may have got a new one since it was listed, or
+    since an earlier run was interrupted.
+    """
     from huggingface_hub import scan_cache_dir
 
     if part.listing is None:
@@ -223,9 +325,8 @@ def remove_from_cache(part: PublishedPart) -> int | None:
     commits = [
         commit.commit_hash
         for repo in cache.repos
-        if repo.repo_id == part.repo
+        if repo.repo_id == part.repo and repo.repo_type == "model"
         for commit in repo.revisions
-        if commit.commit_hash == part.listing.revision
     ]
     deletion = cache.delete_revisions(*commits)
     deletion.execute()

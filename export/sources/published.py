@@ -49,6 +49,7 @@ from regionqa.export.sources.delta import (
     read_encoder_weights,
     stream,
 )
+from regionqa.export.sources.download import staging
 from regionqa.export.sources.region_checkpoints import (
     multilevel_sizes,
     read_regionclip,
@@ -91,11 +92,6 @@ class ConversionResult:
     reports: tuple[ParityReport, ...]
     notes: tuple[str, ...] = ()
     """Oddities of the checkpoints, for people."""
-
-
-def staging(out: Path) -> Path:
-    """Return the folder of an unfinished conversion to `out`."""
-    return out.with_name(f"{out.name}.converting")
 
 
 def convert_published(
@@ -310,7 +306,7 @@ def build_region(
     """Build the region encoder of the card's kind in the sizes of its published weights."""
     settings = dict(card.architecture["region"])
     kind = settings.pop("kind")
-    state = {**weights, **(read_regionclip(file) if file else {})}
+    state = {**weights, **(read_regionclip(file).tensors if file else {})}
     try:
         settings |= SIZES_OF[kind](state, vision)
     except KeyError as error:

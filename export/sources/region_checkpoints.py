@@ -4,70 +4,76 @@ Tensors are converted as the reference does on loading, which depends on the ver
 frozen BatchNorm.
 """
 
-import pickle
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from regionqa.errors import BundleError
-from regionqa.export.modules.regionclip import EPS
+from regionqa.export.modules.regionclip import EPS, RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.tower import TowerVision
+from regionqa.export.sources.shards import UNREADABLE, load_pickle
 
 OWN = "backbone."
 """Prefix of the network's tensors."""
-EXTRAS = (
-    "roi_heads.",
-    "image_projection",
-    "language_encoder.",
-    "lang_encoder.",
-    "offline_backbone.",
-    "offline_proposal_generator.",
-    "proposal_generator.",
-    "teacher_backbone.",
-    "teacher_roi_heads.",
-    "concept_emb",
-    "teacher_concept_emb",
-    "pixel_mean",
-    "pixel_std",
-    "offline_pixel_mean",
-    "offline_pixel_std",
-)
-"""Prefixes of other tensors of the detector and its training, which are ignored."""
 COUNTER = ".num_batches_tracked"
 """A buffer of BatchNorm that was not frozen, which is ignored."""
-UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, SafetensorError, pickle.UnpicklingError)
-"""Exceptions of torch and safetensors for a file that is damaged or holds other objects."""
 WITH_EPS = 3
 """Version of frozen BatchNorm's state dict from which the variance does not include eps. In older
 files, and in those of a plain BatchNorm, the reference assumes that it does."""
 
 
-def read_regionclip(file: Path) -> dict[str, Tensor]:
-    """Read the tensors under `backbone.` of a RegionCLIP checkpoint as float32, by the same names.
+@dataclass(frozen=True)
+class RegionClipWeights:
+    """What a RegionCLIP checkpoint holds."""
+
+    tensors: dict[str, Tensor]
+    """The network's, in float32, by their published names."""
+    ignored: tuple[str, ...]
+    """Names of all others: PVIT's loader, too, takes those of the network only."""
+
+    @property
+    def note(self) -> str | None:
+        """What was ignored, by the names' first parts with counts; None if nothing."""
+        counts = Counter(first_part(name) for name in self.ignored)
+        listed = ", ".join(f"{part} ({count})" for part, count in sorted(counts.items()))
+        return f"ignored, as PVIT does, what is not under {OWN}*: {listed}" if listed else None
+
+
+def read_regionclip(file: Path) -> RegionClipWeights:
+    """Read a RegionCLIP checkpoint: the tensors under `backbone.`, and the names of the others.
 
     The state dict is the file's "model", or the whole file. Completeness is checked on loading.
 
     Raises:
-        BundleError: The file is not a checkpoint, or holds an unknown name.
+        BundleError: The file is not a checkpoint, or holds something else than tensors under
+            `backbone.`.
     """
     entries, versions = _state(file)
     found: dict[str, Tensor] = {}
+    ignored = []
     for name, value in entries.items():
-        if name.startswith(EXTRAS) or name.endswith(COUNTER):
+        if not name.startswith(OWN):
+            ignored.append(name)
             continue
-        if not name.startswith(OWN) or not isinstance(value, Tensor):
-            raise BundleError(
-                f"{file}: {name!r} is unknown; a RegionCLIP ResNet with {OWN}* is expected"
-            )
-        found[name] = value.float()
+        if name.endswith(COUNTER):
+            continue
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        if not isinstance(tensor, Tensor):
+            raise BundleError(f"{file}: {name} is a {type(value).__name__}, not a tensor")
+        found[name] = tensor.float()
     if not found:
-        raise BundleError(f"{file}: holds no {OWN}*; a RegionCLIP checkpoint is expected")
+        there = ", ".join(sorted({first_part(name) for name in ignored})[:5]) or "nothing"
+        raise BundleError(
+            f"{file}: holds no {OWN}* but {there}; a RegionCLIP checkpoint is expected"
+        )
     for name in found:
         module, _, leaf = name.rpartition(".")
         if leaf != "running_var":
@@ -75,17 +81,55 @@ def read_regionclip(file: Path) -> dict[str, Tensor]:
         version = versions.get(module, {}).get("version")
         if version is not None and version < WITH_EPS:
             found[name] = found[name] - EPS
-    return found
+    return RegionClipWeights(found, tuple(ignored))
+
+
+def first_part(name: str) -> str:
+    """The first part of a dotted name, as a pattern."""
+    first, dot, _ = name.partition(".")
+    return f"{first}.*" if dot else first
+
+
+def check_regionclip(file: Path) -> str | None:
+    """Check that a RegionCLIP checkpoint is complete, in names and shapes, without a model.
+
+    Returns:
+        What is to be said about it (see `RegionClipWeights.note`).
+
+    Raises:
+        BundleError: It cannot be read, or a tensor is missing, unknown or of another size.
+    """
+    weights = read_regionclip(file)
+    tensors = weights.tensors
+    try:
+        shape = RegionClipConfig(**regionclip_sizes(tensors))
+    except (KeyError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{file}: {what}; RegionCLIP's ResNet is expected") from error
+    with torch.device("meta"):
+        encoder = RegionClipEncoder(shape)
+    wanted = {n: v.shape for n, v in encoder.state_dict().items() if n.startswith(OWN)}
+    for what, names in (
+        ("is missing", wanted.keys() - tensors.keys()),
+        ("is unknown", tensors.keys() - wanted.keys()),
+        ("has another size", _of_other_size(tensors, wanted)),
+    ):
+        if first := min(names, default=None):
+            raise BundleError(f"{file}: {first} {what}; RegionCLIP's ResNet is expected")
+    return weights.note
+
+
+def _of_other_size(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> set[str]:
+    """Names whose shapes differ."""
+    return {n for n, shape in wanted.items() if n in tensors and tensors[n].shape != shape}
 
 
 def _state(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Read the state dict of a file, and torch's metadata by module (none in a plain dict)."""
     try:
-        content = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
+        content = load_file(file) if file.suffix == ".safetensors" else load_pickle(file)
+    except BundleError:  # of an object that would have to be run
+        raise
     except FileNotFoundError:
         raise BundleError(f"{file}: no such file") from None
     except UNREADABLE as error:
@@ -129,7 +173,7 @@ def multilevel_sizes(state: State, vision: TowerVision) -> dict[str, Any]:
     }
 
 
-def regionclip_sizes(state: State, vision: TowerVision) -> dict[str, Any]:
+def regionclip_sizes(state: State, vision: TowerVision | None = None) -> dict[str, Any]:
     """Fields of `RegionClipConfig` for RegionCLIP's weights under `backbone.`.
 
     Raises:

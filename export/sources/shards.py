@@ -5,16 +5,19 @@ header, so a checkpoint of 13 GB is converted on a machine with 4 GB. Invalid ch
 BundleErrors.
 """
 
+import codecs
 import hashlib
 import json
 import os
 import pickle
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -28,6 +31,11 @@ DTYPES: Mapping[torch.dtype, str] = {
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8",
 }  # fmt: skip
 """safetensors' names of types."""
+UNREADABLE = (
+    OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError,
+    struct.error,
+)  # fmt: skip
+"""Exceptions of torch and safetensors for a file that is damaged."""
 Shape = tuple[int, ...]
 
 
@@ -128,16 +136,56 @@ def open_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safe_open(path, framework="pt")
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError,
-            struct.error) as error:  # fmt: skip
+        held = load_pickle(path, mmap=True)
+    except UNREADABLE as error:
         why = " ".join(str(error).split())[:160]
         if "mmap can only be used" in why:
             why = "it is in torch's form of before 1.6, which cannot be read piece by piece"
         raise BundleError(f"{path}: cannot be read, is it cut short? ({why})") from error
-    if not isinstance(held, dict) or not all(isinstance(t, Tensor) for t in held.values()):
-        raise BundleError(f"{path}: holds something else than names and tensors")
+    if not isinstance(held, dict):
+        raise BundleError(f"{path}: holds a {type(held).__name__}, not names and tensors")
+    for name, value in held.items():
+        if not isinstance(value, Tensor):
+            raise BundleError(
+                f"{path}: {name} is a {type(value).__name__}, not a tensor; is this a training "
+                "checkpoint in place of a model's weights?"
+            )
     return held
+
+
+def load_pickle(path: Path, *, mmap: bool = False) -> Any:
+    """Read a file that `torch.save` wrote, without running code from it.
+
+    Besides tensors and Python's plain types, it may hold scalars and arrays of NumPy, as training
+    frameworks save them.
+
+    Raises:
+        BundleError: It holds other objects, whose code would have to be run.
+        Exception: One of `UNREADABLE`: it is damaged.
+    """
+    try:
+        with torch.serialization.safe_globals(numpy_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)|but got <class '([\w.]+)'>", str(error))
+        if not found:
+            raise
+        raise BundleError(
+            f"{path}: holds a Python object ({found[1] or found[2]}), whose code would have to be "
+            "run to read it; save only names and tensors, best as safetensors"
+        ) from error
+
+
+def numpy_globals() -> list[Any]:
+    """What a pickle of NumPy's scalars and arrays names, by the names of NumPy 1 and 2."""
+    builders: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
+    named: list[Any] = [
+        (function, f"numpy.{package}.multiarray.{function.__name__}")
+        for function in builders
+        for package in ("core", "_core")
+    ]
+    kinds = {type(np.dtype(letter)) for letter in "?bBhHiIlLqQefdgSU"}
+    return [*named, np.ndarray, np.dtype, *kinds, codecs.encode]
 
 
 def write_safetensors(

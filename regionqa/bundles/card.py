@@ -163,6 +163,8 @@ class Source:
     """Patterns of the files needed in addition to the weights."""
     weights: tuple[str, ...] = ("*.safetensors", "*.bin")
     """Patterns of the weights; the first one that matches a file is fetched."""
+    mirrors: tuple[str, ...] = ()
+    """Repositories with the same weights, for the case that this one is closed."""
 
     def __post_init__(self) -> None:
         if (self.repo is None) == (self.page is None):

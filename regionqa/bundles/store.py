@@ -7,6 +7,7 @@ import glob
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 
@@ -129,12 +130,22 @@ def find_folder(model: str | Path) -> Path:
         return folder
     if isinstance(model, str) and looks_like_repo(model):
         return hub_folder(model)
-    shipped = [name for name, card in known.items() if card.is_converted]
-    further = [name for name in known if name not in shipped]
-    raise BundleError(
-        f"{model}: no such model; shipped are: {', '.join(shipped) or 'none'}; to be downloaded: "
+    raise BundleError(no_such_model(str(model)))
+
+
+def no_such_model(name: str) -> str:
+    """The message for a name that is no model's, with the one that was probably meant."""
+    known = shipped_cards()
+    shipped = [each for each, card in known.items() if card.is_converted]
+    further = [each for each in known if each not in shipped]
+    near = get_close_matches(Path(name).name.lower(), known, n=1)
+    listed = (
+        f"shipped are: {', '.join(shipped) or 'none'}; to be downloaded: "
         f"{', '.join(further) or 'none'}; or give a model's folder"
     )
+    if near:
+        listed = f"did you mean {near[0]}? S{listed[1:]}"
+    return f"{name}: no such model; {listed}"
 
 
 def hub_folder(repo: str) -> Path:

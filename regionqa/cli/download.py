@@ -7,7 +7,7 @@ import typer
 
 from regionqa.cli.options import with_options
 from regionqa.cli.published import ConversionOptions, download_published
-from regionqa.errors import UsageError
+from regionqa.errors import DownloadError, UsageError
 
 if TYPE_CHECKING:
     from regionqa.bundles.hub import Listing
@@ -42,7 +42,13 @@ def download(
     regionqa download OWNER/NAME
     """
     from regionqa.bundles.hub import fetch, list_files
-    from regionqa.bundles.store import CARD, open_bundle, published_cards
+    from regionqa.bundles.store import (
+        CARD,
+        no_such_model,
+        open_bundle,
+        published_cards,
+        shipped_bundles,
+    )
 
     published = published_cards()
     if repo in published:
@@ -54,6 +60,12 @@ def download(
             f"{repo}: is downloaded as it is; --delta, --base, --vision, --region, --out, --dtype, "
             f"--keep-delta and --any-base belong to {', '.join(published)}"
         )
+    if repo in (shipped := shipped_bundles()):
+        print(f"{repo}: ships with regionqa; there is nothing to download", file=sys.stderr)
+        print(shipped[repo])
+        return None
+    if "/" not in repo:
+        raise DownloadError(no_such_model(repo))
     if dry_run:
         return show_listing(list_files(repo, revision=revision))
     folder = fetch(repo, revision=revision, announce=show_licence)

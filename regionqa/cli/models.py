@@ -1,13 +1,16 @@
 """`models`, `doctor` and `demo`: show what is installed and whether it works."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import regionqa
 from regionqa.cli.options import only, with_options
 from regionqa.options import RuntimeOptions
+
+if TYPE_CHECKING:
+    from regionqa.bundles.card import ModelCard
 
 models_app = typer.Typer(help="List and show models.", no_args_is_help=True)
 
@@ -49,12 +52,39 @@ def show_model(
         ),
     ] = "starter",
 ) -> None:
-    """Print a model's card: description, training data, results, licence."""
-    from regionqa.bundles.store import CARD, find_bundle
+    """Print a model's card: description, training data, results, licence.
 
+    For a published model that is not downloaded yet, also its parts with their terms, the disk and
+    memory that it takes, and the steps, by the card and without network access.
+    """
+    from regionqa.bundles.store import (
+        CARD,
+        find_bundle,
+        published_cards,
+        published_folder,
+        shipped_folder,
+    )
+
+    published = published_cards()
+    if model in published and not (published_folder(model) / CARD).is_file():
+        show_published(published[model], shipped_folder() / model / CARD)
+        return
     bundle = find_bundle(model)
     print(f"# {bundle.root / CARD}")
     print((bundle.root / CARD).read_text(encoding="utf-8"), end="")
+
+
+def show_published(card: "ModelCard", path: Path) -> None:
+    """Print terms, needs and steps of a model that is not downloaded, as comments, and its card."""
+    from regionqa.bundles.store import published_folder
+    from regionqa.cli.published import plan, terms
+    from regionqa.export.sources.download import parts_of_card
+
+    parts = parts_of_card(card)
+    lines = [f"{path}", "not downloaded; by its card:", *terms(parts)]
+    for line in (*lines, *plan(card, parts, published_folder(card.name))):
+        print(f"# {line}".rstrip())
+    print(path.read_text(encoding="utf-8"), end="")
 
 
 @with_options

@@ -55,11 +55,16 @@ def download_published(
 ) -> None:
     """Fetch and convert a published model; prints its folder."""
     from regionqa.bundles.store import CARD, open_bundle, published_folder
-    from regionqa.export.sources.download import convert_parts, fetch_part, find_parts
+    from regionqa.export.sources.download import check_parts, convert_parts, fetch_part, find_parts
 
     folder = options.out.absolute() if options.out else published_folder(name)
     if dry_run:
-        return show_plan(find_parts(card, options.parts, strict=False), folder)
+        parts = find_parts(card, options.parts, strict=False)
+        if any(part.is_estimate for part in parts):
+            print("the Hub cannot be reached: what follows is by the model's card", file=sys.stderr)
+        show_licences(parts)
+        print("\n".join(plan(card, parts, folder)))
+        return None
     if (folder / CARD).is_file():
         open_bundle(folder)
         print(f"{name}: is there already; remove the folder to convert it anew", file=sys.stderr)
@@ -70,7 +75,9 @@ def download_published(
     require("download", "export", EXPORT)
     parts = find_parts(card, options.parts)
     show_licences(parts)
-    places = {part.name: fetch_part(part) for part in parts}
+    notes = check_parts(card, parts, folder)
+    in_order = sorted(parts, key=lambda part: part.size)  # what is wrong shows after few bytes
+    places = {part.name: fetch_part(part) for part in in_order}
     with progress_bar() as progress:
         converted = convert_parts(
             card, parts, places, folder,
@@ -78,7 +85,7 @@ def download_published(
         )  # fmt: skip
     for report in converted.reports:
         print(report.summary, file=sys.stderr)
-    for note in converted.notes:
+    for note in (*notes, *converted.notes):
         print(f"note: {note}", file=sys.stderr)
     if not options.keep_delta:
         remove_delta(parts[0])
@@ -101,26 +108,49 @@ def remove_delta(part: "PublishedPart") -> None:
 
 def show_licences(parts: "Sequence[PublishedPart]") -> None:
     """Print the licence of every part, before anything is fetched."""
-    for part in parts:
-        line = f"licence of {part.source.what} ({part.where}): {part.licence}"
+    for line in terms(parts):
         print(line, file=sys.stderr)
 
 
-def show_plan(parts: "Sequence[PublishedPart]", folder: Path) -> None:
-    """Print the files to fetch, and the disk and memory that the conversion takes."""
+def terms(parts: "Sequence[PublishedPart]") -> list[str]:
+    """The licence of every part, a line each."""
+    return [f"licence of {part.source.what} ({part.where}): {part.licence}" for part in parts]
+
+
+def plan(card: "ModelCard", parts: "Sequence[PublishedPart]", folder: Path) -> list[str]:
+    """What a published model takes: files, disk, memory and steps, as lines."""
     from regionqa.bundles.hub import readable
     from regionqa.export.sources.download import CONVERSION_MEMORY, ENCODER_DISK
+    from regionqa.runtime.memory import needs_of_published, table
 
-    show_licences(parts)
+    lines = []
     for part in parts:
-        print(f"{readable(part.size):>12}  {part.name}: {part.where}")
-        for file in part.listing.files if part.listing else ():
-            print(f"{readable(file.size):>16}  {file.path}")
+        mirrors = part.source.mirrors if part.repo == part.source.repo else ()
+        also = f" (the same weights: {', '.join(mirrors)})" if mirrors else ""
+        lines.append(f"{readable(part.size):>12}  {part.name}: {part.where}{also}")
+        listed = part.listing.files if part.listing else ()
+        lines += [f"{readable(file.size):>16}  {file.path}" for file in listed]
     missing, bundle = sum(part.missing for part in parts), parts[0].size + ENCODER_DISK
-    print(f"{readable(missing):>12}  to fetch")
-    print(f"{readable(bundle):>12}  at most, for the model in {folder}")
-    print(f"{readable(missing + bundle):>12}  of disk in all until the delta is removed")
-    print(f"{CONVERSION_MEMORY:>12}  of memory for the conversion")
+    lines += [
+        f"{readable(missing):>12}  to fetch",
+        f"{readable(bundle):>12}  at most, for the model in {folder}",
+        f"{readable(missing + bundle):>12}  of disk in all until the delta is removed",
+        f"{CONVERSION_MEMORY:>12}  of memory for the conversion",
+        "memory to ask it:",
+        *(f"  {line}" for line in table(needs_of_published(card))),
+    ]
+    steps = [f"regionqa ask IMAGE --model {card.name} --box X0,Y0,X1,Y1"]
+    words = ""
+    for part in parts:
+        if part.repo is None:
+            words += f" --{part.name} {part.place or 'FILE'}"
+        elif part.repo != part.source.repo:
+            words += f" --{part.name} {part.repo}"
+        if part.repo is None and part.place is None:
+            steps.insert(0, f"get {part.source.what} at {part.source.page}")
+    steps.insert(-1, f"regionqa download {card.name}{words}")
+    steps.insert(0, "agree to the terms of all parts")
+    return [*lines, "steps:", *(f"  {n}. {step}" for n, step in enumerate(steps, start=1))]
 
 
 @contextmanager

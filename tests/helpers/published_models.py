@@ -33,6 +33,7 @@ from helpers.golden_weights import (
     pvit_maker,
     pvit_shapes,
 )
+from helpers.hub_server import Hub
 
 REPOS = {
     "gpt4roi-7b": "shilongz/GPT4RoI-7B-delta-V0",
@@ -46,6 +47,8 @@ ADDED = {
     "pvit-7b": ("<im_patch>", "<im_start>", "<im_end>", "<Region>", "</Region>"),
 }
 """Tokens that the published tokenizers add to LLaMA's, by id."""
+BROKEN = "pytorch_model-00002-of-00003.bin"
+"""A shard of the delta that `publish` puts on the Hub, for a connection to break in."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,22 @@ def write_pvit(
     )
 
 
+LLAMA = LlamaSizes(hidden=32, inner=48, layers=2, heads=4)
+CLIP = ClipSizes(width=32, inner=48, layers=12, heads=2, side=28)
+REGION = RegionClipSizes(stem=8, planes=(4, 4, 8, 16), depths=(1, 1, 2, 1), cells=4, out=12)
+SHARD = 3_000_000
+
+
+def tiny_gpt4roi(root: Path, golden: GoldenSet) -> Published:
+    """Write a tiny GPT4RoI in fp16 shards."""
+    return write_gpt4roi(root, golden, LLAMA, CLIP, width=64, roi=4, shard_bytes=SHARD)
+
+
+def tiny_pvit(root: Path, golden: GoldenSet) -> Published:
+    """Write a tiny PVIT in fp16 shards."""
+    return write_pvit(root, golden, LLAMA, CLIP, REGION, shard_bytes=SHARD)
+
+
 def write_tokenizer(folder: Path, toy: Path, added: Sequence[str]) -> None:
     """Write a golden set's small SentencePiece file, padded to LLaMA's size, and added tokens.
 
@@ -127,3 +146,13 @@ def write_tokenizer(folder: Path, toy: Path, added: Sequence[str]) -> None:
             stream.write(b"\x0a" + bytes([len(entry)]) + entry)
     ids = {token: PUBLISHED_ROWS + index for index, token in enumerate(added)}
     (folder / "added_tokens.json").write_text(json.dumps(ids), encoding="utf-8")
+
+
+def publish(hub: Hub, files: Published) -> None:
+    """Put a system's parts where its card says they are, with what else repositories hold."""
+    others = {"README.md": b"words", "training_log.txt": b"more words"}
+    for part, licence in (("delta", None), ("base", "other"), ("vision", None)):
+        repo = REPOS[files.name] if part == "delta" else REPOS[part]
+        folder: Path = getattr(files, part)
+        content = {path.name: path.read_bytes() for path in folder.iterdir()}
+        hub.add(repo, content | others, licence=licence)

@@ -96,7 +96,7 @@ def test_models_list_and_show(regionqa: "Command", starter: Bundle, hub: Hub) ->
     assert (starter.root / "card.toml").read_text() in shown.out
     unknown = regionqa("models", "show", "stater")
     assert (unknown.status, unknown.out) == (1, "")
-    assert unknown.err.startswith("regionqa: error: stater: no such model; shipped are: starter")
+    assert unknown.err.startswith("regionqa: error: stater: no such model; did you mean starter?")
 
 
 def test_doctor_reports_devices(regionqa: "Command") -> None:

@@ -16,46 +16,16 @@ import torch
 from huggingface_hub import constants
 
 from helpers.evaluation_files import grey
-from helpers.golden_weights import ClipSizes, GoldenSet, LlamaSizes, RegionClipSizes
 from helpers.hub_server import Hub
-from helpers.published_models import REPOS, Published, write_gpt4roi, write_pvit
+from helpers.published_models import BROKEN, REPOS, Published, publish
 from regionqa.bundles.hub import cached, readable
 from regionqa.bundles.store import CARD, open_bundle, published_folder
-from regionqa.export.sources.published import staging
+from regionqa.export.sources.download import staging
 
 if TYPE_CHECKING:
     from conftest import Command
 
-LLAMA = LlamaSizes(hidden=32, inner=48, layers=2, heads=4)
-CLIP = ClipSizes(width=32, inner=48, layers=12, heads=2, side=28)
-REGION = RegionClipSizes(stem=8, planes=(4, 4, 8, 16), depths=(1, 1, 2, 1), cells=4, out=12)
-SHARD = 3_000_000
-BROKEN = "pytorch_model-00002-of-00003.bin"
 BOX = "30,0,405,288"
-
-
-@pytest.fixture(scope="session")
-def gpt4roi_files(tmp_path_factory: pytest.TempPathFactory, gpt4roi: GoldenSet) -> Published:
-    """A tiny GPT4RoI in fp16 shards."""
-    root = tmp_path_factory.mktemp("gpt4roi")
-    return write_gpt4roi(root, gpt4roi, LLAMA, CLIP, width=64, roi=4, shard_bytes=SHARD)
-
-
-@pytest.fixture(scope="session")
-def pvit_files(tmp_path_factory: pytest.TempPathFactory, pvit: GoldenSet) -> Published:
-    """A tiny PVIT in fp16 shards."""
-    root = tmp_path_factory.mktemp("pvit")
-    return write_pvit(root, pvit, LLAMA, CLIP, REGION, shard_bytes=SHARD)
-
-
-def publish(hub: Hub, files: Published) -> None:
-    """Upload a system's parts to the repositories of its card, with other files."""
-    others = {"README.md": b"words", "training_log.txt": b"more words"}
-    for part, licence in (("delta", None), ("base", "other"), ("vision", None)):
-        repo = REPOS[files.name] if part == "delta" else REPOS[part]
-        folder: Path = getattr(files, part)
-        content = {path.name: path.read_bytes() for path in folder.iterdir()}
-        hub.add(repo, content | others, licence=licence)
 
 
 # -- what works ------------------------------------------------------------------------------------
@@ -116,8 +86,8 @@ def test_pvit_with_a_regionclip_file(
     without = regionqa("download", "pvit-7b")
     assert without.status == 2
     assert without.err.endswith(
-        "is not on the Hub; get it at https://github.com/microsoft/RegionCLIP and use --region "
-        "FILE\n"
+        "is not on the Hub; get it at https://github.com/microsoft/RegionCLIP/blob/main/docs/"
+        "MODEL_ZOO.md and use --region FILE\n"
     )
     assert not hub.requests
     out = tmp_path / "mine"
@@ -148,6 +118,7 @@ def test_regionclip_from_a_repository(hub: Hub, regionqa: "Command", pvit_files:
     plan = regionqa("download", "pvit-7b", "--region", "somebody/regionclip", "--dry-run")
     assert plan.status == 0
     assert "(somebody/regionclip): mit\n" in plan.err
+    assert "  2. regionqa download pvit-7b --region somebody/regionclip" in plan.lines
     assert "weights/regionclip_pretrained-cc_rn50x4.pth" in plan.out
 
 
@@ -193,7 +164,8 @@ def test_dry_run_lists_parts_and_fetches_nothing(
     needed = [path for folder in folders for path in folder.iterdir()]
     total = readable(sum(path.stat().st_size for path in needed))
     assert f"{total:>12}  to fetch" in plan.lines
-    assert plan.lines[-1].endswith("of memory for the conversion")
+    assert any(line.endswith("of memory for the conversion") for line in plan.lines)
+    assert "  2. regionqa download gpt4roi-7b" in plan.lines
     assert not any(asked.method == "GET" and "/resolve/" in asked.path for asked in hub.requests)
     assert not staging(published_folder("gpt4roi-7b")).exists()
 
@@ -205,6 +177,35 @@ def test_dry_run_of_pvit_links_regionclip(
     plan = regionqa("download", "pvit-7b", "--dry-run")
     assert plan.status == 0
     assert "region: https://github.com/microsoft/RegionCLIP" in plan.out
+    assert "  3. regionqa download pvit-7b --region FILE" in plan.lines
+
+
+TERMS = {
+    "gpt4roi-7b": "CC BY-NC 4.0, as GPT4RoI's repository says: not for commercial use; LLaMA's",
+    "pvit-7b": "for research only and under the terms of LLaMA, Vicuna and GPT-4, as PVIT's",
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_needs_and_steps_are_shown_offline_and_before_the_download(
+    hub: Hub, regionqa: "Command", monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    hub.down()
+    plan = regionqa("download", name, "--dry-run")
+    assert plan.status == 0, plan.err
+    assert plan.err.startswith("the Hub cannot be reached: what follows is by the model's card\n")
+    assert f"({REPOS[name]}): {TERMS[name]}" in plan.err
+    shown = regionqa("models", "show", name)
+    assert (shown.status, shown.err) == (0, "")
+    assert f"({REPOS[name]}): {TERMS[name]}" in shown.out
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert regionqa("download", name, "--dry-run").out == plan.out
+    for line in plan.lines:
+        assert f"# {line}" in shown.lines
+    for said in ("13.5 GB  base: ", "baffo32/decapoda-research-llama-7B-hf", "to fetch",
+                 "of disk in all", "of memory for the conversion", "--dtype bfloat16"):  # fmt: skip
+        assert said in plan.out
+    assert f'name = "{name}"' in shown.lines
 
 
 # -- what is refused -------------------------------------------------------------------------------

@@ -244,7 +244,7 @@ REFUSED: dict[Change, str] = {
     wrong_base: r"is the wrong base: the sums do not fit; .* was not taken from it",
     whole_weights: r"the sums do not fit; .* holds whole weights, no differences",
     not_finite: r"model\.norm\.weight added to .* is not finite",
-    another_pickle: "holds something else than names and tensors",
+    another_pickle: r"pytorch_model\.bin: holds a list, not names and tensors",
     no_weights: "has no weights in transformers' format",
 }
 

@@ -246,7 +246,7 @@ def test_training_uses_deterministic_kernels_and_restores_what_was_set(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
     model, collator = parts_of(tiny("levels"))
-    run = a_stage_run(records, collator, replace(STAGE, steps=2))
+    run = make_stage_run(records, collator, replace(STAGE, steps=2))
     processes = ProcessGroup("cpu")
     try:
         with StopSignal(None) as stop, TrainingLog(tmp_path, processes, quiet=True) as log:
