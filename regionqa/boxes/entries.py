@@ -8,14 +8,14 @@ fails only its own image: the message is kept as `BoxEntry.defect` until that im
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
 from regionqa.boxes.matching import ImageName, Root
 from regionqa.boxes.remarks import Adjusted, LeftOut
 from regionqa.boxes.source import SourceFile
-from regionqa.errors import BoxError, OutputError
+from regionqa.errors import BoxError, BoxFileError, OutputError
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
 
 NOT_BOXES = frozenset({"classes.txt", "notes.json", "readme.dataset.txt", "readme.roboflow.txt"})
@@ -187,6 +187,28 @@ class FileFormat(Protocol):
 
     def write(self, images: Sequence[ImageRegions]) -> Files:
         """Render images in this format."""
+
+
+def entry_per_file(
+    files: Iterable[SourceFile], read: Callable[[SourceFile], BoxEntry]
+) -> tuple[BoxEntry, ...]:
+    """Read files about one image each; one that cannot be read fails its own image.
+
+    Raises:
+        BoxFileError: The first error, if no file can be read.
+    """
+    entries: list[BoxEntry] = []
+    errors: list[BoxFileError] = []
+    for file in files:
+        try:
+            entries.append(read(file))
+        except BoxFileError as error:
+            errors.append(error)
+            broken = BoxEntry.of_file(file, "", ())
+            entries.append(replace(broken, defect=str(error)))
+    if errors and len(errors) == len(entries):
+        raise errors[0]
+    return tuple(entries)
 
 
 def labels_of(images: Sequence[ImageRegions]) -> list[str]:

@@ -39,6 +39,7 @@ from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "COCO"
+UNPLACED = "annotations of images that are not listed"
 IMAGE_SUFFIX = None
 OWN_CONVENTION = True
 ABSENT_IS_EMPTY = False
@@ -276,6 +277,7 @@ def _sort_boxes(
         for number, boxes in found.items()
         for key in (number, int(number) if _is_whole(number) else number)
     }
+    unplaced: list[tuple[str, BoxFileError]] = []
     xywh, pixel = BoxFormat.xywh, BoxUnits.pixel
     for index, fields in enumerate(document.elements):
         if isinstance(fields, CocoFields):
@@ -286,14 +288,21 @@ def _sort_boxes(
                 continue
         given = fields.as_dict() if isinstance(fields, CocoFields) else fields
         annotation = CocoAnnotation(document, index, given)
-        number = annotation.image.id
+        try:
+            number = annotation.image.id
+        except BoxFileError as error:
+            unplaced.append((annotation.where, error))
+            continue
         try:
             if (read := annotation.box) is None:
                 left_out.append(LeftOut(annotation.where, FLAT))
             else:
                 found[number].append(read)
-        except BoxError as error:
+        except (BoxError, BoxFileError) as error:
             defects.setdefault(number, str(error))
+    if unplaced and len(unplaced) == len(document.elements):
+        raise unplaced[0][1]
+    left_out += (LeftOut(where, UNPLACED) for where, _ in unplaced)
 
 
 def _is_whole(text: str) -> bool:

@@ -10,6 +10,7 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
+    entry_per_file,
     file_per_image,
 )
 from regionqa.boxes.fields import (
@@ -53,7 +54,7 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
     """Read rectangles, circles and polygons as the upright boxes around them, in pixels."""
     left_out: list[LeftOut] = []
     adjusted: list[Adjusted] = []
-    entries = tuple(_entry(file, left_out, adjusted) for file in files)
+    entries = entry_per_file(files, lambda file: _entry(file, left_out, adjusted))
     return BoxContents(entries, tuple(left_out), adjusted=tuple(adjusted))
 
 

@@ -12,6 +12,7 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
+    entry_per_file,
     file_per_image,
 )
 from regionqa.boxes.fields import Numbers, four, numbers_of, plain_number, size_of
@@ -52,7 +53,7 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
     """
     left_out: list[LeftOut] = []
     adjusted: list[Adjusted] = []
-    entries = tuple(_entry(file, left_out, adjusted) for file in files)
+    entries = entry_per_file(files, lambda file: _entry(file, left_out, adjusted))
     return BoxContents(entries, tuple(left_out), adjusted=tuple(adjusted))
 
 

@@ -390,7 +390,6 @@ MALFORMED_JSON: list[tuple[object, str]] = [
     (coco_of({"image_id": 2}), "annotations[0] of * no image has the id 2"),
     (coco_of({"image_id": 1, "caption": "x"}), "is COCO's file of captions, which has no boxes"),
     (coco_of({"image_id": 1, "segments_info": []}), "is COCO's file of panoptic segments"),
-    ({**COCO, "categories": [{"id": 4}]}, "annotations[0] of * no category has the id 3"),
     ({"shapes": [], "imagePath": {}}, "a.json: 'imagePath' is {}; write text"),
     ([{"data": {"img": "x"}, "annotations": []}], "data of [0] of * has no 'image', and none of"),
 ]

@@ -192,6 +192,51 @@ def test_coco_annotations_without_a_box_have_the_bounds_of_their_shape(tmp_path:
         found.boxes_for("b.jpg")
 
 
+def test_annotations_that_belong_to_no_image_are_left_out(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}]
+    places = ({"image_id": 1}, {"image_id": 9}, {})
+    annotations: list[object] = [{**each, "bbox": [1, 2, 3, 4]} for each in places]
+    document = {"images": images, "annotations": [*annotations, "junk"]}
+    found = read_boxes(save(tmp_path / "c.json", document))
+    assert boxes(found) == [(1, 2, 4, 6)]
+    assert [each.reason for each in found.left_out] == 3 * [
+        "annotations of images that are not listed"
+    ]
+
+
+def test_an_unknown_category_fails_its_image(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+    annotations = [
+        {"image_id": number, "category_id": number, "bbox": [1, 2, 3, 4]} for number in (1, 2)
+    ]
+    categories = [{"id": 1, "name": "cat"}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    found = read_boxes(save(tmp_path / "c.json", document))
+    assert len(boxes(found)) == 1
+    with pytest.raises(BoxError, match=r"annotations\[1\] of .*: no category has the id 2"):
+        found.boxes_for("b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "good", "broken", "message"),
+    [
+        (".json", '{"shapes": []}', '{"shapes": [', "b.json: is not valid JSON"),
+        (".json", '{"shapes": []}', "[]", "b.json: has no 'shapes'"),
+        (".xml", "<annotation/>", "<annotation>", "b.xml: is not valid XML"),
+        (".txt", "", "cat 1 2 3 4", "line 1 of .*b.txt: begins with 'cat'"),
+    ],
+)
+def test_a_broken_file_of_a_folder_fails_its_own_image(
+    tmp_path: Path, suffix: str, good: str, broken: str, message: str
+) -> None:
+    for name, text in (("a", good), ("b", broken), ("c", good)):
+        save(tmp_path / f"{name}{suffix}", text)
+    found = read_boxes(tmp_path)
+    assert found.boxes_for("a.jpg") == found.boxes_for("c.jpg") == ()
+    with pytest.raises(BoxError, match=message):
+        found.boxes_for("b.jpg")
+
+
 def test_a_key_given_twice_in_coco_is_refused(tmp_path: Path) -> None:
     """Also where the quick reader would take the last one."""
     text = '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [%s]}'
