@@ -44,6 +44,7 @@ def write_bundle(
     language: PreTrainedModel | Path,
     tokenizer: Path,
     unchanged: Mapping[str, Path] = MappingProxyType({}),
+    like: Mapping[str, Path] = MappingProxyType({}),
 ) -> tuple[Bundle, list[ParityReport]]:
     """Write a bundle and open it.
 
@@ -58,6 +59,7 @@ def write_bundle(
         language: A model, whose weights are stored in their own precision, or a folder to copy.
         tokenizer: A tokenizer.json.
         unchanged: Graphs to copy, which were compared with torch before, by file name.
+        like: Graphs of encoders of the same architecture, by file name; see `export_vision`.
 
     Raises:
         ExportError: A graph differs from torch by more than the tolerance; `folder` is unchanged.
@@ -67,7 +69,7 @@ def write_bundle(
     partial.mkdir(parents=True)
     try:
         save_encoders(vision, region, partial / WEIGHTS)
-        reports = write_graphs(partial, vision, region, unchanged)
+        reports = write_graphs(partial, vision, region, unchanged, like)
         save_language(language, partial / "llm")
         shutil.copyfile(tokenizer, partial / "llm" / "tokenizer.json")
         write_card(partial, card, vision, region)
@@ -83,15 +85,16 @@ def write_graphs(
     vision: VisionModule,
     region: RegionModule | None,
     unchanged: Mapping[str, Path],
+    like: Mapping[str, Path],
 ) -> list[ParityReport]:
     """Export both graphs and compare them with torch, except those that are copied."""
     for name, source in unchanged.items():
         shutil.copyfile(source, root / name)
     reports = []
     if VISION_GRAPH not in unchanged:
-        reports.append(export_vision(vision, root / VISION_GRAPH))
+        reports.append(export_vision(vision, root / VISION_GRAPH, like.get(VISION_GRAPH)))
     if region is not None and REGION_GRAPH not in unchanged:
-        reports.append(export_region(region, root / REGION_GRAPH))
+        reports.append(export_region(region, root / REGION_GRAPH, like.get(REGION_GRAPH)))
     for report in reports:
         report.check()
     return reports

@@ -102,11 +102,15 @@ def write_result(
     provenance: Mapping[str, Any],
 ) -> tuple[Bundle, list[ParityReport]]:
     """Write the bundle; only graphs whose weights changed are exported and compared with torch."""
-    unchanged: dict[str, Path] = {}
-    if not any(name.startswith("projector.") for name in trained):
-        unchanged[VISION_GRAPH] = base.file(base.card.vision.graph)
-    if base.card.region and not any(name.startswith("region.") for name in trained):
-        unchanged[REGION_GRAPH] = base.file(base.card.region.graph)
+    graphs = {VISION_GRAPH: base.file(base.card.vision.graph)}
+    if base.card.region:
+        graphs[REGION_GRAPH] = base.file(base.card.region.graph)
+    prefixes = {VISION_GRAPH: "projector.", REGION_GRAPH: "region."}
+    unchanged = {
+        name: graph
+        for name, graph in graphs.items()
+        if not any(weight.startswith(prefixes[name]) for weight in trained)
+    }
     if stored_in_half(base):
         for module in (parts.vision, parts.region):
             if module is not None:
@@ -121,6 +125,7 @@ def write_result(
         parts.language,
         folder / "tokenizer.json",
         unchanged,
+        like=graphs,
     )
 
 

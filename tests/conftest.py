@@ -190,17 +190,6 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def quick_export(tiny: Callable[[str], "Bundle"], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy graphs of untrained encoders instead of exporting, which takes seconds.
-
-    The graphs of a model trained under this fixture are therefore not what it learned.
-    """
-    from helpers.tiny_models import copy_graphs
-
-    copy_graphs(tiny("levels"), tiny("pixels"), monkeypatch)
-
-
-@pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A local server in place of the Hub, used by the real client with an empty cache.
 

@@ -10,7 +10,7 @@ from optimum.utils import DummyVisionInputGenerator, NormalizedVisionConfig
 from torch import Tensor, nn
 
 from regionqa.export.modules.base import RegionModule, VisionModule
-from regionqa.export.onnx.files import save_model
+from regionqa.export.onnx.files import read_model, save_model
 from regionqa.export.onnx.interface import RegionGraph, level_names, source_names
 from regionqa.export.onnx.verify import (
     ParityReport,
@@ -22,8 +22,19 @@ from regionqa.export.onnx.verify import (
 OPSET = 20
 
 
-def export_vision(vision: VisionModule, path: Path) -> ParityReport:
-    """Write the vision graph (see `write_vision`) and compare it with torch."""
+def export_vision(vision: VisionModule, path: Path, like: Path | None = None) -> ParityReport:
+    """Write the vision graph (see `write_vision`) and compare it with torch.
+
+    Args:
+        vision: The encoder.
+        path: The graph's file.
+        like: Graph of an encoder of the same architecture. Its nodes are kept and its weights
+            replaced, which saves the time of tracing, unless the result differs from torch.
+    """
+    if like is not None and replace_weights(vision, like, path):
+        report = compare_vision(vision, path)
+        if report.passed:
+            return report
     write_vision(vision, path)
     return compare_vision(vision, path)
 
@@ -37,8 +48,18 @@ def write_vision(vision: VisionModule, path: Path) -> None:
     write_graph(vision, (example,), ["pixel_values"], names, ({0: batch},), path)
 
 
-def export_region(region: RegionModule, path: Path) -> ParityReport:
-    """Write the region graph (see `write_region`) and compare it with torch."""
+def export_region(region: RegionModule, path: Path, like: Path | None = None) -> ParityReport:
+    """Write the region graph (see `write_region`) and compare it with torch.
+
+    Args:
+        region: The encoder.
+        path: The graph's file.
+        like: As in `export_vision`.
+    """
+    if like is not None and replace_weights(RegionGraph(region), like, path):
+        report = compare_region(region, path)
+        if report.passed:
+            return report
     write_region(region, path)
     return compare_region(region, path)
 
@@ -95,6 +116,27 @@ def write_graph(
     model = program.model_proto
     strip_traces(model)
     save_model(model, weights, path)
+
+
+def replace_weights(module: nn.Module, like: Path, path: Path) -> bool:
+    """Write a graph with a module's weights in place of its own.
+
+    Args:
+        module: The module.
+        like: A graph that `write_graph` wrote of a module of the same architecture.
+        path: The new file.
+
+    Returns:
+        Whether the graph has all of the module's weights, by name and shape; else nothing is
+        written.
+    """
+    model, stored = read_model(like)
+    weights = {name: value.detach().numpy() for name, value in module.state_dict().items()}
+    needed = {name: weights[name].shape for name, _ in module.named_parameters()}
+    if not needed.items() <= {name: value.shape for name, value in stored.items()}.items():
+        return False
+    save_model(model, {name: weights.get(name, value) for name, value in stored.items()}, path)
+    return True
 
 
 def strip_traces(model: onnx.ModelProto) -> None:

@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 Array = npt.NDArray[np.generic]
 GRAPH, NODE, INITIALIZER, RAW_DATA = 7, 1, 5, 9
@@ -52,6 +52,27 @@ def save_model(
             node = cast.SerializeToString()
             _write_weight(file, f"{name}.half", half, _start(NODE, len(node)) + node)
         file.write(model.SerializeToString())
+
+
+def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Read a file of `save_model`: the graph without initializers, and these by name.
+
+    Weights stored as float16 are float32 again, without their Cast nodes.
+    """
+    model = onnx.load(path)
+    weights: dict[str, Array] = {
+        value.name: numpy_helper.to_array(value) for value in model.graph.initializer
+    }
+    nodes = []
+    for node in model.graph.node:
+        half = f"{node.output[0]}.half"
+        if node.op_type == "Cast" and list(node.input) == [half] and half in weights:
+            weights[node.output[0]] = weights.pop(half).astype(np.float32)
+        else:
+            nodes.append(node)
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model, weights
 
 
 def exact_float16(values: Array) -> npt.NDArray[np.float16] | None:

@@ -1,16 +1,14 @@
-"""Graphs that the processes of a test run share: every distinct module is exported once.
+"""Graphs that the processes of a test run share: every architecture is traced once.
 
-Exporting takes seconds whatever a module's size, and most tests that write a bundle write the same
-few modules. A cached graph is a copy of the file that the export wrote, with its report.
+Tracing takes seconds whatever a module's size, and most tests that write a bundle write modules of
+the same few architectures.
 """
 
 import hashlib
-import json
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 from filelock import FileLock
@@ -22,8 +20,6 @@ from regionqa.export.onnx.verify import ParityReport
 from regionqa.export.sources import published as published_module
 
 Module = VisionModule | RegionModule
-LARGEST = 50_000_000
-"""Number of weights above which a module is exported every time: few tests have such."""
 
 
 class GraphCache:
@@ -33,13 +29,17 @@ class GraphCache:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def export_vision(self, vision: VisionModule, path: Path) -> ParityReport:
+    def export_vision(
+        self, vision: VisionModule, path: Path, like: Path | None = None
+    ) -> ParityReport:
         """As regionqa.export.onnx.export.export_vision."""
-        return self._export(export_vision, vision, path)
+        return self._export(export_vision, vision, path, like)
 
-    def export_region(self, region: RegionModule, path: Path) -> ParityReport:
+    def export_region(
+        self, region: RegionModule, path: Path, like: Path | None = None
+    ) -> ParityReport:
         """As regionqa.export.onnx.export.export_region."""
-        return self._export(export_region, region, path)
+        return self._export(export_region, region, path, like)
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let bundles be written with cached graphs."""
@@ -48,29 +48,23 @@ class GraphCache:
             monkeypatch.setattr(module, "export_region", self.export_region)
 
     def _export(
-        self, export: Callable[..., ParityReport], module: Module, path: Path
+        self, export: Callable[..., ParityReport], module: Module, path: Path, like: Path | None
     ) -> ParityReport:
-        if sum(value.numel() for value in module.state_dict().values()) > LARGEST:
-            return export(module, path)
-        key = digest(module)
-        graph, report = self.folder / f"{key}.onnx", self.folder / f"{key}.json"
-        with FileLock(self.folder / f"{key}.lock"):
-            if not report.exists():  # written last
-                found = export(module, graph)
-                report.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        shutil.copyfile(graph, path)
-        table = json.loads(report.read_text(encoding="utf-8"))
-        return ParityReport(**{**table, "graph": path.name, "cases": tuple(table["cases"])})
+        graph = self.folder / f"{architecture(module)}.onnx"
+        with FileLock(graph.with_suffix(".lock")):
+            report = export(module, path, like or (graph if graph.exists() else None))
+            if report.passed and not graph.exists():
+                partial = graph.with_suffix(".partial")
+                copyfile(path, partial)
+                partial.rename(graph)
+        return report
 
 
-def digest(module: Module) -> str:
-    """An identifier of a module's class, config and weights."""
-    found = hashlib.sha256(f"{type(module).__name__} {module.config}".encode())
-    for name, value in module.state_dict().items():
-        array = value.detach().cpu().contiguous().numpy()
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:32]
+def architecture(module: Module) -> str:
+    """An identifier of a module's class, config and layers."""
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    text = f"{type(module).__name__} {module.config} {module!r} {shapes}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def shared_folder(own: Path) -> Path:

@@ -7,11 +7,9 @@ model gets a region, so that every row of PVIT's table 1 has one.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import nn
@@ -19,13 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from recipes.starter.language.model import train_tokenizer
 from regionqa.bundles.store import Bundle
-from regionqa.export import bundle as bundle_module
 from regionqa.export.bundle import write_bundle
-from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.modules.base import RegionModule
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
-from regionqa.export.onnx.verify import ParityReport
 from regionqa.language.tokenization import BundleTokenizer
 
 ROWS = ("levels", "pixels", "coordinates", "none")
@@ -163,21 +159,6 @@ def tiny_bundle(row: str, root: Path) -> Bundle:
         tiny_language(BundleTokenizer(tokenizer).size), tokenizer, graphs,
     )  # fmt: skip
     return bundle
-
-
-def copy_graphs(levels: Bundle, pixels: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy graphs from untrained bundles instead of exporting them, which takes seconds."""
-
-    def copied(module: VisionModule | RegionModule, path: Path) -> ParityReport:
-        if isinstance(module, VisionModule):
-            source = levels if module.level_shapes else pixels
-        else:
-            source = pixels if module.reads_pixels else levels
-        copyfile(source.root / path.name, path)
-        return ParityReport(path.name, 0.0, ())
-
-    monkeypatch.setattr(bundle_module, "export_vision", copied)
-    monkeypatch.setattr(bundle_module, "export_region", copied)
 
 
 def two_things(folder: Path, images: int = 24) -> Path:

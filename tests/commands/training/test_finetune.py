@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helpers.tiny_models import BLUE, RED, ROWS, copy_graphs, log_of
+from helpers.tiny_models import BLUE, RED, ROWS, log_of
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.cli import main
 from regionqa.finetune import rehearsal
@@ -56,10 +56,7 @@ class Trained:
 def trained(
     tiny: Tiny, things: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Trained]:
-    """Every row of PVIT's table 1, trained to convergence once.
-
-    Graphs are exported for `levels` alone; the others are not asked anything.
-    """
+    """Every row of PVIT's table 1, trained to convergence once."""
 
     def train(row: str) -> Trained:
         out = tmp_path_factory.mktemp(row) / "mine"
@@ -69,13 +66,7 @@ def trained(
             "--held-out-share", 0.25, *CPU,
         ]  # fmt: skip
         stdout, stderr = io.StringIO(), io.StringIO()
-        with (
-            redirect_stdout(stdout),
-            redirect_stderr(stderr),
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            if row != "levels":
-                copy_graphs(tiny("levels"), tiny("pixels"), patch)
+        with redirect_stdout(stdout), redirect_stderr(stderr):
             status = main([str(word) for word in words])
         return Trained(status, stdout.getvalue(), stderr.getvalue(), out)
 
@@ -205,7 +196,6 @@ def test_tensorboard_curves(trained: Callable[[str], Trained]) -> None:
 
 def test_finetune_a_finetuned_model(
     trained: Callable[[str], Trained], things: Path, regionqa: "Command", tmp_path: Path,
-    quick_export: None,
 ) -> None:  # fmt: skip
     base = trained("levels")
     ran = regionqa(
@@ -232,7 +222,6 @@ def test_untrained_base_is_not_rehearsed(
     things: Path,
     regionqa: "Command",
     tmp_path: Path,
-    quick_export: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rehearsal, "rehearse", lambda *_: ())
@@ -243,9 +232,7 @@ def test_untrained_base_is_not_rehearsed(
     assert ran.status == 0, ran.err
 
 
-def test_finetune_on_coco(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
-) -> None:
+def test_finetune_on_coco(tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path) -> None:
     names = sorted(path.name for path in things.parent.glob("*.png"))[:6]
     coco = {
         "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],

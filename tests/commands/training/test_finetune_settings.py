@@ -24,7 +24,7 @@ SHORT = ("--steps", 2, "--batch", 2, *CPU)
 
 
 def test_bad_record_stops_before_writing(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     lines = [json.loads(line) for line in things.read_text().splitlines()]
     lines[2] = record_json("00.png", [[9, 9, 5, 5]], (QUESTION, RED))
@@ -107,7 +107,7 @@ def test_startup_errors_are_one_line(
 
 
 def test_result_is_not_overwritten(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     out = tmp_path / "mine"
     words = ("finetune", "--data", things, "--model", tiny("none").root, "--out", out, *SHORT)
@@ -123,7 +123,7 @@ def test_result_is_not_overwritten(
 
 
 def test_flags_override_the_settings_file(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(

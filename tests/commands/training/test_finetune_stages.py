@@ -40,7 +40,7 @@ def test_align_trains_the_region_encoder_only(
 
 @pytest.mark.parametrize("row", ["levels", "pixels"])
 def test_pvit_preset_trains_the_region_projector_only(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, row: str, quick_export: None
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, row: str
 ) -> None:
     base, out = tiny(row).root, tmp_path / "mine"
     words = ("--data", things, "--model", base, "--out", out, "--preset", "pvit", *SHORT)
@@ -58,7 +58,7 @@ def test_pvit_preset_trains_the_region_projector_only(
 
 
 def test_instruct_trains_the_language_model(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     base, out = tiny("levels").root, tmp_path / "mine"
     words = ("--data", things, "--model", base, "--out", out, "--stage", "instruct", *SHORT)
@@ -79,7 +79,7 @@ def test_instruct_trains_the_language_model(
 
 
 def test_lora_is_merged_into_plain_weights(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     base, out = tiny("coordinates").root, tmp_path / "mine"
     words = ("--data", things, "--model", base, "--lora", 4, "--learning-rate", 0.01, *SHORT)
@@ -106,7 +106,7 @@ def test_lora_is_merged_into_plain_weights(
 
 
 def test_align_data_replay_and_held_out_options(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     lines = [json.loads(line) for line in things.read_text().splitlines()]
     parts = {"align": lines[:10], "main": lines[10:30], "old": lines[30:40], "held": lines[40:]}

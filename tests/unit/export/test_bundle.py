@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from helpers.graph_cache import GraphCache
 from recipes.starter.language.model import new_language_model
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.errors import BundleError, ExportError
@@ -28,8 +29,10 @@ from regionqa.export.onnx import verify
 from regionqa.export.onnx.export import (
     export_region,
     export_vision,
+    replace_weights,
     round_to_float16,
 )
+from regionqa.export.onnx.files import read_model, save_model
 from regionqa.export.onnx.interface import RegionGraph, level_names
 from regionqa.export.onnx.verify import (
     TOLERANCE,
@@ -183,9 +186,9 @@ def test_tolerance_of_unstable_outputs(
 
 def test_float16_is_used_for_exact_weights_only(tmp_path: Path) -> None:
     vision, _ = small_encoders()
-    export_vision(vision, tmp_path / "whole.onnx").check()
+    graphs.export_vision(vision, tmp_path / "whole.onnx").check()
     round_to_float16(vision)
-    export_vision(vision, tmp_path / "half.onnx").check()
+    graphs.export_vision(vision, tmp_path / "half.onnx").check()
     kinds = {}
     for name in ("whole", "half"):
         graph = onnx.load(tmp_path / f"{name}.onnx").graph
@@ -274,6 +277,53 @@ def test_region_vector_is_sum_of_levels_and_position() -> None:
 
 def test_region_graph_accepts_no_regions(tmp_path: Path) -> None:
     _, region = small_encoders()
-    report = export_region(region, tmp_path / "region.onnx")
+    report = graphs.export_region(region, tmp_path / "region.onnx")
     report.check()
     assert "1 images with 0 regions" in report.cases
+
+
+def untraceable(*_: object, **__: object) -> None:
+    """In place of the exporter where nothing may be traced."""
+    pytest.fail("the graph was traced")
+
+
+def test_a_graph_of_the_same_architecture_gives_its_nodes(
+    starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The starter's graphs store their weights in half precision; other weights need not."""
+    monkeypatch.setattr(torch.onnx, "export", untraceable)
+    vision, region = read_encoders(starter)
+    assert region is not None
+    before = (starter.root / "vision.onnx").read_bytes()
+    for module in (vision, region):
+        for weight in module.parameters():
+            weight.data += 0.01 * torch.randn_like(weight)
+    reports = [
+        export_vision(vision, tmp_path / "vision.onnx", starter.root / "vision.onnx"),
+        export_region(region, tmp_path / "region.onnx", starter.root / "region.onnx"),
+    ]
+    assert [report.passed for report in reports] == [True, True]
+    assert (tmp_path / "vision.onnx").stat().st_size > 1.9 * len(before), "now in float32"
+    assert (starter.root / "vision.onnx").read_bytes() == before
+
+
+def test_a_graph_of_another_architecture_is_not_used(starter: Bundle, tmp_path: Path) -> None:
+    vision, _ = small_encoders()
+    assert not replace_weights(vision, starter.root / "vision.onnx", tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_a_graph_that_computes_something_else_is_traced_anew(
+    tmp_path: Path, graphs: GraphCache
+) -> None:
+    """As one whose settings differ where its weights do not show it."""
+    _, region = small_encoders()
+    graphs.export_region(region, tmp_path / "region.onnx")
+    model, weights = read_model(tmp_path / "region.onnx")
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "Neg"
+    save_model(model, weights, tmp_path / "wrong.onnx")
+    report = export_region(region, tmp_path / "new.onnx", tmp_path / "wrong.onnx")
+    assert report.passed
+    assert "Neg" not in {node.op_type for node in onnx.load(tmp_path / "new.onnx").graph.node}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.tiny_models import copy_graphs, log_of, write_lines
+from helpers.tiny_models import log_of, write_lines
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.cli import main
 
@@ -78,7 +78,7 @@ def alone(words: list[object], out: Path, tiny: Tiny, *more: object) -> Path:
 def one(words: list[object], tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, on the model with region features."""
     out = tmp_path_factory.mktemp("one") / "mine"
-    return alone(words, out, tiny, "--model", tiny("levels").root)
+    return alone(words, out, "--model", tiny("levels").root)
 
 
 def check_close(many: Path, one: Path) -> None:

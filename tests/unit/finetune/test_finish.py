@@ -114,7 +114,6 @@ def test_confidence_table_after_finetuning(
     things: Path,
     regionqa: "Command",
     tmp_path: Path,
-    quick_export: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(finish, "ENOUGH", enough)

@@ -24,7 +24,6 @@ def test_gpu_losses_equal_cpu(
     tiny: Tiny,
     things: Path,
     tmp_path: Path,
-    quick_export: None,
     row: str,
     precision: str,
     tolerance: float,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.tiny_models import copy_graphs, log_of
+from helpers.tiny_models import log_of
 from regionqa.bundles.store import Bundle
 from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
@@ -51,9 +51,7 @@ def starter_graphs(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     copy_graphs(starter, starter, monkeypatch)
 
 
-def test_finetuning_rehearses_by_default(
-    regionqa: "Command", things: Path, tmp_path: Path, starter_graphs: None
-) -> None:
+def test_finetuning_rehearses_by_default(regionqa: "Command", things: Path, tmp_path: Path) -> None:
     short = ("--steps", 2, "--batch", 4, "--device", "cpu", "--rehearse", 1)
     ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
     assert ran.status == 0, ran.err
@@ -67,7 +65,7 @@ def test_finetuning_rehearses_by_default(
 
 
 def test_rehearsal_is_off_for_untrained_bases_or_by_option(
-    regionqa: "Command", tiny: Tiny, things: Path, tmp_path: Path, quick_export: None
+    regionqa: "Command", tiny: Tiny, things: Path, tmp_path: Path
 ) -> None:
     short = ("--steps", 1, "--batch", 2, "--device", "cpu", "--model", tiny("levels").root)
     ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)
@@ -110,7 +108,7 @@ def test_rehearsal_samples_images(photos: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_boxes_from_a_file_without_its_labels(
-    regionqa: "Command", things: Path, tmp_path: Path, starter_graphs: None
+    regionqa: "Command", things: Path, tmp_path: Path
 ) -> None:
     short = ("--steps", 1, "--batch", 4, "--device", "cpu", "--rehearse-on", things)
     ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)

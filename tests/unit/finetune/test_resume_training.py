@@ -97,7 +97,7 @@ def assert_same_result(out: Path, expected: Path) -> None:
 
 def test_resume_after_sigkill(
     command: list[str], uninterrupted: Path, tmp_path: Path,
-    regionqa: "Command", quick_export: None,
+    regionqa: "Command",
 ) -> None:  # fmt: skip
     out = tmp_path / "mine"
     path = os.pathsep.join(filter(None, sys.path))
@@ -114,8 +114,7 @@ def test_resume_after_sigkill(
 
 
 def test_resume_after_sigterm(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command",
-    quick_export: None, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = tmp_path / "mine"
     with monkeypatch.context() as patch:
@@ -135,8 +134,7 @@ def test_resume_after_sigterm(
 
 
 def test_resume_after_ctrl_c(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command",
-    quick_export: None, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = tmp_path / "mine"
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -151,8 +149,7 @@ def test_resume_after_ctrl_c(
 
 
 def test_second_ctrl_c_exits_without_saving(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command",
-    quick_export: None, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -171,7 +168,6 @@ def test_second_ctrl_c_exits_without_saving(
 
 def test_resume_after_time_limit(
     command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command",
-    quick_export: None,
 ) -> None:  # fmt: skip
     out = tmp_path / "mine"
     for part in range(2):
@@ -184,8 +180,7 @@ def test_resume_after_time_limit(
 
 
 def test_resume_after_ctrl_c_while_measuring_result(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command",
-    quick_export: None, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = tmp_path / "mine"
 
@@ -203,8 +198,7 @@ def test_resume_after_ctrl_c_while_measuring_result(
 
 
 def test_full_disk_keeps_last_checkpoint(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command",
-    quick_export: None, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A limit of 20 kB per file fails as a full disk does."""
     out = tmp_path / "mine"
@@ -308,7 +302,6 @@ def test_resume_refuses_changed_settings(
 
 def test_resume_ignores_incomplete_checkpoints(
     stopped: Path, command: list[str], uninterrupted: Path, regionqa: "Command",
-    quick_export: None,
 ) -> None:  # fmt: skip
     (whole,) = (stopped / "training" / "checkpoints").iterdir()
     partial = whole.with_name("1-000004.partial")

@@ -261,7 +261,7 @@ def test_training_uses_deterministic_kernels_and_restores_what_was_set(
 
 
 def test_records_without_regions_can_be_trained(
-    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, quick_export: None
+    tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path
 ) -> None:
     lines = [record_json(f"{number:02}.png", [], ("what?", RED)) for number in range(6)]
     file = write_lines(tmp_path / "whole.jsonl", lines)
@@ -278,8 +278,7 @@ def test_records_without_regions_can_be_trained(
 
 @pytest.mark.parametrize("saving", [False, True])
 def test_gradient_checkpointing(
-    saving: bool, tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path,
-    quick_export: None, monkeypatch: pytest.MonkeyPatch,
+    saving: bool, tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     forward, calls = LlamaAttention.forward, [0]
 
