@@ -184,7 +184,7 @@ def test_tolerance_of_unstable_outputs(
             report.check()
 
 
-def test_float16_is_used_for_exact_weights_only(tmp_path: Path) -> None:
+def test_float16_is_used_for_exact_weights_only(tmp_path: Path, graphs: GraphCache) -> None:
     vision, _ = small_encoders()
     graphs.export_vision(vision, tmp_path / "whole.onnx").check()
     round_to_float16(vision)
@@ -275,7 +275,7 @@ def test_region_vector_is_sum_of_levels_and_position() -> None:
     assert torch.allclose(actual[:, 0], expected, atol=1e-5)
 
 
-def test_region_graph_accepts_no_regions(tmp_path: Path) -> None:
+def test_region_graph_accepts_no_regions(tmp_path: Path, graphs: GraphCache) -> None:
     _, region = small_encoders()
     report = graphs.export_region(region, tmp_path / "region.onnx")
     report.check()

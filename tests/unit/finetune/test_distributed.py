@@ -68,9 +68,7 @@ def words(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object
 
 def alone(words: list[object], out: Path, tiny: Tiny, *more: object) -> Path:
     """The result of one process with a batch of 8."""
-    with pytest.MonkeyPatch.context() as patch:
-        copy_graphs(tiny("levels"), tiny("pixels"), patch)
-        assert main([str(word) for word in (*words, "--batch", 8, *more, "--out", out, "-q")]) == 0
+    assert main([str(word) for word in (*words, "--batch", 8, *more, "--out", out, "-q")]) == 0
     return out
 
 

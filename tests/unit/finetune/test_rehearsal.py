@@ -45,12 +45,6 @@ def known(tiny: Tiny) -> Bundle:
 # -- from the command line -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def starter_graphs(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy the starter's graphs instead of exporting those of the result."""
-    copy_graphs(starter, starter, monkeypatch)
-
-
 def test_finetuning_rehearses_by_default(regionqa: "Command", things: Path, tmp_path: Path) -> None:
     short = ("--steps", 2, "--batch", 4, "--device", "cpu", "--rehearse", 1)
     ran = regionqa("finetune", "--data", things, "--out", tmp_path / "mine", *short)

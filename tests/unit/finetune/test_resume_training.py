@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from helpers.tiny_models import copy_graphs, log_of
+from helpers.tiny_models import log_of
 from helpers.training import call_at_step
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.cli import main
@@ -57,12 +57,10 @@ def command(tiny: Tiny, things: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(command: list[str], tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a run that was never interrupted."""
     out = tmp_path_factory.mktemp("uninterrupted") / "mine"
-    with pytest.MonkeyPatch.context() as patch:
-        copy_graphs(tiny("levels"), tiny("pixels"), patch)
-        assert main([*command, str(out), "--quiet"]) == 0
+    assert main([*command, str(out), "--quiet"]) == 0
     return out
 
 
@@ -114,8 +112,12 @@ def test_resume_after_sigkill(
 
 
 def test_resume_after_sigterm(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    command: list[str],
+    uninterrupted: Path,
+    tmp_path: Path,
+    regionqa: "Command",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     out = tmp_path / "mine"
     with monkeypatch.context() as patch:
         call_at_step("align", 2, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
@@ -134,8 +136,12 @@ def test_resume_after_sigterm(
 
 
 def test_resume_after_ctrl_c(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    command: list[str],
+    uninterrupted: Path,
+    tmp_path: Path,
+    regionqa: "Command",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     out = tmp_path / "mine"
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
@@ -149,8 +155,12 @@ def test_resume_after_ctrl_c(
 
 
 def test_second_ctrl_c_exits_without_saving(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    command: list[str],
+    uninterrupted: Path,
+    tmp_path: Path,
+    regionqa: "Command",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -180,8 +190,12 @@ def test_resume_after_time_limit(
 
 
 def test_resume_after_ctrl_c_while_measuring_result(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    command: list[str],
+    uninterrupted: Path,
+    tmp_path: Path,
+    regionqa: "Command",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     out = tmp_path / "mine"
 
     def interrupt(*_: object) -> None:
@@ -198,8 +212,12 @@ def test_resume_after_ctrl_c_while_measuring_result(
 
 
 def test_full_disk_keeps_last_checkpoint(
-    command: list[str], uninterrupted: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    command: list[str],
+    uninterrupted: Path,
+    tmp_path: Path,
+    regionqa: "Command",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A limit of 20 kB per file fails as a full disk does."""
     out = tmp_path / "mine"
     before = resource.getrlimit(FILE_SIZE)

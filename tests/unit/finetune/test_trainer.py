@@ -278,8 +278,13 @@ def test_records_without_regions_can_be_trained(
 
 @pytest.mark.parametrize("saving", [False, True])
 def test_gradient_checkpointing(
-    saving: bool, tiny: Tiny, things: Path, regionqa: "Command", tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    saving: bool,
+    tiny: Tiny,
+    things: Path,
+    regionqa: "Command",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     forward, calls = LlamaAttention.forward, [0]
 
     def counting(self: LlamaAttention, *inputs: Any, **named: Any) -> Any:
