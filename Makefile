@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage mutants lint wheel-check lock sync clean
+.PHONY: demo test slow coverage mutants kill lint wheel-check lock sync clean
 
 demo: $(VENV)/installed
-	$(BIN)/regionqa demo --out demo-images
+	$(BIN)/regionqa demo --out demo-images --overwrite
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DEFAULT := -n auto --dist worksteal -m "not slow and not gpu"
@@ -27,6 +27,11 @@ coverage: $(VENV)/installed
 mutants: $(VENV)/installed
 	$(BIN)/python -c "import cosmic_ray" || $(BIN)/python -m pip install --quiet --editable '.[mutants]'
 	$(BIN)/python benchmarks/mutants.py $(FILES)
+
+# Four commands killed at random moments, resumed, and compared with an undisturbed run.
+KILLS ?= 200
+kill: $(VENV)/installed
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m campaigns.kills --kills $(KILLS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ from regionqa.export.modules.registry import architecture_table, build
 from regionqa.export.onnx.export import export_region, export_vision
 from regionqa.export.onnx.interface import level_names
 from regionqa.export.onnx.verify import ParityReport
+from regionqa.files import write_whole
 
 WEIGHTS = "encoders.safetensors"
 VISION_GRAPH, REGION_GRAPH = "vision.onnx", "region.onnx"
@@ -64,7 +65,7 @@ def write_bundle(
     Raises:
         ExportError: A graph differs from torch by more than the tolerance; `folder` is unchanged.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -166,7 +167,8 @@ def write_card(
         },
         "files": [asdict(spec) for spec in files],
     }
-    (root / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")
+    with write_whole(root / CARD) as file:
+        file.write(tomli_w.dumps(table).encode())
 
 
 def given_tables(bundle: Bundle) -> dict[str, Any]:

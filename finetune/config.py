@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from regionqa.errors import BundleError, UsageError
-from regionqa.flags import Section, flag, option
+from regionqa.flags import Reads, Section, flag, option
 
 TRAINING, SETTINGS = "training", "settings.toml"
 """Folder of a run's own files below the new model, and the file of its settings in it."""
+
+
+DATA: Mapping[str, Any] = {"parse": Path, "role": Reads.data}
+LOWEST = {"rehearse": 0, "lora_rank": 0, "lora_alpha": 1, "evaluate_every": 1, "save_every": 1}
+"""Least values of a run's numbers."""
 
 
 class RegionPart(StrEnum):
@@ -102,8 +107,7 @@ class StageSettings:
     )
 
     def __post_init__(self) -> None:
-        positive = ("learning_rate", "epochs", "batch", "accumulate", "group", "clip")
-        for name in positive:
+        for name in ("learning_rate", "epochs", "batch", "accumulate", "group", "clip"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.steps is not None and self.steps < 1:
@@ -114,10 +118,8 @@ class StageSettings:
         for name in ("weight_decay", "box_noise", "region_rate", "orthogonal_rate"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        if self.box_noise >= 0.5:
-            raise UsageError(
-                f"box_noise is {self.box_noise}; it must be below 0.5, or edges may meet"
-            )
+        if (noise := self.box_noise) >= 0.5:
+            raise UsageError(f"box_noise is {noise}; it must be below 0.5, or edges may meet")
         if self.schedule not in ("cosine", "constant"):
             raise UsageError(f"schedule is {self.schedule!r}; known are cosine and constant")
 
@@ -192,11 +194,7 @@ class Preset(StrEnum):
     gpt4roi = "gpt4roi"
 
 
-PRESETS: Mapping[str, Stages] = {
-    Preset.default: DEFAULT,
-    Preset.pvit: PVIT,
-    Preset.gpt4roi: GPT4ROI,
-}
+PRESETS: Mapping[str, Stages] = dict(zip(Preset, (DEFAULT, PVIT, GPT4ROI), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,20 +206,25 @@ class FinetuneSettings:
             "Training records: JSON lines, a JSON array of PVIT or LLaVA, or COCO.",
             "--data",
             "-d",
-            parse=Path,
+            **DATA,
         )
     )
-    model: str = field(metadata=flag("Model to start from. Default: starter.", "--model", "-m"))
+    model: str = field(
+        metadata=flag("Model to start from. Default: starter.", "--model", "-m", role=Reads.model)
+    )
     stages: Stages
     """How each stage trains."""
     run: tuple[str, ...] = ("align", "instruct")
     """Which stages run, in this order."""
     images: str | None = option(
-        None, "Folder that image names are relative to. Default: each file's.", parse=Path
+        None,
+        "Folder that image names are relative to. Default: each file's.",
+        parse=Path,
+        role=Reads.images,
     )
-    align_data: tuple[str, ...] = option((), "Other records for the first stage.", parse=Path)
+    align_data: tuple[str, ...] = option((), "Other records for the first stage.", **DATA)
     replay: tuple[str, ...] = option(
-        (), "Older records to mix into every step, so that they are not forgotten.", parse=Path
+        (), "Older records to mix into every step, so that they are not forgotten.", **DATA
     )
     rehearse: int = option(
         4,
@@ -232,9 +235,9 @@ class FinetuneSettings:
     rehearse_on: str | None = option(
         None,
         "Rehearse on a folder of other images, or on the boxes of a file such as COCO.",
-        parse=Path,
+        **DATA,
     )
-    held_out: str | None = option(None, "Records to evaluate on; never trained on.", parse=Path)
+    held_out: str | None = option(None, "Records to evaluate on; never trained on.", **DATA)
     held_out_share: float = option(0.1, "Share of the images to hold out if no file is named.")
     lora_rank: int = option(
         0,
@@ -268,17 +271,12 @@ class FinetuneSettings:
             raise UsageError("no training data; name a file with --data")
         if not self.run or not set(self.run) <= {"align", "instruct"}:
             raise UsageError(f"stages {self.run}: known are align and instruct")
-        if not 0 <= self.held_out_share < 1:
-            raise UsageError(f"held-out share {self.held_out_share}: from 0 to below 1")
-        for name in ("rehearse", "lora_rank"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        if self.lora_alpha < 1:
-            raise UsageError(f"lora_alpha is {self.lora_alpha}; it must be 1 or more")
-        if not 0 <= self.lora_dropout < 1:
-            raise UsageError(f"lora_dropout is {self.lora_dropout}; it must be from 0 to below 1")
-        if self.evaluate_every < 1 or self.save_every < 1:
-            raise UsageError("steps between evaluations and checkpoints must be 1 or more")
+        for name in ("held_out_share", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
+        for name, low in LOWEST.items():
+            if getattr(self, name) < low:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be {low} or more")
 
 
 @dataclass(frozen=True)

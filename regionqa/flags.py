@@ -37,6 +37,34 @@ class Section(IntEnum):
     general = 7
 
 
+class Reads(StrEnum):
+    """What an option or argument names that a command reads."""
+
+    data = "data"
+    """A file, or a folder of which every file may be read."""
+    images = "images"
+    """Images, folders of them, globs, or `-`."""
+    request = "request"
+    """Images, then a question."""
+    model = "model"
+    """A model: a shipped or published name, a folder, or OWNER/NAME on the Hub."""
+
+
+class Writes(StrEnum):
+    """What an option or argument names that a command writes."""
+
+    results = "results"
+    """A file of results."""
+    plot = "plot"
+    """A file of results that is an image."""
+    cache = "cache"
+    """A file that every run continues."""
+    drawings = "drawings"
+    """A drawing, or a folder that drawings are added to."""
+    folder = "folder"
+    """A folder of the command's own."""
+
+
 @dataclass(frozen=True)
 class Flag:
     """How a field appears on the command line."""
@@ -57,6 +85,11 @@ class Flag:
     of them gives the option another use."""
     excludes: tuple[str, ...] = ()
     """Fields that have no effect beside this option."""
+    role: Reads | Writes | None = None
+    """What becomes of the file or folder that the value names; every path has a role, by which
+    `regionqa.pipeline.guard` protects inputs and earlier results."""
+    unless: str | None = None
+    """Name of an option with which nothing is written here."""
 
 
 def flag(help: str, *names: str, **others: Any) -> Mapping[str, Flag]:

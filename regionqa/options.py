@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from regionqa.errors import BoxError, UsageError
-from regionqa.flags import Options, Section, option
+from regionqa.flags import Options, Reads, Section, Writes, option
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox, parse_box
 
 # -- choices ---------------------------------------------------------------------------------------
@@ -74,6 +74,7 @@ class BoxOptions(Options):
         None,
         "File or folder of boxes by image: COCO, Pascal VOC, YOLO, CVAT, LabelMe, Label Studio, "
         "CSV, JSON and others (docs/guide/boxes.md).",
+        role=Reads.data,
     )
     box_format: BoxFormat | None = option(
         None,
@@ -121,6 +122,7 @@ class RuntimeOptions(Options):
         "--model",
         "-m",
         section=Section.model,
+        role=Reads.model,
     )
     device: DeviceChoice = option(
         DeviceChoice.auto,
@@ -192,7 +194,12 @@ class OutputOptions(Options):
         OutputFormat.text, "Output format.", "--format", "-f", section=Section.result
     )
     out: Path | None = option(
-        None, "Write to this file instead of stdout.", "--out", "-o", section=Section.result
+        None,
+        "Write to this file instead of stdout.",
+        "--out",
+        "-o",
+        section=Section.result,
+        role=Writes.results,
     )
     resume: bool = option(
         False, "Continue --out where an earlier run stopped.", section=Section.result
@@ -204,7 +211,9 @@ class OutputOptions(Options):
         None,
         "Draw boxes and answers: a .png, .jpg or .webp; a folder for several images.",
         section=Section.result,
+        role=Writes.drawings,
     )
+    overwrite: bool = option(False, "Replace existing output files.", section=Section.result)
     timing: bool = option(
         False, "Write the time per answer (`ms`) in JSON and CSV.", section=Section.record
     )
@@ -217,6 +226,8 @@ class OutputOptions(Options):
 
     def check(self) -> None:
         """Refuse to resume what cannot be resumed, and to write what a format does not hold."""
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite: contradict each other; drop one")
         if self.retry_errors and not self.resume:
             raise UsageError("--retry-errors: applies to --resume only; add --resume")
         if self.resume and self.out is None:
@@ -233,7 +244,9 @@ class ImageFolderOptions(Options):
     """Where the images named in a file lie."""
 
     images: Path | None = option(
-        None, "Folder that image names are relative to. Default: the file's."
+        None,
+        "Folder that image names are relative to. Default: the file's.",
+        role=Reads.images,
     )
 
 
@@ -247,15 +260,22 @@ class EvaluationOptions(ImageFolderOptions):
         metavar="A B",
         section=Section.model,
         excludes=("model",),
+        role=Reads.model,
     )
     answers: Path | None = option(
         None,
         "Cache answers in this JSON-lines file; answers it holds are not generated again.",
         section=Section.result,
+        role=Writes.cache,
     )
-    json: Path | None = option(None, "Write the results as JSON.", section=Section.result)
+    json: Path | None = option(
+        None, "Write the results as JSON.", section=Section.result, role=Writes.results
+    )
     plot: Path | None = option(
-        None, "Plot the results: a .png, .svg or .pdf.", section=Section.result
+        None,
+        "Plot the results: a .png, .svg or .pdf.",
+        section=Section.result,
+        role=Writes.plot,
     )
     limit: int | None = option(
         None,

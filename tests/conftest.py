@@ -93,6 +93,30 @@ def regionqa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return run
 
 
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a card of kind "toy", which is registered during the test."""
+    from helpers.backends import open_toy
+    from regionqa.backends import base
+
+    monkeypatch.setattr(base, "KINDS", dict(base.KINDS))
+    base.register("toy", open_toy)
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "card.toml").write_text('kind = "toy"\nname = "toy-1"\n')
+    return folder
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A folder with red.png, green.png and blue.png, 8 x 8 pixels."""
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    for colour in ("red", "lime", "blue"):
+        Image.new("RGB", (8, 8), colour).save(folder / f"{colour}.png")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def starter() -> "Bundle":
     """The shipped starter."""

@@ -8,6 +8,7 @@ import typer
 
 from regionqa.cli.options import with_options
 from regionqa.errors import UsageError
+from regionqa.flags import Reads
 from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
 
 
@@ -20,6 +21,7 @@ def ask(
             help="Images, folders, globs or - (stdin: paths, or JSON lines that may hold their "
             "own questions); then the question, in which <region1> is the first box.",
         ),
+        Reads.request,
     ],
     *,
     boxes: BoxOptions,
@@ -56,6 +58,7 @@ def caption(
     images: Annotated[
         list[str],
         typer.Argument(metavar="IMAGE...", help="Images, folders, globs or - (stdin)."),
+        Reads.images,
     ],
     *,
     boxes: BoxOptions,

@@ -15,6 +15,7 @@ import typer
 
 from regionqa.cli.options import only, with_options, without
 from regionqa.errors import BoxError, OutputError, UsageError
+from regionqa.flags import Reads
 from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
 from regionqa.pipeline.console import Console, printable
 
@@ -28,7 +29,9 @@ PROMPT = "> "
 
 @with_options
 def chat(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image to talk about.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="Image to talk about."), Reads.images
+    ],
     *,
     boxes: Annotated[BoxOptions, without("boxes", "scale_boxes")],
     turns: Annotated[
@@ -36,6 +39,7 @@ def chat(
         typer.Option(
             metavar="FILE", help="File of questions and commands, one a line; - is stdin."
         ),
+        Reads.data,
     ] = None,
     runtime: Annotated[RuntimeOptions, without("batch_size")],
     generation: GenerationOptions,

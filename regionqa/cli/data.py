@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from regionqa.cli.options import only, with_options
-from regionqa.options import BoxOptions, ImageFolderOptions
+from regionqa.flags import Reads, Writes
+from regionqa.options import BoxOptions, ImageFolderOptions, OutputOptions
 
 SOME_FAILED = 3
 
@@ -22,6 +23,7 @@ DataFile = Annotated[
         help="JSON lines of image, regions and conversations, a JSON array of LLaVA or PVIT, or "
         "boxes with labels in any format that `ask --boxes` reads.",
     ),
+    Reads.data,
 ]
 
 
@@ -37,8 +39,11 @@ def check(
         int, typer.Option(min=0, help="Number of images to draw, with regions and turns.")
     ] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="With --draw: folder of the drawings.")
+        Path | None,
+        typer.Option("--out", "-o", help="With --draw: folder of the drawings."),
+        Writes.drawings,
     ] = None,
+    output: Annotated[OutputOptions, only("overwrite")],
 ) -> int:
     """Summarise a file and list its problems; exit status 3 if some records are bad.
 
@@ -65,7 +70,7 @@ def check(
     data.or_stop(skip_bad=True)
     errors: list[str] = []
     if out is not None:
-        written = draw_examples(data, draw, out, errors.append)
+        written = draw_examples(data, draw, out, errors.append, overwrite=output.overwrite)
         print(f"\n{counted(len(written), 'image')} drawn in {out}")
     for message in errors:
         print(f"regionqa: {message}", file=sys.stderr)
@@ -82,13 +87,16 @@ def warn(lines: Iterable[str]) -> None:
 @with_options
 def convert(
     file: DataFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON-lines file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="JSON-lines file to write."), Writes.results
+    ],
     *,
     folder: ImageFolderOptions,
     boxes: Convention,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad records out instead of stopping.")
     ] = False,
+    output: Annotated[OutputOptions, only("overwrite")],
 ) -> None:
     """Convert training data of any format to JSON lines.
 
@@ -97,10 +105,7 @@ def convert(
     from regionqa.data.convert import write_training_data
     from regionqa.data.english import counted
     from regionqa.data.files import read_training_data
-    from regionqa.errors import UsageError
 
-    if out.exists() and file.exists() and out.samefile(file):
-        raise UsageError(f"--out {out}: is the input file; name another")
     data = read_training_data(
         file,
         folder.images,

@@ -1,6 +1,7 @@
 """`download`: fetch a model from the Hub, or convert a published model."""
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from regionqa.cli.options import with_options
 from regionqa.cli.published import ConversionOptions, download_published
 from regionqa.errors import DownloadError, UsageError
+from regionqa.flags import Reads
 
 if TYPE_CHECKING:
     from regionqa.bundles.hub import Listing
@@ -21,6 +23,7 @@ def download(
             metavar="NAME",
             help="Published model (see regionqa models list), or OWNER/NAME on the Hub.",
         ),
+        Reads.model,
     ],
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit. Default: main.")
@@ -47,14 +50,19 @@ def download(
         no_such_model,
         open_bundle,
         published_cards,
+        published_folder,
         shipped_bundles,
     )
+    from regionqa.files import locked
 
     published = published_cards()
     if repo in published:
         if revision:
             raise UsageError(f"{repo}: its card sets the revisions; leave --revision out")
-        return download_published(repo, published[repo], conversion, dry_run)
+        # --out is locked already, as every output is
+        own = nullcontext() if dry_run or conversion.out else locked(published_folder(repo))
+        with own:
+            return download_published(repo, published[repo], conversion, dry_run)
     if conversion != ConversionOptions():
         raise UsageError(
             f"{repo}: is downloaded as it is; --delta, --base, --vision, --region, --out, --dtype, "

@@ -10,7 +10,7 @@ import typer
 from regionqa.cli.eval_report import SOME_FAILED, report_rankings, run_eval
 from regionqa.cli.options import EVAL, only, require, with_options, without
 from regionqa.errors import UsageError
-from regionqa.flags import Options, Section, flag, option
+from regionqa.flags import Options, Reads, Section, Writes, flag, option
 from regionqa.options import (
     BoxOptions,
     EvaluationOptions,
@@ -25,7 +25,7 @@ eval_app = typer.Typer(
 WithoutThreshold = Annotated[EvaluationOptions, without("unsure_below")]
 ScaleBoxes = Annotated[BoxOptions, only("scale_boxes")]
 MaxNewTokens = Annotated[GenerationOptions, only("max_new_tokens")]
-Quiet = Annotated[OutputOptions, only("quiet")]
+Output = Annotated[OutputOptions, only("quiet", "overwrite")]
 
 
 ASKING = (
@@ -47,7 +47,10 @@ class RecognitionOptions(Options):
     """Options of `eval recognition` alone."""
 
     boxes: Path = field(
-        metadata=flag("Boxes with labels: COCO, or any other format that `ask --boxes` reads.")
+        metadata=flag(
+            "Boxes with labels: COCO, or any other format that `ask --boxes` reads.",
+            role=Reads.data,
+        )
     )
     min_side: float = option(
         32, "Minimum length of a box's shorter side, in pixels.", section=Section.method, min=0
@@ -64,11 +67,13 @@ class RecognitionOptions(Options):
         None,
         "With --by sentence-encoder: a folder, or OWNER/NAME on the Hub. Default: MiniLM.",
         section=Section.method,
+        role=Reads.model,
     )
     classes: Path | None = option(
         None,
         "TOML file of further names and synonyms; see docs/guide/evaluation.md.",
         section=Section.method,
+        role=Reads.data,
     )
 
     def check(self) -> None:
@@ -110,12 +115,15 @@ class FineEvalOptions(Options):
         "--out",
         "-o",
         section=Section.method,
+        role=Writes.results,
+        unless="ranking",
     )
     ranking: tuple[Path, ...] = option(
         (),
         "Report this saved ranking instead of asking; repeat for several raters.",
         section=Section.method,
         excludes=ASKING,
+        role=Reads.data,
     )
     seed: int = option(0, "Random seed for the order of the answers.", section=Section.method)
 
@@ -129,7 +137,7 @@ def recognition(
     runtime: RuntimeOptions,
     evaluation: EvaluationOptions,
     generation: MaxNewTokens,
-    output: Quiet,
+    output: Output,
 ) -> int:
     """Ask what each labelled box is, and count how often the answer names its class.
 
@@ -163,13 +171,14 @@ def vqa(
             metavar="FILE",
             help="JSON lines: training records, or requests with an answer and optional choices.",
         ),
+        Reads.data,
     ],
     *,
     task: VqaOptions,
     runtime: RuntimeOptions,
     evaluation: EvaluationOptions,
     generation: MaxNewTokens,
-    output: Quiet,
+    output: Output,
 ) -> int:
     """Ask questions with known answers: yes or no, counts, choices, or free text.
 
@@ -191,13 +200,14 @@ def caption(
             help="JSON lines of image, captions and optional regions; COCO captions; or a JSON "
             "object of captions by image.",
         ),
+        Reads.data,
     ],
     *,
     task: CaptionOptions,
     runtime: RuntimeOptions,
     evaluation: WithoutThreshold,
     generation: MaxNewTokens,
-    output: Quiet,
+    output: Output,
 ) -> int:
     """Describe images or regions, and compare the captions with reference captions.
 
@@ -213,14 +223,16 @@ def caption(
 @with_options
 def fineeval(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Folder of FineEval, or its fineeval.jsonl.")
+        Path,
+        typer.Argument(metavar="DATA", help="Folder of FineEval, or its fineeval.jsonl."),
+        Reads.data,
     ],
     *,
     task: FineEvalOptions,
     runtime: RuntimeOptions,
     evaluation: WithoutThreshold,
     generation: MaxNewTokens,
-    output: Quiet,
+    output: Output,
 ) -> int:
     """Put a model's answers beside those of PVIT, LLaVA, Shikra and GPT4RoI for people to rank.
 

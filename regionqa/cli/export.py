@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from regionqa.cli.init import free_folder
 from regionqa.cli.options import EXPORT, require, with_options
 from regionqa.errors import UsageError
+from regionqa.flags import Reads, Writes
 
 
 @with_options
@@ -17,6 +19,7 @@ def export(
         typer.Argument(
             help="Name of a shipped model, folder of a bundle, or OWNER/NAME on the Hub."
         ),
+        Reads.model,
     ],
     push: Annotated[
         str | None,
@@ -28,6 +31,7 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder to write the model to, with a README."),
+        Writes.folder,
     ] = None,
 ) -> None:
     """Check a model's files and graphs, then write it to a folder or publish it on the Hub.
@@ -38,6 +42,8 @@ def export(
 
     if private and not push:
         raise UsageError("--private: needs --push OWNER/NAME")
+    if out:
+        free_folder(out)
     bundle = find_bundle(model)
     require("export", "export", EXPORT)
     from regionqa.export.publish import check_bundle, publish, write_copy

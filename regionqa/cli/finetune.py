@@ -23,7 +23,7 @@ from regionqa.finetune.config import (
     saved_settings,
     without_none,
 )
-from regionqa.flags import Options, Section, option
+from regionqa.flags import Options, Reads, Section, Writes, option
 from regionqa.options import OutputOptions, RuntimeOptions
 
 
@@ -57,7 +57,9 @@ class ProcessOptions(Options):
 
 @with_options
 def finetune(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new model.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the new model."), Writes.folder
+    ],
     *,
     stage_settings: Overrides[StageSettings],
     run_settings: Overrides[FinetuneSettings],
@@ -67,7 +69,9 @@ def finetune(
         typer.Option(help="Settings to start from; pvit and gpt4roi are those of the papers."),
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option(help="TOML file of settings, with tables [align] and [instruct].")
+        Path | None,
+        typer.Option(help="TOML file of settings, with tables [align] and [instruct]."),
+        Reads.data,
     ] = None,
     process: ProcessOptions,
     runtime: Annotated[RuntimeOptions, only("device", section=Section.record)],

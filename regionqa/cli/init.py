@@ -11,7 +11,7 @@ import typer
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.cli.options import EXPORT, require, with_options
 from regionqa.errors import UsageError
-from regionqa.flags import Options, option
+from regionqa.flags import Options, Reads, Writes, option
 from regionqa.options import RegionSource
 
 if TYPE_CHECKING:
@@ -34,10 +34,17 @@ class FitChoice(StrEnum):
 class InitOptions(Options):
     """Parts of a new bundle, and how they are connected."""
 
-    vision: str | None = option(None, "Vision tower: CLIP or SigLIP.", metavar="ID")
-    llm: str | None = option(None, "Causal language model, with its tokenizer.", metavar="ID")
+    vision: str | None = option(
+        None, "Vision tower: CLIP or SigLIP.", metavar="ID", role=Reads.model
+    )
+    llm: str | None = option(
+        None, "Causal language model, with its tokenizer.", metavar="ID", role=Reads.model
+    )
     from_llava: str | None = option(
-        None, "LLaVA in transformers' format, to take all parts from.", metavar="ID"
+        None,
+        "LLaVA in transformers' format, to take all parts from.",
+        metavar="ID",
+        role=Reads.model,
     )
     region_input: RegionInput | None = option(
         None,
@@ -67,7 +74,9 @@ class InitOptions(Options):
 
 @with_options
 def init(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new bundle.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder of the new bundle."), Writes.folder
+    ],
     *,
     parts: InitOptions,
 ) -> None:

@@ -7,7 +7,8 @@ import typer
 
 import regionqa
 from regionqa.cli.options import only, with_options
-from regionqa.options import RuntimeOptions
+from regionqa.flags import Reads, Writes
+from regionqa.options import OutputOptions, RuntimeOptions
 
 if TYPE_CHECKING:
     from regionqa.bundles.card import ModelCard
@@ -50,6 +51,7 @@ def show_model(
         typer.Argument(
             help="Name of a shipped model, folder of a bundle, or OWNER/NAME on the Hub."
         ),
+        Reads.model,
     ] = "starter",
 ) -> None:
     """Print a model's card: description, training data, results, licence.
@@ -105,11 +107,15 @@ def doctor(runtime: Annotated[RuntimeOptions, only("model")]) -> int:
 
 @with_options
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the drawings.")] = Path("demo-images"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the drawings."), Writes.drawings
+    ] = Path("demo-images"),
     *,
     runtime: Annotated[RuntimeOptions, only("model", "device")],
+    output: Annotated[OutputOptions, only("overwrite")],
 ) -> None:
     """Ask about a few real photos and draw the answers."""
-    from regionqa.pipeline.demo import run_demo
+    from regionqa.pipeline.demo import check_demo, run_demo
 
+    check_demo(out, overwrite=output.overwrite)
     run_demo(regionqa.load(runtime.model, runtime), out, print)

@@ -1,7 +1,10 @@
 """Command-line options made from the dataclasses of `regionqa.options`."""
 
 import inspect
+import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, wraps
 from importlib.util import find_spec
@@ -11,7 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 import typer
 
 from regionqa.errors import UsageError
-from regionqa.flags import FLAG, Flag, Section, flag_names
+from regionqa.flags import FLAG, Flag, Reads, Section, Writes, flag_names
 
 Group = TypeVar("Group")
 Result = TypeVar("Result")
@@ -63,6 +66,17 @@ ALL = without()
 
 
 @dataclass(frozen=True)
+class FileRole:
+    """What becomes of the files that an option or argument of a command names."""
+
+    label: str
+    """The option as it is typed, or the argument's name."""
+    role: Reads | Writes
+    unless: str | None = None
+    """Name of an option with which nothing is written here."""
+
+
+@dataclass(frozen=True)
 class OptionGroup:
     """A parameter of a command that stands for the options of a dataclass."""
 
@@ -109,7 +123,8 @@ def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
 
     The command receives instances. Options are listed by section, within one in the order of the
     parameters and fields; parameters that are no dataclass belong to the first section. `--debug`
-    comes last.
+    comes last. While the command runs, the files that its options and arguments name are protected
+    according to their roles (`regionqa.pipeline.guard`).
 
     Raises:
         TypeError: Two options have one name.
@@ -134,6 +149,8 @@ def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
         twice = next(name for name in names if names.count(name) > 1)
         raise TypeError(f"{command.__name__}: two options are named {twice!r}")
 
+    roles = file_roles(signature, groups)
+
     @wraps(command)
     def run(context: typer.Context | None = None, **values: Any) -> Result:
         if context is not None:
@@ -141,12 +158,14 @@ def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
             refuse_without_effect(groups.values(), values, given)
         arguments = {name: group.collect(values) for name, group in groups.items()}
         plain = signature.parameters.keys() - groups.keys()
-        return command(**arguments, **{name: values[name] for name in plain})
+        with guarded_files(roles, values):
+            return command(**arguments, **{name: values[name] for name in plain})
 
     run.undecorated = run.__dict__.pop("__wrapped__")  # type: ignore[attr-defined]
     parameters += [DEBUG, CONTEXT]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.file_roles = roles  # type: ignore[attr-defined]
     return run
 
 
@@ -178,6 +197,58 @@ def refuse_without_effect(
                 raise UsageError(
                     f"{names[other]}: has no effect beside {names[name]}; drop one of the two"
                 )
+
+
+def file_roles(
+    signature: inspect.Signature, groups: Mapping[str, OptionGroup]
+) -> dict[str, FileRole]:
+    """Return the roles of a command's options and arguments that name files, by their names."""
+    roles = {}
+    for parameter in signature.parameters.values():
+        if parameter.name in groups:
+            for item, flag in groups[parameter.name].options():
+                if flag.role is not None:
+                    label = flag_names(item.name, flag)[0]
+                    roles[item.name] = FileRole(label, flag.role, flag.unless)
+        elif get_origin(parameter.annotation) is Annotated:
+            _, info, *notes = get_args(parameter.annotation)
+            for role in (note for note in notes if isinstance(note, Reads | Writes)):
+                roles[parameter.name] = FileRole(_label(parameter.name, info), role)
+    return roles
+
+
+def _label(name: str, info: Any) -> str:
+    """The flag of an option, or the name that an argument has in the help text."""
+    if isinstance(info, typer.models.ArgumentInfo):
+        return str(info.metavar or name.upper())
+    return info.param_decls[0] if info.param_decls else f"--{name.replace('_', '-')}"
+
+
+def stdout_is_file() -> bool:
+    """Return whether the shell redirects stdout to a file."""
+    try:
+        return stat.S_ISREG(os.fstat(1).st_mode)
+    except OSError:
+        return False
+
+
+def guarded_files(
+    roles: Mapping[str, FileRole], values: Mapping[str, Any]
+) -> AbstractContextManager[None]:
+    """Protect the files that a command's options and arguments name while it runs."""
+    writes = any(isinstance(r.role, Writes) and values[name] for name, r in roles.items())
+    if not writes and not stdout_is_file():
+        return nullcontext()
+    from regionqa.pipeline.guard import NamedFiles, guarded
+
+    named = []
+    for name, known in roles.items():
+        value = values[name]
+        given = value if isinstance(value, list | tuple) else () if value is None else (value,)
+        if given and not (known.unless and values[known.unless]):
+            named.append(NamedFiles(known.label, known.role, tuple(map(str, given))))
+    overwrite = values.get("overwrite")  # None: the command has no --overwrite
+    return guarded(named, resume=bool(values.get("resume")), overwrite=overwrite)
 
 
 @cache  # commands share groups

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from regionqa.cli.options import EXPORT, require
 from regionqa.errors import UsageError
-from regionqa.flags import Options, option
+from regionqa.flags import Options, Reads, Writes, option
 from regionqa.options import DtypeChoice
 
 if TYPE_CHECKING:
@@ -24,12 +24,16 @@ PART = "Published models: folder, file or OWNER/NAME of this part."
 class ConversionOptions(Options):
     """Options of `download` that only published models have."""
 
-    delta: str | None = option(None, PART, metavar="PLACE")
-    base: str | None = option(None, PART, metavar="PLACE")
-    vision: str | None = option(None, PART, metavar="PLACE")
-    region: str | None = option(None, PART, metavar="PLACE")
+    delta: str | None = option(None, PART, metavar="PLACE", role=Reads.model)
+    base: str | None = option(None, PART, metavar="PLACE", role=Reads.model)
+    vision: str | None = option(None, PART, metavar="PLACE", role=Reads.model)
+    region: str | None = option(None, PART, metavar="PLACE", role=Reads.model)
     out: Path | None = option(
-        None, "Published models: folder of the converted model.", "--out", "-o"
+        None,
+        "Published models: folder of the converted model.",
+        "--out",
+        "-o",
+        role=Writes.folder,
     )
     dtype: DtypeChoice = option(
         DtypeChoice.auto, "Published models: type of the weights; auto is the published one."

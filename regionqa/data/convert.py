@@ -1,14 +1,13 @@
 """Training records written as JSON lines, which read back as the same records."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from regionqa.boxes.fields import plain_number
 from regionqa.data.conversations import ROLES
 from regionqa.data.records import Record
-from regionqa.errors import OutputError
+from regionqa.files import write_whole
 from regionqa.regions import Region
 
 
@@ -25,23 +24,12 @@ def write_training_data(path: Path, records: Sequence[Record]) -> None:
     Raises:
         OutputError: If the file cannot be written.
     """
-    part = path.with_name(f".{os.getpid()}-{path.name}")
     folder = path.parent.absolute()
-    try:
-        try:
-            with part.open("w", encoding="utf-8", newline="\n") as file:
-                for record in records:
-                    document = as_document(record, folder)
-                    file.write(json.dumps(document, ensure_ascii=False) + "\n")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except (
-        OSError,
-        UnicodeEncodeError,
-    ) as error:  # the latter for a folder's name with stray bytes
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: cannot be written: {reason}; name another") from None
+    with write_whole(path) as file:
+        for record in records:
+            document = as_document(record, folder)
+            # fails for a folder's name with stray bytes, with write_whole's error
+            file.write((json.dumps(document, ensure_ascii=False) + "\n").encode())
 
 
 def as_document(record: Record, folder: Path) -> dict[str, object]:

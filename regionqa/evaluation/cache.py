@@ -20,7 +20,7 @@ from regionqa.engine import Engine
 from regionqa.errors import OutputError
 from regionqa.options import GenerationOptions
 from regionqa.pipeline.outputs import OutputSettings, as_record, boxes_text, encode, request_boxes
-from regionqa.pipeline.resume import JSON_START
+from regionqa.pipeline.resume import JSON_START, answer_missing
 from regionqa.requests import Answer, Request
 
 Key = tuple[str, ...]
@@ -86,31 +86,21 @@ class AnswerCache:
             requests: The requests.
             options: How answers are generated. Decoding is greedy and no answer is held back.
         """
-        waiting: deque[tuple[Request, dict[str, Any] | None]] = deque()
 
-        def missing() -> Iterator[Request]:
-            for request in requests:
-                found = self._take(request)
-                waiting.append((request, found))
-                if found is None:
-                    yield request
+        def ask(missing: Iterator[Request]) -> Iterator[Answer]:
+            for first in missing:
+                yield from load().answer(
+                    chain([first], missing), options, unsure_below=0, temperature=0
+                )
 
-        def cached() -> Iterator[Answer]:
-            while waiting and (found := waiting[0][1]) is not None:
-                yield _as_answer(waiting.popleft()[0], found)
+        for answer, is_new in answer_missing(requests, self._find, ask):
+            if is_new:
+                self._write(answer, load())
+            yield answer
 
-        to_ask = missing()
-        first = next(to_ask, None)
-        if first is not None:
-            engine = load()
-            for answer in engine.answer(
-                chain([first], to_ask), options, unsure_below=0, temperature=0
-            ):
-                yield from cached()
-                waiting.popleft()
-                self._write(answer, engine)
-                yield answer
-        yield from cached()
+    def _find(self, request: Request) -> Answer | None:
+        record = self._take(request)
+        return None if record is None else _as_answer(request, record)
 
     def _take(self, request: Request) -> dict[str, Any] | None:
         """Remove and return a record that answers the request; None if there is none."""

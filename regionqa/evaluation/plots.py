@@ -10,6 +10,7 @@ from typing import Any
 from regionqa.errors import OutputError
 from regionqa.evaluation.report import scaled
 from regionqa.evaluation.results import Comparison, EvalResult, MetricEstimate
+from regionqa.files import write_whole
 
 LINE_GROUPS = ("size",)
 """Groups that are drawn as a line."""
@@ -45,10 +46,10 @@ def plot_results(result: EvalResult | Comparison, path: Path) -> None:
         axes[0].legend(fontsize=8)
     figure.suptitle(f"{models[0].scores.task}: {', '.join(labels)}")
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: cannot be written: {reason}; name a .png or .svg") from error
+        with write_whole(path) as file:
+            figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or "png")
+    except ValueError as error:
+        raise OutputError(f"{path}: cannot be written: {error}; name a .png or .svg") from error
 
 
 def _height(name: str, groups: list[Group]) -> float:

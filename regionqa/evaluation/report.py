@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from regionqa.errors import OutputError
 from regionqa.evaluation.metrics.statistics import Estimate, Metric, PairedDifference
 from regionqa.evaluation.results import Comparison, EvalResult, MetricEstimate, TableRows
+from regionqa.files import write_whole
 
 MAX_ROWS = 12
 """Rows of a group that are printed; JSON holds all."""
@@ -144,12 +144,8 @@ def comparison_document(result: Comparison) -> dict[str, object]:
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a document; OutputError if the file cannot be written."""
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written: {error.strerror}; name another file"
-        ) from error
+    with write_whole(path) as file:
+        file.write(text.encode())
 
 
 # -- values ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 from regionqa.backends.base import Model, ModelInfo, find_model
 from regionqa.engine import Engine
@@ -30,6 +31,7 @@ from regionqa.options import (
     RuntimeOptions,
 )
 from regionqa.pipeline.console import Console
+from regionqa.pipeline.draw_files import refuse_drawings
 from regionqa.pipeline.outputs import OutputSettings, error_text
 from regionqa.requests import Answer, Request
 
@@ -142,6 +144,10 @@ def run_task(
     def load() -> Engine:
         return Engine.load(model, runtime)
 
+    if settings.evaluation.plot:  # the data names images that the command line does not
+        images = [each.source.source for each in requests if each.source]
+        read = [image for image in images if isinstance(image, Path)]
+        refuse_drawings("--plot", [settings.evaluation.plot], read, overwrite=True)
     cached = AnswerCache.open(settings.evaluation.answers, output, variant)
     answers = cached.answers(load, requests, settings.generation)
     answered: dict[int, Answer] = {}

@@ -13,7 +13,8 @@ from pathlib import Path
 from regionqa.engine import Engine
 from regionqa.errors import OutputError, UsageError
 from regionqa.images.reading import open_image
-from regionqa.pipeline.drawing import draw_answers, save_drawing
+from regionqa.pipeline.draw_files import refuse_drawings, save_drawing
+from regionqa.pipeline.drawing import draw_answers
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
 
@@ -56,6 +57,12 @@ def photo_folder() -> Path:
     return Path(spec.origin).parent / "data"
 
 
+def check_demo(out: Path, *, overwrite: bool) -> None:
+    """Raise UsageError if there are files where the demo writes, unless it may replace them."""
+    paths = [place / name for place in (out / "photos", out) for name in SOURCES]
+    refuse_drawings(f"--out {out}", paths, (), overwrite=overwrite)
+
+
 def copy_photos(folder: Path) -> None:
     """Copy the photos to a folder; OutputError if that fails."""
     source = photo_folder()
@@ -69,7 +76,10 @@ def copy_photos(folder: Path) -> None:
 
 
 def run_demo(engine: Engine, out: Path, show: Callable[[str], None]) -> None:
-    """Answer the questions, show each with its answer, and save a drawing per photo to `out`."""
+    """Answer the questions, show each with its answer, and save a drawing per photo to `out`.
+
+    Existing files are replaced.
+    """
     copy_photos(out / "photos")
     images = {name: open_image(out / "photos" / name) for name in SOURCES}
     requests = [
@@ -84,5 +94,5 @@ def run_demo(engine: Engine, out: Path, show: Callable[[str], None]) -> None:
     for name, image in images.items():
         drawing = draw_answers(image.load(), [a for a in answers if a.request.image == name])
         path = out / name
-        save_drawing(drawing, path)
+        save_drawing(drawing, path, overwrite=True)
         show(f"drawn: {path}")

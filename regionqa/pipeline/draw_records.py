@@ -8,7 +8,8 @@ from pathlib import Path
 from regionqa.data.records import Record, TrainingData
 from regionqa.errors import ImageError, OutputError
 from regionqa.images.reading import open_image
-from regionqa.pipeline.drawing import draw_answers, save_drawing
+from regionqa.pipeline.draw_files import refuse_drawings, save_drawing
+from regionqa.pipeline.drawing import draw_answers
 from regionqa.requests import Answer, Request
 
 DRAWN_TURNS = 24
@@ -16,7 +17,13 @@ DRAWN_TURNS = 24
 
 
 def draw_examples(
-    data: TrainingData, count: int, folder: Path, warn: Callable[[str], None], seed: int = 0
+    data: TrainingData,
+    count: int,
+    folder: Path,
+    warn: Callable[[str], None],
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Draw images with the regions and turns of all their records.
 
@@ -28,29 +35,34 @@ def draw_examples(
         folder: Folder of the drawings; it is created.
         warn: Called with a line for each image that cannot be decoded.
         seed: Random seed.
+        overwrite: Replace existing files.
 
     Returns:
         The files written.
 
     Raises:
+        UsageError: A file would be replaced, without `overwrite`, or is an image of the data.
         OutputError: The folder or a drawing cannot be written.
     """
     records: defaultdict[Path, list[Record]] = defaultdict(list)
     for record in data.records:
         records[record.image].append(record)
+    chosen = _spread(list(records), count, seed)
+    drawings = [folder / f"{n:03}-{path.stem}.jpg" for n, path in enumerate(chosen, start=1)]
+    refuse_drawings(f"--out {folder}", drawings, records, overwrite=overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created: {error.strerror}; name another") from None
     written = []
-    for number, path in enumerate(_spread(list(records), count, seed), start=1):
-        drawing = folder / f"{number:03}-{path.stem}.jpg"
+    for path, drawing in zip(chosen, drawings, strict=True):
         try:
             pixels = open_image(path).load()
         except ImageError as error:
             warn(str(error))
             continue
-        save_drawing(draw_answers(pixels, _answers(records[path]), questions=True), drawing)
+        drawn = draw_answers(pixels, _answers(records[path]), questions=True)
+        save_drawing(drawn, drawing, overwrite=overwrite)
         written.append(drawing)
     return written
 

@@ -1,6 +1,5 @@
 """Drawings of answers: the image with numbered boxes, and a legend of the answers below it."""
 
-import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -8,11 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import ceil, floor, hypot, sqrt
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from regionqa.errors import OutputError, UsageError
 from regionqa.language.prompts import REFERENCE
 from regionqa.regions import Box
 from regionqa.requests import Answer
@@ -44,9 +41,6 @@ ALARM: Colour = (170, 0, 0)
 TAGS_A_ROW = 4
 """Number tags per row of the legend."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""Suffixes of drawings; they set the file format."""
-
 
 def draw_answers(
     image: Image.Image, answers: Sequence[Answer], *, questions: bool = False
@@ -71,39 +65,6 @@ def draw_answers(
     drawing.paste(shown, (0, 0))
     drawing.paste(legend, (0, shown.height))
     return drawing
-
-
-def check_drawing(path: Path, *, several: bool) -> None:
-    """Raise UsageError if drawings cannot be saved to a path.
-
-    several: whether there may be several images, so that `path` must be a folder.
-    """
-    if several and path.suffix and not path.is_dir():
-        raise UsageError(f"--draw {path}: there may be several images; name a folder")
-    if not several and path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: a drawing's name must end in one of {', '.join(SUFFIXES)}")
-
-
-def save_drawing(image: Image.Image, path: Path) -> None:
-    """Write a drawing in the format of its suffix; an existing file is replaced at the end.
-
-    Raises:
-        UsageError: The suffix is not supported.
-        OutputError: The file cannot be written.
-    """
-    check_drawing(path, several=False)
-    part = path.with_name(
-        f".{os.getpid()}-{path.name}"
-    )  # with the suffix, from which Pillow takes the format
-    try:
-        try:
-            image.save(part, quality=92)  # for JPEG and WebP
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: too many pixels for the format
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: cannot be written: {reason}; name another file") from None
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Self
 
 from regionqa.errors import ItemError, OutputError
+from regionqa.files import open_output
 from regionqa.options import RESUMABLE, OutputFormat
 from regionqa.pipeline.console import printable
 from regionqa.regions import Region
@@ -214,7 +215,7 @@ class AnswerWriter:
             report_error: Called with a line for each error, in the text format; the other formats
                 have a record for it.
             out: The file; None: stdout.
-            append: Append to the file instead of replacing it.
+            append: Append to the file instead of replacing it; the caller has checked what it is.
         """
         self.failed = 0
         self._settings = settings
@@ -231,7 +232,7 @@ class AnswerWriter:
         if self._out is None:
             self._stream = sys.stdout.buffer
         else:
-            self._stream = _open(self._out, "ab" if self._append else "wb")
+            self._stream = open_output(self._out, "ab" if self._append else "wb")
             self._started = self._append and self._stream.tell() > 0
         return self
 
@@ -322,15 +323,3 @@ class AnswerWriter:
             f"{self._out or 'stdout'}: cannot be written: {error.strerror}; the answers so far are "
             f"saved; fix this, then {again}"
         )
-
-
-def _open(path: Path, mode: Literal["ab", "wb"]) -> BinaryIO:
-    try:
-        return path.open(mode)
-    except FileNotFoundError:
-        raise OutputError(f"{path}: there is no folder {path.parent}; create it first") from None
-    except IsADirectoryError:
-        raise OutputError(f"{path}: is a folder; name a file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"{path}: cannot be opened: {reason}; name another file") from error

@@ -5,15 +5,14 @@ JSON lines and CSV can be resumed, because each of their records is complete on 
 
 import csv
 import json
-import shutil
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
-from regionqa.errors import OutputError
+from regionqa.errors import ItemError, OutputError
+from regionqa.files import write_whole
 from regionqa.options import OutputFormat
 from regionqa.pipeline.outputs import (
     CARRIED,
@@ -23,7 +22,7 @@ from regionqa.pipeline.outputs import (
     encode,
     request_boxes,
 )
-from regionqa.requests import Request
+from regionqa.requests import Answer, Request
 
 Key = tuple[str, ...]
 """Identity of a record: image, boxes, question, model, revision, and the user's id and meta."""
@@ -36,10 +35,15 @@ class WrittenRecord:
     """A record of the file."""
 
     key: Key
-    failed: bool
-    """Whether it is an error."""
+    answer: str
+    error: str | None
     size: int
     """Bytes, including the line end."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is an error."""
+        return self.error is not None
 
 
 class FinishedRequests:
@@ -59,19 +63,54 @@ class FinishedRequests:
         """
         self.settings = settings
         self.failed = sum(record.failed for record in records)
-        self._unused = Counter(record.key for record in records)
+        self._unused: defaultdict[Key, deque[WrittenRecord]] = defaultdict(deque)
+        for record in records:
+            self._unused[record.key].append(record)
 
-    def skip(self, request: Request) -> bool:
-        """Return whether the file has a record of this request; a record counts for one request."""
+    def find(self, request: Request) -> Answer | None:
+        """Return the answer that the file has to a request; a record counts for one request."""
         boxes = request_boxes(request.regions)
         model = (self.settings.model, self.settings.revision)
         known = self.settings.carried or self.settings.format is not OutputFormat.csv
         own = carried_text(request.carried if known else {})
         key = _key(request.image, boxes, request.question, *model, *own)
-        if not self._unused[key]:
-            return False
-        self._unused[key] -= 1
-        return True
+        if not (records := self._unused.get(key)):
+            return None
+        record = records.popleft()
+        return Answer(request, record.answer, error=record.error and ItemError(record.error))
+
+
+def answer_missing(
+    requests: Iterable[Request],
+    find: Callable[[Request], Answer | None],
+    ask: Callable[[Iterator[Request]], Iterator[Answer]],
+) -> Iterator[tuple[Answer, bool]]:
+    """Yield an answer to every request, in order, and whether it is new.
+
+    Args:
+        requests: The requests.
+        find: Returns the answer that is known already, if there is one.
+        ask: Answers the other requests, in order.
+    """
+    waiting: deque[Answer | None] = deque()
+
+    def missing() -> Iterator[Request]:
+        for request in requests:
+            found = find(request)
+            waiting.append(found)
+            if found is None:
+                yield request
+
+    def known() -> Iterator[tuple[Answer, bool]]:
+        while waiting and (answer := waiting[0]) is not None:
+            waiting.popleft()
+            yield answer, False
+
+    for answer in ask(missing()):
+        yield from known()
+        waiting.popleft()
+        yield answer, True
+    yield from known()
 
 
 def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -> FinishedRequests:
@@ -182,7 +221,7 @@ def _from_json(line: bytes) -> WrittenRecord:
     boxes = boxes_text(region["box"] for region in fields["regions"])
     model = (fields["model"], fields["revision"])
     key = _key(fields["image"], boxes, fields["question"], *model, *carried_text(fields))
-    return WrittenRecord(key, fields["error"] is not None, len(line))
+    return WrittenRecord(key, fields["answer"] or "", fields["error"], len(line))
 
 
 def _from_csv(line: bytes, columns: tuple[str, ...]) -> WrittenRecord:
@@ -193,7 +232,7 @@ def _from_csv(line: bytes, columns: tuple[str, ...]) -> WrittenRecord:
         raise ValueError(error) from error
     cells = dict(zip(columns, row, strict=True))
     key = _key(*(cells.get(column, "") for column in KEY_COLUMNS))
-    return WrittenRecord(key, cells["error"] != "", len(line))
+    return WrittenRecord(key, cells["answer"], cells["error"] or None, len(line))
 
 
 def _key(*parts: str) -> Key:
@@ -203,16 +242,9 @@ def _key(*parts: str) -> Key:
 
 def _remove_failed(path: Path, records: list[WrittenRecord], end: int) -> None:
     """Replace the file by one without failed records; the old file stays intact until then."""
-    with NamedTemporaryFile(dir=path.parent, prefix=".regionqa-", delete=False) as copy:
-        try:
-            with path.open("rb") as file:
-                copy.write(file.read(end - sum(record.size for record in records)))
-                for record in records:
-                    line = file.read(record.size)
-                    if not record.failed:
-                        copy.write(line)
-            copy.close()
-            shutil.copymode(path, copy.name)
-            Path(copy.name).replace(path)
-        finally:
-            Path(copy.name).unlink(missing_ok=True)
+    with write_whole(path) as copy, path.open("rb") as file:
+        copy.write(file.read(end - sum(record.size for record in records)))
+        for record in records:
+            line = file.read(record.size)
+            if not record.failed:
+                copy.write(line)

@@ -1,18 +1,21 @@
 """Requests of a command line to written answers: `ask` and `caption`."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from regionqa.backends.base import ModelInfo, find_model
 from regionqa.boxes.files import read_boxes
 from regionqa.errors import ItemError, UsageError
-from regionqa.images.reading import PixelBudget
+from regionqa.images.reading import InputImage, PixelBudget
 from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
 from regionqa.pipeline.console import Console
-from regionqa.pipeline.drawing import check_drawing, draw_answers, save_drawing
+from regionqa.pipeline.draw_files import DrawingFolder, check_drawing
+from regionqa.pipeline.drawing import draw_answers
 from regionqa.pipeline.inputs import (
     STDIN,
     AskSettings,
@@ -22,7 +25,7 @@ from regionqa.pipeline.inputs import (
     make_requests,
 )
 from regionqa.pipeline.outputs import AnswerWriter, OutputSettings
-from regionqa.pipeline.resume import resume
+from regionqa.pipeline.resume import FinishedRequests, answer_missing, resume
 from regionqa.requests import Answer, Request
 
 SOME_FAILED = 3
@@ -69,28 +72,34 @@ def run_requests(options: RunOptions) -> int:
     if output.resume and output.out:
         finished = resume(output.out, settings, retry_errors=output.retry_errors)
         settings = finished.settings
-    engine = Engine.load(model, options.runtime)
-    settings = replace(settings, device=str(engine.device), dtype=str(engine.precision))
-    with (
-        Console(quiet=output.quiet) as console,
-        AnswerWriter(settings, console.error, output.out, append=output.resume) as writer,
-    ):
+    with ExitStack() as stack:
+        console = stack.enter_context(Console(quiet=output.quiet))
         if ask.boxfile is not None:
             for line in ask.boxfile.remarks:
                 console.warn(line)
-        requests = make_requests(_tracked(items, options, console), ask, console.warn)
-        budget = PixelBudget()
-        if output.draw:
-            requests = _kept(requests, budget)
-        if finished is not None:
-            requests = (request for request in requests if not finished.skip(request))
-        answers = engine.answer(requests, options.generation)
-        if output.draw:
-            answers = _draw(answers, output.draw, one, budget)
+        drawings = _drawings(options, one, console)
+        if drawings and not output.resume and STDIN not in options.images:
+            items = iter(known := list(items))
+            drawings.refuse_existing(known)
+        engine = Engine.load(model, options.runtime)
+        settings = replace(settings, device=str(engine.device), dtype=str(engine.precision))
+        writer = stack.enter_context(
+            AnswerWriter(settings, console.error, output.out, append=output.resume)
+        )
+        items = iter(_tracked(items, options, console))
+        ask_engine = partial(engine.answer, options=options.generation)
+        if drawings:
+            stack.enter_context(drawings)
+            requests = make_requests(drawings.named(items), ask, console.warn)
+            answers = _drawn_answers(requests, finished, ask_engine, drawings)
+        else:
+            requests = make_requests(items, ask, console.warn)
+            answers = ask_engine(_unfinished(requests, finished))
         for answer in answers:
             with console.paused():
                 writer.write(answer)
-    return SOME_FAILED if writer.failed or (finished and finished.failed) else 0
+    failed = writer.failed or (finished and finished.failed) or (drawings and drawings.failed)
+    return SOME_FAILED if failed else 0
 
 
 def check_seed(generation: GenerationOptions, model: ModelInfo) -> None:
@@ -133,6 +142,13 @@ def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> Output
     )
 
 
+def _unfinished(
+    requests: Iterator[Request], finished: FinishedRequests | None
+) -> Iterator[Request]:
+    """Return the requests that the output file does not answer."""
+    return (each for each in requests if finished is None or finished.find(each) is None)
+
+
 def _tracked(
     items: Iterator[InputItem], options: RunOptions, console: Console
 ) -> Iterable[InputItem]:
@@ -146,42 +162,60 @@ def _tracked(
 # -- drawings --------------------------------------------------------------------------------------
 
 
-def _kept(requests: Iterator[Request], budget: PixelBudget) -> Iterator[Request]:
-    """Pass requests on, and keep the pixels of their images, once decoded, for the drawing."""
-    for request in requests:
-        if request.source is not None:
-            budget.keep(request.source)
-        yield request
+def _drawings(options: RunOptions, one: bool, console: Console) -> DrawingFolder | None:
+    if options.output.draw is None:
+        return None
+    return DrawingFolder(
+        options.output.draw,
+        console.error,
+        one=one,
+        overwrite=options.output.overwrite,
+        from_stdin=STDIN in options.images,
+    )
 
 
-def _draw(
-    answers: Iterator[Answer], target: Path, one: bool, budget: PixelBudget
+def _drawn_answers(
+    requests: Iterator[Request],
+    finished: FinishedRequests | None,
+    ask: Callable[[Iterator[Request]], Iterator[Answer]],
+    drawings: DrawingFolder,
 ) -> Iterator[Answer]:
-    """Pass answers on, and draw each image after its last answer."""
-    used: set[Path] = set()
-    for _, group in groupby(answers, key=lambda answer: id(answer.request.source)):
-        drawn = []
-        for answer in group:
-            drawn.append(answer)
+    """Yield new answers, and draw each image after its last one.
+
+    A drawing shows all answers about its image, also those of an earlier run.
+    """
+    budget = PixelBudget()
+    paths: WeakKeyDictionary[InputImage, Path] = WeakKeyDictionary()
+
+    def find(request: Request) -> Answer | None:
+        return finished.find(request) if finished else None
+
+    def undone() -> Iterator[Request]:
+        """Leave out what is answered and drawn; keep the decoded pixels of the other images."""
+        for request in requests:
+            if request.source is not None:
+                path = paths.setdefault(request.source, drawings.path)
+                if finished and path.exists() and find(request):
+                    continue
+                budget.keep(request.source)
+            yield request
+
+    def draw(answers: list[Answer]) -> None:
+        image = answers[0].request.source
+        assert image is not None
+        with suppress(ItemError):  # reported with its answers
+            drawings.save(draw_answers(image.load(), answers), paths[image])
+        budget.release(image)
+
+    shown: list[Answer] = []
+    for answer, is_new in answer_missing(undone(), find, ask):
+        image = answer.request.source
+        if image is not None:
+            if shown and shown[0].request.source is not image:
+                draw(shown)
+                shown = []
+            shown.append(answer)
+        if is_new:
             yield answer
-        request = drawn[0].request
-        try:
-            if request.source is None:
-                continue
-            pixels = request.source.load()
-        except ItemError:
-            continue  # reported with its answers
-        path = target if one else _free_path(target, request, used)
-        save_drawing(draw_answers(pixels, drawn), path)
-        budget.release(request.source)
-
-
-def _free_path(folder: Path, request: Request, used: set[Path]) -> Path:
-    """`folder/name.png`, numbered if another image has that name."""
-    stem = Path(request.image).stem
-    path, number = folder / f"{stem}.png", 2
-    while path in used:
-        path, number = folder / f"{stem}-{number}.png", number + 1
-    used.add(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return path
+    if shown:
+        draw(shown)

@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from regionqa.backends.base import find_model
-from regionqa.errors import OutputError
 from regionqa.evaluation.fineeval.questions import (
     FineEval,
     FineEvalItem,
@@ -25,6 +24,7 @@ from regionqa.evaluation.fineeval.questions import (
     fineeval_requests,
 )
 from regionqa.evaluation.runner import EvalSettings, run_task
+from regionqa.files import write_whole
 from regionqa.images.reading import open_image
 from regionqa.pipeline.console import Console
 from regionqa.pipeline.drawing import COLOURS
@@ -75,12 +75,8 @@ def write_page(
         ("data", json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")),
     ):
         html = html.replace(f"/*{name}*/", text, 1)
-    try:
-        path.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written: {error.strerror}; name another file"
-        ) from error
+    with write_whole(path) as file:
+        file.write(html.encode())
 
 
 def _part(name: str) -> str:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 ASKING = (
     "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model", "--format",
-    "--out", "--resume", "--retry-errors", "--draw", "--device", "--dtype", "--quantize",
-    "--batch-size", "--max-new-tokens", "--temperature", "--seed", "--timing", "--confidence",
-    "--guess", "--unsure-below", "--quiet", "--debug", "--help",
+    "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device", "--dtype",
+    "--quantize", "--batch-size", "--max-new-tokens", "--temperature", "--seed", "--timing",
+    "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
     "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
     "--device", "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--quiet", "--debug",
-    "--help",
+    "--overwrite", "--help",
 )  # fmt: skip
 OPTIONS = {
     (): ("--version", "--help"),
@@ -51,11 +51,11 @@ OPTIONS = {
     ("data",): ("--help",),
     ("data", "check"): (
         "--images", "--box-format", "--box-units", "--scale-boxes", "--show", "--draw", "--out",
-        "--debug", "--help",
+        "--overwrite", "--debug", "--help",
     ),
     ("data", "convert"): (
         "--out", "--images", "--box-format", "--box-units", "--scale-boxes",
-        "--skip-bad", "--debug", "--help",
+        "--skip-bad", "--overwrite", "--debug", "--help",
     ),
     ("eval",): ("--help",),
     ("eval", "recognition"): (
@@ -68,7 +68,7 @@ OPTIONS = {
     ("eval", "fineeval"): (
         "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
         "--plot", "--limit", "--device", "--dtype", "--quantize", "--batch-size",
-        "--max-new-tokens", "--quiet", "--debug", "--help",
+        "--max-new-tokens", "--overwrite", "--quiet", "--debug", "--help",
     ),
     ("download",): (
         "--revision", "--dry-run", "--delta", "--base", "--vision", "--region", "--out", "--dtype",
@@ -80,7 +80,7 @@ OPTIONS = {
         "--name", "--debug", "--help",
     ),
     ("doctor",): ("--model", "--debug", "--help"),
-    ("demo",): ("--out", "--model", "--device", "--debug", "--help"),
+    ("demo",): ("--out", "--overwrite", "--model", "--device", "--debug", "--help"),
 }  # fmt: skip
 
 

@@ -142,10 +142,8 @@ def test_export_to_a_folder(regionqa: "Command", starter: Bundle, tmp_path: Path
     assert set(contents(out)) == {*contents(starter.root), README}
     assert open_bundle(out).broken_files() == []
     again = regionqa("export", "starter", "--out", out)
-    assert (again.status, again.out) == (1, "")
-    assert again.err.splitlines()[-1] == (
-        f"{ERROR}{out}: is there already and not empty; name a new folder"
-    )
+    assert (again.status, again.out) == (2, "")
+    assert again.err == f"{ERROR}{out}: already exists; name a new or empty folder\n"
 
 
 def test_export_without_target_compares_only(regionqa: "Command") -> None:

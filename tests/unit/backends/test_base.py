@@ -9,9 +9,8 @@ import pytest
 from conftest import Command
 from PIL import Image
 
-from helpers.backends import ToyBackend, ToyModel, open_toy, toy_info
-from regionqa.backends import base
-from regionqa.backends.base import Completion, find_model, register
+from helpers.backends import ToyBackend, ToyModel, toy_info
+from regionqa.backends.base import Completion, find_model
 from regionqa.backends.bundle import BundleModel
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle
@@ -22,27 +21,6 @@ from regionqa.regions import Box, Region
 from regionqa.requests import Request, Sampling, request_seed
 
 BOX = Region(Box(1, 1, 5, 5))
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a card of kind "toy", which is registered during the test."""
-    monkeypatch.setattr(base, "KINDS", dict(base.KINDS))
-    register("toy", open_toy)
-    folder = tmp_path / "toy"
-    folder.mkdir()
-    (folder / "card.toml").write_text('kind = "toy"\nname = "toy-1"\n')
-    return folder
-
-
-@pytest.fixture
-def colours(tmp_path: Path) -> Path:
-    """A folder with red.png, green.png and blue.png, 8 x 8 pixels."""
-    folder = tmp_path / "colours"
-    folder.mkdir()
-    for colour in ("red", "lime", "blue"):
-        Image.new("RGB", (8, 8), colour).save(folder / f"{colour}.png")
-    return folder
 
 
 def asked(folder: Path, *names: str, question: str = "what?") -> Iterator[Request]:

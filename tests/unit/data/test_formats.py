@@ -524,5 +524,5 @@ def test_other_images_have_absolute_paths(
     monkeypatch.chdir(tmp_path)
     relative = read_training_data(Path("photos/mine.jsonl"))
     assert read_back(relative, Path("here.jsonl")) == list(relative.records)
-    with pytest.raises(OutputError, match="cannot be written: No such file"):
+    with pytest.raises(OutputError, match="there is no folder"):
         write_training_data(tmp_path / "gone" / "mine.jsonl", data.records)

@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from regionqa.errors import BoxError, OutputError, UsageError
+from regionqa.pipeline.draw_files import SUFFIXES, save_drawing
 from regionqa.pipeline.drawing import (
     COLOURS,
     LARGEST,
     PAPER,
     SMALLEST,
-    SUFFIXES,
     Edges,
     draw_answers,
-    save_drawing,
 )
 from regionqa.regions import Box, Region
 from regionqa.requests import Answer, Request
@@ -315,7 +314,7 @@ def test_anything_can_be_drawn(
 def test_suffix_sets_the_format(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"drawing{suffix}"
     path.write_text("what stood here before")
-    save_drawing(plain(), path)
+    save_drawing(plain(), path, overwrite=True)
     with Image.open(path) as saved:
         kind = suffix.lower().strip(".").replace("jpg", "jpeg")
         assert (saved.format or "").lower() == kind
@@ -333,9 +332,14 @@ def test_unsupported_suffix(tmp_path: Path, name: str) -> None:
 def test_unwritable_paths(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
-    for path in ("none/drawing.png", "folder.png", "file/drawing.png"):
-        with pytest.raises(OutputError, match=r"^[^\n]*: cannot be written: [^\n]+$") as caught:
-            save_drawing(plain(), tmp_path / path)
+    reasons = {
+        "none/drawing.png": "there is no folder",
+        "folder.png": "is a folder; name a file",
+        "file/drawing.png": "cannot be written: [^\n]+",
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(OutputError, match=rf"^[^\n]*: {reason}") as caught:
+            save_drawing(plain(), tmp_path / path, overwrite=True)
         assert str(caught.value).startswith(str(tmp_path / path))
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -344,7 +348,8 @@ def test_failed_drawing_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "drawing.webp"
     path.write_text("what stood here before")
     with pytest.raises(OutputError, match="cannot be written"):
-        save_drawing(Image.new("RGB", (1, 16_384)), path)  # one more than WebP holds
+        # one more than WebP holds
+        save_drawing(Image.new("RGB", (1, 16_384)), path, overwrite=True)
     assert path.read_text() == "what stood here before"
     assert list(tmp_path.iterdir()) == [path]
 

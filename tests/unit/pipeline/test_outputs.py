@@ -339,7 +339,7 @@ def test_folder_instead_of_file(tmp_path: Path) -> None:
     ("name", "reason"), [("x" * 300, "file name too long"), ("a\0b", "embedded null")]
 )
 def test_impossible_file_name(tmp_path: Path, name: str, reason: str) -> None:
-    with pytest.raises(OutputError, match=f"(?i)cannot be opened: {reason}"):
+    with pytest.raises(OutputError, match=f"(?i)cannot be written: {reason}"):
         write_to(tmp_path / name)
 
 

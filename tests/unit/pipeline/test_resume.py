@@ -60,7 +60,7 @@ def write(
     style = finished.settings if finished else style
     with AnswerWriter(style, pytest.fail, out, append=append) as writer:
         for one in answers:
-            if finished is None or not finished.skip(one.request):
+            if finished is None or finished.find(one.request) is None:
                 writer.write(one)
 
 
@@ -98,7 +98,7 @@ def test_each_record_skips_one_request(tmp_path: Path) -> None:
     write(out, JSONL, [answer("a.png"), answer("a.png")])
     finished = resume(out, JSONL)
     same = answer("a.png").request
-    assert [finished.skip(same) for _ in range(3)] == [True, True, False]
+    assert [finished.find(same) is not None for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_other_image_question_or_box_is_asked(
 ) -> None:
     out = tmp_path / "out"
     write(out, style, [answer("a.png")])
-    assert not resume(out, style).skip(other)
+    assert resume(out, style).find(other) is None
 
 
 @BOTH
@@ -125,8 +125,8 @@ def test_other_id_or_meta_is_asked(tmp_path: Path, style: OutputSettings) -> Non
     first = Request("a.png", "what?", id="1", meta={"page": 2})
     write(out, style, [Answer(first, "x")])
     for other in ({"id": "2"}, {"meta": {"page": 3}}, {"id": None, "meta": None}):
-        assert not resume(out, style).skip(replace(first, **other))
-    assert resume(out, style).skip(first)
+        assert resume(out, style).find(replace(first, **other)) is None
+    assert resume(out, style).find(first) is not None
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,14 @@ def test_other_id_or_meta_is_asked(tmp_path: Path, style: OutputSettings) -> Non
 def test_other_model_or_revision_is_asked(tmp_path: Path, other: OutputSettings) -> None:
     out = tmp_path / "out.jsonl"
     write(out, JSONL, [answer("a.png")])
-    assert not resume(out, other).skip(answer("a.png").request)
+    assert resume(out, other).find(answer("a.png").request) is None
 
 
 def test_other_device_is_not_asked_again(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     write(out, JSONL, [answer("a.png")])
     on_gpu = OutputSettings(OutputFormat.jsonl, "starter", "r1", "cuda", "float32")
-    assert resume(out, on_gpu).skip(answer("a.png").request)
+    assert resume(out, on_gpu).find(answer("a.png").request) is not None
 
 
 @BOTH
@@ -156,7 +156,7 @@ def test_failed_requests_are_skipped(tmp_path: Path, style: OutputSettings) -> N
     write(out, style, [answer("a.png"), failed])
     finished = resume(out, style)
     assert finished.failed == 1
-    assert finished.skip(failed.request)
+    assert finished.find(failed.request) is not None
 
 
 @BOTH
@@ -172,7 +172,7 @@ def test_retry_errors_repeats_failed_requests(tmp_path: Path, style: OutputSetti
     assert finished.failed == 0
     assert out.stat().st_mode & 0o777 == 0o640
     assert list(tmp_path.iterdir()) == [out], "no temporary file is left"
-    assert [finished.skip(one.request) for one in [sound[0], failed, sound[1]]] == [
+    assert [finished.find(one.request) is not None for one in [sound[0], failed, sound[1]]] == [
         True,
         False,
         True,
@@ -202,7 +202,7 @@ def test_interrupted_removal_keeps_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copymode", no_room)
-    with pytest.raises(OutputError, match="cannot be resumed: No space left on device"):
+    with pytest.raises(OutputError, match="cannot be written: No space left on device"):
         resume(out, JSONL, retry_errors=True)
     assert out.read_bytes() == before
     assert list(tmp_path.iterdir()) == [out]
@@ -227,7 +227,7 @@ def test_incomplete_last_line_is_dropped(tmp_path: Path, damaged: str) -> None:
     write(out, JSONL, [answer("a.png")])
     before = out.read_bytes()
     out.write_bytes(before + damaged.encode("latin-1") + b"\n")
-    assert resume(out, JSONL).skip(answer("a.png").request)
+    assert resume(out, JSONL).find(answer("a.png").request) is not None
     assert out.read_bytes() == before
 
 
@@ -283,4 +283,4 @@ def test_file_rewritten_by_jq_is_resumed(tmp_path: Path) -> None:
     record = json.loads(out.read_text())
     record["regions"][0]["box"] = [float(number) for number in record["regions"][0]["box"]]
     out.write_text(json.dumps(record, separators=(",", ":")) + "\n")
-    assert resume(out, JSONL).skip(answer("a.png").request)
+    assert resume(out, JSONL).find(answer("a.png").request) is not None
