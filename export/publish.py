@@ -58,7 +58,8 @@ def write_copy(bundle: Bundle, folder: Path) -> Path:
     """Copy the card, its files and a README to a new folder; OutputError if it is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: is there already and not empty; name a new folder")
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         for path in published_paths(bundle):
             (partial / path).parent.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_states
 
 from regionqa.bundles.store import Bundle
 from regionqa.errors import TrainingError, UsageError
+from regionqa.files import write_whole
 from regionqa.finetune.config import FinetuneSettings, read_saved, without_none
 
 PROGRESS = "progress.json"
@@ -181,7 +182,16 @@ def _os_error(error: BaseException) -> OSError:
 def _drop_old(folder: Path) -> None:
     whole = [path for path in folder.glob("*-*") if path.suffix != ".partial"]
     for path in sorted(whole, key=_age)[:-KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of checkpoints, or one of them, so that an interruption leaves no half."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if folder.exists():
+        folder.rename(partial)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _rank() -> int:
@@ -223,7 +233,8 @@ def save_settings(
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(tomli_w.dumps(table), encoding="utf-8")
+        with write_whole(path) as file:
+            file.write(tomli_w.dumps(table).encode())
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
 

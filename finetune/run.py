@@ -3,7 +3,6 @@
 OUT/training holds settings, log, curves and, until the run is finished, checkpoints.
 """
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -188,8 +187,8 @@ def find_checkpoint(
 
 def check_out(out: Path, *, resume: bool) -> None:
     """Raise UsageError where `out` is in use for something else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+    if not out.exists() or (out.is_dir() and all(map(Path.is_dir, out.rglob("[!.]*")))):
+        return  # a run that was killed at once leaves folders
     if not (out / TRAINING / SETTINGS).is_file():
         raise UsageError(f"{out}: exists and holds no training run; choose another folder")
     if not resume:
@@ -297,7 +296,7 @@ def finish(
     for report in reports:
         say(f"{report.graph} differs from torch by {report.difference:.1e}")
     bundle = measure_result(bundle, parts, run.data.held_out, say)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    checkpoints.remove(run.checkpoints)
     return bundle
 
 

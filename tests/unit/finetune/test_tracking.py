@@ -1,13 +1,18 @@
 """The training log and the newest checkpoint."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from regionqa.bundles.store import Bundle
+from regionqa.errors import UsageError
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import TrainingProgress
 from regionqa.finetune.distributed import ProcessGroup
+from regionqa.finetune.run import check_out
 from regionqa.finetune.tracking import LogEntry, TrainingLog, read_log, truncate_log
 
 Tiny = Callable[[str], Bundle]
@@ -54,3 +59,33 @@ def test_newest_complete_checkpoint(tmp_path: Path) -> None:
             (tmp_path / name / "progress.json").write_text(json.dumps(table))
     found = checkpoints.newest(tmp_path)
     assert found == (tmp_path / "2-000010", TrainingProgress("instruct", 1, ("a",), 2.0))
+
+
+def test_a_checkpoint_that_is_half_removed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints" / "1-000004"
+    folder.mkdir(parents=True)
+    table = {"stage": "align", "step": 4, "trained": [], "seconds": 2.0}
+    (folder / "progress.json").write_text(json.dumps(table))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", lambda path, **_: path.exists() and killed())
+        checkpoints.remove(folder)
+    assert checkpoints.newest(folder.parent) is None
+    checkpoints.remove(folder.parent)
+    assert not folder.parent.exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_was_killed_at_once_can_be_started_again(tmp_path: Path, resume: bool) -> None:
+    """It has made its folders, and perhaps a part of its settings."""
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / ".regionqa-0123456789abcdef").write_text("[settings]\nda")
+    check_out(tmp_path, resume=resume)
+    (tmp_path / "training" / "notes.txt").touch()
+    with pytest.raises(UsageError, match="exists and holds no training run"):
+        check_out(tmp_path, resume=resume)
