@@ -1,8 +1,9 @@
 """Entries of box files, and the interface of a module that reads and writes one format.
 
-A box file can be wrong in two ways. A fault that makes the file unreadable (a missing key, a
-reference to an unknown id) raises BoxFileError and ends the run. A box whose four numbers are wrong
-fails only its own image: the message is kept as `BoxEntry.defect` until that image is asked about.
+A box file can be wrong in two ways. A fault of the file as a whole (no JSON, a missing list) raises
+BoxFileError and ends the run. Whatever is wrong with the boxes of one image, or with a file about
+one image among others, fails only that image: the message is kept as `BoxEntry.defect` until the
+image is asked about. A file whose entries all are unreadable is refused as a whole.
 """
 
 import posixpath
@@ -58,6 +59,8 @@ class BoxEntry:
     own_stem: str | None = None
     """Of a file about one image: its own path below `top`, without suffix. The image often has it
     where `name` is stale."""
+    broken: bool = False
+    """Whether the defect is a BoxFileError; a file whose entries all are broken is refused."""
     numbered: bool = False
     """Whether `name` is only a number that stands for the image, as in COCO's results."""
 
@@ -77,13 +80,13 @@ class BoxEntry:
         size: Size | None = None,
         own_stem: str | None = None,
     ) -> Self:
-        """Read the boxes of an image; the first BoxError becomes the entry's defect."""
-        defect = None
+        """Read the boxes of an image; the first error becomes the entry's defect."""
+        read, defect, broken = tuple[WrittenBox, ...](), None, False
         try:
             read = tuple(boxes)
-        except BoxError as error:
-            read, defect = (), str(error)
-        return cls(name, read, defect, by_stem, size, own_stem)
+        except (BoxError, BoxFileError) as error:
+            defect, broken = str(error), isinstance(error, BoxFileError)
+        return cls(name, read, defect, by_stem, size, own_stem, broken=broken)
 
     @classmethod
     def of_file(
@@ -192,22 +195,14 @@ class FileFormat(Protocol):
 def entry_per_file(
     files: Iterable[SourceFile], read: Callable[[SourceFile], BoxEntry]
 ) -> tuple[BoxEntry, ...]:
-    """Read files about one image each; one that cannot be read fails its own image.
-
-    Raises:
-        BoxFileError: The first error, if no file can be read.
-    """
+    """Read files about one image each; one that cannot be read fails its own image."""
     entries: list[BoxEntry] = []
-    errors: list[BoxFileError] = []
     for file in files:
         try:
             entries.append(read(file))
         except BoxFileError as error:
-            errors.append(error)
-            broken = BoxEntry.of_file(file, "", ())
-            entries.append(replace(broken, defect=str(error)))
-    if errors and len(errors) == len(entries):
-        raise errors[0]
+            entry = BoxEntry.of_file(file, "", ())
+            entries.append(replace(entry, defect=str(error), broken=True))
     return tuple(entries)
 
 

@@ -176,6 +176,8 @@ def read_boxes(
     except OSError as error:
         raise BoxFileError(f"{path}: cannot be read: {error.strerror}") from None
     entries, merged = merge_entries(contents.entries)
+    if entries and all(entry.broken for entry in entries):
+        raise BoxFileError(str(entries[0].defect))
     given = "--box-format" if format else "--box-units" if units else None
     if given and FORMATS[name].OWN_CONVENTION and any(entry.boxes for entry in entries):
         raise UsageError(

@@ -117,7 +117,6 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
     entries: list[BoxEntry | None] = []
     layouts: dict[Path | None, set[_Layout]] = {}
     left_out: list[LeftOut] = []
-    alone = len(everything) == 1
     for file in everything:
         if file.path.parent not in datasets:
             datasets[file.path.parent] = find_dataset(file.path.parent, file.top)
@@ -128,12 +127,12 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
         for line in lines:
             found = set(_layouts(line.values, dataset))
             layouts[dataset.path] = layouts.get(dataset.path, found) & found
-        boxes = _boxes(source, dataset, None, left_out, alone)
+        boxes = _boxes(source, dataset, None, left_out)
         entries.append(None if lines else BoxEntry.of_file(file, "", boxes))
     for place, file in enumerate(everything):
         if entries[place] is None:
             dataset = datasets[file.path.parent]
-            boxes = _boxes(file, dataset, layouts[dataset.path], left_out, alone)
+            boxes = _boxes(file, dataset, layouts[dataset.path], left_out)
             entries[place] = BoxEntry.of_file(file, "", boxes)
             vars(file).pop("content", None)
             vars(file).pop("text", None)
@@ -205,19 +204,13 @@ def _boxes(
     dataset: YoloDataset,
     layouts: set[_Layout] | None,
     left_out: list[LeftOut],
-    alone: bool,
 ) -> Iterator[WrittenBox]:
-    try:
-        for line in _lines(file, dataset):
-            if len(line.values) < _LONG:
-                values = four(line.values[:_BOX], line.where)
-                yield WrittenBox(values, BoxFormat.cxcywh, BoxUnits.fraction, line.label)
-            else:
-                yield from _long_box(line, dataset, layouts or set(), left_out)
-    except BoxFileError as error:
-        if alone:
-            raise
-        raise BoxError(str(error)) from None  # of a folder, only this file's image fails
+    for line in _lines(file, dataset):
+        if len(line.values) < _LONG:
+            values = four(line.values[:_BOX], line.where)
+            yield WrittenBox(values, BoxFormat.cxcywh, BoxUnits.fraction, line.label)
+        else:
+            yield from _long_box(line, dataset, layouts or set(), left_out)
 
 
 def _long_box(

@@ -382,7 +382,6 @@ MALFORMED_JSON: list[tuple[object, str]] = [
     ([10, 20, 30, 40], NO_FORMAT),
     ({"7": ["a caption", "another"]}, NO_FORMAT),
     ({"version": 1, "items": {}}, NO_FORMAT),
-    ({"a.jpg": [], "b.jpg": 7}, "'b.jpg' of * is 7; write a list of boxes"),
     ({"a.jpg": [{"box": [1, 2, 3, 4], "label": [1]}]}, "'label' is [1]; write text"),
     ({"images": 7, "annotations": []}, "a.json: 'images' is 7; write a list"),
     ({"images": [{"id": 1}], "annotations": []}, "images[0] of * has no 'file_name'"),

@@ -192,6 +192,13 @@ def test_coco_annotations_without_a_box_have_the_bounds_of_their_shape(tmp_path:
         found.boxes_for("b.jpg")
 
 
+def test_boxes_that_are_none_fail_their_own_image(tmp_path: Path) -> None:
+    found = read_boxes(save(tmp_path / "p.json", {"a.jpg": [[1, 2, 3, 4]], "b.jpg": 7}))
+    assert boxes(found) == [(1, 2, 3, 4)]
+    with pytest.raises(BoxError, match=r"'b.jpg' of .*p.json: is 7; write a list of boxes"):
+        found.boxes_for("b.jpg")
+
+
 def test_annotations_that_belong_to_no_image_are_left_out(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "a.jpg"}]
     places = ({"image_id": 1}, {"image_id": 9}, {})
