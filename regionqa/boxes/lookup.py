@@ -151,6 +151,8 @@ class EntryLookup:
             location = level(ImageName.parse(str(path))).folders
             fits = [
                 (self._fit(entry_name, named, leveled, location, path), named.entry)
+                if level is not ImageName.unprefixed or not self._is_beside(named.entry, path)
+                else (None, named.entry)
                 for entry_name, named in candidates
             ]
             best = max((fit for fit, _ in fits if fit is not None), default=None)
@@ -183,6 +185,11 @@ class EntryLookup:
             return None
         return _Fit(certain, count)
 
+    def _is_beside(self, entry: BoxEntry, path: Path) -> bool:
+        """Whether the very file that an entry names lies beside an image of another name."""
+        name = ImageName.parse(entry.name or "").file
+        return any(is_file(folder / name) for folder in (path.parent, self._top))
+
     def _is_another(self, name: ImageName, path: Path) -> bool:
         """Whether the image that a name means is on this machine, and is not this one."""
         if not name.folders:
@@ -190,7 +197,7 @@ class EntryLookup:
         near = Path(name.folders[-1], name.file)
         top = Path("/") if name.root is Root.machine else self._top
         places = (top / name.text, *(folder / near for folder in path.parents))
-        return any(place.is_file() and not is_same_file(place, path) for place in places)
+        return any(is_file(place) and not is_same_file(place, path) for place in places)
 
     def _only(self, entries: Sequence[BoxEntry], image: str) -> BoxEntry | None:
         """Return the entry if there is one, or all say the same."""
@@ -258,6 +265,14 @@ def listed(names: Sequence[str]) -> str:
     """Join the first names, and count the others."""
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; False also for a name that is not possible."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # such as a name too long
+        return False
 
 
 def is_same_file(first: object, second: object) -> bool:

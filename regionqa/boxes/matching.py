@@ -5,8 +5,8 @@ compare an *entry's* name, as an annotation file writes it, with an *image's*, a
 machine:
 
 1. The file names are equal: as written; else without what a web server or an upload adds; else in
-   any case. Composed and decomposed letters are the same. A name without the suffix of an image
-   stands for any suffix.
+   any case; else without the prefix that Label Studio gives to uploads. Composed and decomposed
+   letters are the same. A name without the suffix of an image stands for any suffix.
 2. The folders do not contradict each other: read from the file name upwards, they are equal until
    one of the names ends. Folders such as `images` and `labels`, which keep images and annotations
    apart, are passed over.
@@ -54,7 +54,10 @@ IMAGE_SUFFIXES = frozenset(
 _PLAIN = re.compile(r"(?:\w[\w .,+()-]*/)*\w[\w .,+()-]*", re.ASCII)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://[^/]*(.*)", re.DOTALL)
 _DRIVE = re.compile(r"[A-Za-z]:(?=[/\\]|$)")
-_SERVED = re.compile(r"(?:.*/)?local-files/?\?d=(.*)", re.DOTALL)
+_SERVED = re.compile(r"(?:.*/)?local-files/?\?(?:.*&)?d=([^&]*).*", re.DOTALL)
+"""A file that Label Studio serves: `/data/local-files/?d=PATH`."""
+_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
+"""What Label Studio puts before the name of an upload."""
 _UPLOADED = re.compile(r"(?:.*/)?upload/\d+/([0-9a-f]{8}-[^/]+)")
 """An upload of Label Studio: `/data/upload/PROJECT/0a1b2c3d-NAME`."""
 
@@ -85,6 +88,8 @@ class ImageName:
         if _PLAIN.fullmatch(text):  # most names; the rest takes ten times as long
             folders, _, file = text.rpartition("/")
             return cls(tuple(folders.split("/")) if folders else (), file)
+        if served := _SERVED.fullmatch(text):
+            text = unquote(served[1])
         if not is_normalized("NFC", text):
             text = normalize("NFC", text)
         root = Root.none
@@ -119,8 +124,6 @@ class ImageName:
         text = self.text
         if "%" not in text and "?" not in text and self.root is not Root.upload:
             return self
-        if served := _SERVED.fullmatch(text):
-            return type(self).parse(unquote(served[1]))
         path, query, _ = text.partition("?")
         if query and posixpath.splitext(path)[1].lower() in IMAGE_SUFFIXES:
             text = path
@@ -135,6 +138,11 @@ class ImageName:
         folders, file = tuple(map(str.casefold, name.folders)), name.file.casefold()
         return type(self)(folders, file, name.root)
 
+    def unprefixed(self) -> Self:
+        """The name in any case, without the prefix of an upload."""
+        name = self.folded()
+        return type(self)(name.folders, _PREFIX.sub("", name.file, count=1), name.root)
+
     def without(self, kinds: frozenset[str]) -> Self:
         """The name without folders of these names."""
         kept = tuple(folder for folder in self.folders if folder.lower() not in kinds)
@@ -146,6 +154,7 @@ LEVELS: tuple[Level, ...] = (
     lambda name: name,
     ImageName.loosened,
     ImageName.folded,
+    ImageName.unprefixed,
 )
 """How names are compared; a later level is tried where an earlier one finds nothing."""
 

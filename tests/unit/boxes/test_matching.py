@@ -61,6 +61,11 @@ def found(file: BoxFile, image: str) -> int | None:
         (["/data/upload/3/0a1b2c3d-a.jpg"], "photos/a.jpg", 0),  # Label Studio
         (["/data/upload/3/0a1b2c3d-a.jpg", "/data/upload/3/9a1b2c3d-a.jpg"], "9a1b2c3d-a.jpg", 1),
         (["/data/local-files/?d=set/train/a.jpg"], "train/a.jpg", 0),
+        (["http://host:80/data/local-files/?x=1&d=set%5Ctrain%5Ca.jpg"], "train/a.jpg", 0),
+        (["http://host/data/upload/3/0a1b2c3d-a.jpg"], "photos/a.jpg", 0),
+        (["images/0a1b2c3d-a.jpg"], "a.jpg", 0),
+        (["0a1b2c3d-a.jpg", "a.jpg"], "a.jpg", 1),
+        (["file:///C:/imgs/a.jpg"], "photos/a.jpg", 0),
         (["https://host/photos/a%20b.jpg?size=9#x"], "mine/a b.jpg", 0),  # URLs
         (["s3://bucket/x/a.jpg", "s3://bucket/y/a.jpg"], "y/a.jpg", 1),
         (["/photos/a.jpg?size=9"], "photos/a.jpg", 0),
@@ -136,6 +141,14 @@ def test_an_entry_whose_own_image_is_there_is_not_for_another(
     assert found(file, "1.jpg") == 0
     served = file_of(tmp_path, "https://host/dogs/1.jpg")
     assert found(served, str(save(image, "a cat"))) is None
+
+
+def test_a_prefix_that_belongs_to_the_name_stays(tmp_path: Path) -> None:
+    file = file_of(tmp_path, "deadbeef-a.jpg")
+    image = str(save(tmp_path / "a.jpg", "a"))
+    assert found(file, image) == 0
+    save(tmp_path / "deadbeef-a.jpg", "another")
+    assert found(file, image) is None
 
 
 # ---- a file per image ----
