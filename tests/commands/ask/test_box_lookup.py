@@ -41,7 +41,7 @@ def test_image_in_another_folder_gets_no_boxes(
     ran = regionqa("caption", tmp_path / "set", "--boxes", file, "--format", "jsonl", *QUICK)
     assert ran.status == 3
     assert asked(ran.out) == {"cats": True, "cups": False}
-    assert "has no boxes for this image, but for cats/1.jpg in another folder" in ran.err
+    assert "has no boxes for this image, but for cats/1.jpg in another folder" in ran.out
 
 
 def test_boxes_without_a_folder_are_not_used_twice(
@@ -53,7 +53,7 @@ def test_boxes_without_a_folder_are_not_used_twice(
     ran = regionqa("caption", tmp_path / "set", "--boxes", file, "--format", "jsonl", *QUICK)
     assert ran.status == 3
     assert asked(ran.out) == {"cats": True, "cups": False}
-    assert "has the same boxes (1.jpg) for this image and " in ran.err
+    assert "has the same boxes (1.jpg) for this image and " in ran.out
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
