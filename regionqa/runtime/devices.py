@@ -77,11 +77,16 @@ def choose_device(asked: str) -> Device:
 def allowed_threads() -> int:
     """Return the number of threads for a session; 0: ONNX Runtime's default.
 
-    ONNX Runtime counts the machine's cores. If the process may use fewer (taskset, a scheduler),
-    surplus threads would spin while they wait for each other.
+    ONNX Runtime counts the machine's cores. If the process may use fewer (taskset, a scheduler, or
+    OMP_NUM_THREADS, which torch obeys too), surplus threads would spin while they wait for each
+    other.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    return allowed if allowed < (os.cpu_count() or 1) else 0
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if limit.isdecimal() and int(limit) > 0:
+        allowed = min(allowed, int(limit))
+    return allowed if allowed < cores else 0
 
 
 def open_session(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -209,6 +210,7 @@ def test_killed_run_resumes_to_the_same_bytes(
         send(process.stdin, *paths[:2])
         while not out.exists() or out.read_bytes().count(b"\n") < 3:
             assert process.poll() is None
+            time.sleep(0.02)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     kept = out.read_bytes()

@@ -13,7 +13,14 @@ from regionqa.errors import BundleError, DeviceError, UsageError
 from regionqa.images.reading import open_image
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
-from regionqa.runtime.devices import PROVIDERS, Device, choose_device, open_session, why_not_cuda
+from regionqa.runtime.devices import (
+    PROVIDERS,
+    Device,
+    allowed_threads,
+    choose_device,
+    open_session,
+    why_not_cuda,
+)
 
 CPU, CUDA = PROVIDERS["cpu"], PROVIDERS["cuda"]
 
@@ -194,3 +201,29 @@ def test_answers_on_cuda_equal_cpu(starter: Bundle, photos: Path) -> None:
     pairs = zip(on_cuda.answer(requests), on_cpu.answer(requests), strict=True)
     same = [cuda.text == cpu.text and not cuda.error for cuda, cpu in pairs]
     assert sum(same) >= len(same) - 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "usable", "limit", "threads"),
+    [
+        (8, 8, None, 0),
+        (8, 3, None, 3),
+        (8, 8, "2", 2),
+        (8, 8, "2,1", 2),
+        (8, 3, "5", 3),
+        (8, 8, "16", 0),
+        (8, 8, "", 0),
+        (8, 8, "0", 0),
+        (8, 8, "many", 0),
+    ],
+)
+def test_threads_of_sessions_follow_affinity_and_omp_num_threads(
+    cores: int, usable: int, limit: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(usable)), raising=False)
+    if limit is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert allowed_threads() == threads
