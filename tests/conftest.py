@@ -188,7 +188,9 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator["GraphCache"]:
     """Exports whose graphs all processes of the run share; bundles are written with them."""
     from helpers.graph_cache import GraphCache, shared_folder
 
-    cache = GraphCache(shared_folder(tmp_path_factory.getbasetemp()) / "graphs")
+    kept = os.environ.get("REGIONQA_TEST_GRAPHS")  # benchmarks/mutants.py runs the tests many times
+    folder = Path(kept) if kept else shared_folder(tmp_path_factory.getbasetemp()) / "graphs"
+    cache = GraphCache(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         cache.patch(monkeypatch)
         yield cache

@@ -52,8 +52,11 @@ class ToyBackend:
     """Number of prompts of every call of `generate`."""
     seeds: list[int] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
+    limits: list[int] = field(default_factory=list)
+    """Limits on tokens that prompts were rendered for."""
 
     def render(self, request: Request, max_new_tokens: int) -> ToyPrompt:
+        self.limits.append(max_new_tokens)
         if "<region9>" in request.question:
             raise QuestionError("no region 9")
         return ToyPrompt(request)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Command
@@ -150,12 +151,14 @@ def test_errors_of_each_step_belong_to_their_request(colours: Path, tmp_path: Pa
         replace(scored, choices=("x", "y")),
         Request("gone.png", "what?", error=ImageError("gone.png: no such file")),
         replace(good, regions=(BOX,) * 4),
+        replace(good, error=ItemError("red.png: box 1: is malformed")),
         good,
     ]
     answers = list(engine.answer(requests, unsure_below=0.9))
     assert [answer.request for answer in answers] == requests
     errors = [str(answer.error) if answer.error else None for answer in answers]
-    assert errors[0] is errors[7] is None
+    assert errors[0] is errors[8] is None
+    assert errors[7] == "red.png: box 1: is malformed"
     assert errors[1] == "red.png: no region 9"
     assert errors[2] == "the server said no"
     assert errors[3] is not None and errors[3].startswith(str(torn))
@@ -183,6 +186,12 @@ def test_seed_depends_on_the_request_only(colours: Path) -> None:
     list(engine.answer(requests[::-1], seed=7))
     assert backend.seeds == [request_seed(request, 7) for request in (*requests, *requests[::-1])]
     assert len({*backend.seeds, request_seed(requests[0], 8)}) == 3
+    list(engine.answer(requests[:1]))
+    assert engine.ask(Image.new("RGB", (4, 4), "red"), "a?").text
+    assert backend.seeds[4:] == [
+        request_seed(requests[0], 0),
+        request_seed(Request("image", "a?"), 0),
+    ], "the default seed is 0"
 
 
 def test_streaming_waits_until_an_answer_is_certain(colours: Path) -> None:
@@ -198,14 +207,121 @@ def test_streaming_waits_until_an_answer_is_certain(colours: Path) -> None:
     assert answer.confidence == 0.1
 
 
+def test_answers_of_a_batch_stream_separately(colours: Path) -> None:
+    engine, backend = engine_of(confidence=ConfidenceCard(threshold=0.0))
+    backend.script = lambda request: (
+        QuestionError("the server said no")
+        if request.image == "blue.png"
+        else Completion(f"it is {request.image}", 3, 0.1)
+    )
+    parts: dict[str, list[str]] = {}
+    requests = list(asked(colours, "red", "lime", "blue", "lime"))
+    requests[3] = replace(requests[3], image="again.png")
+    for answer in engine.answer(
+        requests, on_text=lambda request, text: parts.setdefault(request.image, []).append(text)
+    ):
+        assert "".join(parts.get(answer.request.image, [])) == answer.text
+    assert parts.keys() == {"red.png", "lime.png", "again.png"}
+    assert parts["lime.png"] == ["it", " is", " lime.png"]
+    assert parts["again.png"] == ["it", " is", " again.png"]
+
+
+def test_ask_passes_its_options_on() -> None:
+    engine, backend = engine_of(temperature=0.7, max_new_tokens=8)
+    image = Image.new("RGB", (8, 4), "red")
+    answer = engine.ask(image, "what?", max_new_tokens=3, temperature=0.2, seed=5)
+    assert answer.text == "red: all of"
+    assert (backend.limits, backend.samplings) == ([3], [Sampling(0.2)])
+    assert backend.seeds == [request_seed(answer.request, 5)]
+    assert engine.ask(image, "what?", unsure_below=0.6).text == "I am not sure."
+    assert engine.ask(image, "what?", temperature=0.0).text == "red: all of it"
+    assert backend.samplings[-1] == Sampling(0.0)
+
+
+def test_ask_converts_and_clips_boxes() -> None:
+    """In an image that is wider than high."""
+    engine, _ = engine_of()
+    image = Image.new("RGB", (80, 40), "red")
+    same: list[tuple[list[float], dict[str, Any]]] = [
+        ([40, 10, 60, 30], {}),
+        ([40, 10, 20, 20], {"box_format": "xywh"}),
+        ([0.5, 0.25, 0.75, 0.75], {"box_units": "fraction"}),
+        ([625, 500, 250, 500], {"box_format": "cxcywh", "box_units": "permille"}),
+    ]
+    for box, convention in same:
+        asked = engine.ask(image, "what?", [box], **convention)
+        assert asked.text == "red: 40,10,60,30"
+    assert engine.ask(image, "what?", [[60, 5, 90, 20]]).text == "red: 60,5,80,20"
+    assert engine.ask(image, "?", [[5, 5, 9, 45], [1, 1, 2, 2]]).text == (
+        "red: 5,5,9,40 and 1,1,2,2"
+    )
+    with pytest.raises(QuestionError, match="no region 9"):
+        engine.ask(image, "<region9>?")
+
+
+def test_batch_size_of_the_engine() -> None:
+    image = image_from_memory(Image.new("RGB", (4, 4), "red"))
+    cases: list[tuple[dict[str, Any], list[int]]] = [({"batch_size": 2}, [2] * 10), ({}, [16, 4])]
+    for options, batches in cases:
+        engine = Engine.load(ToyModel(toy_info()), **options)
+        list(engine.answer(Request("a", f"{row}?", (), image) for row in range(20)))
+        assert isinstance(engine.backend, ToyBackend)
+        assert engine.backend.batches == batches
+    assert Engine.load(ToyModel(toy_info()), batch_size=1).info.name == "toy"
+
+
+def test_first_answer_precedes_second_image(colours: Path) -> None:
+    engine, _ = engine_of(batch_size=4)
+    taken = 0
+
+    def stream() -> Iterator[Request]:
+        nonlocal taken
+        for request in asked(colours, *["red", "blue", "lime"] * 50):
+            taken += 1
+            yield request
+
+    answers = engine.answer(stream())
+    next(answers)
+    assert taken == 2, "one more is read, to see that the image has changed"
+    for answered in range(2, 22):
+        next(answers)
+        assert taken <= answered + 4, "no more than a batch is read ahead"
+
+
+def test_limits_are_inclusive(colours: Path) -> None:
+    engine, backend = engine_of(max_regions=3)
+    request = replace(next(asked(colours, "red")), regions=(BOX,) * 3)
+    assert next(engine.answer([request], unsure_below=0)).text == (
+        "red: 1,1,5,5 and 1,1,5,5 and 1,1,5,5"
+    )
+    assert next(engine.answer([request], unsure_below=1)).text == "I am not sure."
+    backend.script = lambda request: Completion("sure", 1, 1.0)
+    assert next(engine.answer([request], unsure_below=1)).text == "sure"
+
+
+def test_broken_image_keeps_errors_of_its_questions(tmp_path: Path) -> None:
+    path = tmp_path / "torn.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+    path.write_bytes(path.read_bytes()[:50])
+    torn = open_image(path)
+    engine, _ = engine_of(batch_size=8)
+    bad, good = (Request("torn.png", text, (), torn) for text in ("<region9>?", "what?"))
+    errors = [str(answer.error) for answer in engine.answer([bad, good, bad])]
+    assert errors[0] == errors[2] == "torn.png: no region 9"
+    assert errors[1].startswith(str(path))
+    only_bad = [str(answer.error) for answer in engine.answer([bad, bad])]
+    assert only_bad == ["torn.png: no region 9"] * 2
+
+
 def test_threshold_is_exclusive(colours: Path) -> None:
     engine, _ = engine_of()  # the toy's confidence is 0.5
     [answer] = engine.answer(asked(colours, "red"), unsure_below=0.5)
     assert answer.text == "red: 1,1,5,5"
     [answer] = engine.answer(asked(colours, "red"), unsure_below=0.5000001)
     assert answer.text == "I am not sure."
-    with pytest.raises(UsageError, match=r"--unsure-below 1\.5: must be from 0 to 1"):
-        engine.answer(asked(colours, "red"), unsure_below=1.5)
+    for wrong in (1.5, -0.5):
+        with pytest.raises(UsageError, match=f"--unsure-below {wrong}: must be from 0 to 1"):
+            engine.answer(asked(colours, "red"), unsure_below=wrong)
 
 
 def test_choice_confidence_is_its_share_of_probability(colours: Path) -> None:
@@ -213,7 +329,11 @@ def test_choice_confidence_is_its_share_of_probability(colours: Path) -> None:
     backend.scores = {"cat": -2.0, "dog": -1.0}
     request = replace(next(asked(colours, "red")), choices=("cat", "dog"))
     [answer] = engine.answer([request])
-    assert answer.text == "dog"
+    assert (answer.text, answer.tokens) == ("dog", 0)
+    assert answer.confidence == pytest.approx(0.7310586)
+    backend.scores = {"cat": -2000.0, "dog": -2001.0}  # whose exponentials are 0
+    [answer] = engine.answer([request])
+    assert answer.text == "cat"
     assert answer.confidence == pytest.approx(0.7310586)
 
 
@@ -223,13 +343,16 @@ def test_consecutive_arrays_are_different_images() -> None:
     red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
     assert engine.ask(red, "what?").text == "red: all of it"
     assert engine.ask(blue, "what?").text == "blue: all of it"
+    sources = [image_from_memory(image) for image in (red, red, blue)]
+    answers = engine.answer(Request("image", "what?", (), source) for source in sources)
+    assert [answer.text.partition(":")[0] for answer in answers] == ["red", "red", "blue"]
 
 
 def test_seconds_of_a_window_sum_to_its_time(
     colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a clock that advances by one second at every call."""
-    looks = iter(range(1000))
+    looks = iter(range(100, 1000))
     monkeypatch.setattr("regionqa.engine.time.perf_counter", lambda: float(next(looks)))
     engine, _ = engine_of(batch_size=8)
     image = image_from_memory(Image.new("RGB", (4, 4), "red"))

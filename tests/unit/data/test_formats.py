@@ -158,7 +158,7 @@ def test_complete_record(photos: Path) -> None:
 
 BAD = [
     ('{"image": "cat.jpg",', "is not JSON: Expecting property name enclosed in double quotes"),
-    ('{"image": "a", "image": "b"}', "is not JSON: the key 'image' appears twice"),
+    ('{"id": 1, "image": "a", "image": "b"}', "is not JSON: the key 'image' appears twice"),
     ("[" * 100_000, "is not JSON: "),
     ([1, 2], "is [1, 2]; write an object with image and conversations"),
     (good(region=[]), "unknown key 'region'; did you mean 'regions'?"),

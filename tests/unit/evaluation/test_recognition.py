@@ -78,6 +78,8 @@ def test_crowds_and_boxes_without_label_are_left_out(tmp_path: Path) -> None:
     plain = tmp_path / "plain.json"
     plain.write_text(json.dumps({"a.jpg": [[0, 0, 90, 90]]}))
     assert list(box_requests(read_boxes(plain), tmp_path)) == []
+    plain.write_text(json.dumps({"a.jpg": [{"box": [0, 0, 90, 90], "label": "dog"}]}))
+    assert len(list(box_requests(read_boxes(plain), tmp_path))) == 1, "only COCO marks crowds"
 
 
 def test_request_has_question_and_clipped_box(tmp_path: Path) -> None:

@@ -1,9 +1,17 @@
 """Intervals, differences and tests, against values by hand."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
+from regionqa.backends.base import ModelInfo
 from regionqa.errors import DataError
+from regionqa.evaluation import runner
+from regionqa.evaluation.metrics.calibration import UncertaintyRule
 from regionqa.evaluation.metrics.statistics import (
     Estimate,
     Metric,
@@ -15,8 +23,17 @@ from regionqa.evaluation.metrics.statistics import (
     sign_p,
     weighted_mean,
 )
-from regionqa.evaluation.report import Table, format_table
-from regionqa.evaluation.results import TaskScores, compare_results, estimate_metrics
+from regionqa.evaluation.report import Table, comparison_tables, format_table
+from regionqa.evaluation.results import (
+    Comparison,
+    TaskScores,
+    compare_results,
+    estimate_metrics,
+)
+from regionqa.evaluation.runner import EvalRun, EvalSettings, EvalTask, evaluate_models
+from regionqa.options import EvaluationOptions
+from regionqa.pipeline.console import Console
+from regionqa.requests import Answer, Request
 
 WHOLE = np.ones((1, 4))
 
@@ -157,3 +174,53 @@ def test_different_items_are_not_compared() -> None:
     with pytest.raises(DataError, match="one and other answered different items"):
         compare_results(one, other)
     assert compare_results(one, one).mcnemar is None
+
+
+def test_small_p_values_are_printed_as_a_bound() -> None:
+    result = estimate_metrics(
+        TaskScores("vqa", ("a", "b"), ("p", "p"), (metric([1, 0]),)), model="one"
+    )
+    compared = compare_results(result, result)
+    (difference,) = compared.differences
+    for p, shown in ((0.01, "0.01"), (0.0099, "< 0.01"), (0.25, "0.25"), (float("nan"), "-")):
+        (table,) = comparison_tables(
+            replace(compared, differences=(replace(difference, p=p),), mcnemar=None)
+        )
+        assert table.rows[0][table.header.index("p")] == shown
+
+
+class Listed(EvalTask):
+    """Scores nothing, but remembers which requests it was given answers to."""
+
+    def __init__(self) -> None:
+        self.settings = {}
+        self.scored: list[list[int]] = []
+
+    def requests(self, model: ModelInfo) -> list[Request]:
+        return [Request("a.jpg", f"{row}?") for row in range(4)]
+
+    def score(self, answers: Mapping[int, Answer], uncertainty: UncertaintyRule) -> TaskScores:
+        self.scored.append(sorted(answers))
+        items = tuple(map(str, answers))
+        return TaskScores("vqa", items, items, (metric([1.0] * len(items)),))
+
+
+def test_models_are_scored_on_items_that_both_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered: dict[str, tuple[int, ...]] = {"one": (0, 1, 3), "two": (1, 2, 3)}
+
+    def run_task(requests: Sequence[Request], settings: object, model: Any, _: object) -> EvalRun:
+        answers = {row: Answer(requests[row]) for row in answered[model.name]}
+        failed = len(requests) - len(answers)
+        return EvalRun(answers, failed, model.name, "1", "cpu", UncertaintyRule())
+
+    monkeypatch.setattr(runner, "find_model", lambda name: SimpleNamespace(info=None, name=name))
+    monkeypatch.setattr(runner, "run_task", run_task)
+    options = EvalSettings(evaluation=EvaluationOptions(compare=("one", "two")))
+    task = Listed()
+    console = cast(Console, None)
+    assert isinstance(evaluate_models(task, options, console), Comparison)
+    assert task.scored == [[1, 3], [1, 3]]
+    answered["one"] = (0,)
+    answered["two"] = (2, 3)
+    with pytest.raises(DataError, match="no request was answered, 3 failed"):
+        evaluate_models(task, options, console)

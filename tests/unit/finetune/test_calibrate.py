@@ -62,7 +62,9 @@ def test_long_answers_are_left_out() -> None:
         np.array([*RIGHT, True, True]),
         np.array([LONGEST] * 5 + [LONGEST + 1] * 2),
     )
-    assert calibrate({1.0: more}, print) == calibrate(short, print)
+    lines: list[str] = []
+    assert calibrate({1.0: more}, lines.append) == calibrate(short, lines.append)
+    assert lines[0] == lines[1], "nor in what is reported"
     with_all = calibrate({1.0: more}, print, longest=None)
     assert with_all == {"temperature": 1.0, "threshold": pytest.approx(0.056, abs=1e-3)}
     assert calibrate({1.0: more}, print, longest=LONGEST + 1)["longest"] == LONGEST + 1

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from helpers.tiny_models import ROWS
@@ -14,6 +16,7 @@ from helpers.training import CPU, parts_of
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record
 from regionqa.engine import Engine
+from regionqa.export.modules.multilevel import MultiLevelRegionEncoder
 from regionqa.finetune.collate import FrozenEncoders
 from regionqa.finetune.config import RegionPart
 from regionqa.finetune.dataset import IGNORE_INDEX, jitter_box
@@ -21,6 +24,7 @@ from regionqa.finetune.finish import read_modules
 from regionqa.images.reading import open_image
 from regionqa.language.decoders import LlamaDecoder
 from regionqa.language.generation import LanguageModel, SplicedPrompt
+from regionqa.regions import Box
 from regionqa.requests import Request
 
 Tiny = Callable[[str], Bundle]
@@ -47,6 +51,16 @@ def test_box_noise_changes_coordinates_in_text(tiny: Tiny, records: tuple[Record
     assert moved != exact
     assert moved == written(0.2, [(0, 1, 2)])
     assert moved != written(0.2, [(0, 1, 3)])
+    seeds = [(0, 1, 2), (0, 1, 3)]
+    both = collator.batch([record, record], 0.2, seeds).input_ids
+    for row, seed in zip(both, seeds, strict=True):
+        alone = collator.batch([record], 0.2, [seed]).input_ids[0].tolist()
+        assert [id for id in row.tolist() if id] == [id for id in alone if id]
+    turn = replace(record.turns[0], question="is <region1> like <region2>?")
+    twice = replace(record, regions=record.regions * 2, turns=(turn,))
+    ids = collator.batch([twice], 0.2, [(0, 1, 2)]).input_ids[0].tolist()
+    _, one, other = tokenizer.decode([id for id in ids if id]).split("[")
+    assert one.partition("]")[0] != other.partition("]")[0], "every box has noise of its own"
 
 
 @pytest.mark.parametrize("part", [RegionPart.all, RegionPart.projector])
@@ -104,6 +118,28 @@ def test_training_inputs_equal_inference_inputs(
     assert (slots > 0) == (row in ("levels", "pixels"))
 
 
+def test_padding(tiny: Tiny, records: tuple[Record, ...]) -> None:
+    _, collator = parts_of(tiny("pixels"))
+    batch = collator.batch(records)
+    alone = [collator.batch([record]) for record in records]
+    lengths = [each.input_ids.shape[1] for each in alone]
+    assert max(lengths) == batch.input_ids.shape[1] > min(lengths)
+    for row, (each, length) in enumerate(zip(alone, lengths, strict=True)):
+        assert torch.equal(batch.input_ids[row, :length], each.input_ids[0])
+        assert torch.equal(batch.labels[row, :length], each.labels[0])
+        assert (batch.labels[row, length:] == IGNORE_INDEX).all()
+        assert batch.mask[row].tolist() == [at < length for at in range(max(lengths))]
+        assert batch.image_rows[row] == list(dict.fromkeys(r.image for r in records)).index(
+            records[row].image
+        )
+    assert batch.answer_tokens == sum(each.answer_tokens for each in alone)
+    assert batch.answer_tokens == int((batch.labels != IGNORE_INDEX).sum())
+    moved = batch.to(CPU)
+    assert len(moved.sources) == len(batch.sources) == 2, "images of two shapes"
+    for group, same in zip(batch.sources, moved.sources, strict=True):
+        assert all(map(torch.equal, group, same))
+
+
 # -- frozen encoders -------------------------------------------------------------------------------
 
 
@@ -128,6 +164,49 @@ def test_frozen_regions_are_cached_by_image_and_box(
         assert not torch.allclose(together[0], together[1], atol=1e-2)
         again = collator.batch([other]).vectors
         assert again is not None and torch.allclose(again[0], together[1], atol=1e-5)
+
+
+def test_cached_vectors_belong_to_their_boxes(
+    tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    region_vectors = MultiLevelRegionEncoder.region_vectors
+
+    def counting(self: Any, sources: Any, boxes: Tensor, index: Tensor) -> Tensor:
+        computed.append(len(boxes))
+        return region_vectors(self, sources, boxes, index)
+
+    monkeypatch.setattr(MultiLevelRegionEncoder, "region_vectors", counting)
+
+    def encoders() -> FrozenEncoders:
+        found = parts_of(tiny("levels"), RegionPart.projector)[1].encoders
+        assert isinstance(found, FrozenEncoders)
+        return found
+
+    path = records[0].image
+    first, second = Box(4, 4, 30, 30), Box(40, 10, 60, 60)
+    image = encoders().image(path)
+    alone = {box: encoders().vectors(path, image, [box])[0] for box in (first, second)}
+    for room, expected in ((1000, [1, 1]), (0, [1, 2, 1, 2])):
+        monkeypatch.setattr("regionqa.finetune.collate.MAX_VECTORS", room)
+        cached = encoders()
+        computed.clear()
+        for boxes in ([first], [first, second, first], [second], [second, first]):
+            found = cached.vectors(path, image, boxes)
+            assert len(found) == len(boxes)
+            for box, vector in zip(boxes, found, strict=True):
+                assert torch.allclose(vector, alone[box], atol=1e-5)
+        assert computed == expected
+
+
+def test_images_with_equal_file_names(tiny: Tiny, tmp_path: Path) -> None:
+    _, collator = parts_of(tiny("levels"))
+    for folder, colour in (("one", "red"), ("two", "blue")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (64, 48), colour).save(tmp_path / folder / "a.png")
+    one, two = (collator.encoders.image(tmp_path / folder / "a.png") for folder in ("one", "two"))
+    assert (one.width, one.height) == (64, 48)
+    assert not torch.allclose(one.features, two.features, atol=1e-2)
 
 
 def test_cache_size_limit(

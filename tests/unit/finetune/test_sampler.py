@@ -110,6 +110,8 @@ def test_order_is_pinned() -> None:
     assert order.tolist() == [2, 3, 4, 0, 1, 11, 10, 8, 7, 5, 9, 6]
     drawn = StepSampler(stream(4), None, 2, 0.0).step(3)
     assert [one.seed for one in drawn] == [(0, 3, 0), (0, 3, 1)]
+    numbers = [one.where.partition(":")[2] for one in stream(4).take(2, 8)]
+    assert numbers == ["1", "0", "3", "0", "2", "1", "2", "0"]
 
 
 def test_order_depends_on_the_seed() -> None:

@@ -1,6 +1,7 @@
 """The training loop: batches, loss, clipping, evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,30 +47,56 @@ class Seen:
     """The arguments of `batch`, in place of a batch."""
 
     drawn: list[tuple[Record, Sequence[int]]]
+    noise: float
     distilled: Any = None
+
+
+def recording_collator() -> Any:
+    def batch(records: Any, noise: float, seeds: Any) -> Seen:
+        return Seen(list(zip(records, seeds, strict=True)), noise)
+
+    return SimpleNamespace(batch=batch)
+
+
+def process(rank: int, count: int, **more: Any) -> ProcessGroup:
+    """One of several processes, which does not talk to the others."""
+    device = torch.device("cpu")
+    return cast(ProcessGroup, SimpleNamespace(rank=rank, count=count, device=device, **more))
 
 
 def test_processes_split_a_step() -> None:
     records = [plain_record(number, number // 2) for number in range(20)]
 
-    def batch(records: Any, noise: float, seeds: Any) -> Seen:
-        return Seen(list(zip(records, seeds, strict=True)))
-
-    stage = replace(STAGE, batch=8, accumulate=4)
-    alone = make_stage_run(records, SimpleNamespace(batch=batch), stage)
+    stage = replace(STAGE, batch=8, accumulate=4, box_noise=0.2)
+    alone = make_stage_run(records, recording_collator(), stage)
     together = replace(alone, settings=replace(stage, batch=4))
 
     def taken(run: StageRun, step: int, count: int, rank: int) -> list[Seen]:
-        processes = cast(ProcessGroup, SimpleNamespace(count=count, rank=rank))
-        return cast(list[Seen], own_batches(run, step, processes))
+        return cast(list[Seen], own_batches(run, step, process(rank, count)))
 
     for step in range(5):
-        two = [seen for rank in (0, 1) for seen in taken(together, step, 2, rank)]
-        assert [len(seen.drawn) for seen in two] == [4] * 8
+        each = [taken(together, step, 2, rank) for rank in (0, 1)]
+        assert [[len(seen.drawn) for seen in own] for own in each] == [[4] * 4] * 2
+        two = [seen for own in each for seen in own]
+        assert {seen.noise for seen in two} == {0.2}
         one = taken(alone, step, 1, 0)
         assert [each for seen in one for each in seen.drawn] == [
             each for seen in two for each in seen.drawn
         ]
+
+
+def test_replayed_records_are_distilled_from_a_teacher() -> None:
+    records = [plain_record(number, number) for number in range(4)]
+    drawn = [DrawnRecord(record, (0, row), row >= 2) for row, record in enumerate(records)]
+    run = replace(
+        make_stage_run(records, recording_collator()),
+        sampler=SimpleNamespace(step=lambda _: drawn),
+    )
+    teacher = cast(RegionLanguageModel, object())
+    taught = replace(run, teacher=teacher)
+    for other, distilled in ((run, [False] * 4), (taught, [False, False, True, True])):
+        (seen,) = own_batches(other, 0, process(0, 1))
+        assert seen.distilled.tolist() == distilled
 
 
 def by_hand(
@@ -112,6 +139,31 @@ def test_held_out_metrics_equal_single_records(
         processes.close()
     assert (loss, accuracy) == pytest.approx(by_hand(model, collator, records), abs=1e-5)
     assert accuracy > 0, "or a count of right answers would say nothing"
+
+
+def test_processes_share_the_held_out_records(tiny: Tiny, records: tuple[Record, ...]) -> None:
+    """A process without records adds nothing."""
+    model, collator = parts_of(tiny("none"))
+    run = replace(make_stage_run(records[:5], collator), settings=replace(STAGE, batch=2))
+    measured: list[Tensor] = []
+
+    def kept(totals: Tensor) -> Tensor:
+        measured.append(totals)
+        return torch.ones(5)
+
+    def measure(held_out: Sequence[Record], count: int) -> list[Tensor]:
+        measured.clear()
+        for rank in range(count):
+            held = replace(run, held_out=held_out)
+            evaluate_held_out(held, model, process(rank, count, sum=kept), bf16=False)
+        return list(measured)
+
+    (whole,) = measure(records[:5], 1)
+    assert whole[3] == 5
+    both = measure(records[:5], 2)
+    assert [float(each[3]) for each in both] == [3, 2]
+    assert torch.allclose(both[0] + both[1], whole, atol=1e-5)
+    assert [float(each[3]) for each in measure(records[:2], 2)] == [2, 0]
 
 
 # -- gradients of one step -------------------------------------------------------------------------
@@ -168,6 +220,34 @@ def test_loss_does_not_depend_on_accumulation(tiny: Tiny, records: tuple[Record,
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             assert torch.allclose(whole[name], parameter.grad, rtol=1e-3, atol=1e-6), name
+
+
+def test_loss_is_divided_by_tokens_of_all_processes(
+    tiny: Tiny, records: tuple[Record, ...]
+) -> None:
+    """Two processes with equal records, with averaged gradients, compute what one does."""
+    drawn = uneven((records[0], *records[3:6]))
+    alone, metrics = step_gradients(tiny("none"), drawn, batch=2)
+    model, collator = parts_of(tiny("none"))
+    run = replace(
+        make_stage_run([each.record for each in drawn], collator),
+        settings=replace(STAGE, batch=2, accumulate=2),
+        sampler=SimpleNamespace(step=lambda _: drawn * 2),
+    )
+    delayed: list[bool] = []
+
+    def delay_sync(model: object, delay: bool) -> Any:
+        delayed.append(delay)
+        return nullcontext()
+
+    one_of_two = process(1, 2, sum=lambda each: 2 * each, delay_sync=delay_sync)
+    totals = forward_and_backward(run, unfrozen(model), 0, one_of_two, bf16=False)
+    assert delayed == [True, False], "gradients are exchanged after the last batch"
+    assert loss_and_accuracy(totals) == pytest.approx(metrics, abs=1e-5)
+    assert totals[3] == 2 * len(drawn)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert torch.allclose(parameter.grad, alone[name], rtol=1e-3, atol=1e-6), name
 
 
 @pytest.mark.parametrize(("clip", "clipped"), [(0.05, True), (1e9, False)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from regionqa.errors import BoxError, BundleError, ImageError
-from regionqa.images.preprocessing import Fit, Placement, Preprocessing
+from regionqa.images.preprocessing import EncoderPreprocessing, Fit, Placement, Preprocessing
 from regionqa.images.reading import MAX_PIXELS, InputImage, image_from_memory, open_image
 from regionqa.images.resampling import Resample
 from regionqa.regions import Box
@@ -613,6 +613,11 @@ def test_shortest_fit_is_limited_by_longest(
     assert placement.resized == placement.input_size == (across, down)
 
 
+def test_shortest_rounds_half_a_pixel_up() -> None:
+    """10 x 40 at most 10 long: 2.5 x 10."""
+    assert Placement(16, 4, 10, Fit.shortest, 10).resized == (10, 3)
+
+
 # Preprocessing
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.2, 0.1)
@@ -682,9 +687,10 @@ def test_crop_equals_clip_processor(size: tuple[int, int]) -> None:
     assert np.allclose(values, expected, atol=1e-4)
 
 
-def test_long_strip_is_cropped_in_little_memory() -> None:
-    strip = np.zeros((2, 1_000_000, 3), np.uint8)
-    strip[:, 500_000:] = 255
+def test_long_strip_is_never_resized_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("regionqa.images.preprocessing.resize")
+    strip = np.zeros((2, 5000, 3), np.uint8)
+    strip[:, 2500:] = 255
     values = preprocessing(32, Fit.crop).pixel_values(Image.fromarray(strip))
     black, white = (np.reshape((level - np.array(MEAN)) / STD, (3, 1)) for level in (0, 1))
     assert np.allclose(values[:, :, 0], black)
@@ -728,6 +734,27 @@ def test_invalid_preprocessing(size: int, mean: tuple[float, ...], std: tuple[fl
 def test_longest_requires_shortest(fit: Fit, longest: int | None, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         Preprocessing(32, fit, Resample.bicubic, MEAN, STD, longest)
+
+
+def test_longest_may_equal_size() -> None:
+    model = Preprocessing(32, Fit.shortest, Resample.bicubic, MEAN, STD, 32)
+    assert model.pixel_values(photo(64, 32)).shape == (3, 16, 32)
+    assert model.placement(64, 32) == Placement(64, 32, 32, Fit.shortest, 32)
+
+
+def test_region_encoder_preprocessing() -> None:
+    """Its own, by its own rule, where it reads pixels; else those of the vision encoder."""
+    image, box = photo(80, 40), Box(20, 0, 60, 40)
+    vision = preprocessing(16, Fit.crop)
+    own = EncoderPreprocessing(vision, preprocessing(8, Fit.shortest))
+    shared = EncoderPreprocessing(vision)
+    for encoders in (own, shared):
+        assert np.array_equal(encoders.pixel_values(image), vision.pixel_values(image)[None])
+    pixels = own.region_pixels(image)
+    assert pixels is not None and pixels.shape == (1, 3, 8, 16)
+    assert shared.region_pixels(image) is None
+    assert own.boxes([box, Box(0, 0, 8, 4)], 80, 40) == [(0.25, 0, 0.75, 1), (0, 0, 0.1, 0.1)]
+    assert shared.boxes([box], 80, 40) == [(0, 0, 1, 1)]
 
 
 def test_image_from_pixels() -> None:

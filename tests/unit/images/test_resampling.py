@@ -1,5 +1,7 @@
 """Resampling methods against the libraries the models were trained with."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,17 +18,18 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(levels)
 
 
+@pytest.mark.parametrize("height", [32, 45])
 @pytest.mark.parametrize("size", [(97, 61), (61, 97), (40, 40), (200, 13), (20, 31)])
-def test_two_step_resampling_equals_pillow_and_torch(size: tuple[int, int]) -> None:
+def test_two_step_resampling_equals_pillow_and_torch(size: tuple[int, int], height: int) -> None:
     image = noise(*size)
     short = min(size)
     between = image.resize((int(32 * size[0] / short), int(32 * size[1] / short)), 3)
     values = torch.from_numpy(np.array(between, np.float32)).permute(2, 0, 1)
     expected = torch.nn.functional.interpolate(
-        values[None], size=(32, 32), mode="bilinear", align_corners=False
+        values[None], size=(height, 32), mode="bilinear", align_corners=False
     )[0]
-    found = resize(image, (32, 32), Resample.bicubic_bilinear)
-    assert found.shape == (32, 32, 3)
+    found = resize(image, (32, height), Resample.bicubic_bilinear)
+    assert found.shape == (height, 32, 3)
     assert np.allclose(found, expected.permute(1, 2, 0), atol=1e-3)
 
 
@@ -40,24 +43,34 @@ def test_second_step_has_no_antialiasing() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_long_strip_in_little_memory(turned: bool) -> None:
-    strip = np.zeros((2, 500_000, 3), np.uint8)
-    strip[:, 250_000:] = 255
+def test_long_strip_in_little_memory(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[int] = []
+    pillow = Image.Image.resize
+
+    def resizing(self: Image.Image, size: tuple[int, int], *rest: Any) -> Image.Image:
+        sides.extend(size)
+        return pillow(self, size, *rest)
+
+    monkeypatch.setattr(Image.Image, "resize", resizing)
+    strip = np.zeros((2, 5000, 3), np.uint8)
+    strip[:, 2500:] = 255
     image = Image.fromarray(strip.transpose(1, 0, 2) if turned else strip)
     for resample in (Resample.bicubic_bilinear, Resample.points):
         found = resize(image, (8, 8), resample)
         found = found.transpose(1, 0, 2) if turned else found
         assert (found[:, :3] == 0).all()
         assert (found[:, 5:] == 255).all()
-    assert 8 * LONGEST < 500_000
+    assert max(sides) == 8 * LONGEST
 
 
-def test_bilinear_points_by_hand() -> None:
-    row = np.array([0, 100, 200, 40], np.uint8).reshape(1, 4, 1).repeat(3, 2)
-    found = resize(Image.fromarray(row), (2, 1), Resample.points)  # halfway between neighbours
-    assert found[0, :, 0].tolist() == [50, 120]
-    found = resize(Image.fromarray(row), (8, 1), Resample.points)  # a quarter, three quarters
-    assert found[0, :, 0].tolist() == [0, 25, 75, 125, 175, 160, 80, 40]
+@pytest.mark.parametrize("turned", [False, True])
+def test_bilinear_points_by_hand(turned: bool) -> None:
+    """Halfway between neighbours, then a quarter and three quarters; borders are repeated."""
+    row = np.array([100, 0, 200, 40], np.uint8).reshape(1, 4, 1).repeat(3, 2)
+    image = Image.fromarray(row.transpose(1, 0, 2) if turned else row)
+    for count, expected in ((2, [50, 120]), (8, [100, 75, 25, 50, 150, 160, 80, 40])):
+        size = (1, count) if turned else (count, 1)
+        assert resize(image, size, Resample.points)[..., 0].ravel().tolist() == expected
     same = noise(9, 7)
     assert np.array_equal(resize(same, (9, 7), Resample.points), np.asarray(same))
 

@@ -6,6 +6,7 @@ tested with a decoder that follows a script.
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, LlamaForCausalLM
 
-from regionqa.bundles.card import LanguageRuntime
+from regionqa.bundles.card import ConfidenceCard, LanguageRuntime
 from regionqa.bundles.store import Bundle
 from regionqa.errors import BundleError, QuestionError
-from regionqa.language.generation import Generated, LanguageModel, SplicedPrompt
+from regionqa.language.generation import Generated, LanguageModel, OnTokens, SplicedPrompt
 from regionqa.language.prompts import render
 from regionqa.language.tokenization import BundleTokenizer, Prompt, tokenize
+from regionqa.requests import Sampling
 from regionqa.runtime.devices import Device
 
 WORDS = ["what", "is", "this", "?", "a", "red", "cup", "on", "the", "left", "<s>", "describe"]
@@ -205,7 +207,8 @@ class Script:
         if cache is None:
             return torch.zeros(len(embeds), self._size), 0
         tokens = [answer[min(cache, len(answer) - 1)] for answer in self._answers]
-        return torch.nn.functional.one_hot(torch.tensor(tokens), self._size), cache + 1
+        logits = torch.nn.functional.one_hot(torch.tensor(tokens), self._size).float()
+        return logits * torch.arange(1, len(tokens) + 1)[:, None], cache + 1
 
     def select(self, cache: int, rows: Tensor) -> int:
         return cache
@@ -226,7 +229,11 @@ def generate(
     """Generate with these stops from a decoder scripted with these texts."""
 
     def generated(
-        stop: tuple[str, ...], *texts: str, max_new_tokens: int = 30
+        stop: tuple[str, ...],
+        *texts: str,
+        max_new_tokens: int = 30,
+        on_tokens: OnTokens | None = None,
+        temperature: float | None = None,
     ) -> tuple[list[Generated], Script]:
         answers = []
         for text in texts:
@@ -237,17 +244,20 @@ def generate(
             answers.append(answer)
         script = Script(tokenizer.size, *answers)
         monkeypatch.setattr("regionqa.language.generation.open_decoder", lambda *_: script)
-        model = LanguageModel(changed(starter, stop=stop), Device.cpu)
+        rule = ConfidenceCard(0.0, temperature) if temperature else None
+        bundle = changed(Bundle(replace(starter.card, confidence=rule), starter.root), stop=stop)
+        model = LanguageModel(bundle, Device.cpu)
         prompt = Prompt((0, 0, 5, 6), 1, (), 2)
         empty = np.zeros((1, 4), np.float32), np.zeros((0, 1, 4), np.float32)
         asked = [SplicedPrompt(prompt, row, *empty) for row in range(len(texts))]
-        return model.generate(asked, max_new_tokens), script
+        return model.generate(asked, max_new_tokens, on_tokens=on_tokens), script
 
     return generated
 
 
-def test_stop_token_ends_the_answer(generate: Generate) -> None:
-    [answer], script = generate(("</s>",), "a red cup</s> and more")
+@pytest.mark.parametrize("stop", [("</s>",), ("<s>", "</s>")])
+def test_stop_token_ends_the_answer(generate: Generate, stop: tuple[str, ...]) -> None:
+    [answer], script = generate(stop, "a red cup</s> and more")
     assert answer.text == "a red cup"
     assert len(script.read) == 1 + len(answer.ids) + 1, "nothing is read after the stop"
 
@@ -277,6 +287,41 @@ def test_stop_text_is_cut_off(generate: Generate, stop: tuple[str, ...], text: s
     [answer, other], _ = generate(stop, "a red cup ### human: more", "no", max_new_tokens=20)
     assert answer.text == text
     assert other.text.startswith("no no no"), "the other answer goes on"
+    [twice], _ = generate(("e",), "three")
+    assert twice.text == "thr"
+
+
+def test_on_tokens_calls(generate: Generate, tokenizer: BundleTokenizer) -> None:
+    calls: dict[int, list[tuple[int, str]]] = {}
+    answers, _ = generate(
+        ("</s>",), "a red cup</s> and more", "dogs</s>", "</s>",
+        on_tokens=lambda row, count, text: calls.setdefault(row, []).append((count, text)),
+    )  # fmt: skip
+    assert calls.keys() == {0, 1}
+    for row, steps in calls.items():
+        ids = answers[row].ids
+        assert steps == [(count, tokenizer.decode(ids[:count])) for count in range(1, len(ids) + 1)]
+
+
+@pytest.mark.parametrize("temperature", [None, 0.5, 2.0])
+def test_confidence_by_hand(
+    generate: Generate, tokenizer: BundleTokenizer, temperature: float | None
+) -> None:
+    """One of the script's logits is the row's number, from 1; the others are 0."""
+    answers, _ = generate(("</s>",), "a red cup</s> and more", "</s> no", temperature=temperature)
+    for number, answer in enumerate(answers, start=1):
+        likely = math.exp(number / (temperature or 1.0))
+        chosen = likely / (likely + tokenizer.size - 1)
+        assert answer.confidence == pytest.approx(chosen ** (len(answer.ids) + 1), rel=1e-4)
+    assert len(answers[0].ids) > len(answers[1].ids) == 0
+
+
+def test_prompts_have_their_own_seeds(talkative: Bundle, make: Make) -> None:
+    model = LanguageModel(changed(talkative, stop=()), Device.cpu)
+    asked = [replace(make("what is this ?"), seed=seed) for seed in (1, 2, 1)]
+    first, other, again = model.generate(asked, 6, Sampling(temperature=2.0))
+    assert first == again != other
+    assert [other] == model.generate(asked[1:2], 6, Sampling(temperature=2.0))
 
 
 def test_stop_text_of_generated_output(talkative: Bundle, make: Make) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -68,6 +70,23 @@ def test_incomplete_character_is_not_emitted() -> None:
     assert stable_text("\ufffd\ufffd", ()) == ""
 
 
+def test_beginning_of_a_stop_text_is_not_emitted() -> None:
+    for text in ("a #", "a ##", "a <", "a </s"):
+        assert stable_text(text, ("###", "</s>")) == "a "
+    assert stable_text("#", ("###",)) == ""
+    assert stable_text("a ", ("###",)) == "a "
+
+
+def test_rewritten_text_is_emitted_again_on_a_new_line() -> None:
+    parts: list[str] = []
+    stream = AnswerStream(parts.append)
+    for text in ("an", "an ant", "a nt h", "a nt hill"):
+        stream.update(text)
+    assert parts == ["an", " ant"]
+    stream.finish("a nt hill.")
+    assert parts == ["an", " ant", "\n", "a nt hill."]
+
+
 @given(parts=st.lists(st.text("a #A\n:si", max_size=4)), role=st.booleans())
 def test_parts_join_to_the_answer(parts: list[str], role: bool) -> None:
     written = "".join(parts).split("###")[0]
@@ -96,6 +115,24 @@ def test_top_k() -> None:
     logits = torch.arange(10.0).expand(300, -1)
     found = TokenSampler(Sampling(temperature=50.0, top_k=3), range(300))(logits)
     assert set(found.tolist()) == {7, 8, 9}
+
+
+@pytest.mark.parametrize("top_k", [1, 9, 10, 11])
+def test_top_k_is_exact(top_k: int) -> None:
+    logits = torch.arange(10.0).expand(400, -1)
+    found = TokenSampler(Sampling(temperature=50.0, top_k=top_k), range(400))(logits)
+    assert set(found.tolist()) == set(range(10)[-top_k:])
+
+
+def test_extreme_draws_give_possible_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With generators that draw their seed."""
+    monkeypatch.setattr(
+        "regionqa.language.sampling.np.random.default_rng",
+        lambda seed: SimpleNamespace(random=lambda: seed),
+    )
+    logits = torch.tensor([-torch.inf, 0.0, 0.0, 0.0]).expand(4, -1)
+    draws = cast(Sequence[int], (0.0, 0.5, 0.9, 1.0))
+    assert TokenSampler(Sampling(temperature=1.0), draws)(logits).tolist() == [1, 2, 3, 3]
 
 
 def test_answers_have_their_own_generators() -> None:

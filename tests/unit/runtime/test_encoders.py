@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,25 @@ def test_wrong_image_size(alter: Alter, by_maps: Bundle) -> None:
     assert message.endswith(f"the card expects (None, 3, {size // 2}, {size // 2})")
 
 
+def test_wrong_rank_of_image_tokens(by_maps: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = by_maps.card
+    count, size = card.vision.image_tokens, card.image.size
+
+    def port(name: str, *shape: int | str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, shape=list(shape))
+
+    levels = [port(name, "B", 8, 2, 2) for name in card.vision.levels]
+    session = SimpleNamespace(
+        get_inputs=lambda: [port("pixel_values", "B", 3, size, size)],
+        get_outputs=lambda: [port("image_tokens", "B", count), *levels],
+    )
+    monkeypatch.setattr("regionqa.runtime.encoders.open_session", lambda *_, **how: session)
+    message = refused(VisionEncoder, by_maps)
+    assert message.endswith(
+        f"image_tokens is ('B', {count}), the card expects (None, {count}, None)"
+    )
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -258,18 +278,18 @@ def finite(*shape: int) -> Floats:
     return np.ones(shape, np.float32)
 
 
-def infinite(*shape: int) -> Floats:
+def overflowing(value: float, *shape: int) -> Floats:
     values = finite(*shape)
-    values.flat[-1] = np.inf
+    values.flat[-1] = value
     return values
 
 
 @pytest.mark.parametrize(
     "outputs",
     [
-        (infinite(1, 4, 32), finite(1, 8, 2, 2), finite(1, 8, 1, 1)),
-        (finite(1, 4, 32), infinite(1, 8, 2, 2), finite(1, 8, 1, 1)),
-        (finite(1, 4, 32), finite(1, 8, 2, 2), infinite(1, 8, 1, 1)),
+        (overflowing(np.inf, 1, 4, 32), finite(1, 8, 2, 2), finite(1, 8, 1, 1)),
+        (finite(1, 4, 32), overflowing(-np.inf, 1, 8, 2, 2), finite(1, 8, 1, 1)),
+        (finite(1, 4, 32), finite(1, 8, 2, 2), overflowing(np.nan, 1, 8, 1, 1)),
     ],
     ids=["tokens", "first level", "last level"],
 )
@@ -288,7 +308,8 @@ def test_an_overflow_of_region_tokens_is_reported(
     by_maps: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = RegionEncoder(by_maps, Device.cpu)
-    monkeypatch.setattr(encoder, "_session", Outputs(infinite(1, 1, 32)))
+    monkeypatch.setattr(encoder, "_session", Outputs(overflowing(np.inf, 1, 1, 32)))
+    encoder.encode([finite(1, 8, 2, 2)] * 2, finite(1, 4))
     monkeypatch.setattr(encoder, "_half", True)
     with pytest.raises(BundleError, match=r"region\.onnx: .*float16"):
         encoder.encode([finite(1, 8, 2, 2)] * 2, finite(1, 4))
