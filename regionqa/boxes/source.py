@@ -145,8 +145,20 @@ class SourceFile:
     def first(self) -> object:
         """The first element of a JSON array or of JSON lines, or first value of an object."""
         if self.kind == ".jsonl":
-            return next((value for _, value in self.lines()), None)
+            return self._first_line
         return self._outline[2]
+
+    @functools.cached_property
+    def _first_line(self) -> object:
+        """The first JSON line; None if there is none, or it is not JSON."""
+        content = self.content.removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = content[: content.find(b"\n") + 1] or content
+        if content[:1] not in (b"{", b"["):
+            head = self.text.lstrip().partition("\n")[0].encode("utf-8", "surrogatepass")
+        try:
+            return parse_json(head.decode())
+        except ValueError:
+            return None
 
     @functools.cached_property
     def _is_lines(self) -> bool:

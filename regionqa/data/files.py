@@ -63,6 +63,7 @@ def read_training_data(
         return _box_data(source, images, Convention(format, units), scale_boxes)
     # stray bytes spoil one record only
     content = source.content if source.is_stream and path.exists() else None
+    del source
     file = JsonFile.read(path, ADVICE, strict=False, content=content)
     folders = [path.parent, path.parent / "images"] if images is None else [images]
     given = "--box-format" if format else "--box-units" if units else None
