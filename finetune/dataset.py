@@ -4,8 +4,9 @@ Prompts are rendered as for asking. Only answers, and the stop that ends each, h
 """
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from regionqa.data.files import read_training_data
 from regionqa.data.records import Problem, Record
 from regionqa.errors import DataError, QuestionError
 from regionqa.finetune.config import FinetuneSettings
-from regionqa.language.prompts import REFERENCE, render_conversation, renumber
+from regionqa.language.prompts import render_conversation
+from regionqa.language.references import REFERENCE, renumber
 from regionqa.language.tokenization import BundleTokenizer, Preceding, answer_ids, tokenize
 from regionqa.regions import Box
 
@@ -183,6 +185,8 @@ class RunData:
     """Whether `replay` holds the base's own answers."""
     files: tuple[Mapping[str, Any], ...] = ()
     """For every file: name, sha256, use, records used and left out."""
+    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For every use of a file: a digest of each record, with which a resumed run compares."""
 
     def records(self, stage: str) -> tuple[Record, ...]:
         """Return the records that a stage trains on."""
@@ -214,7 +218,12 @@ def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData
         held_out = reader.read((settings.held_out,), "held out")
         kept = {record.image for record in held_out}
         return RunData(
-            _without(align, kept), _without(main, kept), replay, held_out, files=tuple(reader.files)
+            _without(align, kept),
+            _without(main, kept),
+            replay,
+            held_out,
+            files=tuple(reader.files),
+            digests=reader.digests,
         ).checked()
     held = held_out_images(main, settings.held_out_share, settings.seed)
     return RunData(
@@ -223,6 +232,7 @@ def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData
         replay,
         tuple(record for record in main if record.image in held),
         files=tuple(reader.files),
+        digests=reader.digests,
     ).checked()
 
 
@@ -232,9 +242,13 @@ class _Reader:
     def __init__(self, settings: FinetuneSettings, builder: SampleBuilder, say: Say) -> None:
         self._images = Path(settings.images) if settings.images else None
         self._skip_bad = settings.skip_bad
+        model = f" --model {shlex.quote(settings.model)}" if settings.model != "starter" else ""
+        folder = f" --images {shlex.quote(settings.images)}" if settings.images else ""
+        self._check = folder + model
         self._builder = builder
         self._say = say
         self.files: list[dict[str, Any]] = []
+        self.digests: dict[str, tuple[str, ...]] = {}
 
     def read(self, names: Sequence[str], use: str) -> tuple[Record, ...]:
         """Read the usable records of several files."""
@@ -246,8 +260,10 @@ class _Reader:
             self._say(f"warning: {warning}")
         records, misfits = self._builder.fitting(data.records)
         data = replace(data, records=tuple(records), problems=(*data.problems, *misfits)).or_stop(
-            skip_bad=self._skip_bad
+            skip_bad=self._skip_bad, check=self._check
         )
+        digests = tuple(map(record_digest, records))
+        self.digests[f"{use}: {path.name}"] = digests
         left_out = f", {data.bad:,} left out" if data.bad else ""
         self._say(f"{path}: {len(records):,} records of {len(data.images):,} images{left_out}")
         self.files.append(
@@ -260,6 +276,13 @@ class _Reader:
             }
         )
         return records
+
+
+def record_digest(record: Record) -> str:
+    """Digest of what a record teaches: 16 hexadecimal digits."""
+    boxes = [region.box.xyxy for region in record.regions]
+    content = repr((record.image.name, boxes, record.turns))
+    return hashlib.blake2b(content.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
 def held_out_images(records: Sequence[Record], share: float, seed: int) -> set[Path]:

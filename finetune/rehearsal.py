@@ -19,13 +19,13 @@ from regionqa.data.convert import write_training_data
 from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
-from regionqa.errors import UsageError
+from regionqa.errors import ImageError, UsageError
 from regionqa.finetune.config import FinetuneSettings
 from regionqa.finetune.dataset import RunData, Say, sample_builder
 from regionqa.finetune.distributed import ProcessGroup
+from regionqa.images.kinds import SUFFIXES
 from regionqa.images.reading import open_image
-from regionqa.language.prompts import REFERENCE
-from regionqa.pipeline.inputs import SUFFIXES
+from regionqa.language.references import REFERENCE
 from regionqa.regions import Box, Region
 from regionqa.requests import NAMING_QUESTION, Request
 
@@ -50,9 +50,9 @@ def with_rehearsal(
         return data
     if processes.is_first and not path.exists():
         rng = np.random.default_rng([settings.seed, len(data.instruct)])
-        places = places_to_rehearse(settings, data, rng)
+        places = places_to_rehearse(settings, data, rng, say)
         say(f"rehearsal: asking {base.card.name} about {len(places):,} boxes")
-        records = rehearse(base, places, questions_to_rehearse(data.instruct), rng)
+        records = rehearse(base, places, questions_to_rehearse(data.instruct), rng, say)
         write_training_data(path, records)
     processes.wait()
     if not path.stat().st_size:
@@ -64,14 +64,14 @@ def with_rehearsal(
 
 
 def places_to_rehearse(
-    settings: FinetuneSettings, data: RunData, rng: np.random.Generator
+    settings: FinetuneSettings, data: RunData, rng: np.random.Generator, say: Say
 ) -> list[Place]:
     """Choose the boxes to ask about: those of a file, or random ones in images."""
     on = Path(settings.rehearse_on) if settings.rehearse_on else None
     if on and not on.is_dir():
         return places_of(read_training_data(on).or_stop(skip_bad=True).records, rng)
     images = images_in(on) if on else sorted({r.image for r in (*data.align, *data.instruct)})
-    return places_anywhere(images, settings.rehearse, rng)
+    return places_anywhere(images, settings.rehearse, rng, say)
 
 
 def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place]:
@@ -87,13 +87,22 @@ def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place
     return [(records[i].image, r.box) for i in sorted(chosen) for r in records[i].regions][:MOST]
 
 
-def places_anywhere(images: Sequence[Path], each: int, rng: np.random.Generator) -> list[Place]:
-    """Draw `each` random boxes in every image, or in as many images as give MOST."""
+def places_anywhere(
+    images: Sequence[Path], each: int, rng: np.random.Generator, say: Say
+) -> list[Place]:
+    """Draw `each` random boxes in every image, or in as many images as give MOST.
+
+    say: called with a line for each image that cannot be opened and is left out.
+    """
     if len(images) * each > MOST:
         images = sorted(images[int(i)] for i in rng.permutation(len(images))[: MOST // each])
     places = []
     for path in images:
-        image = open_image(path)
+        try:
+            image = open_image(path)
+        except ImageError as error:
+            say(f"rehearsal: left out: {error}")
+            continue
         places += [(path, random_box(image.width, image.height, rng)) for _ in range(each)]
     return places
 
@@ -114,20 +123,28 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def rehearse(
-    base: Bundle, places: Sequence[Place], questions: Sequence[str], rng: np.random.Generator
+    base: Bundle,
+    places: Sequence[Place],
+    questions: Sequence[str],
+    rng: np.random.Generator,
+    say: Say,
 ) -> tuple[Record, ...]:
-    """Ask the base about boxes; return its answers as records, without errors and empty ones."""
+    """Ask the base about boxes; return its answers as records, without errors and empty ones.
+
+    say: called with a line for each error.
+    """
     engine = Engine.load(base, device="cpu")
-    return tuple(
-        Record(
-            Path(answer.request.image),
-            answer.request.regions,
-            (Turn(answer.request.question, answer.text),),
-            "rehearsal",
-        )
-        for answer in engine.answer(_requests(places, questions, rng), unsure_below=0)
-        if not answer.error and answer.text.strip()
-    )
+    records, errors = [], dict[str, None]()
+    for answer in engine.answer(_requests(places, questions, rng), unsure_below=0):
+        request = answer.request
+        if answer.error:
+            errors[str(answer.error)] = None
+        elif answer.text.strip():
+            turn = Turn(request.question, answer.text)
+            records.append(Record(Path(request.image), request.regions, (turn,), "rehearsal"))
+    for error in errors:
+        say(f"rehearsal: left out: {error}")
+    return tuple(records)
 
 
 def _requests(

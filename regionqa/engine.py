@@ -20,6 +20,7 @@ from regionqa.bundles.store import Bundle
 from regionqa.errors import ImageError, ItemError, QuestionError, UsageError
 from regionqa.flags import parse_choice
 from regionqa.images.reading import image_from_memory, open_image
+from regionqa.language.references import inline_regions, question_text
 from regionqa.language.streaming import AnswerStream
 from regionqa.options import GenerationOptions, RuntimeOptions
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox, clip_all, four_numbers
@@ -127,7 +128,8 @@ class Engine:
 
         Args:
             image: A path, a Pillow image, or a uint8 array (height, width, 3) or (height, width).
-            question: The question; `<region1>` refers to the first box.
+            question: The question; `<region1>` refers to the first box. Without boxes, it may hold
+                regions inline, as PVIT writes them.
             boxes: Four numbers each.
             options: How the answer is generated.
             box_format: "xyxy", "xywh" or "cxcywh".
@@ -142,6 +144,8 @@ class Engine:
         units = parse_choice(BoxUnits, box_units, "box units")
         source = open_image(image) if isinstance(image, (str, Path)) else image_from_memory(image)
         written = [WrittenBox(four_numbers(list(box), str(box)), form, units) for box in boxes]
+        (question,), inline = inline_regions([question_text(question)], with_boxes=bool(written))
+        written += inline
         regions = tuple(box.resolve(source.width, source.height) for box in written)
         clipped, _ = clip_all(regions, source.width, source.height)
         request = Request(source.name, question, clipped, source)

@@ -64,6 +64,13 @@ class RegionSource(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class InputOptions(Options):
+    """How stdin is read."""
+
+    null: bool = option(False, "Names on stdin end in NUL, as from find -print0.", "--null", "-0")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class BoxOptions(Options):
     """Boxes to ask about, the same for every image or looked up in a file."""
 

@@ -9,7 +9,13 @@ import typer
 from regionqa.cli.options import with_options
 from regionqa.errors import UsageError
 from regionqa.flags import Reads
-from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
+from regionqa.options import (
+    BoxOptions,
+    GenerationOptions,
+    InputOptions,
+    OutputOptions,
+    RuntimeOptions,
+)
 
 
 @with_options
@@ -24,6 +30,7 @@ def ask(
         Reads.request,
     ],
     *,
+    inputs: InputOptions,
     boxes: BoxOptions,
     each: Annotated[bool, typer.Option("--each", help="Ask about each box separately.")] = False,
     runtime: RuntimeOptions,
@@ -45,6 +52,7 @@ def ask(
             images=tuple(images),
             question=question,
             each=each,
+            inputs=inputs,
             boxes=boxes,
             generation=generation,
             runtime=runtime,
@@ -61,6 +69,7 @@ def caption(
         Reads.images,
     ],
     *,
+    inputs: InputOptions,
     boxes: BoxOptions,
     runtime: RuntimeOptions,
     generation: GenerationOptions,
@@ -76,6 +85,7 @@ def caption(
         RunOptions(
             images=tuple(images),
             caption=True,
+            inputs=inputs,
             boxes=boxes,
             generation=generation,
             runtime=runtime,

@@ -7,7 +7,6 @@ A record without regions is about the whole image, as LLaVA's own are. All probl
 found at once.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -15,7 +14,6 @@ import msgspec
 from msgspec import Meta
 
 from regionqa.boxes.fields import excerpt
-from regionqa.data.english import counted
 from regionqa.data.fields import (
     ImageName,
     RegionList,
@@ -26,19 +24,11 @@ from regionqa.data.fields import (
 )
 from regionqa.data.images import ImageFile, ImageFinder, place_region
 from regionqa.data.records import Problem, Record, Turn
-from regionqa.errors import BoxError, ImageError
-from regionqa.language.prompts import LONGEST_NUMBER, REFERENCE
-from regionqa.regions import BoxUnits, Region, WrittenBox
+from regionqa.errors import BoxError, ImageError, QuestionError
+from regionqa.language.references import IMAGE, inline_regions, question_text, reference_problems
+from regionqa.regions import Region, WrittenBox
 
 ROLES = ("human", "gpt")
-IMAGE = "<image>"
-"""LLaVA's mark for the image. The image always comes first here, so the mark is removed."""
-
-NEARLY = re.compile(r"<\s*/?\s*regions?[\s_-]*[0-9]*\s*>|<L-?[0-9.]*>", re.IGNORECASE)
-"""Text that resembles a region reference; a model would learn it as words."""
-INLINE = re.compile(r"<Region>\s*" + r"<L([0-9]{1,4})>\s*" * 4 + "</Region>")
-"""PVIT's region: left, top, right, bottom in per mille of the image's width and height."""
-
 NamedBox = tuple[str, WrittenBox]
 """A box with its name in messages."""
 Conversation = Annotated[
@@ -102,18 +92,7 @@ def text_problems(texts: Sequence[str], given: int) -> Iterator[str]:
             yield f"{name} {fault}; save the file as UTF-8"
         if IMAGE in text:
             yield f"{name} holds {IMAGE}, which belongs in a question; remove it"
-        for digits in REFERENCE.findall(text):
-            if len(digits) > LONGEST_NUMBER or not 1 <= int(digits) <= given:
-                verb = "was" if given == 1 else "were"
-                yield (
-                    f"{name} names <region{digits[:LONGEST_NUMBER]}>, "
-                    f"but {counted(given, 'region')} {verb} given"
-                )
-        for nearly in NEARLY.findall(REFERENCE.sub("", text))[:1]:
-            yield (
-                f"{name} holds {excerpt(nearly)}, which names no region; write <region1>, "
-                "or <Region><L10><L20><L300><L400></Region>"
-            )
+        yield from (f"{name} {problem}" for problem in reference_problems(text, given))
 
 
 def _read(
@@ -129,12 +108,12 @@ def _read(
     texts = _texts(fields.conversations, strict, wrong)
     boxes, problems = read_regions(fields.regions or [], training=True)
     wrong += problems
-    named = bool(boxes) or any(map(REFERENCE.search, texts))
-    texts, inline = number_regions(texts)
-    if inline and named:
-        wrong.append("gives regions both inline and by number; write all of them one way")
-    else:
+    inline: tuple[WrittenBox, ...] = ()
+    try:
+        texts, inline = inline_regions(texts, with_boxes=bool(boxes))
         wrong += text_problems(texts, len(inline or boxes))
+    except QuestionError as error:
+        wrong.append(str(error))
     image = _image(fields.image, images, wrong)
     if image is None:
         return None
@@ -162,7 +141,7 @@ def _texts(conversation: Sequence[object], strict: bool, wrong: list[str]) -> li
             return []
         text = fields.value
         if role == ROLES[0]:
-            text = " ".join(part.strip() for part in text.split(IMAGE))
+            text = question_text(text)
         texts.append(text.strip())
     if len(texts) % 2:
         wrong.append("the last question has no answer; add one, from gpt")
@@ -198,23 +177,3 @@ def _placed(
 
 def _as_written(box: WrittenBox) -> str:
     return "".join(f"<L{value:g}>" for value in box.values)
-
-
-def number_regions(texts: Sequence[str]) -> tuple[list[str], list[WrittenBox]]:
-    """Replace PVIT's inline regions by `<region1>` and so on.
-
-    Numbers run through all texts in order of appearance; the same four numbers are the same region.
-    Text that only resembles a region is left as it is.
-
-    Returns:
-        The texts, and the boxes in order of their numbers: xyxy in per mille, not checked yet
-        (`WrittenBox.resolve` raises BoxError for one without area).
-    """
-    numbers: dict[tuple[int, int, int, int], int] = {}
-
-    def numbered(found: re.Match[str]) -> str:
-        x0, y0, x1, y1 = map(int, found.groups())
-        return f"<region{numbers.setdefault((x0, y0, x1, y1), len(numbers) + 1)}>"
-
-    replaced = [INLINE.sub(numbered, text) for text in texts]
-    return replaced, [WrittenBox(box, units=BoxUnits.permille) for box in numbers]

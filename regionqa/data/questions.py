@@ -18,7 +18,7 @@ import msgspec
 from regionqa.boxes.entries import BoxEntry
 from regionqa.boxes.fields import excerpt
 from regionqa.boxes.images import ImageFolders
-from regionqa.data.conversations import IMAGE, ROLES, number_regions
+from regionqa.data.conversations import ROLES
 from regionqa.data.fields import (
     ANSWER_KEYS,
     ImageName,
@@ -32,7 +32,7 @@ from regionqa.data.fields import (
 from regionqa.data.jsonl import JsonFile, JsonLayout
 from regionqa.errors import DataError, ItemError
 from regionqa.images.reading import InputImage, open_image
-from regionqa.language.prompts import REFERENCE
+from regionqa.language.references import REFERENCE, inline_regions, question_text
 from regionqa.regions import WrittenBox, clip_all
 from regionqa.requests import Request
 
@@ -131,14 +131,11 @@ def _read(
         raise ItemError(f"is {excerpt(document)}, not an object")
     for unknown in unknown_keys(document, QuestionFields, strict=strict, unused=ANSWER_KEYS):
         raise ItemError(unknown)
-    turns, inline = _numbered(list(_turns(document)))
     fields, problems = read_fields(document, QuestionFields)
     if problems:
         raise ItemError(problems[0])
-    boxes = tuple(inline) or parse_regions(fields.regions) or ()
-    if inline and fields.regions:
-        raise ItemError("gives regions both inline and in a list")
-    return fields.image, boxes, turns
+    turns, inline = _numbered(list(_turns(document)), with_boxes=bool(fields.regions))
+    return fields.image, inline or parse_regions(fields.regions) or (), turns
 
 
 def _turns(document: dict[str, object]) -> Iterator[QuestionTurn]:
@@ -171,14 +168,15 @@ def _turn(question: object, answer: object, document: Mapping[str, Any]) -> Ques
     choices = tuple(fields.choices or ())
     if choices and not set(map(_plain, answers)) & set(map(_plain, choices)):
         raise ItemError(f"its answer {excerpt(answers[0])} is not among its choices")
-    text = question.replace(IMAGE, " ").strip()
-    return QuestionTurn(text, tuple(answers), choices, fields.kind)
+    return QuestionTurn(question_text(question).strip(), tuple(answers), choices, fields.kind)
 
 
-def _numbered(turns: Sequence[QuestionTurn]) -> tuple[list[QuestionTurn], list[WrittenBox]]:
+def _numbered(
+    turns: Sequence[QuestionTurn], *, with_boxes: bool
+) -> tuple[list[QuestionTurn], tuple[WrittenBox, ...]]:
     """Replace regions written into the texts by `<region1>` and so on; return their boxes too."""
     texts = [text for turn in turns for text in (turn.question, *turn.answers)]
-    replaced, boxes = number_regions(texts)
+    replaced, boxes = inline_regions(texts, with_boxes=with_boxes)
     rest = iter(replaced)
     return [
         replace(turn, question=next(rest), answers=tuple(next(rest) for _ in turn.answers))

@@ -4,25 +4,16 @@ An `InputImage` is known by its header until `load` decodes it. "As displayed" m
 rotation. Colour profiles are not applied, as in GPT4RoI and PVIT.
 """
 
-import stat
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from regionqa.errors import ImageError
-
-FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
-"""Formats that are read. Pillow opens more, some by running other programs (EPS)."""
-
-MAX_PIXELS = 178_956_970
-"""Limit on the pixels of an image: half a gigabyte as RGB, however small the file is."""
+from regionqa.images.files import check_size, find_source, pillow_errors, use_image
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,20 +29,6 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
-_KINDS = {
-    b"%PDF": "a PDF",
-    b"%!PS": "a PostScript file",
-    b"<svg": "an SVG drawing",
-    b"8BPS": "a Photoshop file",
-    b"ftyphei": "a HEIC image",
-    b"ftypmif1": "a HEIF image",
-    b"ftypavif": "an AVIF image",
-}
-"""Other file types that users give as images, by a mark among their first bytes."""
-
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-"""First bytes of the formats that are read; a file that begins so and fails is damaged."""
-
 
 @dataclass(eq=False)
 class InputImage:
@@ -66,8 +43,10 @@ class InputImage:
     """Width as displayed, in pixels."""
     height: int
     """Height as displayed, in pixels."""
-    source: Path | Image.Image = field(repr=False)
-    """The file, or the RGB pixels of an image that came without one."""
+    source: Path | bytes | Image.Image = field(repr=False)
+    """The file, its bytes where it is a pipe, or the RGB pixels of an image in memory."""
+    warnings: list[str] = field(default_factory=list, init=False, repr=False)
+    """What was found by opening and decoding it and is no error; see `take_warnings`."""
     _keep: bool = field(default=False, init=False, repr=False)
     _kept: Image.Image | None = field(default=None, init=False, repr=False)
 
@@ -88,6 +67,12 @@ class InputImage:
             self._kept = pixels
         return pixels
 
+    def take_warnings(self) -> list[str]:
+        """Return what was found so far and is no error, a line each, and forget it."""
+        taken = [f"{self.name}: {warning}" for warning in self.warnings]
+        self.warnings.clear()
+        return taken
+
     def keep(self) -> None:
         """Keep the pixels that the next `load` decodes, so that they are not decoded again."""
         self._keep = True
@@ -99,14 +84,17 @@ class InputImage:
     def _decode(self) -> Image.Image:
         if isinstance(self.source, Image.Image):
             return self.source.copy()
-        with _opened(self.source, self.name) as image:
-            pixels = _as_displayed(image)
+        pixels = use_image(self.source, self.name, _as_displayed, self._warn)
         if pixels.size != (self.width, self.height):
             raise ImageError(
                 f"{self.name}: changed while in use, from {self.width} x {self.height} to "
                 f"{pixels.width} x {pixels.height} pixels; ask again"
             )
         return pixels
+
+    def _warn(self, warning: str) -> None:
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
 
 class PixelBudget:
@@ -141,14 +129,15 @@ def open_image(path: str | Path) -> InputImage:
     """Read the header of an image file; of several pages or frames the first is used.
 
     Raises:
-        ImageError: Not a JPEG, PNG, WebP, BMP, TIFF or GIF, or too large.
+        ImageError: Not an image of a format that is read, or too large.
     """
     name = str(path)
-    with _opened(Path(path), name) as image:
-        width, height = image.size
-        if _orientation(image) in _SIDEWAYS:
-            width, height = height, width
-    return InputImage(name, width, height, Path(path))
+    source = find_source(Path(path), name)
+    width, height, several = use_image(source, name, _header)
+    image = InputImage(name, width, height, source)
+    if several:
+        image.warnings.append("holds several pages or frames; the first is used")
+    return image
 
 
 def image_from_memory(image: Image.Image | NDArray[Any], name: str = "image") -> InputImage:
@@ -167,88 +156,22 @@ def image_from_memory(image: Image.Image | NDArray[Any], name: str = "image") ->
                 f"{name}: an array of shape (height, width, 3) or (height, width) and type uint8 "
                 f"is expected, found shape {image.shape} and type {image.dtype}"
             )
-        _check_size(image.shape[1], image.shape[0], name)
+        check_size(image.shape[1], image.shape[0], name)
         image = Image.fromarray(image)
-    _check_size(*image.size, name)
-    with _pillow_errors(name):
+    check_size(*image.size, name)
+    with pillow_errors(name):
         pixels = _as_displayed(image)
     return InputImage(name, *pixels.size, pixels)
 
 
-@contextmanager
-def _opened(path: Path, name: str) -> Iterator[Image.Image]:
-    """Open a file with Pillow, with every error as an ImageError."""
-    _check_file(path, name)
-    with _pillow_errors(name):
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(*image.size, name)
-                yield image
-        except UnidentifiedImageError:
-            raise ImageError(f"{name}: {_what_it_is(path)}") from None
-
-
-def _check_file(path: Path, name: str) -> None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(f"{name}: cannot be read: {reason}") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name}: a directory, not an image; name the images in it")
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
-        raise ImageError(f"{name}: a pipe or device, not a file; save the image first")
-    if status.st_size == 0:
-        raise ImageError(f"{name}: empty file; copy it again")
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height == 0:
-        raise ImageError(f"{name}: {width} x {height} pixels, so there is nothing to see")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: {width} x {height} is {width * height:,} pixels, more than the "
-            f"{MAX_PIXELS:,} that are read; make it smaller first"
-        )
-
-
-@contextmanager
-def _pillow_errors(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into an ImageError, and silence its warnings.
-
-    Its decoders raise nearly every kind of error on damaged data, hence `Exception`. Its warnings
-    name no image, and the one about sizes repeats `_check_size` with a lower limit.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            yield
-    except ImageError:
-        raise
-    except PermissionError:
-        raise ImageError(f"{name}: permission denied; make the file readable") from None
-    except Image.DecompressionBombError as error:
-        # the application may have set Pillow's limit below ours; the message has both numbers
-        numbers = str(error).partition(", could be")[0]
-        raise ImageError(f"{name}: {numbers}; make it smaller first") from None
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(
-            f"{name}: cannot be decoded: {reason}; copy it again, or save it as PNG"
-        ) from None
-
-
-def _what_it_is(path: Path) -> str:
-    """Return why a file is not read, from its first bytes."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start.startswith(_STARTS):
-        return "broken from the start, or of a rare kind; copy it again, or save it as PNG"
-    others = [kind for mark, kind in _KINDS.items() if mark in start]
-    what = f"{others[0]}, which is not read; convert it" if others else "not an image"
-    return f"{what} ({', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read)"
+def _header(image: Image.Image) -> tuple[int, int, bool]:
+    """Width and height as displayed, and whether there are several pages or frames."""
+    width, height = image.size
+    if _orientation(image) in _SIDEWAYS:
+        width, height = height, width
+    # the second image of a JPEG is a phone's preview
+    several = image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False)
+    return width, height, several
 
 
 def _orientation(image: Image.Image) -> int:

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 from regionqa.bundles.prompt_rules import PromptRules, parse_pattern
 from regionqa.errors import QuestionError
-
-REFERENCE = re.compile(r"<region(\d+)>")
-LONGEST_NUMBER = 9
-"""Digits of a reference; Python refuses to read numbers of thousands of digits."""
+from regionqa.language.references import REFERENCE, reference_problems
 
 
 @dataclass(frozen=True)
@@ -156,13 +153,11 @@ def render_answer(rules: PromptRules, answer: str) -> str:
 
 
 def _check_question(question: str, regions: int) -> None:
-    """Raise QuestionError if a question is empty or names a region that was not given."""
+    """Raise QuestionError if a question is empty, or names a region that was not given or badly."""
     if not question.strip():
         raise QuestionError("the question is empty")
-    for digits in REFERENCE.findall(question):
-        if len(digits) > LONGEST_NUMBER or not 1 <= int(digits) <= regions:
-            given = "1 region was" if regions == 1 else f"{regions} regions were"
-            raise QuestionError(f"the question names <region{digits}>, but {given} given")
+    for problem in reference_problems(question, regions):
+        raise QuestionError(f"the question {problem}")
 
 
 def _introduction(
@@ -234,23 +229,6 @@ def _merge(pieces: Sequence[Piece]) -> list[Piece]:
         elif piece != Text(""):
             merged.append(piece)
     return merged
-
-
-def renumber(text: str, kept: Sequence[int]) -> str:
-    """Renumber the references of a text for a question with a subset of its regions.
-
-    Args:
-        text: A question or an answer.
-        kept: Numbers of the regions kept, from 1; `kept[0]` becomes `<region1>`. References to
-            others become text, as in "region 3".
-    """
-    places = {number: place for place, number in enumerate(kept, start=1)}
-
-    def renamed(found: re.Match[str]) -> str:
-        place = places.get(int(found[1])) if len(found[1]) <= LONGEST_NUMBER else None
-        return f"<region{place}>" if place else f"region {found[1]}"
-
-    return REFERENCE.sub(renamed, text)
 
 
 def read_answer(rules: PromptRules, text: str) -> str:

@@ -12,10 +12,10 @@ from regionqa.data.fields import check_text
 from regionqa.engine import Engine
 from regionqa.errors import ItemError, OutputError, QuestionError
 from regionqa.images.reading import InputImage, open_image
-from regionqa.language.prompts import REFERENCE, renumber
+from regionqa.language.references import REFERENCE, inline_regions, question_text, renumber
 from regionqa.options import BoxOptions, GenerationOptions
 from regionqa.pipeline.outputs import error_text
-from regionqa.regions import Region, clip_all
+from regionqa.regions import Region, WrittenBox, clip_all
 from regionqa.requests import HistoryTurn, Request
 
 HELP = """\
@@ -146,6 +146,8 @@ class Chat:
             raise ItemError("/image: name an image, like /image cat.jpg")
         image = open_image(Path(path).expanduser())
         image.load()  # so that a broken image fails here, not at the first question
+        for warning in image.take_warnings():
+            self._listener.warn(warning)
         self._begin(image)
 
     def follow(self, line: str) -> bool:
@@ -172,9 +174,11 @@ class Chat:
 
     def add_box(self, text: str) -> None:
         """Add a region; BoxError if it is malformed or outside the image."""
+        self._add(self._settings.boxes.parse_box(text))
+
+    def _add(self, written: WrittenBox) -> None:
         conversation = self._current
         size = (conversation.image.width, conversation.image.height)
-        written = self._settings.boxes.parse_box(text)
         (region,), warnings = clip_all((written.resolve(*size),), *size)
         for warning in warnings:
             self._listener.warn(warning)
@@ -203,6 +207,7 @@ class Chat:
     def ask(self, question: str) -> None:
         """Answer a question and remember both; QuestionError if it cannot be answered."""
         check_text(question, self._current.image.name)
+        question = self._with_inline(question_text(question))
         request, subjects, introduced = self._request(question)
         listener = self._listener
         options = self._settings.generation
@@ -240,6 +245,21 @@ class Chat:
             self._conversations.pop()
         self._conversations.append(Conversation(image))
         self._listener.note(f"{image.name}, {image.width} x {image.height} pixels")
+
+    def _with_inline(self, question: str) -> str:
+        """Add the regions that a question holds inline, and name them by their numbers."""
+        now = self._current
+        (numbered,), inline = inline_regions([question], with_boxes=False)
+        numbers = []
+        for written in inline:
+            box = written.resolve(now.image.width, now.image.height).box
+            same = [n for n, region in enumerate(now.regions, start=1) if region.box == box]
+            if not same:
+                self._add(written)
+            numbers.append(same[0] if same else len(now.regions))
+        if not inline:
+            return question
+        return REFERENCE.sub(lambda found: f"<region{numbers[int(found[1]) - 1]}>", numbered)
 
     def _label(self, number: int) -> str:
         return f"<region{number}> {self._current.regions[number - 1].box}"

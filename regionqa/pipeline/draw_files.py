@@ -11,7 +11,7 @@ from PIL import Image
 
 from regionqa.errors import OutputError, UsageError
 from regionqa.files import Identity, identity, write_whole
-from regionqa.pipeline.inputs import STDIN, InputItem
+from regionqa.pipeline.items import STDIN, InputItem
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes of drawings; they set the file format."""

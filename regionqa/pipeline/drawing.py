@@ -10,7 +10,7 @@ from math import ceil, floor, hypot, sqrt
 
 from PIL import Image, ImageDraw, ImageFont
 
-from regionqa.language.prompts import REFERENCE
+from regionqa.language.references import REFERENCE
 from regionqa.regions import Box
 from regionqa.requests import Answer
 

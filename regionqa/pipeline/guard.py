@@ -26,7 +26,7 @@ from regionqa.files import (
     resolved,
 )
 from regionqa.flags import Reads, Writes
-from regionqa.pipeline.inputs import SUFFIXES
+from regionqa.images.kinds import SUFFIXES
 
 NEVER_READ = (".jsonl", ".html", ".svg", ".pdf")
 """Suffixes of results that may lie in a folder of annotations, since none is read from there."""

@@ -1,59 +1,24 @@
-"""Command-line arguments to a stream of requests.
+"""Items of a command line to a stream of requests.
 
-There are two lazy steps: `find_images` expands files, folders, globs and stdin to items, and
-`make_requests` opens their images, looks up their boxes and sets their questions. A fault of one
-item becomes the error of its request; the stream continues.
+`make_requests` opens the images of items (`regionqa.pipeline.items`), looks up their boxes and sets
+their questions. A fault of one item becomes the error of its request; the stream continues.
 """
 
-import glob
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from io import TextIOWrapper
-from pathlib import Path
-from typing import Any, TextIO
 
 from regionqa.boxes.files import BoxFile
 from regionqa.boxes.lookup import is_same_file
 from regionqa.boxes.sizes import SizeCheck
 from regionqa.data.english import counted
-from regionqa.data.fields import (
-    ANSWER_KEYS,
-    RequestFields,
-    check_json,
-    check_text,
-    parse_regions,
-    read_fields,
-    unknown_keys,
-)
-from regionqa.data.jsonl import parse_line
-from regionqa.errors import ItemError, UsageError
+from regionqa.data.fields import check_text
+from regionqa.errors import ItemError
 from regionqa.images.reading import InputImage, open_image
+from regionqa.language.references import inline_regions, question_text
+from regionqa.pipeline.items import InputItem
 from regionqa.regions import Region, WrittenBox, clip_all
 from regionqa.requests import Request
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""Suffixes of the files found in folders and by globs; a file given by name may have any."""
-STDIN = "-"
-
-
-@dataclass(frozen=True)
-class InputItem:
-    """One image to ask about, before it is opened."""
-
-    image: str
-    """Name of the image as the user gave it; `-` for a line of stdin without one."""
-    boxes: tuple[WrittenBox, ...] | None = None
-    """Boxes of this item; empty: the whole image; None: the command's boxes."""
-    question: str | None = None
-    """Question about this item; None: the command's question."""
-    error: ItemError | None = None
-    """Why there can be no request."""
-    id: str | int | float | None = None
-    """The user's own name of it, which comes back with the answer."""
-    meta: Any = None
-    """Further JSON of the user's, which comes back with the answer."""
 
 
 @dataclass(frozen=True)
@@ -73,143 +38,6 @@ class AskSettings:
     each: bool = False
     """One request per region instead of one per image. An image that `boxfile` lists without any
     box then has no request."""
-
-
-# -- arguments to items ----------------------------------------------------------------------------
-
-
-def find_images(arguments: Sequence[str], stdin: TextIO) -> Iterator[InputItem]:
-    """Expand arguments to items, in their order.
-
-    Folders are walked in sorted order, without hidden files and links to folders. A glob is
-    expanded if there is no file of that name. A line of stdin is a path, or a JSON object
-    `{"image", "regions", "question", "id", "meta"}` of which all but the first may be missing. JSON
-    lines of answers can serve as input; their further keys are not used, and any other key is the
-    item's error. Lines are read one at a time, on demand.
-
-    Args:
-        arguments: Files, folders, globs, and at most one `-` for lines of stdin.
-        stdin: Stream to read lines from.
-
-    Raises:
-        UsageError: There are no arguments, `-` is repeated, or a folder or glob has no images.
-            Raised before the first item.
-    """
-    if not arguments:
-        raise UsageError("no images: name files, folders, or - to read them from stdin")
-    if arguments.count(STDIN) > 1:
-        raise UsageError("-: stdin can be read only once; give a single -")
-    for argument in arguments:
-        if argument != STDIN:
-            _expect_images(argument)
-    return (
-        item
-        for argument in arguments
-        for item in (_read_lines(stdin) if argument == STDIN else _expand(argument))
-    )
-
-
-def is_one_image(arguments: Sequence[str]) -> bool:
-    """Return whether the arguments are a single image, not a folder, glob or stdin."""
-    return len(arguments) == 1 and arguments[0] != STDIN and not _is_several(arguments[0])
-
-
-def _expect_images(argument: str) -> None:
-    if _is_several(argument) and next(_expand(argument), None) is None:
-        kind = "folder holds" if _is_folder(argument) else "pattern matches"
-        raise UsageError(f"{argument}: this {kind} no images ({', '.join(sorted(SUFFIXES))})")
-
-
-def _expand(argument: str) -> Iterator[InputItem]:
-    if _is_folder(argument):
-        return _walk(argument)
-    if _is_glob(argument):
-        return _match(argument)
-    return iter([InputItem(argument)])
-
-
-def _is_several(argument: str) -> bool:
-    return _is_folder(argument) or _is_glob(argument)
-
-
-def _is_folder(argument: str) -> bool:
-    return _exists(argument) and Path(argument).is_dir()
-
-
-def _is_glob(argument: str) -> bool:
-    return any(mark in argument for mark in "*?[") and not _exists(argument)
-
-
-def _exists(argument: str) -> bool:
-    try:
-        return Path(argument).exists()
-    except OSError:  # such as a name that is too long; `open_image` reports it
-        return False
-
-
-def _walk(folder: str) -> Iterator[InputItem]:
-    """Yield the images in a folder and its subfolders; unreadable folders come last, as errors."""
-    unreadable: list[OSError] = []
-    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and _looks_like_image(name):
-                yield InputItem(str(Path(parent, name)))
-    for error in unreadable:
-        reason = f"{error.filename}: this folder cannot be read: {error.strerror}"
-        yield InputItem(str(error.filename), error=ItemError(reason))
-
-
-def _match(pattern: str) -> Iterator[InputItem]:
-    # Path.glob takes no absolute pattern, and matches hidden files
-    found = sorted(set(glob.glob(pattern, recursive=True)))  # noqa: PTH207
-    return (InputItem(path) for path in found if _looks_like_image(path) and not _is_folder(path))
-
-
-def _looks_like_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
-
-
-def _read_lines(stdin: TextIO) -> Iterator[InputItem]:
-    if isinstance(stdin, TextIOWrapper):
-        stdin.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
-    # not `for line in stdin`, which may read ahead
-    for number, line in enumerate(iter(stdin.readline, ""), start=1):
-        text = line.rstrip("\r\n").removeprefix(
-            "\ufeff"
-        )  # PowerShell pipes begin with a byte-order mark
-        if text.lstrip().startswith("{"):
-            yield _parse_line(text, f"line {number} of stdin")
-        elif text.strip():
-            yield InputItem(text)
-
-
-def _parse_line(text: str, where: str) -> InputItem:
-    """Read a request from a JSON line; what is wrong with it becomes the item's error."""
-    record = parse_line(text, where)
-    if not isinstance(record.document, dict):
-        error = f"{where}: is not a JSON request: {record.error}"
-        return InputItem(STDIN, error=ItemError(error))
-    document = record.document
-    fields, problems = read_fields(document, RequestFields)
-    item = InputItem(fields.image or STDIN, question=fields.question)
-    try:
-        check_json({"id": fields.id, "meta": fields.meta})
-        item = replace(item, id=fields.id, meta=fields.meta)
-        problems = [
-            *unknown_keys(document, RequestFields, strict=True, unused=ANSWER_KEYS),
-            *problems,
-        ]
-        if problems:
-            raise ItemError(problems[0])
-        return replace(item, boxes=parse_regions(fields.regions))
-    except ItemError as error:
-        return replace(item, error=ItemError(f"{where}: {error}"))
-    except RecursionError as error:  # from rendering a deeply nested value in a message
-        return replace(item, error=ItemError(f"{where}: is not a JSON request: {error}"))
-
-
-# -- items to requests -----------------------------------------------------------------------------
 
 
 def make_requests(
@@ -237,6 +65,8 @@ def make_requests(
             if item.error is not None:
                 raise item.error
             image = open_cached(item.image)
+            _check_size(item, image)
+            item = _with_inline(item, settings)
             groups = _groups(item, settings, image, boxes_of)
         except ItemError as error:
             yield replace(_bare(item, settings), source=image, error=error)
@@ -313,6 +143,29 @@ class FileBoxes:
                 f"{self._file.source}: has no boxes for {counted(len(self._empty), 'image')}, so "
                 f"nothing was asked about them; the first is {self._empty[0]}"
             )
+
+
+def _check_size(item: InputItem, image: InputImage) -> None:
+    """Raise ItemError if the boxes of a line are for an image of another size."""
+    if item.size not in (None, (image.width, image.height)):
+        width, height = item.size or (0, 0)
+        raise ItemError(
+            f"{item.image}: is {image.width} x {image.height} pixels, but its line gives boxes for "
+            f"{width} x {height}; scale them, or leave out width and height if they fit"
+        )
+
+
+def _with_inline(item: InputItem, settings: AskSettings) -> InputItem:
+    """Take the regions out of a question that holds them inline; they become the item's boxes."""
+    question = item.question or settings.question or ""
+    (text,), inline = inline_regions([question_text(question)], with_boxes=False)
+    if inline:
+        given = settings.boxes or settings.boxfile if item.boxes is None else item.boxes
+        inline_regions([question], with_boxes=bool(given))
+        if settings.each:
+            raise ItemError(f"{item.image}: the question holds its regions; leave out --each")
+        return replace(item, question=text, boxes=inline)
+    return replace(item, question=text) if text != question else item
 
 
 def _groups(

@@ -175,11 +175,15 @@ def as_csv(answer: Answer, settings: OutputSettings) -> str:
 def as_text(answer: Answer, *, bare: bool) -> str:
     """Format an answer as a line of text: image, boxes and answer, separated by tabs.
 
-    Control characters become spaces. With `bare`, the line is the answer alone.
+    `id` and `meta` follow where the request has them. Control characters become spaces. With
+    `bare`, the line is the answer alone.
     """
     request = answer.request
     boxes = request_boxes(request.regions) or WHOLE_IMAGE
     fields = [answer.text] if bare else [request.image, boxes, answer.text]
+    if request.carried:
+        id, meta = carried_text(request.carried)
+        fields += [id, meta] if meta else [id]
     return "\t".join(map(printable, fields)) + "\n"
 
 

@@ -12,18 +12,18 @@ from regionqa.backends.base import ModelInfo, find_model
 from regionqa.boxes.files import read_boxes
 from regionqa.errors import ItemError, UsageError
 from regionqa.images.reading import InputImage, PixelBudget
-from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
+from regionqa.options import (
+    BoxOptions,
+    GenerationOptions,
+    InputOptions,
+    OutputOptions,
+    RuntimeOptions,
+)
 from regionqa.pipeline.console import Console
 from regionqa.pipeline.draw_files import DrawingFolder, check_drawing
 from regionqa.pipeline.drawing import draw_answers
-from regionqa.pipeline.inputs import (
-    STDIN,
-    AskSettings,
-    InputItem,
-    find_images,
-    is_one_image,
-    make_requests,
-)
+from regionqa.pipeline.inputs import AskSettings, make_requests
+from regionqa.pipeline.items import STDIN, InputItem, find_images, is_one_image
 from regionqa.pipeline.outputs import AnswerWriter, OutputSettings
 from regionqa.pipeline.resume import FinishedRequests, answer_missing, resume
 from regionqa.requests import Answer, Request
@@ -44,6 +44,7 @@ class RunOptions:
     """Ask the card's own questions, of each region separately."""
     each: bool = False
     """Ask about each region separately."""
+    inputs: InputOptions = field(default_factory=InputOptions)
     boxes: BoxOptions = field(default_factory=BoxOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
@@ -60,8 +61,9 @@ def run_requests(options: RunOptions) -> int:
     """
     from regionqa.engine import Engine
 
-    items = find_images(options.images, sys.stdin)
     output, one = options.output, is_one_image(options.images)
+    console = Console(quiet=output.quiet)
+    items = find_images(options.images, sys.stdin, console.warn, null=options.inputs.null)
     if output.draw:
         check_drawing(output.draw, several=not one)
     model = find_model(options.runtime.model)
@@ -73,7 +75,7 @@ def run_requests(options: RunOptions) -> int:
         finished = resume(output.out, settings, retry_errors=output.retry_errors)
         settings = finished.settings
     with ExitStack() as stack:
-        console = stack.enter_context(Console(quiet=output.quiet))
+        stack.enter_context(console)
         if ask.boxfile is not None:
             for line in ask.boxfile.remarks:
                 console.warn(line)
@@ -98,6 +100,9 @@ def run_requests(options: RunOptions) -> int:
         for answer in answers:
             with console.paused():
                 writer.write(answer)
+            source = answer.request.source
+            for warning in source.take_warnings() if source else ():
+                console.warn(warning)
     failed = writer.failed or (finished and finished.failed) or (drawings and drawings.failed)
     return SOME_FAILED if failed else 0
 

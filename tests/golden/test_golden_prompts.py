@@ -15,7 +15,6 @@ import pytest
 from helpers.golden_weights import GoldenSet
 from regionqa.bundles.card import ModelCard, read_card
 from regionqa.bundles.store import CARD, shipped_folder
-from regionqa.data.conversations import number_regions
 from regionqa.data.records import Record, Turn
 from regionqa.export.sources.sentencepiece import legacy_llama_tokenizer
 from regionqa.finetune.dataset import IGNORE_INDEX, SampleBuilder
@@ -30,6 +29,7 @@ from regionqa.language.prompts import (
     render,
     render_dialogue,
 )
+from regionqa.language.references import number_regions
 from regionqa.language.tokenization import BundleTokenizer, answer_ids, tokenize
 from regionqa.regions import Region
 

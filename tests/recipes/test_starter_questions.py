@@ -47,7 +47,7 @@ from recipes.starter.questions.whole_image import (
     presence,
 )
 from regionqa.data.english import with_article
-from regionqa.language.prompts import REFERENCE
+from regionqa.language.references import REFERENCE
 
 NAMES = ("cat", "orange", "person")
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regionqa.data.english import plural
-from regionqa.language.prompts import REFERENCE
+from regionqa.language.references import REFERENCE
 
 Floats = npt.NDArray[np.float32]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from regionqa.boxes.fields import excerpt
 from regionqa.bundles.prompt_rules import RegionInput
-from regionqa.data.conversations import number_regions
 from regionqa.data.jsonl import JsonFile, JsonRecord
 from regionqa.errors import DataError, ItemError
 from regionqa.images.reading import open_image
+from regionqa.language.references import number_regions
 from regionqa.regions import WrittenBox, clip_all
 from regionqa.requests import Request
 

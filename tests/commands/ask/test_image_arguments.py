@@ -207,7 +207,7 @@ def test_bad_line_fails_in_its_place(regionqa: "Command", photos: Path) -> None:
 BROKEN = {
     "missing": "no such file",
     "empty": "empty file",
-    "text": "not an image (JPEG, PNG, WebP, BMP, TIFF and GIF are read)",
+    "text": "not an image (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF and HEIF are read)",
     "torn": "cannot be decoded",
     "bomb": "2500000000 pixels",
     "pdf": "a PDF, which is not read; convert it",

@@ -217,5 +217,5 @@ def test_inline_regions_in_pvit_format(tmp_path: Path) -> None:
     assert found.request.question == "what is <region1>?"
     assert found.request.regions[0].box.xyxy == (0, 0, 100, 150)
     lines(tmp_path / "q.jsonl", [{**record, "regions": [LEFT]}])
-    with pytest.raises(DataError, match="both inline and in a list"):
+    with pytest.raises(DataError, match="both inline and by number or box"):
         read_questions(tmp_path / "q.jsonl")

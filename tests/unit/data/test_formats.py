@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from regionqa.data.conversations import INLINE
 from regionqa.data.convert import write_training_data
 from regionqa.data.files import read_training_data
 from regionqa.data.records import DataFormat, Record, TrainingData, Turn
 from regionqa.errors import DataError, OutputError
+from regionqa.language.references import INLINE
 from regionqa.regions import Box, Region
 
 if TYPE_CHECKING:

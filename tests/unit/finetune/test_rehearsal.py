@@ -82,9 +82,9 @@ def test_folder_without_images_is_refused(
 
 
 def test_rehearsed_answers_are_those_of_the_base(starter: Bundle, photos: Path) -> None:
-    places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(3))
+    places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(3), pytest.fail)
     assert len(places) == 6
-    records = rehearse(starter, places, ["what is this?"], np.random.default_rng(0))
+    records = rehearse(starter, places, ["what is this?"], np.random.default_rng(0), pytest.fail)
     engine = Engine.load(starter, device="cpu")
     for record, (path, box) in zip(records, places, strict=True):
         assert (record.image, record.regions[0].box) == (path, box)
@@ -96,7 +96,7 @@ def test_rehearsed_answers_are_those_of_the_base(starter: Bundle, photos: Path) 
 def test_rehearsal_samples_images(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST >= 1000
     monkeypatch.setattr("regionqa.finetune.rehearsal.MOST", 4)
-    places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(0))
+    places = places_anywhere(sorted(photos.iterdir()), 2, np.random.default_rng(0), pytest.fail)
     assert len(places) == 4
     assert len({path for path, _ in places}) == 2
 

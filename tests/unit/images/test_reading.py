@@ -5,7 +5,7 @@ import socket
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,45 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
+from helpers.image_files import complaint, loaded, noise, photo
 from regionqa.errors import BoxError, BundleError, ImageError
+from regionqa.images.files import MAX_PIXELS
 from regionqa.images.preprocessing import EncoderPreprocessing, Fit, Placement, Preprocessing
-from regionqa.images.reading import MAX_PIXELS, InputImage, image_from_memory, open_image
+from regionqa.images.reading import InputImage, image_from_memory, open_image
 from regionqa.images.resampling import Resample
 from regionqa.regions import Box
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-
-
-def photo(width: int = 40, height: int = 24) -> Image.Image:
-    """A smooth RGB image, so that lossy formats keep it nearly as it is."""
-    y, x = np.mgrid[:height, :width]
-    return Image.fromarray(
-        np.stack([x * 255 // width, y * 255 // height, 90 + 0 * x], axis=-1).astype(np.uint8)
-    )
-
-
-def noise(width: int = 64, height: int = 64) -> Image.Image:
-    """An image that compresses badly, so that half of its file is half of its pixels."""
-    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(values)
-
-
-def loaded(path: Path) -> np.ndarray:
-    """The pixels of a file, after checking that the header promised the same size."""
-    source = open_image(path)
-    image = source.load()
-    assert image.mode == "RGB"
-    assert image.size == (source.width, source.height)
-    return np.asarray(image)
-
-
-def complaint(action: Callable[[], object]) -> str:
-    """The one-line message of an ImageError."""
-    with pytest.raises(ImageError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def png_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -310,11 +280,13 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("start", "kind"),
     [
-        (b"shopping list: milk", "not an image (JPEG, PNG, WebP, BMP, TIFF and GIF are read)"),
+        (
+            b"shopping list: milk",
+            "not an image (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF and HEIF are read)",
+        ),
         (b"%PDF-1.7\n", "a PDF, which is not read; convert it (JPEG, "),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript file, which is not read"),
         (b"<svg width='8'>", "an SVG drawing, which is not read"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC image, which is not read"),
         (b"\x89PNG\r\n\x1a\n", "broken from the start"),
     ],
 )
@@ -402,9 +374,9 @@ def test_own_limit_without_pillow_limit(tmp_path: Path, monkeypatch: pytest.Monk
 def test_pixel_limit_is_inclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "photo.png"
     photo(40, 24).save(path)
-    monkeypatch.setattr("regionqa.images.reading.MAX_PIXELS", 40 * 24)
+    monkeypatch.setattr("regionqa.images.files.MAX_PIXELS", 40 * 24)
     assert open_image(path).width == 40
-    monkeypatch.setattr("regionqa.images.reading.MAX_PIXELS", 40 * 24 - 1)
+    monkeypatch.setattr("regionqa.images.files.MAX_PIXELS", 40 * 24 - 1)
     assert "more than the 959 that are read" in complaint(lambda: open_image(path))
 
 
@@ -480,7 +452,7 @@ def test_invalid_arrays(array: np.ndarray) -> None:
 def test_in_memory_image_size_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nothing to see" in complaint(lambda: image_from_memory(np.zeros((0, 4), np.uint8)))
     assert "nothing to see" in complaint(lambda: image_from_memory(Image.new("RGB", (4, 0))))
-    monkeypatch.setattr("regionqa.images.reading.MAX_PIXELS", 15)
+    monkeypatch.setattr("regionqa.images.files.MAX_PIXELS", 15)
     assert "16 pixels, more than the 15" in complaint(
         lambda: image_from_memory(Image.new("L", (4, 4)))
     )

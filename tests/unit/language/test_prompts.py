@@ -24,8 +24,8 @@ from regionqa.language.prompts import (
     Text,
     render,
     render_dialogue,
-    renumber,
 )
+from regionqa.language.references import renumber
 from regionqa.language.tokenization import BundleTokenizer, Preceding, tokenize
 
 SPECIAL = ("<s>", "</s>", "<answer>", "<im_start>", "<im_end>", "<Region>", "</Region>")
@@ -139,6 +139,9 @@ def test_introduction_does_not_count_as_mention() -> None:
         ("what is <region1>?", 0, "names <region1>, but 0 regions were given"),
         ("<region1> or <region2>?", 1, "names <region2>, but 1 region was given"),
         (f"what is <region{'9' * 5000}>?", 1, "names <region999"),
+        ("what is <region>?", 1, "holds '<region>', which names no region; write <region1>"),
+        ("what is < region1>?", 1, "holds '< region1>', which names no region"),
+        ("what is <Region1>?", 1, "holds '<Region1>', which names no region"),
         ("", 1, "the question is empty"),
         (" \n\t", 0, "the question is empty"),
     ],
@@ -148,7 +151,7 @@ def test_invalid_questions(question: str, boxes: int, reason: str) -> None:
         render(PLAIN, question, BOXES[:boxes], SPECIAL)
 
 
-@pytest.mark.parametrize("text", ["<region>", "<regionx>", "region1", "< region1>", "<Region1>"])
+@pytest.mark.parametrize("text", ["<regionx>", "region1", "<p>"])
 def test_similar_texts_are_not_references(text: str) -> None:
     assert rendered(PLAIN, f"what is {text}?") == f"«<s>»«image»what is {text}?«<answer>»"
 
@@ -277,7 +280,7 @@ def test_tokens_absorb_white_space(
 # -- special tokens --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("token", ["<s>", "</s>", "<answer>", "<im_start>", "<Region>"])
+@pytest.mark.parametrize("token", ["<s>", "</s>", "<answer>", "<im_start>"])
 def test_special_tokens_in_questions_are_text(token: str) -> None:
     pieces = render(PLAIN, f"{token}what{token} is this?{token}", [], SPECIAL)
     assert pieces == [

@@ -16,13 +16,8 @@ from regionqa.boxes.files import BoxFile, read_boxes
 from regionqa.errors import BoxError, ImageError, ItemError, UsageError
 from regionqa.images.reading import InputImage, open_image
 from regionqa.options import OutputFormat
-from regionqa.pipeline.inputs import (
-    AskSettings,
-    InputItem,
-    find_images,
-    is_one_image,
-    make_requests,
-)
+from regionqa.pipeline.inputs import AskSettings, make_requests
+from regionqa.pipeline.items import InputItem, find_images, is_one_image
 from regionqa.pipeline.outputs import OutputSettings, as_json
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
 from regionqa.requests import Answer, Request
@@ -52,13 +47,15 @@ def image() -> MakeImage:
 
 
 def found(*arguments: str, stdin: str = "") -> list[str]:
-    return [item.image for item in find_images(arguments, io.StringIO(stdin))]
+    return [item.image for item in find_images(arguments, io.StringIO(stdin), pytest.fail)]
 
 
 def asked(
     asking: AskSettings, *arguments: str, stdin: str = "", warn: Callable[[str], None] = pytest.fail
 ) -> list[Request]:
-    return list(make_requests(find_images(arguments, io.StringIO(stdin)), asking, warn))
+    return list(
+        make_requests(find_images(arguments, io.StringIO(stdin), pytest.fail), asking, warn)
+    )
 
 
 def line(**fields: object) -> str:
@@ -309,8 +306,49 @@ def test_id_and_meta_stay_with_a_request_even_if_it_fails(image: MakeImage) -> N
 )
 def test_any_line_gives_at_most_one_item(text: str) -> None:
     text = text.replace("\n", " ").replace("\r", " ")
-    items = list(find_images(["-"], io.StringIO("{" + text + "\nlast.png\n")))
-    assert [item.image for item in items[1:]] == ["last.png"]
+    stdin = io.StringIO("first.png\n{" + text + "\nlast.png\n")
+    items = list(find_images(["-"], stdin, pytest.fail))
+    assert [item.image for item in items[::2]] == ["first.png", "last.png"]
+
+
+def test_boxes_for_an_image_of_another_size_are_refused(image: MakeImage) -> None:
+    name, boxes = image("a.png"), [[1, 2, 3, 4]]
+    stated = [
+        (64, 48, boxes),
+        (None, None, boxes),
+        (128, 96, []),
+        (48, 64, boxes),
+        (128, 96, boxes),
+    ]
+    lines = [line(image=name, width=w, height=h, regions=regions) for w, h, regions in stated]
+    errors = [request.error for request in asked(WHAT, "-", stdin="".join(lines))]
+    assert [error is None for error in errors] == [True, True, True, False, False]
+    assert "is 64 x 48 pixels, but its line gives boxes for 128 x 96" in str(errors[-1])
+
+
+INLINE = "what is <Region><L100><L250><L500><L1000></Region>?"
+
+
+def test_a_question_may_hold_its_regions(image: MakeImage) -> None:
+    name = image("a.png")
+    stdin = line(image=name, question=INLINE) + line(image=name, question=f"<image>\n{INLINE}")
+    for request in (*asked(AskSettings(INLINE), name), *asked(WHAT, "-", stdin=stdin)):
+        assert (request.question, request.error) == ("what is <region1>?", None)
+        assert corners(request) == [(6.4, 12, 32, 48)]
+
+
+@pytest.mark.parametrize(
+    ("asking", "reason"),
+    [
+        (AskSettings(INLINE, boxes=(box(1, 2, 3, 4),)), "both inline and by number or box"),
+        (AskSettings(f"{INLINE} <region1>"), "both inline and by number or box"),
+        (AskSettings(INLINE, each=True), "leave out --each"),
+        (AskSettings(INLINE.replace("L500", "L100")), "has no area"),
+    ],
+)
+def test_regions_are_given_in_one_way(image: MakeImage, asking: AskSettings, reason: str) -> None:
+    [request] = asked(asking, image("a.png"))
+    assert reason in str(request.error)
 
 
 def test_names_of_undecodable_bytes(image: MakeImage) -> None:
@@ -320,7 +358,7 @@ def test_names_of_undecodable_bytes(image: MakeImage) -> None:
     except OSError:
         pytest.skip("this file system has no such names")
     stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9.png\n"), "utf-8")
-    [request] = make_requests(find_images(["-"], stdin), WHAT, pytest.fail)
+    [request] = make_requests(find_images(["-"], stdin, pytest.fail), WHAT, pytest.fail)
     assert request.error is None
 
 
@@ -345,7 +383,7 @@ class Typist(io.StringIO):
 def test_lines_are_read_lazily(image: MakeImage) -> None:
     image("a.png")
     stdin = Typist("a.png\n{broken\n" + line(image="a.png") + "missing.png\na.png\n")
-    requests = make_requests(find_images(["-"], stdin), WHAT, pytest.fail)
+    requests = make_requests(find_images(["-"], stdin, pytest.fail), WHAT, pytest.fail)
     assert stdin.lines_read == 0
     for count, _ in enumerate(requests, start=1):
         assert stdin.lines_read == count
@@ -354,7 +392,7 @@ def test_lines_are_read_lazily(image: MakeImage) -> None:
 def test_pipe_is_read_while_it_is_written(image: MakeImage) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading) as stdin, os.fdopen(writing, "w") as sender:
-        requests = make_requests(find_images(["-"], stdin), WHAT, pytest.fail)
+        requests = make_requests(find_images(["-"], stdin, pytest.fail), WHAT, pytest.fail)
         for name in (image("a.png"), image("b.png")):
             print(name, file=sender, flush=True)
             assert next(requests).image == name
@@ -532,14 +570,14 @@ def test_empty_folder_is_a_usage_error() -> None:
     Path("empty").mkdir()
     Path("empty/notes.txt").write_text("")
     with pytest.raises(UsageError, match="empty: this folder holds no images"):
-        find_images(["a.png", "empty"], io.StringIO())
+        find_images(["a.png", "empty"], io.StringIO(), pytest.fail)
 
 
 def test_stdin_can_be_named_once() -> None:
     with pytest.raises(UsageError, match="stdin can be read only once"):
-        find_images(["-", "-"], io.StringIO())
+        find_images(["-", "-"], io.StringIO(), pytest.fail)
 
 
 def test_no_arguments_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match="name files, folders"):
-        find_images([], io.StringIO())
+        find_images([], io.StringIO(), pytest.fail)

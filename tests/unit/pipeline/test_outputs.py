@@ -27,6 +27,7 @@ from regionqa.pipeline.outputs import (
     OutputSettings,
     as_csv,
     as_json,
+    as_text,
     boxes_text,
     encode,
     rounded,
@@ -366,6 +367,14 @@ def test_failed_close_is_reported(
     monkeypatch.setattr(Path, "open", lambda *_: Unclosable())
     with pytest.raises(OutputError, match="cannot be written: Input/output error"):
         write_to(tmp_path / "out.jsonl", two_cats)
+
+
+def test_text_lines_end_in_id_and_meta() -> None:
+    own = [{"id": "a-1"}, {"id": 2, "meta": {"page": 3}}, {"meta": ["\t"]}, {}]
+    lines = [as_text(Answer(Request("a.png", "?", **each), "x"), bare=False) for each in own]
+    assert [line[len("a.png\t-\tx") :] for line in lines] == [
+        "\ta-1\n", '\t2\t{"page": 3}\n', '\t\t["\\t"]\n', "\n"
+    ]  # fmt: skip
 
 
 def test_in_memory_images_are_written() -> None:
