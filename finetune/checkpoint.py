@@ -10,6 +10,7 @@ import json
 import shutil
 import tomllib
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,9 +35,12 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_states
 from regionqa.bundles.store import Bundle
 from regionqa.errors import TrainingError, UsageError
 from regionqa.files import write_whole
-from regionqa.finetune.config import FinetuneSettings, read_saved, without_none
+from regionqa.finetune.config import SETTINGS, FinetuneSettings, read_saved, without_none
+from regionqa.finetune.dataset import RunData, Say
 
 PROGRESS = "progress.json"
+RECORDS = "records.json"
+"""Digests of the records that a run trains on, beside its settings."""
 KEPT = 2
 """Checkpoints that are kept, so that there is another where the newest cannot be read."""
 
@@ -204,39 +208,90 @@ def _barrier() -> None:
 
 
 def save_settings(
-    path: Path,
+    folder: Path,
     settings: FinetuneSettings,
     base: Bundle,
-    files: Sequence[Mapping[str, Any]],
+    data: RunData,
+    say: Say,
     *,
     resume: bool,
 ) -> None:
     """Save the settings of a new run, or compare them with those of the resumed one.
 
+    Records that were bad when the run began may have been repaired since, and others removed; this
+    is said, and the run goes on with those there are.
+
+    Args:
+        folder: The run's `training`.
+        settings: Its settings.
+        base: Its base.
+        data: Its data.
+        say: Called with a line about changed data.
+        resume: Whether the run goes on.
+
     Raises:
         UsageError: A resumed run has other settings, base or data.
+        TrainingError: The settings cannot be written.
     """
+    path = folder / SETTINGS
     table: dict[str, Any] = {
         "settings": without_none(asdict(settings)),
         "base": {"name": base.card.name, "revision": base.card.revision},
-        "files": [dict(file) for file in files],
+        "files": [dict(file) for file in data.files],
     }
     # through TOML and back, as the saved settings went
     table = tomllib.loads(tomli_w.dumps(table))
     if resume and path.is_file():
-        difference = first_difference(read_saved(path), table)
+        before = read_saved(path)
+        changes = data_changes(folder, before, data)
+        known = {"files": table["files"]} if changes is not None else {}
+        skip = {"skip_bad": settings.skip_bad}  # may be added to leave out what stopped the run
+        difference = first_difference(
+            {**before, **known, "settings": {**before["settings"], **skip}}, table
+        )
         if difference:
             raise UsageError(
                 f"{path}: the resumed run differs: {difference}; leave the option out, or start a "
                 "new run in another folder"
             )
-        return
+        for change in changes or ():
+            say(change)
+        if before == table:
+            return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_whole(folder / RECORDS) as file:
+            file.write(json.dumps(dict(data.digests)).encode())
         with write_whole(path) as file:
             file.write(tomli_w.dumps(table).encode())
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def data_changes(folder: Path, before: Mapping[str, Any], data: RunData) -> list[str] | None:
+    """Describe how the usable records of a resumed run have changed.
+
+    Returns:
+        A line for each file with records removed, or bad ones repaired; None if other records have
+        taken their place, or if it is not known.
+    """
+    path = folder / RECORDS
+    if not path.is_file():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    left_out = {f"{file['use']}: {file['file']}": file["left_out"] for file in before["files"]}
+    if saved.keys() != data.digests.keys():
+        return None
+    lines = []
+    for name, digests in data.digests.items():
+        old, new = Counter(saved[name]), Counter(digests)
+        removed, added = (old - new).total(), (new - old).total()
+        if added and (removed or added > left_out.get(name, 0)):
+            return None
+        if removed or added:
+            what = f"{removed:,} removed" if removed else f"{added:,} repaired"
+            lines.append(f"{name}: {what} since the run began; it goes on with what there is")
+    return lines
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> str:

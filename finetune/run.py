@@ -45,7 +45,7 @@ from regionqa.finetune.finish import (
 )
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.rehearsal import with_rehearsal
-from regionqa.finetune.sampler import RecordStream, StepSampler
+from regionqa.finetune.sampler import BrokenImages, RecordStream, StepSampler
 from regionqa.finetune.tracking import LogEntry, TrainingLog, read_log, truncate_log
 from regionqa.finetune.trainer import StageRun, StopSignal, train_stages
 
@@ -64,6 +64,7 @@ class TrainingRun:
     out: Path
     processes: ProcessGroup
     log: TrainingLog
+    broken: BrokenImages
 
     @property
     def checkpoints(self) -> Path:
@@ -137,7 +138,8 @@ def finetune(
             StopSignal(max_minutes) as stop,
             TrainingLog(out / TRAINING, processes, quiet=quiet) as log,
         ):
-            run = TrainingRun(settings, base, data, out, processes, log)
+            broken = BrokenImages(skip=settings.skip_bad, say=log.say)
+            run = TrainingRun(settings, base, data, out, processes, log, broken)
             weights, trained = run_stages(run, stop, resumed)
         return finish(run, weights, trained) if processes.is_first else None
     except (MemoryError, RuntimeError) as error:
@@ -169,7 +171,7 @@ def prepare_data(
     data = read_run_data(settings, base, say)
     processes.wait()
     if processes.is_first:
-        save_settings(training / SETTINGS, settings, base, data.files, resume=resume)
+        save_settings(training, settings, base, data, say, resume=resume)
     processes.wait()
     return with_rehearsal(settings, base, data, training / REHEARSAL, processes, say)
 
@@ -263,6 +265,8 @@ def stage_run(
         evaluate_every=run.settings.evaluate_every,
         save_every=run.settings.save_every,
         folder=run.checkpoints,
+        spare=run.data.records(name),
+        broken=run.broken,
         teacher=teacher,
     )
 
@@ -295,7 +299,8 @@ def finish(
     bundle, reports = write_result(run.out, run.base, parts, trained, provenance)
     for report in reports:
         say(f"{report.graph} differs from torch by {report.difference:.1e}")
-    bundle = measure_result(bundle, parts, run.data.held_out, say)
+    bundle = measure_result(bundle, parts, run.broken.without(run.data.held_out), say)
+    run.broken.summarise()
     checkpoints.remove(run.checkpoints)
     return bundle
 

@@ -1,18 +1,26 @@
 """Sampling of training records, as a function of seed and step number alone.
 
-A resumed run therefore draws the same records, and so do processes that share a batch.
+A resumed run therefore draws the same records, and so do processes that share a batch. Reading a
+data file looks at the headers of its images only, so an image may turn out to be broken when it is
+drawn. With `--skip-bad`, another record of the batch takes its place, so that batches keep their
+size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from regionqa.data.english import counted
 from regionqa.data.records import Record
+from regionqa.errors import ImageError, TrainingError
 
 Ints = npt.NDArray[np.int64]
 Seed = tuple[int, ...]
+Batch = TypeVar("Batch", covariant=True)
 
 
 class RecordStream:
@@ -104,3 +112,93 @@ class StepSampler:
             DrawnRecord(record, (self.seed, step, row), row >= count)
             for row, record in enumerate(chosen)
         ]
+
+
+class Collates(Protocol[Batch]):
+    """What makes a batch of records; ImageError, naming the image, if one is broken."""
+
+    def batch(
+        self, records: Sequence[Record], noise: float = 0.0, seeds: Sequence[Sequence[int]] = ()
+    ) -> Batch:
+        """Collate records; see `Collator`."""
+
+
+class BrokenImages:
+    """The broken images of a run, and the batches without them."""
+
+    def __init__(self, *, skip: bool = False, say: Callable[[str], None] | None = None) -> None:
+        """Begin without any.
+
+        Args:
+            skip: Whether their records may be left out.
+            say: Called with a line for each broken image.
+        """
+        self.errors: dict[Path, str] = {}
+        """What is wrong, by image."""
+        self._skip = skip
+        self._say = say
+
+    def batch(
+        self,
+        collator: Collates[Batch],
+        records: Sequence[Record],
+        spare: Sequence[Record],
+        noise: float = 0.0,
+        seeds: Sequence[Sequence[int]] = (),
+    ) -> Batch:
+        """Collate records, with others in the place of those whose image is broken.
+
+        Args:
+            collator: Makes the batch.
+            records: The records.
+            spare: Records to choose from where all images of a batch are broken.
+            noise: See `Collator.batch`.
+            seeds: See `Collator.batch`.
+
+        Raises:
+            TrainingError: An image is broken and may not be left out, or none is left.
+        """
+        while True:
+            usable = self._replaced(records, spare)
+            try:
+                return collator.batch(usable, noise, seeds)
+            except ImageError as error:
+                self._add(usable, error)
+
+    def without(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records whose images are not known to be broken."""
+        return [record for record in records if record.image not in self.errors]
+
+    def summarise(self) -> None:
+        """Say how many images were left out, and which."""
+        if self._say and self.errors:
+            names = ", ".join(map(str, self.errors))
+            self._say(f"{counted(len(self.errors), 'broken image')} left out: {names}")
+
+    def _replaced(self, records: Sequence[Record], spare: Sequence[Record]) -> Sequence[Record]:
+        usable = self.without(records)
+        if len(usable) == len(records):
+            return records
+        usable = usable or self.without(spare)[:1]
+        if not usable:
+            raise TrainingError(
+                "no image of the data can be decoded; see all problems with: regionqa data check"
+            )
+        return [
+            usable[place % len(usable)] if record.image in self.errors else record
+            for place, record in enumerate(records)
+        ]
+
+    def _add(self, records: Sequence[Record], error: ImageError) -> None:
+        message = str(error)
+        broken = [record for record in records if message.startswith(f"{record.image}: ")]
+        if not broken:
+            raise error
+        if not self._skip:
+            raise TrainingError(
+                f"{broken[0].where}: {message}; or remove the record, or leave it out with "
+                "--skip-bad; then continue with --resume"
+            ) from error
+        self.errors[broken[0].image] = message
+        if self._say:
+            self._say(f"left out: {broken[0].where}: {message}")

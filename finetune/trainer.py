@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -38,7 +38,7 @@ from regionqa.finetune.model import (
     parameters_of,
     select_trainable,
 )
-from regionqa.finetune.sampler import DrawnRecord
+from regionqa.finetune.sampler import BrokenImages, DrawnRecord
 from regionqa.finetune.tracking import LogEntry, TrainingLog
 
 
@@ -135,6 +135,10 @@ class StageRun:
     save_every: int
     folder: Path
     """Folder of the checkpoints."""
+    spare: Sequence[Record] = ()
+    """Records to take where all images of a batch are broken."""
+    broken: BrokenImages = field(default_factory=BrokenImages)
+    """The broken images of the run."""
     teacher: RegionLanguageModel | None = None
     """The base before training, where replayed records hold its own answers: these are learned by
     distillation, as distributions over tokens rather than as the one text."""
@@ -339,8 +343,10 @@ def own_batches(run: StageRun, step: int, processes: ProcessGroup) -> list[Batch
     parts = [own[start : start + settings.batch] for start in range(0, len(own), settings.batch)]
     return [
         replace(
-            run.collator.batch(
+            run.broken.batch(
+                run.collator,
                 [each.record for each in part],
+                run.spare,
                 settings.box_noise,
                 [each.seed for each in part],
             ),
@@ -362,7 +368,8 @@ def evaluate_held_out(
         start = (index * processes.count + processes.rank) * size
         part = run.held_out[start : start + size]
         # a process without records runs one for nothing: sharded weights need every process
-        batch = run.collator.batch(part or run.held_out[:1]).to(processes.device)
+        batch = run.broken.batch(run.collator, part or run.held_out[:1], run.held_out)
+        batch = batch.to(processes.device)
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16):
             result = model(batch).detached()
         totals += result if part else 0 * result

@@ -9,7 +9,7 @@ import typer
 
 from regionqa.cli.options import only, with_options
 from regionqa.flags import Reads, Writes
-from regionqa.options import BoxOptions, ImageFolderOptions, OutputOptions
+from regionqa.options import BoxOptions, ImageFolderOptions, OutputOptions, RuntimeOptions
 
 SOME_FAILED = 3
 
@@ -34,6 +34,10 @@ def check(
     *,
     folder: ImageFolderOptions,
     boxes: Convention,
+    runtime: Annotated[RuntimeOptions, only("model")],
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Read only the headers of images instead of decoding.")
+    ] = False,
     show: Annotated[int, typer.Option(min=0, help="Number of problems to list; 0 is all.")] = 20,
     draw: Annotated[
         int, typer.Option(min=0, help="Number of images to draw, with regions and turns.")
@@ -47,16 +51,22 @@ def check(
 ) -> int:
     """Summarise a file and list its problems; exit status 3 if some records are bad.
 
+    A record is bad if finetune cannot train --model on it, as where it is too long.
+
     regionqa data check mine.jsonl --draw 10 --out drawn
     """
-    from regionqa.data.check import summarise
+    from regionqa.bundles.store import find_bundle
+    from regionqa.data.check import decoded, summarise
     from regionqa.data.english import counted
     from regionqa.data.files import read_training_data
     from regionqa.errors import UsageError
+    from regionqa.finetune.dataset import sample_builder
     from regionqa.pipeline.draw_records import draw_examples
 
     if bool(draw) != (out is not None):
         raise UsageError("--draw and --out go together: --draw 10 --out FOLDER")
+    errors: list[str] = []
+    builder = sample_builder(find_bundle(runtime.model))
     data = read_training_data(
         file,
         folder.images,
@@ -65,10 +75,12 @@ def check(
         scale_boxes=boxes.scale_boxes,
     )
     warn(data.remarks)
+    if not fast:
+        data = decoded(data, lambda line: warn([line]))
+    data = data.with_problems(builder.fitting(data.records)[1])
     for line in summarise(data).lines(show):
         print(line)
     data.or_stop(skip_bad=True)
-    errors: list[str] = []
     if out is not None:
         written = draw_examples(data, draw, out, errors.append, overwrite=output.overwrite)
         print(f"\n{counted(len(written), 'image')} drawn in {out}")

@@ -1,13 +1,16 @@
 """Summary of training data: counts, histograms and problems."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from regionqa.data.boxes import CROWDS
 from regionqa.data.english import counted
 from regionqa.data.records import DataFormat, Problem, TrainingData, one_line
+from regionqa.errors import ImageError
+from regionqa.images.reading import open_image
 
 SIZES = (16, 32, 64, 128, 256)
 """Bin edges of the histogram of regions: their shorter side in pixels."""
@@ -55,6 +58,30 @@ class Report:
         yield from _histogram("answers by length, in words", self.lengths, turns)
         yield from _histogram("most frequent answers", self.answers, turns)
         yield from _listed(self.data.problems, show)
+
+
+def decoded(data: TrainingData, warn: Callable[[str], None]) -> TrainingData:
+    """Decode every image; return the data without the records of those that are broken.
+
+    warn: called with a line for each image that is odd but can be decoded.
+    """
+    broken: dict[Path, str] = {}
+    for path in data.images:
+        try:
+            image = open_image(path)
+            image.load()
+        except ImageError as error:
+            broken[path] = str(error)
+        else:
+            for line in image.take_warnings():
+                warn(line)
+    return data.with_problems(
+        [
+            Problem(record.where, broken[record.image])
+            for record in data.records
+            if record.image in broken
+        ]
+    )
 
 
 def summarise(data: TrainingData) -> Report:

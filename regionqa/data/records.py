@@ -1,7 +1,9 @@
 """Training records, and the problems of those that cannot be used."""
 
 import re
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -60,6 +62,12 @@ class Problem:
     text: str
     """What is wrong, and what to do."""
 
+    @property
+    def number(self) -> int:
+        """The number at the end of the place, in whose order problems are listed."""
+        digits = re.search(r"[0-9]*$", self.where)
+        return int(digits[0] or 0) if digits else 0
+
     def __str__(self) -> str:
         return one_line(f"{self.where}: {self.text}")
 
@@ -95,11 +103,21 @@ class TrainingData:
         """The images of the usable records, each once, in order of appearance."""
         return tuple(dict.fromkeys(record.image for record in self.records))
 
-    def or_stop(self, *, skip_bad: bool) -> Self:
+    def with_problems(self, problems: Sequence[Problem]) -> Self:
+        """Return the data with further problems, without the records that have them."""
+        bad = {problem.where for problem in problems}
+        records = tuple(record for record in self.records if record.where not in bad)
+        everything = (*self.problems, *problems)
+        if problems:
+            everything = tuple(sorted(everything, key=lambda problem: problem.number))
+        return replace(self, records=records, problems=everything)
+
+    def or_stop(self, *, skip_bad: bool, check: str = "") -> Self:
         """Return the data if it can be trained on.
 
         Args:
             skip_bad: Whether bad records may be left out.
+            check: Options with which `regionqa data check` shows the same problems.
 
         Raises:
             DataError: With the first problem, if there are bad records and they may not be left
@@ -114,7 +132,7 @@ class TrainingData:
             raise DataError(
                 f"{self.source}: {self.bad:,} of {self.bad + len(self.records):,} records cannot "
                 f"be used: {self.problems[0]}{others}; "
-                f"see all with regionqa data check {self.source}{skip}"
+                f"see all with: regionqa data check {shlex.quote(str(self.source))}{check}{skip}"
             )
         return self
 

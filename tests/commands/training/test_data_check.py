@@ -117,15 +117,52 @@ def test_draw_examples(regionqa: "Command", mine: Path, tmp_path: Path) -> None:
         assert regionqa("data", "check", mine, *words).status == 2
 
 
-def test_truncated_image_is_found_by_drawing(
-    regionqa: "Command", mine: Path, tmp_path: Path
-) -> None:
+def test_truncated_image_is_found(regionqa: "Command", mine: Path, tmp_path: Path) -> None:
     cat = mine.parent / "cat.jpg"
     cat.write_bytes(cat.read_bytes()[:2000])
-    assert regionqa("data", "check", mine).status == 0
-    ran = regionqa("data", "check", mine, "--draw", 3, "--out", tmp_path / "drawn")
+    ran = regionqa("data", "check", mine)
+    assert (ran.status, ran.lines[-4]) == (3, "3 problems")
+    for line, number in zip(ran.lines[-3:], (1, 3, 5), strict=True):
+        assert line.startswith(f"  mine.jsonl:{number}: {cat}: cannot be decoded: image file is")
+    assert regionqa("data", "check", mine, "--fast").status == 0
+    ran = regionqa("data", "check", mine, "--fast", "--draw", 3, "--out", tmp_path / "drawn")
     assert (ran.status, ran.lines[-1].split()[0]) == (3, "2")
     assert ran.err.startswith(f"regionqa: {cat}: cannot be decoded")
+
+
+def test_an_image_without_its_end_marker_is_good_with_a_warning(
+    regionqa: "Command", mine: Path
+) -> None:
+    cat = mine.parent / "cat.jpg"
+    cat.write_bytes(cat.read_bytes()[:-2])
+    ran = regionqa("data", "check", mine)
+    assert ran.status == 0
+    assert ran.err.startswith(f"regionqa: warning: {cat}: lacks the end marker of a JPEG")
+
+
+def test_the_limits_of_the_model_hold(regionqa: "Command", photos: Path) -> None:
+    boxes = [[10 + n, 10, 60 + n, 60] for n in range(17)]
+    documents = (record("cat.jpg", answer="long " * 300), record("cat.jpg"))
+    file = save(photos / "mine.jsonl", *documents, record("cat.jpg", *boxes))
+    ran = regionqa("data", "check", file)
+    assert (ran.status, ran.lines[-3]) == (3, "2 problems")
+    assert "mine.jsonl:1: questions and answers take" in ran.lines[-2]
+    assert "mine.jsonl:3: 17 regions in one record, the model starter takes 16" in ran.lines[-1]
+    assert regionqa("data", "check", file, "--model", "no-such-model").status == 1
+
+
+def test_id_and_meta_are_allowed_and_other_keys_are_problems(
+    regionqa: "Command", photos: Path
+) -> None:
+    good = {**record("cat.jpg"), "id": 3, "meta": {"source": "me"}}
+    keys = ("boxes", "bbox", "bbox_2d", "region", "regoins", "Regions")
+    bad = [{**record("cat.jpg"), key: [[1, 2, 30, 40]]} for key in keys]
+    ran = regionqa("data", "check", save(photos / "mine.jsonl", good, *bad))
+    assert ran.status == 3
+    assert ran.lines[-len(keys) :] == [
+        f"  mine.jsonl:{number}: unknown key {key!r}; did you mean 'regions'?"
+        for number, key in enumerate(keys, start=2)
+    ]
 
 
 # -- units -----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""Settings of a run: LoRA in the present format and that of version 0.1."""
+"""Settings of a run: LoRA in the present format and that of version 0.1; changed data."""
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 import tomli_w
 
+from regionqa.bundles.store import Bundle
 from regionqa.cli.finetune import chosen_settings
 from regionqa.errors import UsageError
+from regionqa.finetune.checkpoint import save_settings
 from regionqa.finetune.config import (
     DEFAULT,
     FinetuneSettings,
@@ -18,6 +21,7 @@ from regionqa.finetune.config import (
     saved_settings,
     without_none,
 )
+from regionqa.finetune.dataset import RunData
 
 GIVEN = {"data": [Path("mine.jsonl")]}
 
@@ -123,3 +127,48 @@ def test_lora_ranges(field: str, value: float) -> None:
     settings = FinetuneSettings(model="starter", data=("mine.jsonl",), stages=DEFAULT)
     with pytest.raises(UsageError, match=f"{field} is {value}"):
         replace(settings, **{field: value})  # type: ignore[arg-type]
+
+
+# -- a resumed run ---------------------------------------------------------------------------------
+
+
+NAME = "training: mine.jsonl"
+
+
+def run_data(digests: Sequence[str], left_out: int, sha256: str) -> RunData:
+    file: Mapping[str, Any] = {
+        "file": "mine.jsonl", "sha256": sha256, "use": "training",
+        "records": len(digests), "left_out": left_out,
+    }  # fmt: skip
+    return RunData((), (), (), (), files=(file,), digests={NAME: tuple(digests)})
+
+
+@pytest.mark.parametrize(
+    ("digests", "left_out", "said"),
+    [
+        ("abc", 0, []),  # the bad record was removed, which was left out anyway
+        ("ab", 0, [f"{NAME}: 1 removed since the run began; it goes on with what there is"]),
+        ("abcd", 0, [f"{NAME}: 1 repaired since the run began; it goes on with what there is"]),
+        ("abd", 0, None),
+        ("abcde", 0, None),
+        ("aab", 0, None),
+    ],
+)
+def test_records_may_be_repaired_or_taken_out(
+    tmp_path: Path, starter: Bundle, digests: str, left_out: int, said: list[str] | None
+) -> None:
+    settings = FinetuneSettings(data=("mine.jsonl",), model="starter", stages=DEFAULT)
+    lines: list[str] = []
+    save_settings(tmp_path, settings, starter, run_data("abc", 1, "1"), pytest.fail, resume=False)
+    changed = run_data(digests, left_out, "2")
+    skipping = replace(settings, skip_bad=True)
+    if said is None:
+        with pytest.raises(UsageError, match="the resumed run differs: files was"):
+            save_settings(tmp_path, skipping, starter, changed, lines.append, resume=True)
+        return
+    save_settings(tmp_path, skipping, starter, changed, lines.append, resume=True)
+    assert lines == said
+    save_settings(tmp_path, skipping, starter, changed, pytest.fail, resume=True)
+    with pytest.raises(UsageError, match="seed was 0 and is 1"):
+        other = replace(skipping, seed=1)
+        save_settings(tmp_path, other, starter, changed, pytest.fail, resume=True)

@@ -1,7 +1,8 @@
-"""Records of a step: epochs, replay, augmentation seeds, rounding."""
+"""Records of a step: epochs, replay, augmentation seeds, rounding, broken images."""
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from helpers.training import plain_record
 from regionqa.data.records import Record, Turn
-from regionqa.finetune.sampler import RecordStream, StepSampler, grouped_order
+from regionqa.errors import ImageError, TrainingError
+from regionqa.finetune.sampler import BrokenImages, RecordStream, StepSampler, grouped_order
 from regionqa.regions import Box, Region
 
 
@@ -171,3 +173,68 @@ def test_each_pass_is_another_permutation() -> None:
     assert [order.steps(epochs) for epochs in (1, 2.5, 0.01)] == [2, 6, 1]
     half = StepSampler(stream, RecordStream(records, 2, (1,)), 6, 0.5)
     assert half.steps(1) == 4, "an epoch is a pass over the records that are new"
+
+
+# -- broken images -------------------------------------------------------------------------------
+
+
+SOUND, BROKEN, OTHER = (
+    Record(Path(name), (), (Turn("what?", "a cup."),), f"mine.jsonl:{number}")
+    for number, name in enumerate(("a.jpg", "broken.jpg", "b.jpg"), start=1)
+)
+
+
+class Names:
+    """Collates the images of records to their names."""
+
+    def __init__(self, *broken: Record) -> None:
+        self.broken = {record.image for record in broken}
+
+    def batch(
+        self, records: Sequence[Record], noise: float = 0.0, seeds: Sequence[Sequence[int]] = ()
+    ) -> list[str]:
+        for record in records:
+            if record.image in self.broken:
+                raise ImageError(f"{record.image}: cannot be decoded: it is torn; copy it again")
+        return [record.image.name for record in records]
+
+
+def test_another_record_takes_the_place_and_the_image_is_named_once() -> None:
+    said: list[str] = []
+    images = BrokenImages(skip=True, say=said.append)
+    for _ in range(2):
+        batch = images.batch(Names(BROKEN), [SOUND, BROKEN, OTHER, BROKEN], [SOUND])
+        assert batch == ["a.jpg", "b.jpg", "b.jpg", "b.jpg"]
+    assert images.batch(Names(BROKEN), [BROKEN, BROKEN], [BROKEN, SOUND]) == ["a.jpg", "a.jpg"]
+    message = "broken.jpg: cannot be decoded: it is torn; copy it again"
+    assert said == [f"left out: mine.jsonl:2: {message}"]
+    assert images.without([SOUND, BROKEN]) == [SOUND]
+    images.summarise()
+    assert said[-1] == "1 broken image left out: broken.jpg"
+
+
+def test_without_skip_bad_the_record_is_named_and_what_to_do() -> None:
+    with pytest.raises(TrainingError) as caught:
+        BrokenImages().batch(Names(BROKEN), [SOUND, BROKEN], [SOUND])
+    assert str(caught.value).startswith("mine.jsonl:2: broken.jpg: cannot be decoded")
+    assert "--skip-bad; then continue with --resume" in str(caught.value)
+
+
+def test_nothing_is_left() -> None:
+    images = BrokenImages(skip=True)
+    with pytest.raises(TrainingError, match="no image of the data can be decoded"):
+        images.batch(Names(BROKEN), [BROKEN], [BROKEN])
+
+
+class Raises(Names):
+    """Fails with an error that names no image."""
+
+    def batch(
+        self, records: Sequence[Record], noise: float = 0.0, seeds: Sequence[Sequence[int]] = ()
+    ) -> list[str]:
+        raise ImageError("another.jpg: no such file")
+
+
+def test_an_error_about_no_image_of_the_batch_is_passed_on() -> None:
+    with pytest.raises(ImageError, match=r"another\.jpg"):
+        BrokenImages(skip=True).batch(Raises(), [SOUND], [SOUND])
