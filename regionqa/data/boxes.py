@@ -18,7 +18,8 @@ from regionqa.regions import WrittenBox
 from regionqa.requests import NAMING_QUESTION
 
 Part = Record | Problem | LeftOut
-CROWDS = "crowds"
+CROWDS, BARE = "crowds", "images without annotations"
+"""Reasons why something is left out."""
 _FOLDERS = {"labels": "images", "Annotations": "JPEGImages", "annotations": "images"}
 """Folders of boxes in published layouts, and those of their images beside them."""
 
@@ -29,13 +30,18 @@ _FOLDERS = {"labels": "images", "Annotations": "JPEGImages", "annotations": "ima
 def coco_records(
     document: object, path: Path, images: ImageFinder, sizes: SizeCheck
 ) -> Iterator[Part]:
-    """Read a record, or a problem, from every annotation; crowds are left out.
+    """Read a record, or a problem, from every annotation.
+
+    Crowds, and images without annotations, are left out.
 
     Raises:
         BoxFileError: If the images or categories themselves are malformed.
     """
     coco = CocoDocument.of(document, path)
+    bare = dict(coco.images)
     for annotation in coco.annotations():
+        if isinstance(annotation.fields, dict):
+            bare.pop(str(annotation.fields.get("image_id")), None)
         place = f"annotations[{annotation.index}]"
         if annotation.id is not None:
             place = f"annotation {annotation.id}"
@@ -44,6 +50,7 @@ def coco_records(
             yield LeftOut(where, CROWDS)
         else:
             yield from _read_annotation(annotation, where, images, sizes)
+    yield from (LeftOut(f"{path.name}: {image.name}", BARE) for image in bare.values())
 
 
 def _read_annotation(
@@ -85,7 +92,9 @@ def _record(written: WrittenBox, image: ImageFile, where: str) -> list[Part]:
 
 
 def box_records(file: BoxFile, images: ImageFinder, sizes: SizeCheck) -> Iterator[Part]:
-    """Read a record, or a problem, from every box; crowds are left out.
+    """Read a record, or a problem, from every box.
+
+    Crowds, and images without boxes, are left out.
 
     Raises:
         DataError: If the boxes are of no particular image.
@@ -101,6 +110,8 @@ def box_records(file: BoxFile, images: ImageFinder, sizes: SizeCheck) -> Iterato
             yield Problem(where, entry.defect)
         elif entry.boxes:
             yield from _of_entry(entry, where, images, sizes)
+        else:
+            yield LeftOut(where, BARE)
 
 
 def _of_entry(entry: BoxEntry, where: str, images: ImageFinder, sizes: SizeCheck) -> Iterator[Part]:

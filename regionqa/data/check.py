@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from regionqa.data.boxes import CROWDS
+from regionqa.data.boxes import BARE, CROWDS
 from regionqa.data.english import counted
 from regionqa.data.records import DataFormat, Problem, TrainingData, one_line
 from regionqa.errors import ImageError
@@ -98,10 +98,13 @@ def summarise(data: TrainingData) -> Report:
         "turns": len(answers),
         "records without regions": sum(not record.regions for record in records),
     }
+    reasons = Counter(each.reason for each in data.left_out)
     if data.format is DataFormat.coco:
-        counts["crowds left out"] = sum(each.reason == CROWDS for each in data.left_out)
+        counts["crowds left out"] = reasons[CROWDS]
     elif data.format is DataFormat.boxes:
-        counts["annotations left out"] = len(data.left_out)
+        counts["annotations left out"] = len(data.left_out) - reasons[BARE]
+    if data.format in (DataFormat.coco, DataFormat.boxes):
+        counts["images without annotations"] = reasons[BARE]
     common = Counter(answers).most_common(MOST_FREQUENT)
     return Report(
         data=data,

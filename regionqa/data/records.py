@@ -87,7 +87,7 @@ class TrainingData:
     sha256: str
     """Digest of the file's bytes, kept with a model that was trained on it."""
     left_out: tuple[LeftOut, ...] = ()
-    """Annotations that are not meant to be learned, such as COCO's crowds, in file order."""
+    """What is not learned and no problem, such as crowds and images without annotations."""
     remarks: tuple[str, ...] = ()
     """What was left out or adjusted: a line per reason, with its count and first place."""
     title: str = ""

@@ -124,12 +124,16 @@ def _expand(argument: str, warn: Warn) -> Iterator[InputItem]:
         else:
             left_out.append(item)
     if left_out:
-        more = len(left_out) - LISTED
-        names = ", ".join(left_out[:LISTED]) + (f" and {more:,} more" if more > 0 else "")
         files = f"{len(left_out):,} files look like images but are"
         if len(left_out) == 1:
             files = "1 file looks like an image but is"
-        warn(f"{argument}: {files} of a kind that is not read, and left out: {names}")
+        warn(f"{argument}: {files} of a kind that is not read, and left out: {listed(left_out)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """List names for a message, the first few of many."""
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _is_several(argument: str) -> bool:
