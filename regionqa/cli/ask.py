@@ -41,7 +41,7 @@ def ask(
 
     regionqa ask cat.jpg --box 10,20,200,300 "what is this?"
     """
-    from regionqa.pipeline.inputs import STDIN
+    from regionqa.pipeline.items import STDIN
     from regionqa.pipeline.run import RunOptions, run_requests
 
     images, question = split_words(words)
