@@ -136,9 +136,8 @@ class StageRun:
     folder: Path
     """Folder of the checkpoints."""
     spare: Sequence[Record] = ()
-    """Records to take where all images of a batch are broken."""
     broken: BrokenImages = field(default_factory=BrokenImages)
-    """The broken images of the run."""
+    """The broken images of the run; `spare` is trained on where a batch has no other."""
     teacher: RegionLanguageModel | None = None
     """The base before training, where replayed records hold its own answers: these are learned by
     distillation, as distributions over tokens rather than as the one text."""
@@ -369,9 +368,8 @@ def evaluate_held_out(
         part = run.held_out[start : start + size]
         # a process without records runs one for nothing: sharded weights need every process
         batch = run.broken.batch(run.collator, part or run.held_out[:1], run.held_out)
-        batch = batch.to(processes.device)
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16):
-            result = model(batch).detached()
+            result = model(batch.to(processes.device)).detached()
         totals += result if part else 0 * result
     return loss_and_accuracy(processes.sum(totals))
 
