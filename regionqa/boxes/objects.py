@@ -36,7 +36,10 @@ LABELS = ("label", "class", "class_name", "category", "category_name", "name")
 """Keys and columns of a label, in order of preference."""
 _GEMINI = "box_2d"
 """Gemini's top, left, bottom, right in per mille."""
-_CARRIED = ("id", "meta", "score", "confidence")
+_CARRIED = (
+    *("id", "meta", "score", "confidence", "conf", "class_id", "category_id", "area"),
+    *("track_id", "tracker_id", "keypoints", "segments", "segmentation"),
+)
 """Keys of a box that are allowed and not used."""
 
 

@@ -1,5 +1,7 @@
-"""Label Studio: its JSON and JSON-MIN exports of tasks, read; the former written."""
+"""Label Studio: its JSON, JSON-MIN and CSV exports of tasks, read; the former written."""
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -13,7 +15,16 @@ from regionqa.boxes.entries import (
     ImageRegions,
     Size,
 )
-from regionqa.boxes.fields import excerpt, four, is_finite, json_text, member, points_of, size_of
+from regionqa.boxes.fields import (
+    excerpt,
+    four,
+    is_finite,
+    json_text,
+    member,
+    parse_json,
+    points_of,
+    size_of,
+)
 from regionqa.boxes.remarks import Adjusted, LeftOut
 from regionqa.boxes.shapes import FLAT, TURNED, bounding, has_area, turned_box
 from regionqa.boxes.source import SourceFile
@@ -42,6 +53,8 @@ _IMAGE = re.compile(r"\.(jpe?g|jfif|png|webp|bmp|tiff?|gif|heic|avif)(\?.*)?$", 
 
 def recognise(file: SourceFile) -> bool:
     """Whether the file is a task or a list of them, with `data` and `annotations`, or JSON-MIN."""
+    if file.kind == ".csv":
+        return {"annotation_id", "annotator"} <= set(file.text.partition("\n")[0].split(","))
     if file.kind != ".json":
         return False
     if {"data", "annotations"} <= file.keys or {"data", "completions"} <= file.keys:
@@ -72,7 +85,7 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
     left_out: list[LeftOut] = []
     adjusted: list[Adjusted] = []
     for file in files:
-        document = file.document
+        document = _rows(file) if file.kind == ".csv" else file.document
         for index, task in enumerate(document if isinstance(document, list) else [document]):
             where = f"[{index}] of {file.path}"
             results = list(_results(task, where))
@@ -80,6 +93,26 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
             name, size = _image_name(_url(task, where)), _size(results)
             entries.append(BoxEntry.of(name, boxes, size=size))
     return BoxContents(tuple(entries), tuple(left_out), adjusted=tuple(adjusted))
+
+
+def _rows(file: SourceFile) -> list[object]:
+    """Read the CSV export as JSON-MIN: its cells with shapes are JSON."""
+    rows: list[object] = []
+    reader = csv.DictReader(io.StringIO(file.text))
+    try:
+        for row in reader:
+            rows.append(
+                {
+                    key: parse_json(text) if text.startswith("[{") else text
+                    for key, text in row.items()
+                    if isinstance(text, str)
+                }
+            )
+    except (csv.Error, ValueError) as error:
+        raise BoxFileError(
+            f"line {reader.line_num} of {file.path}: cannot be read: {error}"
+        ) from None
+    return rows
 
 
 def _url(task: object, where: str) -> str:

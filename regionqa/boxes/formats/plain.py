@@ -4,6 +4,7 @@ Also what vision-language models and detection services answer about one image: 
 name of an image.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
@@ -27,6 +28,9 @@ OWN_CONVENTION = False
 ABSENT_IS_EMPTY = False
 _BOXES = ("boxes", "bboxes", "detections")
 """Keys of a list of boxes for any image."""
+_LISTS = ("labels", "scores")
+"""Keys of lists beside such a list, of equal length."""
+_TASK = re.compile(r"<[A-Z_]+>")
 _MOONDREAM = "objects"
 _ROBOFLOW = "predictions"
 _MODEL_KEYS = ("bbox_2d", "box_2d", "point_2d")
@@ -47,6 +51,8 @@ def recognise(file: SourceFile) -> bool:
     document = file.document
     if is_box(document):
         return True
+    if isinstance(document, dict):
+        document = _unwrapped(document)
     values = document.values() if isinstance(document, dict) else [document]
     return document == {} or any(map(_holds_boxes, values))
 
@@ -62,8 +68,8 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
 
     A box may also be `{"box": [...], "label": "..."}`, with `bbox` or named corners in place of
     `box`. A bare list of boxes, or a list under the only key `boxes`, applies to any image, as do
-    answers of Qwen (`bbox_2d`), Gemini (`box_2d`), moondream (`objects`) and Roboflow
-    (`predictions`).
+    answers of Qwen (`bbox_2d`), Gemini (`box_2d`), Florence (`bboxes` and `labels`), moondream
+    (`objects`) and Roboflow (`predictions`).
     """
     contents = [_contents(file, convention) for file in files]
     return BoxContents(
@@ -80,6 +86,7 @@ def _contents(file: SourceFile, convention: Convention) -> BoxContents:
     if isinstance(document, list):
         return _any_image(document, file, convention)
     assert isinstance(document, dict)
+    document = _joined(_unwrapped(document), file)
     given = [key for key in (*_BOXES, _MOONDREAM, _ROBOFLOW) if key in document]
     if len(given) == 1 and not any(
         _holds_boxes(value) and isinstance(value, list)
@@ -94,6 +101,31 @@ def _contents(file: SourceFile, convention: Convention) -> BoxContents:
             for name, items in document.items()
         )
     )
+
+
+def _unwrapped(document: dict[str, object]) -> dict[str, object]:
+    """Return what stands under Florence's task, such as `<OD>`."""
+    ((key, value), *others) = document.items() or [("", None)]
+    is_task = not others and _TASK.fullmatch(key) is not None
+    return value if is_task and isinstance(value, dict) else document
+
+
+def _joined(document: dict[str, object], file: SourceFile) -> dict[str, object]:
+    """Join lists of boxes, labels and scores of equal length, as detectors answer."""
+    key = next((key for key in _BOXES if isinstance(document.get(key), list)), None)
+    boxes, labels = document.get(key or ""), document.get("labels")
+    if key is None or not isinstance(boxes, list) or not isinstance(labels, list):
+        return document
+    if len(boxes) != len(labels):
+        raise BoxFileError(
+            f"{file.path}: has {len(boxes)} boxes and {len(labels)} labels; give each box its label"
+        )
+    joined = [
+        {"box": box, "label": label if isinstance(label, str) else None}
+        for box, label in zip(boxes, labels, strict=True)
+    ]
+    others = {name: value for name, value in document.items() if name not in (*_LISTS, key)}
+    return {**others, key: joined}
 
 
 def _any_image(

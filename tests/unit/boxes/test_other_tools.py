@@ -45,6 +45,11 @@ FILES: dict[str, object] = {
     "ultralytics.json": [
         {"name": "blob", "class": 0, "box": {"x1": 10, "y1": 10, "x2": 150, "y2": 120}}
     ],
+    "florence.json": {"<OD>": {"bboxes": [[10, 10, 150, 120]], "labels": ["blob"]}},
+    "detector.json": {"boxes": [[10, 10, 150, 120]], "labels": ["blob"], "scores": [0.9]},
+    "ls.csv": "image,id,label,annotator,annotation_id\n"
+    'a.jpg,1,"[{""x"": 5, ""y"": 10, ""width"": 70, ""height"": 110, '
+    '""rectanglelabels"": [""blob""], ""original_width"": 200}]",1,1\n',
     "named.json": {"a.jpg": [{"x1": 10, "y1": 10, "x2": 150, "y2": 120, "class": "blob"}]},
     "min.json": [{"image": "a.jpg", "id": 1, "label": [{**PERCENT, "original_width": 200}]}],
     "ocr.json": [{"data": {"ocr": "a.jpg", "n": "x"}, "annotations": [{"result": [TASK]}]}],
