@@ -27,7 +27,7 @@ from regionqa.errors import DownloadError, UsageError
 if TYPE_CHECKING:
     from regionqa.export.sources.published import ConversionResult
 
-CONVERSION_MEMORY = "4 GB"
+CONVERSION_MEMORY = "5 GB"
 """Upper limit of the memory that converting a 7B model takes; benchmarks/conversion.py measures
 it."""
 ENCODER_DISK = 4_000_000_000
