@@ -199,7 +199,7 @@ def test_box_format_and_units_apply_to_plain_and_csv_only(tmp_path: Path) -> Non
         ({"units": BoxUnits.pixel}, "--box-units"),
     ):
         with pytest.raises(UsageError, match=rf"{flag}: .*coco.json is COCO, which defines what"):
-            read_boxes(path, **stated)  # type: ignore[arg-type]
+            read_boxes(path, **stated)
 
 
 def test_files_without_an_image_match_by_stem_and_folder(tmp_path: Path) -> None:
