@@ -131,6 +131,10 @@ class BoxFile:
         entries = (replace(entry, name=None),)
         return replace(self, entries=entries, adjusted=(*self.adjusted, told))
 
+    def own_image(self, entry: BoxEntry) -> Path | None:
+        """Return the image at the very place that an entry names, if there is one."""
+        return self._lookup.own_image(entry)
+
     def why_not(self, image: str) -> str:
         """Say why an image has no entry, with the names that come closest."""
         return self._lookup.why_not(image)

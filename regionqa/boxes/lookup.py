@@ -94,6 +94,13 @@ class EntryLookup:
         what = f"; it has {listed(names)}" if names else ""
         return f"{image}: {self._source} has no boxes for this image{what}"
 
+    def own_image(self, entry: BoxEntry) -> Path | None:
+        """Return the image at the very place that an entry names, relative to its file."""
+        if entry.name is None or entry.by_stem:
+            return None
+        path = self._top / entry.name.replace("\\", "/")
+        return path if is_file(path) else None
+
     # -- indices -----------------------------------------------------------------------------------
 
     @cached_property

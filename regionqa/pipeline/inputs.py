@@ -109,6 +109,7 @@ class FileBoxes:
         self._sizes = SizeCheck(file.source, scale, warn)
         self._used: dict[int, InputImage] = {}
         self._empty: list[str] = []
+        self._elsewhere: list[str] = []
 
     def of(self, image: InputImage) -> tuple[WrittenBox, ...]:
         """Return the boxes of an image.
@@ -127,6 +128,15 @@ class FileBoxes:
                     f"this image and {other.name}, and they can be right for one of the two only; "
                     "write the image's folder into the file"
                 )
+            own = self._file.own_image(entry)
+            if own is not None and not is_same_file(own, image.source):
+                self._elsewhere.append(image.name)
+                if len(self._elsewhere) == 1:
+                    self._warn(
+                        f"{self._file.source}: its boxes of {entry.name} are taken for "
+                        f"{image.name}, but beside the file is another image, {own}; make sure "
+                        "that they were drawn on the former"
+                    )
         boxes = self._sizes.fit(entry, image.name, (image.width, image.height))
         if not boxes:
             self._empty.append(image.name)
@@ -138,6 +148,11 @@ class FileBoxes:
         each: whether images without boxes have no request.
         """
         self._sizes.finish()
+        if len(self._elsewhere) > 1:
+            self._warn(
+                f"{self._file.source}: {len(self._elsewhere):,} images in all are others than "
+                "those beside the file"
+            )
         if each and self._empty:
             self._warn(
                 f"{self._file.source}: has no boxes for {counted(len(self._empty), 'image')}, so "

@@ -487,6 +487,20 @@ def test_boxes_are_for_one_image_only(image: MakeImage) -> None:
     assert all(request.error is None for request in asked(asking, first, second))
 
 
+def test_another_image_beside_the_file_is_told(image: MakeImage) -> None:
+    asking = AskSettings("what?", boxfile=boxfile(a=[[1, 2, 3, 4]], b=[[1, 2, 3, 4]]))
+    for name in ("a.png", "b.png"):
+        image(name)
+        Image.new("RGB", (64, 48), "red").save(image(f"other/{name}"))
+    assert asked(asking, "a.png", "b.png")  # without a warning
+    warned: list[str] = []
+    requests = asked(asking, "other", warn=warned.append)
+    assert all(request.error is None for request in requests)
+    first, total = warned
+    assert first.startswith("boxes.json: its boxes of a.png are taken for other/a.png, but beside ")
+    assert total == "boxes.json: 2 images in all are others than those beside the file"
+
+
 def test_images_of_another_size_than_the_file_states_are_counted() -> None:
     document = {"images": [], "annotations": []}
     for number, name in enumerate(("a", "b", "c")):
