@@ -88,3 +88,12 @@ def test_model_that_never_stops() -> None:
     table = calibrate(endless, lines.append)
     assert table == {"temperature": 1.0, "threshold": 0.0, "longest": LONGEST}
     assert lines == []
+
+
+def test_temperature_without_short_answers_is_skipped() -> None:
+    answers = {
+        0.8: scored([0.9] * 5, [LONGEST + 1] * 5),
+        1.3: scored([0.9, 0.8, 0.7, 0.3, 0.2123]),
+    }
+    table = calibrate(answers, print)
+    assert table == {"temperature": 1.3, "threshold": 0.282, "longest": LONGEST}, "three decimals"
