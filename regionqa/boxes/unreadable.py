@@ -3,65 +3,67 @@
 import re
 from collections.abc import Set
 
+from regionqa.images.kinds import READ, START, kind_of
+
 _GIVE = "give the file of boxes itself"
-_IMAGE = (
-    "is {}, not a box file; if it is a segmentation mask, export boxes or polygons from the tool "
-    "that made it, and give images before --boxes"
+_MASK = (
+    "not a box file; if it is a segmentation mask, export boxes or polygons from the tool that "
+    "made it, and give images before --boxes"
 )
-_SIGNATURES = (
-    (b"SQLite format 3\0", "is a SQLite database; export its boxes as COCO, CSV or JSON"),
-    (b"\x89PNG", _IMAGE.format("a PNG image")),
-    (b"\xff\xd8\xff", _IMAGE.format("a JPEG image")),
-    (b"GIF87a", _IMAGE.format("a GIF image")),
-    (b"GIF89a", _IMAGE.format("a GIF image")),
-    (b"II*\0", _IMAGE.format("a TIFF image")),
-    (b"MM\0*", _IMAGE.format("a TIFF image")),
-    (
-        b"PK\x03\x04",
-        f"is a zip archive, or a spreadsheet; unpack it, or save it as CSV, and {_GIVE}",
-    ),
-    (b"PK\x05\x06", f"is an empty zip archive; {_GIVE}"),
-    (b"\x1f\x8b", f"is compressed with gzip; unpack it and {_GIVE}"),
-    (b"BZh91AY", f"is compressed with bzip2; unpack it and {_GIVE}"),
-    (b"\xfd7zXZ\0", f"is compressed with xz; unpack it and {_GIVE}"),
-    (b"\x28\xb5\x2f\xfd", f"is compressed with zstd; unpack it and {_GIVE}"),
-    (b"7z\xbc\xaf", f"is a 7z archive; unpack it and {_GIVE}"),
-    (b"Rar!\x1a", f"is a RAR archive; unpack it and {_GIVE}"),
-    (b"%PDF", f"is a PDF document; {_GIVE}"),
-    (b"\xd0\xcf\x11\xe0", "is an old Excel or Word file; save it as CSV"),
-    (b"\x89HDF", "is an HDF5 file; export its boxes as COCO, CSV or JSON"),
-    (b"\x93NUMPY", "is a NumPy array; write its boxes as CSV or JSON"),
-    (b"MATLAB 5.0", "is a MATLAB file; write its boxes as CSV or JSON"),
-    (b"ARROW1", "is an Arrow file; save it as Parquet"),
-    (b"\xff\xff\xff\xff", "is an Arrow stream; save it as Parquet"),
-    (b"\x80\x02", "is a Python pickle, which is not opened; write its boxes as CSV or JSON"),
-    (b"\x80\x03", "is a Python pickle, which is not opened; write its boxes as CSV or JSON"),
-    (b"\x80\x04", "is a Python pickle, which is not opened; write its boxes as CSV or JSON"),
-    (b"\x80\x05", "is a Python pickle, which is not opened; write its boxes as CSV or JSON"),
-    (b"\x7fELF", f"is a program; {_GIVE}"),
-    (
-        b"version https://git-lfs",
-        "is a Git LFS pointer, not the file itself; fetch it with: git lfs pull",
-    ),
-)
-"""What a file begins with, and what is said of it."""
+_WRITE = "write its boxes as COCO, CSV or JSON"
+_PICKLE = f"a Python pickle, which is not opened; {_WRITE}"
+_STARTS = {
+    b"MATLAB 5.0": f"a MATLAB file; {_WRITE}",
+    b"ARROW1": "an Arrow file; save it as Parquet",
+    b"\xff\xff\xff\xff": "an Arrow stream; save it as Parquet",
+    b"\x80\x02": _PICKLE,
+    b"\x80\x03": _PICKLE,
+    b"\x80\x04": _PICKLE,
+    b"\x80\x05": _PICKLE,
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file; save it as CSV",
+    b"\x7fELF": f"a program; {_GIVE}",
+}
+"""First bytes of files that are given as boxes, and hardly ever as images."""
+_ACTIONS = {
+    "Office": f"unpack it, or save it as CSV, and {_GIVE}",
+    "archive": f"unpack it and {_GIVE}",
+    "database": _WRITE,
+    "HDF5": _WRITE,
+    "NumPy": _WRITE,
+}
+"""What to do with a kind of file, by a word of its name."""
+_LFS = "a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
+_CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f]")
 _WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
 def other_file(content: bytes) -> str | None:
-    """Say what a file is that cannot hold boxes; None for text and for anything unknown."""
-    for signature, description in _SIGNATURES:
-        if content.startswith(signature):
-            return description
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return _IMAGE.format("a WebP image")
-    if content[:2] == b"BM" and content[6:10] == b"\0\0\0\0":
-        return _IMAGE.format("a BMP image")
-    if content[4:8] == b"ftyp":
-        return _IMAGE.format("an AVIF or HEIC image, or a video")
-    if _WEB_PAGE.match(content[:1024]):
+    """Say what a file is that cannot hold boxes; None for text, Parquet and anything unknown."""
+    start = content[:START]
+    if start.startswith(b"version https://git-lfs"):
+        return f"is {_LFS}"
+    if _WEB_PAGE.match(start):
         return "is a web page, perhaps of a failed download; fetch the file itself"
-    return None
+    if _is_text(start) or start.startswith(b"PAR1"):
+        return None
+    own = next((text for mark, text in _STARTS.items() if start.startswith(mark)), None)
+    if own is not None:
+        return f"is {own}"
+    kind = kind_of(start)
+    if kind is None:
+        return None
+    action = next((text for word, text in _ACTIONS.items() if word in kind), _GIVE)
+    return f"is {kind}, {_MASK}" if kind in READ else f"is {kind}; {action}"
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether these are the first bytes of UTF-8 text, perhaps cut within a character."""
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.end < len(start) - 3:
+            return False
+    return _CONTROLS.search(start) is None
 
 
 _EXPORT = "which is not read; export COCO, Pascal VOC or YOLO from it"

@@ -202,7 +202,11 @@ def test_a_class_description_names_open_images_codes(tmp_path: Path) -> None:
     [
         ("a.db", b"SQLite format 3\0...", "is a SQLite database"),
         ("mask.png", b"\x89PNG\r\n\x1a\n", "is a PNG image.* segmentation mask"),
-        ("a.json", b"PK\x03\x04", "is a zip archive"),
+        (
+            "a.json",
+            b"PK\x03\x04",
+            "is a ZIP archive or Office document; unpack it, or save it as CSV",
+        ),
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
         ("a.json", b"<!DOCTYPE html><html>", "is a web page"),
         ("a.csv", "image;x0\na\n".encode("utf-16-le"), "is UTF-16 without a byte order mark"),
