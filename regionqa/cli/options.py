@@ -247,8 +247,8 @@ def guarded_files(
         given = value if isinstance(value, list | tuple) else () if value is None else (value,)
         if given and not (known.unless and values[known.unless]):
             named.append(NamedFiles(known.label, known.role, tuple(map(str, given))))
-    overwrite = values.get("overwrite")  # None: the command has no --overwrite
-    return guarded(named, resume=bool(values.get("resume")), overwrite=overwrite)
+    # None: the command does not have the option
+    return guarded(named, resume=values.get("resume"), overwrite=values.get("overwrite"))
 
 
 @cache  # commands share groups

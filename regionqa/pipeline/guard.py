@@ -51,13 +51,13 @@ class NamedFiles:
 
 @contextmanager
 def guarded(
-    named: Iterable[NamedFiles], *, resume: bool = False, overwrite: bool | None = None
+    named: Iterable[NamedFiles], *, resume: bool | None = None, overwrite: bool | None = None
 ) -> Iterator[None]:
     """Check what a command reads and writes, and hold the locks of its outputs.
 
     Args:
         named: The options and arguments that name files.
-        resume: Whether existing results are continued.
+        resume: Whether existing results are continued; None: the command cannot.
         overwrite: Whether existing results are replaced; None: the command cannot.
 
     Raises:
@@ -67,7 +67,7 @@ def guarded(
     files = list(named)
     inputs = [each for each in files if isinstance(each.role, Reads)]
     outputs = [each for each in files if isinstance(each.role, Writes)]
-    refuse_inputs(inputs, outputs, resume=resume)
+    refuse_inputs(inputs, outputs, resume=bool(resume))
     for output in outputs:
         for path in output.paths:
             refuse_results(output, path, resume=resume, overwrite=overwrite)
@@ -187,7 +187,11 @@ def _holds(folder: Path, known: Identity, role: Reads | Writes) -> bool:
 
 
 def refuse_results(
-    output: NamedFiles, path: Path, *, resume: bool = False, overwrite: bool | None = None
+    output: NamedFiles,
+    path: Path,
+    *,
+    resume: bool | None = None,
+    overwrite: bool | None = None,
 ) -> None:
     """Raise UsageError for results that exist, unless they are to be continued or replaced."""
     if output.role in DECIDED_LATER or is_special(path):
@@ -200,13 +204,10 @@ def refuse_results(
         return
     if output.role is Writes.results and path.suffix.lower() in SUFFIXES:
         raise UsageError(f"{_typed(output, path)}: is an image, which results never replace")
-    if overwrite or (resume and output.role is Writes.results):
+    can_resume = resume is not None and output.role is Writes.results
+    if overwrite or (resume and can_resume):
         return
-    raise UsageError(f"{_typed(output, path)}: already exists; {_ways(output, overwrite)}")
-
-
-def _ways(output: NamedFiles, overwrite: bool | None) -> str:
-    ways = ["name another file"]
-    if overwrite is not None:
-        ways.insert(0, "replace it with --overwrite")
-    return ", or ".join(ways)
+    ways = ["continue it with --resume"] * can_resume
+    ways += ["replace it with --overwrite"] * (overwrite is not None)
+    ways.append("or name another file")
+    raise UsageError(f"{_typed(output, path)}: already exists; {', '.join(ways)}")
