@@ -9,6 +9,7 @@ compares every file that it writes. Prints a line for each trial that differs, a
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -16,10 +17,10 @@ import signal
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -122,7 +123,6 @@ class Summary:
     wrong: int = 0
     hidden: int = 0
     """Files that stayed behind, hidden."""
-    seconds: float = 0.0
 
 
 def undisturbed(campaign: Campaign, folder: Path) -> tuple[Files, float]:
@@ -176,23 +176,31 @@ def difference(found: Files, whole: Files) -> str | None:
     return "; ".join(parts) or None
 
 
-def run_campaign(campaign: Campaign, kills: int, folder: Path, rng: random.Random) -> Summary:
-    """Kill a command so often."""
-    whole, seconds = undisturbed(campaign, fresh(folder))
-    print(f"{campaign.name}: {len(whole)} files, {seconds:.1f} s undisturbed", flush=True)
-    summary, begun = Summary(), time.monotonic()
-    while summary.kills < kills and summary.ended_before < 3 * kills + 10:
-        delay, out = rng.uniform(0, seconds), fresh(folder / "out")
-        (folder / "log").unlink(missing_ok=True)
-        killed, fault = kill_once(campaign, out, folder / "log", delay, whole)
+def run_trials(
+    campaigns: Sequence[Campaign], kills: int, minutes: float, folder: Path, rng: random.Random
+) -> dict[str, Summary]:
+    """Kill the commands in turn, so often or for so long."""
+    whole = {}
+    for each in campaigns:
+        whole[each.name] = undisturbed(each, fresh(folder))
+        files, seconds = whole[each.name]
+        print(f"{each.name}: {len(files)} files, {seconds:.1f} s undisturbed", flush=True)
+    summaries = {each.name: Summary() for each in campaigns}
+    deadline, turns = time.monotonic() + 60 * minutes, cycle(campaigns)
+    while sum(each.kills for each in summaries.values()) < kills and time.monotonic() < deadline:
+        campaign = next(turns)
+        files, seconds = whole[campaign.name]
+        delay, out, log = rng.uniform(0, seconds), fresh(folder / "out"), folder / "log"
+        log.unlink(missing_ok=True)
+        killed, fault = kill_once(campaign, out, log, delay, files)
+        summary = summaries[campaign.name]
         summary.kills += killed
         summary.ended_before += not killed
         summary.hidden += len(hidden_in(out))
         if fault is not None:
             summary.wrong += 1
             print(f"{campaign.name}: killed after {delay:.3f} s: {fault}", flush=True)
-    summary.seconds = time.monotonic() - begun
-    return summary
+    return summaries
 
 
 # -- the four commands -----------------------------------------------------------------------------
@@ -338,6 +346,7 @@ def main() -> int:
     """Run the campaigns; 1 if anything was lost, doubled or different."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="number of kills in all")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--only", help="names of commands, separated by commas")
     options = parser.parse_args()
@@ -356,13 +365,8 @@ def main() -> int:
             if options.only:
                 wanted = options.only.split(",")
                 campaigns = [each for each in campaigns if each.name.split()[0] in wanted]
-            shares = Counter(number % len(campaigns) for number in range(options.kills))
-            summaries = {
-                each.name: run_campaign(
-                    each, shares[number], Path(root, "trial"), random.Random(seed)
-                )
-                for number, each in enumerate(campaigns)
-            }
+            rng, trials = random.Random(seed), Path(root, "trial")
+            summaries = run_trials(campaigns, options.kills, options.minutes, trials, rng)
     report = {name: vars(summary) for name, summary in summaries.items()}
     print(json.dumps(report, indent=1))
     kills, wrong = (sum(getattr(s, key) for s in summaries.values()) for key in ("kills", "wrong"))
