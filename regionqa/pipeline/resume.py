@@ -77,7 +77,8 @@ class FinishedRequests:
         if not (records := self._unused.get(key)):
             return None
         record = records.popleft()
-        return Answer(request, record.answer, error=record.error and ItemError(record.error))
+        error = None if record.error is None else ItemError(record.error)
+        return Answer(request, record.answer, error=error)
 
 
 def answer_missing(

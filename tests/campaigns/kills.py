@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from multiprocessing import Pipe
 from pathlib import Path
@@ -275,14 +276,13 @@ def fetching(material: Path, url: str) -> Campaign:
 # -- material --------------------------------------------------------------------------------------
 
 
-def make_material(folder: Path) -> None:
-    """Tiny models, images, records and settings, made in a process of its own."""
+def make_material(folder: Path) -> int:
+    """A tiny model, images, records and settings, made in a process of its own."""
     from PIL import Image
 
     from helpers.tiny_models import tiny_bundle, two_things
 
-    for row in ("levels", "pixels"):
-        tiny_bundle(row, folder)
+    tiny_bundle("levels", folder)
     lines = two_things(folder / "things", 12).read_text().splitlines(keepends=True)
     (folder / "many.jsonl").write_text("".join(lines * 100))
     (folder / "images").mkdir()
@@ -292,6 +292,7 @@ def make_material(folder: Path) -> None:
     (folder / "settings.toml").write_text(
         "lora_rank = 4\nlora_dropout = 0.1\n[instruct]\northogonal_rate = 0.2\n"
     )
+    return 0
 
 
 @contextmanager
@@ -316,17 +317,6 @@ def hub_process(material: Path) -> Iterator[str]:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-
-
-def quick_graphs(material: Path) -> None:
-    """Copy graphs instead of exporting them, which takes seconds."""
-    import pytest
-
-    from helpers.tiny_models import copy_graphs
-    from regionqa.bundles.store import open_bundle
-
-    levels, pixels = (open_bundle(material / row) for row in ("levels", "pixels"))
-    copy_graphs(levels, pixels, pytest.MonkeyPatch())
 
 
 def import_libraries() -> None:
@@ -355,10 +345,9 @@ def main() -> int:
     import_libraries()
     with TemporaryDirectory(prefix="regionqa-kills-") as root:
         material = fresh(Path(root, "material"))
-        child = in_child(lambda: make_material(material) or 0, Path(root, "log"))
+        child = in_child(partial(make_material, material), Path(root, "log"))
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
             raise SystemExit(Path(root, "log").read_text())
-        quick_graphs(material)
         with hub_process(material) as url:
             campaigns = [captions(material), training(material), conversion(material),
                          fetching(material, url)]  # fmt: skip

@@ -47,9 +47,9 @@ def test_each_image_of_one_name_is_drawn(regionqa: "Command", toy: Path, tmp_pat
     drawn = tmp_path / "drawn"
     ran = regionqa("caption", tmp_path / "a", tmp_path / "b", "--model", toy, "--draw", drawn)
     assert ran.status == 0
-    for name, colour in (("x.png", (255, 0, 0)), ("x-2.png", (0, 0, 255))):
+    for name, drawn_in in (("x.png", (255, 0, 0)), ("x-2.png", (0, 0, 255))):
         with Image.open(drawn / name) as image:
-            assert image.getpixel((0, 0)) == colour
+            assert image.getpixel((0, 0)) == drawn_in
 
 
 # -- what exists -----------------------------------------------------------------------------------
