@@ -7,7 +7,6 @@ image is asked about. A file whose entries all are unreadable is refused as a wh
 """
 
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,13 +16,13 @@ from regionqa.boxes.matching import ImageName, Root
 from regionqa.boxes.remarks import Adjusted, LeftOut
 from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, BoxFileError, OutputError
+from regionqa.images.kinds import is_read
 from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
 
 NOT_BOXES = frozenset({"classes.txt", "notes.json", "readme.dataset.txt", "readme.roboflow.txt"})
 """Files that stand among labels in published datasets and hold no boxes, in lower case."""
 _DOCUMENTS = ("readme", "license", "licence")
 _IMAGE_LISTS = frozenset({"train.txt", "val.txt", "valid.txt", "test.txt", "trainval.txt"})
-_IMAGE_LINE = re.compile(rb"\S.*\.(jpe?g|png|webp|bmp|tiff?|gif)\s*", re.IGNORECASE)
 Size = tuple[int, int]
 """Width and height of an image in pixels."""
 
@@ -39,7 +38,7 @@ def stands_beside(path: Path) -> bool:
 def is_image_list(path: Path) -> bool:
     """Whether the first line of a file is the path of an image."""
     with path.open("rb") as file:
-        return _IMAGE_LINE.fullmatch(file.readline(4096)) is not None
+        return is_read(file.readline(4096).decode("utf-8", "replace").strip())
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
@@ -29,6 +28,7 @@ from regionqa.boxes.remarks import Adjusted, LeftOut
 from regionqa.boxes.shapes import FLAT, TURNED, bounding, has_area, turned_box
 from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, BoxFileError
+from regionqa.images.kinds import is_read
 from regionqa.regions import Box, BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "Label Studio"
@@ -48,7 +48,6 @@ _SKIPPED = {
     "cancelled": "cancelled annotations",
 }
 _NUMBERS = ("x", "y", "width", "height")
-_IMAGE = re.compile(r"\.(jpe?g|jfif|png|webp|bmp|tiff?|gif|heic|avif)(\?.*)?$", re.IGNORECASE)
 
 
 def recognise(file: SourceFile) -> bool:
@@ -125,7 +124,9 @@ def _url(task: object, where: str) -> str:
     if isinstance(fields.get("image"), str):
         return str(fields["image"])
     texts = [value for value in fields.values() if isinstance(value, str)]
-    urls = [text for text in texts if _IMAGE.search(text)] or [t for t in texts if "/" in t]
+    urls = [text for text in texts if is_read(text.partition("?")[0])] or [
+        t for t in texts if "/" in t
+    ]
     if len(urls) != 1:
         found = f"{len(urls)} of its texts may be" if urls else "none of its texts is"
         raise BoxFileError(f"{where}: has no 'image', and {found} the name of one; add it")
