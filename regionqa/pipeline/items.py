@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import TextIOWrapper
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -205,6 +205,10 @@ def _match(pattern: str) -> Iterator[InputItem | str]:
 def _read_stdin(stdin: TextIO, null: bool) -> Iterator[InputItem]:
     if isinstance(stdin, TextIOWrapper):
         stdin.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
+        if isinstance(stdin.buffer, BufferedReader):
+            start = stdin.buffer.peek(START)[:START]
+            if (kind := kind_of(start)) and NO_TEXT.search(start):
+                raise UsageError(f"stdin: {_instead(kind)}")
     unit = "item" if null else "line"
     # not `for line in stdin`, which may read ahead
     lines = _null_terminated(stdin) if null else iter(stdin.readline, "")
@@ -227,11 +231,8 @@ def _read_stdin(stdin: TextIO, null: bool) -> Iterator[InputItem]:
 def _null_terminated(stdin: TextIO) -> Iterator[str]:
     """What stands between the NULs of a stream, as soon as it has come."""
     buffer = getattr(stdin, "buffer", None)
-    rest, first = b"", True
+    rest = b""
     while chunk := buffer.read1(1 << 16) if buffer else os.fsencode(stdin.read()):
-        if first and (kind := kind_of(chunk[:START])) and NO_TEXT.search(chunk[:START]):
-            raise UsageError(f"stdin: {_instead(kind)}")
-        first = False
         *whole, rest = (rest + chunk).split(b"\0")
         yield from map(os.fsdecode, whole)
     if rest:

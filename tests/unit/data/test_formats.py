@@ -104,7 +104,11 @@ def test_convert_command(regionqa: "Command", photos: Path) -> None:
     assert "--skip-bad" in stopped.err
     ran = regionqa("data", "convert", file, "--out", out, "--skip-bad")
     assert (ran.status, ran.out) == (0, f"1 record written to {out}\n")
-    assert ran.err == f"regionqa: {file}: 1 bad record left out\n"
+    bare = "images without annotations left out: 1, at c.json: gone.jpg"
+    assert ran.err.splitlines() == [
+        f"regionqa: warning: {file}: {bare}",
+        f"regionqa: {file}: 1 bad record left out",
+    ]
     assert json.loads(out.read_text()) == {
         "image": "photos/cat.jpg",
         "regions": [{"box": [1, 2, 31, 42], "label": "cat"}],
@@ -425,7 +429,8 @@ def test_coco_boxes_become_questions(photos: Path) -> None:
         {"id": 3, "bbox": [200, 100, 99, 99], "category_id": 4},
     )
     data = read_training_data(save(photos / "coco.json", json.dumps(document, indent=1)))
-    assert (data.format, len(data.left_out), problems(data)) == (DataFormat.coco, 1, [])
+    assert (data.format, problems(data)) == (DataFormat.coco, [])
+    assert [left.reason for left in data.left_out] == ["crowds", "images without annotations"]
     assert data.records == (
         Record(
             photos / "cat.jpg",

@@ -36,7 +36,7 @@ def as_bytes(format: str) -> bytes:
 
 
 def piped(content: bytes, *, null: bool = False) -> list[InputItem]:
-    stdin = io.TextIOWrapper(io.BytesIO(content), "utf-8")
+    stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)), "utf-8")
     return list(find_images(["-"], stdin, pytest.fail, null=null))
 
 
