@@ -304,11 +304,12 @@ def test_gradients_of_one_image_with_many_questions_are_the_same_in_every_run(
     tokens = torch.randn(3, 64, 16, requires_grad=True)  # (B, T, H), as the projector gives them
     image_rows = torch.tensor([0] * 30 + [1] * 9 + [2])
     weights = torch.randn(40, 64, 16)  # torch uses one thread for less
-    found = []
+    found: list[Tensor] = []
     with deterministic_kernels(torch.device("cpu")):
         for _ in range(50):
             tokens.grad = None
-            (tokens[image_rows] * weights).sum().backward()
+            total: Any = (tokens[image_rows] * weights).sum()
+            total.backward()
             assert tokens.grad is not None
             found.append(tokens.grad)
     assert all(torch.equal(found[0], other) for other in found[1:])
