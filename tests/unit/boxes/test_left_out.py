@@ -201,7 +201,7 @@ def test_boxes_that_are_none_fail_their_own_image(tmp_path: Path) -> None:
 
 def test_annotations_that_belong_to_no_image_are_left_out(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "a.jpg"}]
-    places = ({"image_id": 1}, {"image_id": 9}, {})
+    places: list[dict[str, int]] = [{"image_id": 1}, {"image_id": 9}, {}]
     annotations: list[object] = [{**each, "bbox": [1, 2, 3, 4]} for each in places]
     document = {"images": images, "annotations": [*annotations, "junk"]}
     found = read_boxes(save(tmp_path / "c.json", document))

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import BoxFormat, BoxUnits
 
 BLOB = {"name": "rect", "x": 10, "y": 10, "width": 140, "height": 110}
-VIA_IMAGE = {
+VIA_IMAGE: dict[str, Any] = {
     "filename": "a.jpg",
     "size": 9431,
     "regions": [{"shape_attributes": BLOB, "region_attributes": {"name": "blob"}}],
@@ -262,8 +263,8 @@ def test_the_user_says_what_the_numbers_mean(tmp_path: Path) -> None:
 
 
 def test_a_box_of_objects_that_cannot_be_a_size_is_refused(tmp_path: Path) -> None:
-    row = {"file_name": "a.jpg", "width": 200, "height": 100}
-    row["objects"] = {"bbox": [[150, 60, 190, 90]], "categories": ["x"]}  # type: ignore[assignment]
+    row: dict[str, object] = {"file_name": "a.jpg", "width": 200, "height": 100}
+    row["objects"] = {"bbox": [[150, 60, 190, 90]], "categories": ["x"]}
     path = save(tmp_path / "metadata.jsonl", json.dumps(row) + "\n")
     with pytest.raises(BoxError, match="reaches outside the image; use --box-format xyxy"):
         read_boxes(path).boxes_for("a.jpg")

@@ -66,7 +66,7 @@ def words(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object
     return words_with(SETTINGS, uneven, tmp_path_factory.mktemp("settings"))
 
 
-def alone(words: list[object], out: Path, tiny: Tiny, *more: object) -> Path:
+def alone(words: list[object], out: Path, *more: object) -> Path:
     """The result of one process with a batch of 8."""
     assert main([str(word) for word in (*words, "--batch", 8, *more, "--out", out, "-q")]) == 0
     return out
@@ -135,7 +135,7 @@ def test_sharding_with_frozen_encoder_and_lora(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     model = ("--model", tiny("pixels").root, "--accumulate", 1, *options)
-    single = alone(words, tmp_path / "one", tiny, *model)
+    single = alone(words, tmp_path / "one", *model)
     ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
     assert ran.returncode == 0, ran.stderr
     check_close(tmp_path / "two", single)
@@ -150,7 +150,7 @@ def test_sharding_with_orthogonal_optimizer(
     weight, then, but the losses are."""
     words = words_with(f"{SETTINGS}orthogonal_rate = 3.0\n", things, tmp_path)
     model = ("--model", tiny("levels").root)
-    single = log_of(alone(words, tmp_path / "one", tiny, *model))
+    single = log_of(alone(words, tmp_path / "one", *model))
     ran = together(*words, *model, "--batch", 4, *shard, "--out", tmp_path / "two")
     assert ran.returncode == 0, ran.stderr
     for left, right in zip(log_of(tmp_path / "two"), single, strict=True):

@@ -69,11 +69,12 @@ def test_a_checkpoint_that_is_half_removed_is_none(
     table = {"stage": "align", "step": 4, "trained": [], "seconds": 2.0}
     (folder / "progress.json").write_text(json.dumps(table))
 
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shutil, "rmtree", lambda path, **_: path.exists() and killed())
+        patch.setattr(shutil, "rmtree", killed)
         checkpoints.remove(folder)
     assert checkpoints.newest(folder.parent) is None
     checkpoints.remove(folder.parent)

@@ -502,7 +502,7 @@ def test_another_image_beside_the_file_is_told(image: MakeImage) -> None:
 
 
 def test_images_of_another_size_than_the_file_states_are_counted() -> None:
-    document = {"images": [], "annotations": []}
+    document: dict[str, list[object]] = {"images": [], "annotations": []}
     for number, name in enumerate(("a", "b", "c")):
         document["images"].append(
             {"id": number, "file_name": f"{name}.png", "width": 128, "height": 96}
