@@ -118,3 +118,12 @@ def test_functions_are_short() -> None:
 @pytest.mark.parametrize("reasons", [LONG_FILES, LONG_FUNCTIONS, FULL_FOLDERS, SHARED_NAMES])
 def test_exceptions_have_reasons(reasons: dict[str, str]) -> None:
     assert all(len(reason.split()) > 2 for reason in reasons.values())
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """mypy takes test modules by their file's name alone."""
+    names: dict[str, list[Path]] = defaultdict(list)
+    for path in python_files("tests"):
+        if path.name not in ("__init__.py", "__main__.py"):
+            names[path.name].append(path)
+    assert not [paths for paths in names.values() if len(paths) > 1]
