@@ -226,6 +226,7 @@ def fetch(
     if folder.name != listing.revision:  # a newer revision was published meanwhile
         missing = list(list_files(repo, revision=folder.name, files=files).files)
     check_content(repo, folder, missing)
+    remove_leftovers(folder, listing.files)
     return folder
 
 
@@ -248,6 +249,14 @@ def check_content(repo: str, folder: Path, files: Iterable[HubFile]) -> None:
             f"{repo}: arrived damaged and was removed (its digest is not the Hub's): "
             f"{', '.join(damaged)}; run again to fetch it anew"
         )
+
+
+def remove_leftovers(folder: Path, files: Iterable[HubFile]) -> None:
+    """Remove what killed downloads left of files that have been fetched since."""
+    for file in files:
+        blob = (folder / file.path).resolve()
+        for part in blob.parent.glob(f"{glob.escape(blob.name)}.*incomplete"):
+            part.unlink(missing_ok=True)
 
 
 def hub_cache() -> Path:

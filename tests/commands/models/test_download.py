@@ -113,6 +113,21 @@ def test_download(regionqa: "Command", tiny: Hub, checkpoint: Path) -> None:
     assert len(tiny.fetched(WEIGHTS)) == 1
 
 
+def test_download_removes_leftovers_of_killed_downloads(
+    regionqa: "Command", tiny: Hub, checkpoint: Path
+) -> None:
+    """Those of files that are complete; another process may be fetching the others."""
+    (folder,) = regionqa("download", TINY).lines
+    blob = Path(folder, WEIGHTS).resolve()
+    stale = blob.with_name(f"{blob.name}.33c26ec9.incomplete")
+    other = blob.with_name(f"{'0' * 64}.33c26ec9.incomplete")
+    for part in (stale, other):
+        part.write_bytes(b"half")
+    assert regionqa("download", TINY).status == 0
+    assert (stale.exists(), other.exists()) == (False, True)
+    assert contents(Path(folder)) == contents(checkpoint)
+
+
 def test_dry_run_fetches_nothing(regionqa: "Command", tiny: Hub, checkpoint: Path) -> None:
     ran = regionqa("download", TINY, "--dry-run")
     assert (ran.status, ran.err) == (0, f"licence of {TINY}: apache-2.0\n")
