@@ -298,8 +298,10 @@ def _parse_line(text: str, where: str) -> InputItem:
         ]
         if problems:
             raise ItemError(problems[0])
-        stated = (document.get("width"), document.get("height"))
-        size = stated if fields.regions and all(type(n) is int for n in stated) else None
+        width, height = document.get("width"), document.get("height")
+        size = None
+        if isinstance(width, int) and isinstance(height, int) and fields.regions:
+            size = (width, height)
         return replace(item, boxes=parse_regions(fields.regions), size=size)
     except ItemError as error:
         return replace(item, error=ItemError(f"{where}: {error}"))

@@ -117,8 +117,10 @@ def test_choices_by_text_and_by_likelihood(
     }
     lines(photos / "q.jsonl", [{**record, "choices": ["nine of them.", generated]}])
     out = photos / "out.json"
-    words = ("eval", "vqa", photos / "q.jsonl", "--device", "cpu", "--json", out, "--overwrite")
-    words = (*words, "--answers")
+    words = (
+        *("eval", "vqa", photos / "q.jsonl", "--device", "cpu"),
+        *("--json", out, "--overwrite", "--answers"),
+    )
     assert regionqa(*words, photos / "kept.jsonl").status == 0
     found = metric_values(json.loads(out.read_text()))
     assert (found["choice"], found["choice_likelihood"], found["choice_chance"]) == (100, 100, 50)

@@ -141,7 +141,7 @@ def test_an_image_without_its_end_marker_is_good_with_a_warning(
 
 
 def test_the_limits_of_the_model_hold(regionqa: "Command", photos: Path) -> None:
-    boxes = [[10 + n, 10, 60 + n, 60] for n in range(17)]
+    boxes = [[10.0 + n, 10, 60 + n, 60] for n in range(17)]
     documents = (record("cat.jpg", answer="long " * 300), record("cat.jpg"))
     file = save(photos / "mine.jsonl", *documents, record("cat.jpg", *boxes))
     ran = regionqa("data", "check", file)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ def test_a_jpeg_that_lacks_pixels_is_broken(progressive: bool, data: st.DataObje
 
 @pytest.mark.parametrize("kind", ["text", "compressed", "profile", "international"])
 def test_a_png_with_much_text_is_read(tmp_path: Path, kind: str) -> None:
-    info, options = PngImagePlugin.PngInfo(), {}
+    info = PngImagePlugin.PngInfo()
+    options: dict[str, Any] = {}
     if kind == "profile":
         options["icc_profile"] = b"\0" * 3_000_000
     elif kind == "international":
@@ -162,7 +164,7 @@ def test_heic_is_read_by_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         def _open(self) -> None:
             self._size, self._mode = (40, 24), "RGB"
 
-        def load(self) -> object:
+        def load(self) -> Any:
             self.im = photo().im
             return super().load()
 
@@ -173,7 +175,7 @@ def test_heic_is_read_by_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(
         sys.modules,
         "pillow_heif",
-        SimpleNamespace(register_heif_opener=register),  # type: ignore[arg-type]
+        SimpleNamespace(register_heif_opener=register),
     )
     (tmp_path / "a.jpg").write_bytes(HEIC)
     assert np.array_equal(loaded(tmp_path / "a.jpg"), np.asarray(photo()))

@@ -370,7 +370,12 @@ def test_failed_close_is_reported(
 
 
 def test_text_lines_end_in_id_and_meta() -> None:
-    own = [{"id": "a-1"}, {"id": 2, "meta": {"page": 3}}, {"meta": ["\t"]}, {}]
+    own: list[dict[str, Any]] = [
+        {"id": "a-1"},
+        {"id": 2, "meta": {"page": 3}},
+        {"meta": ["\t"]},
+        {},
+    ]
     lines = [as_text(Answer(Request("a.png", "?", **each), "x"), bare=False) for each in own]
     assert [line[len("a.png\t-\tx") :] for line in lines] == [
         "\ta-1\n", '\t2\t{"page": 3}\n', '\t\t["\\t"]\n', "\n"
