@@ -300,7 +300,7 @@ def _parse_line(text: str, where: str) -> InputItem:
             raise ItemError(problems[0])
         width, height = document.get("width"), document.get("height")
         size = None
-        if isinstance(width, int) and isinstance(height, int) and fields.regions:
+        if type(width) is int and type(height) is int and fields.regions:
             size = (width, height)
         return replace(item, boxes=parse_regions(fields.regions), size=size)
     except ItemError as error:
