@@ -1,7 +1,6 @@
 """Output files: written whole, replaced instead of truncated, and locked against a second run."""
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -11,9 +10,16 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from tempfile import gettempdir
+from types import ModuleType
 from typing import BinaryIO, Literal
 
 from regionqa.errors import OutputError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is being prepared is not locked
+    fcntl = None
 
 Identity = tuple[int, int]
 """Device and inode of a file, the same by every path and link."""
@@ -149,6 +155,8 @@ def write_whole(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+                if fcntl is None:
+                    file.close()  # Windows moves no open file
                 _move(part, target, overwrite)
             finally:
                 if identity(part) == own:
@@ -165,10 +173,11 @@ def _open_part(part: Path) -> BinaryIO:
     Its name does not change, so that what a killed run left is not left for ever.
     """
     while True:
-        number = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        number = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         file = os.fdopen(number, "w+b")
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             raise OutputError(f"{part}: another run is writing here; name another file") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from regionqa import files
 from regionqa.errors import OutputError
 from regionqa.files import descriptor, identity, is_special, locked, open_output, write_whole
 
@@ -213,3 +214,14 @@ def test_the_lock_of_a_killed_run_does_not_last(tmp_path: Path) -> None:
     with locked(path):
         pass
     assert names(tmp_path) == []
+
+
+def test_files_are_written_whole_without_fcntl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    monkeypatch.setattr(files, "fcntl", None)
+    for text in ("first", "second"):
+        write(tmp_path / "a.txt", text)
+        assert (tmp_path / "a.txt").read_text() == text
+    assert names(tmp_path) == ["a.txt"]
