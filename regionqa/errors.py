@@ -4,12 +4,33 @@ An `ItemError` concerns one item (an image, a box, a question): a run reports it
 others end the run.
 """
 
+import re
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Characters that end lines and columns early or steer a terminal, as names and answers may."""
+LONGEST, BEGINNING = 600, 400
+"""Characters of the longest message, and of its beginning where the middle is left out."""
+
+
+def brief(text: str) -> str:
+    """Render a message as one line, without its middle if that is very long.
+
+    Messages quote names and values from files, of any length. The end says what to do.
+    """
+    if len(text) > LONGEST:
+        end = len(text) - (LONGEST - BEGINNING - len(" ... "))
+        text = f"{text[:BEGINNING]} ... {text[end:]}"
+    return CONTROLS.sub(" ", text)
+
 
 class RegionQAError(Exception):
-    """Base class of the errors of this package."""
+    """Base class of the errors of this package; its text is one line that is not very long."""
 
     exit_status = 1
     """Exit status of a command that ends with this error."""
+
+    def __str__(self) -> str:
+        return brief(super().__str__())
 
 
 class UsageError(RegionQAError, ValueError):

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from regionqa.errors import brief
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
@@ -36,4 +38,4 @@ def summarise_remarks(remarks: Iterable[Remark]) -> Iterator[str]:
     for (kind, text), places in groups.items():
         what = f"{text} left out" if kind is LeftOut else text
         first = "the first at " if len(places) > 1 else "at "
-        yield f"{what}: {len(places):,}, {first}{places[0]}"
+        yield brief(f"{what}: {len(places):,}, {first}{places[0]}")

@@ -10,7 +10,7 @@ from typing import Self
 
 from regionqa.boxes.remarks import LeftOut
 from regionqa.data.english import counted
-from regionqa.errors import DataError
+from regionqa.errors import DataError, brief
 from regionqa.regions import Region
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -69,7 +69,7 @@ class Problem:
         return int(digits[0] or 0) if digits else 0
 
     def __str__(self) -> str:
-        return one_line(f"{self.where}: {self.text}")
+        return brief(one_line(f"{self.where}: {self.text}"))
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,17 @@
 """Messages and progress on stderr."""
 
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from regionqa.errors import CONTROLS
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 Item = TypeVar("Item")
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that end lines and columns early or steer a terminal, as names and answers may."""
 
 
 def printable(text: str) -> str:

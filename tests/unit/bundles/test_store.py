@@ -80,7 +80,8 @@ def test_unknown_model_lists_the_shipped_ones(
     monkeypatch.chdir(copy)
     with pytest.raises(BundleError) as caught:
         find_bundle(model)
-    assert str(caught.value).startswith(f"{model}: no such model; shipped are: ")
+    printed = model.replace("\0", " ")
+    assert str(caught.value).startswith(f"{printed}: no such model; shipped are: ")
     assert "starter" in str(caught.value)
     assert "give a model's folder" in str(caught.value)
 
