@@ -26,6 +26,8 @@ _TURNS = {
 }
 """Transposition that turns an image of each EXIF orientation upright; 1 is upright."""
 
+STRIP = 10_000_000
+"""Pixels that are converted to RGB at a time."""
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
@@ -84,7 +86,7 @@ class InputImage:
     def _decode(self) -> Image.Image:
         if isinstance(self.source, Image.Image):
             return self.source.copy()
-        pixels = use_image(self.source, self.name, _as_displayed, self._warn)
+        pixels = use_image(self.source, self.name, _decoded, self._warn)
         if pixels.size != (self.width, self.height):
             raise ImageError(
                 f"{self.name}: changed while in use, from {self.width} x {self.height} to "
@@ -190,7 +192,19 @@ def _as_displayed(image: Image.Image) -> Image.Image:
     """Decode an image, upright and RGB."""
     orientation = _orientation(image)
     image.load()
+    return _upright(as_rgb(image), orientation)
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """Decode an image that nothing else uses, upright and RGB; its own pixels are dropped."""
+    orientation = _orientation(image)
+    image.load()
     pixels = as_rgb(image)
+    image.close()  # or a third copy would be in memory while the second is turned
+    return _upright(pixels, orientation)
+
+
+def _upright(pixels: Image.Image, orientation: int) -> Image.Image:
     if orientation in _TURNS:
         pixels = pixels.transpose(_TURNS[orientation])
     pixels.info.clear()  # an EXIF block there would have it rotated again
@@ -206,9 +220,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
         opaque = Image.new("RGB", image.size, "white")
-        opaque.paste(layer, mask=layer.getchannel("A"))
+        for top, bottom in _strips(*image.size):
+            layer = image.crop((0, top, image.width, bottom)).convert("RGBA")
+            opaque.paste(layer, (0, top), mask=layer.getchannel("A"))
         return opaque
     return image.convert("RGB")
 
@@ -219,9 +234,22 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     In 16 bits white is 65535. 32 bits and floats do not define white: the smallest of the usual
     whites that is not below the brightest pixel is used.
     """
-    values = np.nan_to_num(np.asarray(image))  # (height, width)
-    brightest = float(values.max())
+    values = np.asarray(image)  # (height, width)
+    strips = [values[top:bottom] for top, bottom in _strips(*image.size)]
+    brightest = max(float(np.nan_to_num(strip).max()) for strip in strips)
     whites = (65535.0,) if values.dtype.itemsize == 2 else (1.0, 255.0, 65535.0, 2.0**32 - 1)
     white = next((white for white in whites if brightest <= white), brightest)
-    scaled = values.clip(0).astype(np.float32) * np.float32(255 / white)  # (height, width)
-    return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
+    grey = np.empty(values.shape, np.uint8)
+    for (top, bottom), strip in zip(_strips(*image.size), strips, strict=True):
+        scaled = np.nan_to_num(strip).clip(0).astype(np.float32) * np.float32(255 / white)
+        grey[top:bottom] = np.rint(scaled).clip(0, 255)
+    return Image.fromarray(grey)
+
+
+def _strips(width: int, height: int) -> list[tuple[int, int]]:
+    """First row, and row after the last, of strips that are converted one at a time.
+
+    What a conversion needs besides its result is then small, however large the image is.
+    """
+    rows = max(1, STRIP // width)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]

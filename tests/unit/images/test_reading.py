@@ -16,9 +16,10 @@ from PIL import ExifTags, Image, ImageOps
 
 from helpers.image_files import complaint, loaded, noise, photo
 from regionqa.errors import BoxError, BundleError, ImageError
+from regionqa.images import reading
 from regionqa.images.files import MAX_PIXELS
 from regionqa.images.preprocessing import EncoderPreprocessing, Fit, Placement, Preprocessing
-from regionqa.images.reading import InputImage, image_from_memory, open_image
+from regionqa.images.reading import InputImage, as_rgb, image_from_memory, open_image
 from regionqa.images.resampling import Resample
 from regionqa.regions import Box
 
@@ -732,3 +733,18 @@ def test_region_encoder_preprocessing() -> None:
 def test_image_from_pixels() -> None:
     image = photo()
     assert InputImage("photo", *image.size, image).load().size == (40, 24)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "I;16", "I", "F"])
+def test_conversion_in_strips_changes_no_pixel(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large images are converted a strip at a time, which bounds the memory."""
+    if mode in ("I;16", "I", "F"):
+        image = Image.fromarray(np.arange(35 * 20, dtype=np.int32).reshape(35, 20) * 90)
+        image = image.convert(mode)
+    else:
+        image = noise(20, 35).convert("RGB").convert(mode)
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image = image.convert(mode)
+    whole = as_rgb(image)
+    monkeypatch.setattr(reading, "STRIP", 50)
+    assert np.array_equal(as_rgb(image), whole)
