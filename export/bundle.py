@@ -5,7 +5,6 @@ moved, so that the folder appears whole or not at all.
 """
 
 import hashlib
-import json
 import shutil
 import tomllib
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from regionqa.bundles.store import CARD, Bundle, file_spec, open_bundle
+from regionqa.bundles.weights import read_index
 from regionqa.errors import BundleError
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.modules.registry import architecture_table, build
@@ -121,7 +121,7 @@ def language_files(folder: Path) -> list[Path]:
     if "model.safetensors" in weights:
         weights = {"model.safetensors"}
     elif index.is_file():
-        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        weights = set(read_index(index).values())
     return sorted(
         path
         for path in folder.iterdir()

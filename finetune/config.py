@@ -311,11 +311,11 @@ def _changed_stage(stage: StageSettings, values: Mapping[str, Any], where: str) 
 
 def read_settings_file(path: Path) -> tuple[dict[str, Any], StageOverrides]:
     """Read a settings file: keys of `FinetuneSettings`, and tables [align] and [instruct]."""
-    import tomllib  # too slow for `--help`
+    from regionqa.schema import read_toml  # imports msgspec, which `--help` does without
 
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = read_toml(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as settings: {error}") from error
     tables = {name: table.pop(name, {}) for name in ("align", "instruct")}
     for name, value in tables.items():
@@ -384,13 +384,13 @@ def read_saved(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file cannot be read or holds no settings.
     """
-    import tomllib
+    from regionqa.schema import read_toml
 
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path)
         settings = table["settings"]
         lora = _read_old_stages(settings["stages"], str(path), unused_align=True)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path}: cannot be read as the settings of a run: {error}; start a new run in "
             "another folder"

@@ -63,7 +63,7 @@ def read_modules(bundle: Bundle) -> BundleModules:
     folder = bundle.file(bundle.card.language.folder)
     logging.disable_progress_bar()
     language = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
     return BundleModules(vision, region, language)
 

@@ -54,6 +54,14 @@ def is_folder(path: Path) -> bool:
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
+def with_home(path: Path) -> Path:
+    """Replace `~` by the home folder; it is kept where it names nobody's, as shells do."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def is_filled(path: Path) -> bool:
     """Return whether there is a regular file that is not empty."""
     status = file_status(path)

@@ -5,8 +5,11 @@ dataclasses check themselves further in `__post_init__`. Errors name the origin,
 was expected there.
 """
 
+import json
 import re
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -26,6 +29,38 @@ MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
 EXPECTED = re.compile(
     r"Expected `(?P<types>[^`]*)`(?: of length (?P<length>\d+))?, got (?P<got>.*)"
 )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not UTF-8 or not TOML, is nested too deeply, or has a number of thousands
+            of digits.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON object of a model's files.
+
+    Raises:
+        FileNotFoundError: There is none.
+        BundleError: It cannot be read, or is something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: cannot be read as JSON: {error}; get it again") from error
+    if not isinstance(found, dict):
+        raise BundleError(f"{path}: holds no JSON object; get it again")
+    return found
 
 
 def from_table(

@@ -19,6 +19,7 @@ from regionqa.bundles.prompt_rules import PromptRules, RegionInput
 from regionqa.errors import BundleError
 from regionqa.language.prompts import render
 from regionqa.language.tokenization import BundleTokenizer, stages, tokenize
+from regionqa.schema import read_object
 
 log = logging.getLogger("regionqa.export")
 VICUNA, VICUNA_TURN = "USER: {image}\n{question} ASSISTANT:", "USER: NEXTSLOT ASSISTANT:"
@@ -58,7 +59,9 @@ def read_tokenizer(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in FILES):
         raise BundleError(f"{folder}: has no tokenizer; none of {', '.join(FILES)} is there")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # many kinds, the library's bare Exception among them
         reason = " ".join(str(error).split())
         raise BundleError(f"{folder}: transformers cannot read its tokenizer: {reason}") from error
@@ -112,7 +115,7 @@ def processor_template(folder: Path) -> str | None:
     """Return the chat template in the files of older vision-language checkpoints."""
     for name in ("chat_template.json", "processor_config.json"):
         if (folder / name).is_file():
-            found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+            found = read_object(folder / name).get("chat_template")
             if isinstance(found, str):
                 return found
     return None

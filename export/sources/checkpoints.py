@@ -1,13 +1,12 @@
 """Read checkpoints in transformers' format; every failure is a BundleError."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -23,9 +22,7 @@ from regionqa.errors import BundleError
 from regionqa.export.bundle import language_files
 from regionqa.export.modules.tower import tower_table
 from regionqa.language.decoders import LlamaDecoder
-
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
-"""Exceptions of transformers for a folder that it cannot load."""
+from regionqa.schema import read_object
 
 
 def read_tower(folder: Path) -> tuple[Any, dict[str, Tensor]]:
@@ -60,8 +57,9 @@ def read_config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise BundleError(f"{folder}: is no checkpoint in transformers' format: no config.json")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except UNREADABLE as error:
+        # None, the default, would ask at the terminal whether to run code of the checkpoint
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # many kinds
         reason = " ".join(str(error).split())
         raise BundleError(f"{folder}: transformers does not know its config: {reason}") from error
 
@@ -70,9 +68,13 @@ def load_model(kind: Any, folder: Path, **options: Any) -> Any:
     """Load a model in evaluation mode; BundleError if it is unreadable or incomplete."""
     try:
         model, report = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **options
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
-    except UNREADABLE as error:
+    except Exception as error:  # many kinds
         reason = " ".join(str(error).split())
         raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
     if report["missing_keys"]:  # transformers would initialize them randomly
@@ -85,8 +87,11 @@ def end_ids(folder: Path, config: Any) -> list[int]:
     found = getattr(config, "eos_token_id", None)
     file = folder / "generation_config.json"
     if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") or found
-    return as_list(found)
+        found = read_object(file).get("eos_token_id") or found
+    ids = as_list(found)
+    if not all(isinstance(each, int) for each in ids):
+        raise BundleError(f"{folder}: eos_token_id is {found!r}, not a whole number or several")
+    return ids
 
 
 def as_list(ids: int | list[int] | None) -> list[int]:
@@ -110,7 +115,7 @@ def language_shapes(
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 shapes[name] = tuple(tensors.get_slice(name).get_shape())
-    return shapes, json.loads((language / "config.json").read_text(encoding="utf-8"))
+    return shapes, read_object(language / "config.json")
 
 
 def runtime_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> LanguageRuntime:

@@ -36,6 +36,18 @@ def image_table(
         BundleError: The processor's settings are not supported, or give another size.
     """
     processor = read_processor(folder)
+    try:
+        return _table_of(folder, processor, side, fit)
+    except BundleError:
+        raise
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        # the file may hold values of any kind, and transformers checks few of them
+        raise BundleError(f"{folder}: its image processor has a wrong value: {error}") from error
+
+
+def _table_of(
+    folder: Path, processor: Any, side: int, fit: Fit | None
+) -> tuple[dict[str, Any], list[str]]:
     if not processor.do_rescale or abs(processor.rescale_factor - PIXEL) > PIXEL / 1000:
         raise BundleError(f"{folder}: its image processor does not divide pixels by 255")
     notes = []
@@ -66,7 +78,9 @@ def read_processor(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in FILES):
         raise BundleError(f"{folder}: has no image processor; {FILES[0]} is missing")
     try:
-        return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        return AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # many kinds
         reason = " ".join(str(error).split())
         raise BundleError(f"{folder}: its image processor cannot be read: {reason}") from error

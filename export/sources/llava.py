@@ -114,7 +114,9 @@ def check_config(folder: Path, config: Any) -> int:
     if getattr(config, "quantization_config", None):
         raise BundleError(f"{folder}: is quantised; take the checkpoint it was made from")
     layers = config.vision_feature_layer
-    layers = [layers] if isinstance(layers, int) else list(layers)
+    layers = layers if isinstance(layers, list | tuple) else [layers]
+    if not all(isinstance(layer, int) for layer in layers):
+        raise BundleError(f"{folder}: vision_feature_layer is {layers}, not a whole number")
     if len(layers) != 1:
         raise BundleError(f"{folder}: joins hidden states {layers} into one; only one can be read")
     return int(layers[0])

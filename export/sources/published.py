@@ -61,7 +61,7 @@ from regionqa.export.sources.sentencepiece import (
     read_added_tokens,
 )
 from regionqa.export.sources.shards import Shards, TensorEntry, join, write_safetensors
-from regionqa.schema import from_table
+from regionqa.schema import from_table, read_object
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",
@@ -153,11 +153,9 @@ def language_config(found: PublishedCheckpoints) -> dict[str, Any]:
     for folder in (found.delta, found.base):
         file = folder / "config.json"
         try:
-            tables[folder] = json.loads(file.read_text(encoding="utf-8"))
+            tables[folder] = read_object(file)
         except FileNotFoundError:
             tables[folder] = {}
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{file}: cannot be read as a config: {error}") from error
     delta, base = tables[found.delta], tables[found.base]
     for key in SIZES:
         if key in delta and key in base and delta[key] != base[key]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from regionqa.errors import BundleError
 from regionqa.export.modules.regionclip import EPS, RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.tower import TowerVision
-from regionqa.export.sources.shards import UNREADABLE, load_pickle
+from regionqa.export.sources.shards import load_pickle
 
 OWN = "backbone."
 """Prefix of the network's tensors."""
@@ -103,7 +103,7 @@ def check_regionclip(file: Path) -> str | None:
     tensors = weights.tensors
     try:
         shape = RegionClipConfig(**regionclip_sizes(tensors))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:  # IndexError: a tensor is a number
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{file}: {what}; RegionCLIP's ResNet is expected") from error
     with torch.device("meta"):
@@ -132,7 +132,7 @@ def _state(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         raise
     except FileNotFoundError:
         raise BundleError(f"{file}: no such file") from None
-    except UNREADABLE as error:
+    except Exception as error:  # torch raises nearly every kind on damaged data
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BundleError(
             f"{file}: cannot be read as a checkpoint of torch ({reason}); get it again"

@@ -5,13 +5,13 @@ published models were trained (up to transformers 4.33; see the decision "Legacy
 docs). The file is parsed with the message definitions of the sentencepiece package.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
@@ -57,8 +57,8 @@ def read_added_tokens(folder: Path) -> tuple[str, ...]:
     if not file.exists():
         return ()
     try:
-        ids = {str(name): int(index) for name, index in json.loads(file.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        ids = msgspec.json.decode(file.read_bytes(), type=dict[str, int])
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{file}: cannot be read as names and ids: {error}") from error
     pieces = read_pieces(folder / MODEL_FILE)
     base = {piece.text: index for index, piece in enumerate(pieces)}
@@ -157,6 +157,8 @@ def read_pieces(model_file: Path) -> list[Piece]:
     try:
         model.ParseFromString(model_file.read_bytes())
         pieces = [Piece(each.piece, each.score, Kind(each.type)) for each in model.pieces]
+        if not all(isinstance(piece.text, str) for piece in pieces):
+            raise ValueError("a piece is not UTF-8")  # protobuf gives its bytes
     except FileNotFoundError:
         raise BundleError(f"{model_file}: no such file; LLaMA's tokenizer is needed") from None
     except (OSError, ValueError, DecodeError) as error:

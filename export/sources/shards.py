@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from regionqa.bundles.weights import read_index
 from regionqa.errors import BundleError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -31,11 +32,6 @@ DTYPES: Mapping[torch.dtype, str] = {
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8",
 }  # fmt: skip
 """safetensors' names of types."""
-UNREADABLE = (
-    OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError,
-    struct.error,
-)  # fmt: skip
-"""Exceptions of torch and safetensors for a file that is damaged."""
 Shape = tuple[int, ...]
 
 
@@ -113,10 +109,7 @@ def find_shards(folder: Path) -> tuple[list[Path], dict[str, Path]]:
             if (folder / single).is_file():
                 return [folder / single], {}
             continue
-        try:
-            listed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{index}: cannot be read as an index: {error}") from error
+        listed = read_index(index)
         for name in sorted(set(listed.values())):
             if not (folder / name).is_file():
                 raise BundleError(
@@ -137,7 +130,9 @@ def open_file(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return safe_open(path, framework="pt")
         held = load_pickle(path, mmap=True)
-    except UNREADABLE as error:
+    except BundleError:  # of an object that would have to be run
+        raise
+    except Exception as error:  # torch raises nearly every kind on damaged data
         why = " ".join(str(error).split())[:160]
         if "mmap can only be used" in why:
             why = "it is in torch's form of before 1.6, which cannot be read piece by piece"
@@ -161,7 +156,7 @@ def load_pickle(path: Path, *, mmap: bool = False) -> Any:
 
     Raises:
         BundleError: It holds other objects, whose code would have to be run.
-        Exception: One of `UNREADABLE`: it is damaged.
+        Exception: Of nearly any kind: it is damaged.
     """
     try:
         with torch.serialization.safe_globals(numpy_globals()):

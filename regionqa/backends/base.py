@@ -4,7 +4,6 @@ The engine reaches every model through `Backend`. A further kind of model is one
 function `open_model(folder)` and one line in `KINDS`; its cards name it with `kind = "..."`.
 """
 
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -18,6 +17,7 @@ from regionqa.errors import BundleError, ItemError
 from regionqa.images.reading import InputImage
 from regionqa.options import RuntimeOptions
 from regionqa.requests import Request, Sampling
+from regionqa.schema import read_toml
 
 PromptT = TypeVar("PromptT")
 """A rendered prompt; only its backend knows what it holds."""
@@ -226,7 +226,7 @@ def card_kind(path: Path) -> str:
     The kind's own reader reports what is wrong with such a file.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        table = read_toml(path)
+    except (OSError, ValueError):
         return DEFAULT_KIND
     return str(table.get("kind", DEFAULT_KIND))

@@ -4,7 +4,6 @@ A card is a TOML file. Its tables become frozen dataclasses that validate themse
 is an error. No other code depends on the family of a model.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,7 +13,7 @@ from typing import Any
 from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.errors import BundleError
 from regionqa.images.preprocessing import EncoderPreprocessing, Fit, Preprocessing
-from regionqa.schema import from_table
+from regionqa.schema import from_table, read_toml
 
 OLD_KEYS = {"picture": "image", "picture_question": "image_question"}
 """Keys of cards written by version 0.1, and their names today."""
@@ -273,9 +272,9 @@ class ModelCard:
 def read_card(path: Path) -> ModelCard:
     """Read a card; BundleError, with file and key, if it is invalid."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path)
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file; a model's folder has a card.toml") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read as a card: {error}") from error
     return from_table(ModelCard, table, str(path), renamed=OLD_KEYS)

@@ -1,6 +1,5 @@
 """Headers of a folder's safetensors files: names, types and shapes of tensors, without data."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +7,9 @@ from math import prod
 from pathlib import Path
 
 from safetensors import safe_open
+
+from regionqa.errors import BundleError
+from regionqa.schema import read_object
 
 INDEX = "model.safetensors.index.json"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
@@ -36,6 +38,21 @@ class StoredTensor:
         return self.count * BYTES.get(self.kind, 4)
 
 
+def read_index(path: Path) -> dict[str, str]:
+    """Read an index of shards: the file of every tensor, beside the index.
+
+    Raises:
+        BundleError: It cannot be read, or names files elsewhere; it may come from a stranger.
+    """
+    listed = read_object(path).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise BundleError(f"{path}: has no weight_map of tensors and files; get it again")
+    for name in listed.values():
+        if Path(name).name != name or not name.isprintable():
+            raise BundleError(f"{path}: lists the file {name!r}, which is not beside it")
+    return listed
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that transformers reads; FileNotFoundError if there are none.
 
@@ -45,7 +62,7 @@ def weight_files(folder: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_index(index).values())
         return sorted(folder / name for name in names)
     files = sorted(folder.glob("*.safetensors"))
     if not files:

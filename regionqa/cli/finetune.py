@@ -1,7 +1,7 @@
 """`finetune`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ import typer
 
 from regionqa.cli.options import FINETUNE, Overrides, only, require, with_options
 from regionqa.errors import BundleError, UsageError
+from regionqa.files import is_folder
 from regionqa.finetune.config import (
     PRESETS,
     SETTINGS,
@@ -141,26 +142,41 @@ def chosen_settings(
     if file is not None:
         table, changes = read_settings_file(file)
         stages = override_stages(stages, changes, str(file))
-    table |= given
+        if "stages" in table:
+            raise UsageError(f"{file}: unknown key 'stages'; write tables [align] and [instruct]")
+    table |= {name: _as_text(value) for name, value in given.items()}
     stages = override_stages(stages, StageOverrides(stage_given, stage_given), "options")
-    for name in ("data", "align_data", "replay"):
-        table[name] = [str(Path(entry).absolute()) for entry in table.get(name) or ()]
-    for name in ("images", "held_out", "rehearse_on"):
-        if table.get(name) is not None:
-            table[name] = str(Path(table[name]).absolute())
-    model = table.get("model", "starter")
-    table["model"] = str(Path(model).absolute()) if Path(model).is_dir() else model
-    table["stages"] = asdict(stages)
-    table["run"] = list(table.get("run", ("align", "instruct")))
+    table = {"data": [], "model": "starter", **table, "stages": asdict(stages)}
     try:
         chosen = from_table(FinetuneSettings, without_none(table), str(file or "options"))
     except BundleError as error:
         raise UsageError(str(error)) from error
+    chosen = with_absolute_paths(chosen)
     for name in (*given, *stage_given):
         if name in WITHOUT_EFFECT and WITHOUT_EFFECT[name][0](chosen, stage_given):
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag}: has no effect {WITHOUT_EFFECT[name][1]}; drop it")
     return chosen
+
+
+def _as_text(value: object) -> object:
+    """Convert paths, alone or in a tuple, to text, as a settings file holds them."""
+    if isinstance(value, tuple | list):
+        return [_as_text(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def with_absolute_paths(settings: FinetuneSettings) -> FinetuneSettings:
+    """Return the settings with absolute paths; a model is one if it is a folder."""
+    changes: dict[str, Any] = {}
+    for name in ("data", "align_data", "replay"):
+        changes[name] = tuple(str(Path(path).absolute()) for path in getattr(settings, name))
+    for name in ("images", "held_out", "rehearse_on"):
+        path = getattr(settings, name)
+        changes[name] = None if path is None else str(Path(path).absolute())
+    if is_folder(Path(settings.model)):
+        changes["model"] = str(Path(settings.model).absolute())
+    return replace(settings, **changes)
 
 
 WITHOUT_EFFECT: Mapping[str, tuple[Callable[[FinetuneSettings, Mapping[str, Any]], bool], str]] = {

@@ -246,7 +246,9 @@ class TransformersDecoder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
+        options: dict[str, Any] = {
+            "dtype": dtype, "local_files_only": True, "trust_remote_code": False,
+        }  # fmt: skip
         if quantize:
             options["quantization_config"] = quantization(quantize, dtype)
         if quantize or (device.type == "cuda" and find_spec("accelerate")):

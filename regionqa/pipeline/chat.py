@@ -11,6 +11,7 @@ from typing import Protocol
 from regionqa.data.fields import check_text
 from regionqa.engine import Engine
 from regionqa.errors import ItemError, OutputError, QuestionError
+from regionqa.files import file_status, with_home
 from regionqa.images.reading import InputImage, open_image
 from regionqa.language.references import REFERENCE, inline_regions, question_text, renumber
 from regionqa.options import BoxOptions, GenerationOptions
@@ -144,7 +145,7 @@ class Chat:
         """Begin a conversation about an image; ImageError if it cannot be opened."""
         if not path:
             raise ItemError("/image: name an image, like /image cat.jpg")
-        image = open_image(Path(path).expanduser())
+        image = open_image(with_home(Path(path)))
         image.load()  # so that a broken image fails here, not at the first question
         for warning in image.take_warnings():
             self._listener.warn(warning)
@@ -226,17 +227,21 @@ class Chat:
         """Write all conversations so far as training data, one a line."""
         if not text:
             raise ItemError("/save: name a file, like /save mine.jsonl")
-        path = Path(text).expanduser()
+        path = with_home(Path(text))
+        try:
+            same = path.resolve()
+        except (OSError, RuntimeError, ValueError):  # a NUL, or links in a circle
+            raise ItemError(f"/save: {path} cannot be a file; name another") from None
         conversations = [one for one in self._conversations if one.turns]
         if not conversations:
             raise ItemError("/save: there is no answer to save yet")
-        if path.exists() and path.resolve() not in self._saved:
+        if file_status(path) is not None and same not in self._saved:
             raise ItemError(f"/save: {path} already exists; name another file")
         try:
             self._write(path, list(map(self._as_saved, conversations)))
         except OutputError as error:  # nothing is lost: the user can save to another file
             raise ItemError(f"/save: {error}") from error
-        self._saved.add(path.resolve())
+        self._saved.add(same)
         turns = sum(len(one.turns) for one in conversations)
         self._listener.note(f"saved {turns} {'question' if turns == 1 else 'questions'} to {path}")
 

@@ -24,6 +24,7 @@ from regionqa.files import (
     is_special,
     locked,
     resolved,
+    with_home,
 )
 from regionqa.flags import Reads, Writes
 from regionqa.images.kinds import SUFFIXES
@@ -142,10 +143,7 @@ def _read_paths(value: str, role: Reads | Writes) -> Iterator[Path]:
     """Paths that a value may stand for."""
     path = Path(value)
     if role is Reads.model:
-        try:
-            yield path.expanduser()
-        except RuntimeError:
-            yield path
+        yield with_home(path)
         yield from _model_folders(value)
     elif role is Reads.data or value != "-":
         yield path

@@ -123,7 +123,9 @@ def needs_of(bundle: Bundle) -> MemoryNeeds:
     try:
         from transformers import AutoConfig
 
-        sizes = text_sizes(AutoConfig.from_pretrained(folder, local_files_only=True))
+        sizes = text_sizes(
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        )
         tensors = stored(folder)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())

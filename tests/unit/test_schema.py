@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regionqa.errors import BundleError
-from regionqa.schema import from_table
+from regionqa.schema import from_table, read_toml
 
 
 class Colour(StrEnum):
@@ -95,3 +96,15 @@ def test_errors_name_place_and_expectation(table: dict[str, Any], message: str) 
     with pytest.raises(BundleError) as caught:
         from_table(Whole, table, "here")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a = ", f"a = {'[' * 3000}", f"a = {'9' * 5000}", "a = '\udcff'"],
+    ids=["cut", "deep", "long", "bytes"],
+)
+def test_whatever_is_no_toml_is_a_value_error(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError):
+        read_toml(file)

@@ -6,7 +6,6 @@ Synonyms come from synonyms.toml and from files of users.
 """
 
 import re
-import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -16,6 +15,7 @@ import numpy as np
 
 from regionqa.data.english import plural
 from regionqa.errors import DataError, UsageError
+from regionqa.schema import read_toml
 
 Words = tuple[str, ...]
 Synonyms = Mapping[str, Sequence[str]]
@@ -59,8 +59,7 @@ def read_synonyms(path: Path) -> Synonyms:
         DataError: The file is missing, or is no such table.
     """
     try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
+        table = read_toml(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path") from None
     except OSError as error:

@@ -152,7 +152,7 @@ def test_save_does_not_overwrite_a_file(regionqa: Command, cat: Path, tmp_path: 
     assert ran.status == 3
     assert file.read_text() == "precious"
     assert "already exists; name another file" in ran.err.splitlines()[0]
-    assert "a.jsonl: cannot be written" in ran.err.splitlines()[1]
+    assert "a.jsonl: there is no folder" in ran.err.splitlines()[1]
 
 
 # -- models that know conversations, and models that do not ----------------------------------------
@@ -232,6 +232,15 @@ def test_undo_removes_the_last_turn_or_region(talking: Recorded) -> None:
     assert len(recorder.requests[-1].regions) == 1
     follow(chat, "/undo", "/undo", "/undo")
     assert chat.failed == 1
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a", "x" * 300, "a\0b", "/"])
+def test_a_name_that_no_file_can_have_fails_its_line_only(talking: Recorded, name: str) -> None:
+    chat, recorder = talking
+    follow(chat, "what is this?", f"/image {name}", f"/image {name}", "why?")
+    assert chat.failed == 2
+    assert recorder.answers == ["answer 1", "answer 2"]
+    follow(chat, f"/save {name}")
 
 
 def test_image_starts_a_new_conversation(talking: Recorded, photos: Path) -> None:

@@ -234,7 +234,10 @@ def test_tokenizer_round_trip(vicuna: Toy, tmp_path: Path) -> None:
     assert read_pieces(tmp_path / "tokenizer.model") == pieces
 
 
-@pytest.mark.parametrize("content", [b"no model", b"", b"\x0a\xff", b"{}", b"\x80" * 20])
+NO_TEXT = b"\x0a\x03\x0a\x01\xff"  # a piece that is not UTF-8
+
+
+@pytest.mark.parametrize("content", [b"no model", b"", b"\x0a\xff", b"{}", b"\x80" * 20, NO_TEXT])
 def test_damaged_file_is_a_one_line_error(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.model"
     file.write_bytes(content)

@@ -172,3 +172,29 @@ def test_records_may_be_repaired_or_taken_out(
     with pytest.raises(UsageError, match="seed was 0 and is 1"):
         other = replace(skipping, seed=1)
         save_settings(tmp_path, other, starter, changed, pytest.fail, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('data = "mine.jsonl"', "data: expected a list, found 'mine.jsonl'"),
+        ("data = 5", "data: expected a list, found 5"),
+        ("data = [5]", "data: expected text, found 5"),
+        ('data = ["a"]\nrun = 5', "run: expected a list, found 5"),
+        ('data = ["a"]\nmodel = 5', "model: expected text, found 5"),
+        ('data = ["a"]\nimages = ["a"]', "images: expected text, found ['a']"),
+        ('data = ["a"]\nstages = 1', "unknown key 'stages'; write tables [align] and [instruct]"),
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path: Path, line: str, expected: str) -> None:
+    """None is taken apart: a text would be a list of its letters."""
+    file = tmp_path / "mine.toml"
+    file.write_text(line)
+    with pytest.raises(UsageError) as caught:
+        chosen_settings(None, None, file, {}, {})
+    assert str(caught.value) == f"{file}: {expected}"
+
+
+@pytest.mark.parametrize("model", ["a\0b", "x" * 300, "~nobody-of-this-name"])
+def test_a_model_of_any_name_is_kept(tmp_path: Path, model: str) -> None:
+    assert chosen(tmp_path, "", model=model).model == model
