@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage mutants kill lint wheel-check lock sync clean
+.PHONY: demo test slow coverage mutants kill fuzz lint wheel-check lock sync clean
 
 demo: $(VENV)/installed
 	$(BIN)/regionqa demo --out demo-images --overwrite
@@ -32,6 +32,13 @@ mutants: $(VENV)/installed
 KILLS ?= 200
 kill: $(VENV)/installed
 	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m campaigns.kills --kills $(KILLS)
+
+# Damaged images, box files, cards, requests, records, settings, chats and checkpoints; findings are
+# kept in build/fuzz. Where atheris cannot be installed, inputs are damaged at random.
+SECONDS ?= 300
+fuzz: $(VENV)/installed
+	$(BIN)/python -c "import atheris" || $(BIN)/python -m pip install --quiet --editable '.[fuzz]' || true
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m campaigns.fuzzing --seconds $(SECONDS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
