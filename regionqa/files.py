@@ -26,6 +26,8 @@ Identity = tuple[int, int]
 KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO)
 """Kinds of files that have an identity; a terminal may be input and output."""
 OWN_DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)")
+LONGEST_NAME = 200
+"""Characters of a name of a file of a model, which every file system can hold."""
 STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 NO_ROOM_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.ENAMETOOLONG)
 """A file that can be written in a folder that cannot, such as one mounted into a container."""

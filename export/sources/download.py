@@ -23,6 +23,7 @@ from regionqa.bundles.hub import (
 )
 from regionqa.bundles.hub_errors import is_unreachable
 from regionqa.errors import DownloadError, UsageError
+from regionqa.files import file_status, with_home
 
 if TYPE_CHECKING:
     from regionqa.export.sources.published import ConversionResult
@@ -131,7 +132,7 @@ def parts_of_card(card: ModelCard) -> list[PublishedPart]:
 
 def find_part(name: str, source: Source, given: str | None, strict: bool) -> PublishedPart:
     """Find one part in the place given by the user, or in the card's repository."""
-    if given is not None and (place := Path(given).expanduser()).exists():
+    if given is not None and file_status(place := with_home(Path(given))):
         return PublishedPart(name, source, place=place)
     if given is not None and not looks_like_repo(given):
         raise DownloadError(

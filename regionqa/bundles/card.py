@@ -12,6 +12,7 @@ from typing import Any
 
 from regionqa.bundles.prompt_rules import PromptRules
 from regionqa.errors import BundleError
+from regionqa.files import LONGEST_NAME
 from regionqa.images.preprocessing import EncoderPreprocessing, Fit, Preprocessing
 from regionqa.schema import from_table, read_toml
 
@@ -23,7 +24,8 @@ def check_inside(path: str) -> None:
     """ValueError if a path leads out of the bundle's folder; cards may come from strangers."""
     parts = PurePosixPath(path).parts
     # a backslash or a colon would mean something else on Windows
-    if not parts or parts[0] == "/" or ".." in parts or set(path) & set("\\:\0"):
+    odd = set(path) & set("\\:\0") or max(map(len, parts), default=0) > LONGEST_NAME
+    if not parts or parts[0] == "/" or ".." in parts or odd:
         raise ValueError(f"{path!r} is not a path inside the model's folder")
 
 

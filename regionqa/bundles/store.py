@@ -5,7 +5,6 @@ Bundles are found by name, path or Hub repository, and their files are verified,
 
 import glob
 import hashlib
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
@@ -14,6 +13,7 @@ from pathlib import Path
 from regionqa.bundles.card import FileSpec, ModelCard, read_card
 from regionqa.bundles.hub import cached, fetch, hub_home, looks_like_repo
 from regionqa.errors import BundleError
+from regionqa.files import is_folder, with_home
 
 CARD = "card.toml"
 
@@ -123,10 +123,8 @@ def find_folder(model: str | Path) -> Path:
         if (published_folder(model) / CARD).is_file():
             return published_folder(model)
         raise BundleError(f"{model}: not downloaded yet; run: regionqa download {model}")
-    folder = Path(model)
-    with suppress(RuntimeError):  # ~USER of an unknown user
-        folder = folder.expanduser()
-    if folder.is_dir():
+    folder = with_home(Path(model))
+    if is_folder(folder):
         return folder
     if isinstance(model, str) and looks_like_repo(model):
         return hub_folder(model)

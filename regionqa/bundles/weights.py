@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from regionqa.errors import BundleError
+from regionqa.files import LONGEST_NAME
 from regionqa.schema import read_object
 
 INDEX = "model.safetensors.index.json"
@@ -48,7 +49,7 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise BundleError(f"{path}: has no weight_map of tensors and files; get it again")
     for name in listed.values():
-        if Path(name).name != name or not name.isprintable():
+        if Path(name).name != name or not name.isprintable() or len(name) > LONGEST_NAME:
             raise BundleError(f"{path}: lists the file {name!r}, which is not beside it")
     return listed
 

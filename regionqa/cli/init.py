@@ -11,6 +11,7 @@ import typer
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.cli.options import EXPORT, require, with_options
 from regionqa.errors import UsageError
+from regionqa.files import is_folder
 from regionqa.flags import Options, Reads, Writes, option
 from regionqa.options import RegionSource
 
@@ -137,7 +138,7 @@ def checkpoint(name: str) -> Path:
 
 def display_name(name: str) -> str:
     """Return the name of a checkpoint for a card, without a path of this machine."""
-    return Path(name).resolve().name if Path(name).is_dir() else name
+    return Path(name).resolve().name if is_folder(Path(name)) else name
 
 
 def free_folder(out: Path) -> Path:

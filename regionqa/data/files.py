@@ -25,6 +25,7 @@ from regionqa.data.images import ImageFinder
 from regionqa.data.jsonl import LINES_SUFFIXES, JsonFile, JsonLayout
 from regionqa.data.records import DataFormat, Problem, Record, TrainingData
 from regionqa.errors import BoxFileError, DataError, UsageError
+from regionqa.files import is_folder
 from regionqa.regions import BoxFormat, BoxUnits
 
 ADVICE = (
@@ -107,7 +108,7 @@ def _holds_boxes(file: SourceFile) -> bool:
 
     A file that cannot be told is not: the reader of conversations says what is wrong with it.
     """
-    if file.path.is_dir():
+    if is_folder(file.path):
         return True
     try:
         if file.kind not in (".json", ".jsonl"):

@@ -14,6 +14,7 @@ is one. `--again FILE` repeats one.
 import argparse
 import contextlib
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -181,18 +182,17 @@ def prepared(name: str, folder: Path, work: Path, out: Path) -> tuple[Trial, lis
 
 def run_target(options: argparse.Namespace) -> None:
     """Give inputs to a target until their number or the time is reached."""
-    end = time.monotonic() + options.seconds
     with TemporaryDirectory(prefix="fuzz-") as root:
         atheris: Any = None
         instrumented: Any = contextlib.nullcontext()
         if importlib.util.find_spec("atheris") and not options.random:
-            import atheris
-
+            atheris = importlib.import_module("atheris")
             instrumented = atheris.instrument_imports(include=["regionqa"])
         with instrumented:
             trial, given = prepared(options.one, Path(root), options.work, options.out)
         for data in TARGETS[options.one].first() if options.first else ():
             trial.run(data, patient=True)
+        end = time.monotonic() + options.seconds  # imports take seconds
         if atheris is not None:
             guided(atheris, trial, given, options, end)
         rng = random.Random(options.seed)
@@ -248,7 +248,8 @@ def watched(name: str, out: Path, seconds: float, inputs: int, options: Any) -> 
 
     A process that ends early, or is stuck, is a finding, and another one goes on.
     """
-    end, total = time.monotonic() + seconds, {"inputs": 0, "counts": Counter[str]()}
+    end = time.monotonic() + seconds
+    total: dict[str, Any] = {"inputs": 0, "counts": Counter[str]()}
     first = True
     while (left := end - time.monotonic()) > 0 and total["inputs"] < inputs:
         with TemporaryDirectory(prefix="fuzz-work-") as work:

@@ -109,7 +109,7 @@ def by_hand() -> Iterator[tuple[int, str]]:
         "categories": [{"id": 3, "name": "cat"}],
     }
     size = {"size": [48, 64]}
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {"bbox": [1, 2, 3, 4], "iscrowd": 1, "segmentation": {"counts": [5, 3067], **size}},
         {"segmentation": {"counts": "]2Xo0", **size}},
         {"segmentation": [[1, 2, 30, 4, 9, 20]], "keypoints": [1, 2, 2], "num_keypoints": 1},

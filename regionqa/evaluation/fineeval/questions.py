@@ -15,6 +15,7 @@ from regionqa.boxes.fields import excerpt
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.data.jsonl import JsonFile, JsonRecord
 from regionqa.errors import DataError, ItemError
+from regionqa.files import is_folder
 from regionqa.images.reading import open_image
 from regionqa.language.references import number_regions
 from regionqa.regions import WrittenBox, clip_all
@@ -72,7 +73,7 @@ def read_fineeval(path: Path, images: Path | None = None, limit: int | None = No
     Raises:
         DataError: The file is missing or malformed; the message names the line.
     """
-    file = path / FILE if path.is_dir() else path
+    file = path / FILE if is_folder(path) else path
     items = [_item(record) for record in JsonFile.read(file, GIVE).valid_records(GIVE)]
     if not items:
         raise DataError(f"{file}: has no questions; {GIVE}")

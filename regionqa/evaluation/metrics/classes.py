@@ -15,6 +15,7 @@ import numpy as np
 
 from regionqa.data.english import plural
 from regionqa.errors import DataError, UsageError
+from regionqa.files import is_folder
 from regionqa.schema import read_toml
 
 Words = tuple[str, ...]
@@ -171,7 +172,7 @@ def encoder_classifier(names: Sequence[str], encoder: str = ENCODER) -> Classifi
     logging.disable_progress_bar()
     try:
         model = SentenceTransformer(
-            str(Path(encoder)) if Path(encoder).is_dir() else encoder, device="cpu"
+            str(Path(encoder)) if is_folder(Path(encoder)) else encoder, device="cpu"
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]

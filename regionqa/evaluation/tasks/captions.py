@@ -18,7 +18,7 @@ from regionqa.backends.base import ModelInfo
 from regionqa.boxes.entries import BoxEntry
 from regionqa.boxes.fields import excerpt
 from regionqa.boxes.formats.coco import CocoDocument, is_coco
-from regionqa.boxes.images import ImageFolders
+from regionqa.boxes.images import ImageFolders, exists
 from regionqa.data.fields import (
     ImageName,
     OptionalText,
@@ -180,7 +180,7 @@ def _table(document: Mapping[str, object], images: Path) -> Iterator[Reference]:
     """Captions by image: a file name, or COCO's id of it."""
     for name, captions in document.items():
         known = name
-        if name.isdigit() and not (images / name).exists():
+        if name.isdigit() and not exists(images / name):
             known = COCO_NAME.format(name)
         yield Reference(known, (), _captions(captions))
 

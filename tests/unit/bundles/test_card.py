@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import tomli_w
 
-from regionqa.bundles.card import FileSpec, LanguageRuntime, ModelCard, read_card
+from regionqa.bundles.card import (
+    FileSpec,
+    LanguageRuntime,
+    ModelCard,
+    check_inside,
+    read_card,
+)
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.errors import BundleError
@@ -300,3 +306,9 @@ def test_listed_files_outside_the_folder_are_refused(path: Path, table: Table, v
 @pytest.mark.parametrize("value", ["vision..v2.onnx", "a/b/c.onnx", "ümlaut.onnx"])
 def test_unusual_file_names_are_accepted(path: Path, table: Table, value: str) -> None:
     assert read_card(written(path, table, "vision.graph", value)).vision.graph == value
+
+
+@pytest.mark.parametrize("path", ["x" * 300, f"a/{'x' * 300}/b", "../a", "/a", "a\0b", ""])
+def test_a_path_that_no_folder_can_hold_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="inside the model's folder"):
+        check_inside(path)

@@ -52,6 +52,7 @@ def test_what_is_no_json_object_is_refused(name: str, text: str, tmp_path: Path)
         ("model.safetensors.index.json", {"weight_map": {"a": "../a.safetensors"}}),
         ("model.safetensors.index.json", {"weight_map": {"a": "/a.safetensors"}}),
         ("model.safetensors.index.json", {"weight_map": {"a": ""}}),
+        ("model.safetensors.index.json", {"weight_map": {"a": "x" * 300}}),
         ("added_tokens.json", {"<image>": "x"}),
         ("added_tokens.json", {"<image>": None}),
         ("preprocessor_config.json", {"image_processor_type": 1}),
