@@ -1,5 +1,6 @@
 """Text, JSON fields and numbers of box files, with errors that name the place."""
 
+import codecs
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ from regionqa.regions import four_numbers
 Numbers = tuple[float, float, float, float]
 Point = tuple[float, float]
 T = TypeVar("T")
+_PART = 1 << 20
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "text"}
 
 
@@ -50,6 +52,19 @@ def decode(content: bytes, path: Path) -> str:
             f"{path}: is UTF-16 without a byte order mark, or not text; save it as UTF-8"
         )
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def check_utf8(content: bytes, path: Path) -> None:
+    """BoxFileError if the bytes are not UTF-8; needs little memory for a large file."""
+    if content.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(content), _PART):
+        part = content[at : at + _PART]
+        try:
+            decoder.decode(part, final=at + _PART >= len(content))
+        except UnicodeDecodeError:
+            decode(content, path)  # raises with the place
 
 
 def parse_json(text: str) -> object:

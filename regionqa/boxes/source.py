@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from regionqa.boxes.fields import decode, excerpt, parse_json
+from regionqa.boxes.fields import check_utf8, decode, excerpt, parse_json
 from regionqa.boxes.unreadable import other_file
 from regionqa.errors import BoxFileError
 
@@ -94,8 +94,12 @@ class SourceFile:
 
     @functools.cached_property
     def json(self) -> bytes | str:
-        """The JSON text; without the fence that language models put around it."""
+        """The JSON text; without the fence that language models put around it.
+
+        Checked to be UTF-8 as a whole, since msgspec does not look into what it passes over.
+        """
         if self.content[:1] in (b"{", b"["):
+            check_utf8(self.content, self.path)
             return self.content
         text = self.text.strip()
         if text.startswith(_FENCE) and text.endswith(_FENCE):

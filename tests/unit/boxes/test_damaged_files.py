@@ -212,3 +212,15 @@ def test_order_makes_no_difference(format: str, number: int, seed: int) -> None:
     name = damaged_name(format, number)
     content = shuffled(original(format)[0][name], format, random.Random(seed))
     assert read_damaged(format, name, content) == original(format)[1]
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name not in FOLDERS])
+def test_stray_bytes_are_refused_wherever_they_stand(format: str) -> None:
+    """Also in keys that are passed over, and in shapes that are read when they are needed."""
+    name = damaged_name(format, 0)
+    content = original(format)[0][name]
+    for place in [at for at, byte in enumerate(content) if byte in b"ag"][::7]:
+        assert read_damaged(format, name, content[:place] + b"\xf8" + content[place:]) is None
+    if format == "coco":
+        mask = content.replace(b'"bbox"', b'"segmentation": {"counts": "\xf8"}, "bbox"')
+        assert read_damaged(format, name, mask) is None
