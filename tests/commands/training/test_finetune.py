@@ -160,7 +160,8 @@ def test_card_records_provenance(
 def test_training_folder_contents(trained: Callable[[str], Trained]) -> None:
     ran = trained("levels")
     names = {path.name for path in ran.training.iterdir()}
-    assert names == {"settings.toml", "log.jsonl", "curves.png", "tensorboard"}, "no checkpoints"
+    files = {"settings.toml", "log.jsonl", "records.json", "curves.png", "tensorboard"}
+    assert names == files, "no checkpoints"
     settings = tomllib.loads((ran.training / "settings.toml").read_text())
     assert settings["settings"]["stages"]["instruct"]["learning_rate"] == 0.01
     with Image.open(ran.training / "curves.png") as image:
