@@ -16,6 +16,7 @@ from helpers.golden_weights import GoldenSet
 from regionqa.bundles.card import ModelCard, read_card
 from regionqa.bundles.store import CARD, shipped_folder
 from regionqa.data.records import Record, Turn
+from regionqa.errors import QuestionError
 from regionqa.export.sources.sentencepiece import legacy_llama_tokenizer
 from regionqa.finetune.dataset import IGNORE_INDEX, SampleBuilder
 from regionqa.language.prompts import (
@@ -252,7 +253,7 @@ def test_pvit_training_ids_and_labels(vicuna: Toy, pvit: GoldenSet) -> None:
 # -- what a user types -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("typed", ["</s>", "<s>", "<bbox>", "<im_patch>", "<im_end>", "###"])
+@pytest.mark.parametrize("typed", ["</s>", "<s>", "<im_patch>", "<im_end>", "###"])
 def test_typed_special_token_is_text(typed: str, llama: Toy) -> None:
     card, tokenizer = llama
     special = tokenizer.special_tokens
@@ -261,6 +262,12 @@ def test_typed_special_token_is_text(typed: str, llama: Toy) -> None:
     )
     tokens = {tokenizer.token_id(token) for token in special}
     assert [i for i in odd if i in tokens] == [i for i in plain if i in tokens]
+
+
+def test_typed_region_token_is_refused(llama: Toy) -> None:
+    card, tokenizer = llama
+    with pytest.raises(QuestionError, match="'<bbox>', which names no region; write <region1>"):
+        render(card.prompt, "is <bbox>?", (), tokenizer.special_tokens)
 
 
 @pytest.mark.parametrize(
