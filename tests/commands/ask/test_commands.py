@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from conftest import Command
 
 ASKING = (
-    "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model", "--format",
-    "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device", "--dtype",
+    "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
+    "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device", "--dtype",
     "--quantize", "--batch-size", "--max-new-tokens", "--temperature", "--seed", "--timing",
     "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
@@ -50,8 +50,8 @@ OPTIONS = {
     ),
     ("data",): ("--help",),
     ("data", "check"): (
-        "--images", "--box-format", "--box-units", "--scale-boxes", "--show", "--draw", "--out",
-        "--overwrite", "--debug", "--help",
+        "--images", "--model", "--fast", "--box-format", "--box-units", "--scale-boxes", "--show",
+        "--draw", "--out", "--overwrite", "--debug", "--help",
     ),
     ("data", "convert"): (
         "--out", "--images", "--box-format", "--box-units", "--scale-boxes",
