@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from regionqa.backends.base import ModelInfo, find_model
 from regionqa.boxes.files import read_boxes
-from regionqa.errors import ItemError, UsageError
+from regionqa.errors import ItemError
 from regionqa.images.reading import InputImage, PixelBudget
 from regionqa.options import (
     BoxOptions,
@@ -67,7 +67,6 @@ def run_requests(options: RunOptions) -> int:
     if output.draw:
         check_drawing(output.draw, several=not one)
     model = find_model(options.runtime.model)
-    check_seed(options.generation, model.info)
     ask = _ask_settings(options, model.info, one)
     settings = _output_settings(options, model.info, one)
     finished = None
@@ -105,16 +104,6 @@ def run_requests(options: RunOptions) -> int:
                 console.warn(warning)
     failed = writer.failed or (finished and finished.failed) or (drawings and drawings.failed)
     return SOME_FAILED if failed else 0
-
-
-def check_seed(generation: GenerationOptions, model: ModelInfo) -> None:
-    """Refuse a seed where nothing is drawn at random."""
-    chosen = generation.temperature
-    if generation.seed and not (model.temperature if chosen is None else chosen):
-        raise UsageError(
-            "--seed: has no effect at temperature 0, where answers are greedy; add --temperature, "
-            "or drop it"
-        )
 
 
 def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettings:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 ASKING = (
     "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
-    "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device", "--dtype",
-    "--quantize", "--batch-size", "--max-new-tokens", "--temperature", "--seed", "--timing",
-    "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
+    "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device",
+    "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--temperature", "--seed",
+    "--timing", "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
     "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
