@@ -181,6 +181,7 @@ def check_calibration(made: Bundle, tables: Tables) -> None:
     assert confidences == sorted(confidences, reverse=True), "a temperature flattens"
 
 
+@pytest.mark.slow
 def test_recipe_makes_a_bundle_that_answers(
     data: Path, tmp_path: Path, tiny: Tiny, quick_recipe: Tables
 ) -> None:
