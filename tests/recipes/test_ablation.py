@@ -63,7 +63,9 @@ def rows(
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["coordinates", "features", "pixels"])
+@pytest.mark.parametrize(
+    "kind", ["coordinates", "features", pytest.param("pixels", marks=pytest.mark.slow)]
+)
 def test_every_variant_is_a_bundle_that_answers(kind: str, starter: Bundle, tmp_path: Path) -> None:
     bundle = variant(tmp_path / kind, starter, starter, kind)
     assert bundle.broken_files() == []

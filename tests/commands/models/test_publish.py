@@ -21,7 +21,6 @@ from onnx import numpy_helper
 
 from helpers.hub_server import Hub
 from regionqa.bundles.store import CARD, Bundle, file_spec, find_bundle, open_bundle
-from regionqa.errors import ExportError
 from regionqa.export.publish import README, check_bundle, model_page
 
 if TYPE_CHECKING:
@@ -225,9 +224,7 @@ def test_graphs_that_differ_from_torch_are_not_published(
     values = numpy_helper.to_array(largest) * 1.5
     largest.CopyFrom(numpy_helper.from_array(values.astype("float16"), largest.name))
     onnx.save(graph, copy / "region.onnx")
-    bundle = rewritten(copy, lambda table: None)
-    with pytest.raises(ExportError, match=r"region\.onnx: differs from torch by"):
-        check_bundle(bundle)
+    rewritten(copy, lambda table: None)
     ran = regionqa("export", copy, "--push", REPO)
     assert (ran.status, ran.out) == (1, "")
     assert ran.err.startswith(f"{ERROR}region.onnx: differs from torch by ")
