@@ -63,6 +63,9 @@ class Trial:
     """Where the current input and the counts are written, for the parent."""
     out: Path
     """Where findings are written."""
+    limited: bool = True
+    """Whether slow inputs and the memory of the process are findings, which needs a process of its
+    own on a machine that is not busy."""
     counts: Counter[str] = field(default_factory=Counter)
     inputs: int = 0
     found: set[str] = field(default_factory=set)
@@ -77,20 +80,24 @@ class Trial:
         finding = self.attempt(data, self.counts)
         seconds = time.monotonic() - begun
         self.inputs += 1
-        if finding is None and seconds > SLOW and not patient:
+        if finding is None and seconds > SLOW and self.limited and not patient:
             finding = Finding("slow", f"took {seconds:.1f} seconds")
         if finding is not None and finding.key not in self.found:
             self.found.add(finding.key)
             shown = smaller(data, lambda each: self._shows(each, finding.key))
             keep(self.out, self.name, shown if finding.key != "slow" else data, finding)
-        # what takes much memory takes some time
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 if seconds > 0.02 else 0
+        if self.limited and seconds > 0.02:  # what takes much memory takes some time
+            self._stop_above_memory(data)
+        if self.inputs % 50 == 0:
+            self.save()
+
+    def _stop_above_memory(self, data: bytes) -> None:
+        """Report the input and end the process, whose peak cannot be lowered, above `MEMORY`."""
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
         if used > MEMORY:
             keep(self.out, self.name, data, Finding("memory", f"{used / 1e9:.1f} GB were used"))
             self.save()
-            os._exit(0)  # the peak cannot be lowered
-        if self.inputs % 50 == 0:
-            self.save()
+            os._exit(0)
 
     def save(self) -> None:
         text = json.dumps({"inputs": self.inputs, "counts": self.counts})

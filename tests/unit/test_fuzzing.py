@@ -20,7 +20,7 @@ def test_seeds_and_a_few_damaged_inputs_show_nothing(
     work.mkdir()
     monkeypatch.chdir(folder)
     given = list(TARGETS[name].seeds(work))
-    trial = Trial(name, TARGETS[name].make(folder), work, tmp_path / "out")
+    trial = Trial(name, TARGETS[name].make(folder), work, tmp_path / "out", limited=False)
     rng = random.Random(0)
     for data in [*given, *(mutated(name, data, rng, given, 2000) for data in given)]:
         trial.run(data)
@@ -40,7 +40,7 @@ def broken(data: bytes, heard: Heard) -> None:
 
 
 def test_a_finding_is_made_smaller_and_kept_once(tmp_path: Path) -> None:
-    trial = Trial("boxes", broken, tmp_path, tmp_path / "out")
+    trial = Trial("boxes", broken, tmp_path, tmp_path / "out", limited=False)
     for data in (b"012A345", b"A", b"B", b"01C2", b"D333", b""):
         trial.run(data)
     kept = {path.read_bytes() for path in (tmp_path / "out").glob("*.input")}
