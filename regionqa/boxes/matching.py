@@ -26,6 +26,8 @@ from typing import Generic, Self, TypeVar
 from unicodedata import is_normalized, normalize
 from urllib.parse import unquote
 
+from regionqa.images.kinds import SUFFIXES
+
 T = TypeVar("T")
 Folders = tuple[str, ...]
 Key = tuple[bool, str]
@@ -45,10 +47,7 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
     ("val", "valid", "validation", "dev"), "val"
 )
 """Names, in lower case, of the parts of a data set."""
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"}
-    | {".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".dng", ".svg"}
-)
+IMAGE_SUFFIXES = SUFFIXES | {".jp2", ".ppm", ".pgm", ".dng", ".svg"}
 """Suffixes of images, read or not: a name that ends otherwise, as `cam.0001` does, has none."""
 
 _PLAIN = re.compile(r"(?:\w[\w .,+()-]*/)*\w[\w .,+()-]*", re.ASCII)

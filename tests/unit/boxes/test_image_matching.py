@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from regionqa.boxes.files import BoxFile, read_boxes
 from regionqa.boxes.matching import IMAGE_FOLDERS, ImageName, Root, places_contradict
 from regionqa.errors import BoxError
+from regionqa.images.kinds import SUFFIXES
 
 VOC = (
     "<annotation><filename>{}</filename><object><bndbox><xmin>{}</xmin><ymin>1</ymin>"
@@ -281,3 +282,8 @@ def test_any_text_is_a_name(text: str) -> None:
     name = ImageName.parse(text)
     assert name.loosened().folded().root in Root
     assert name.text or not text
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_image_that_is_read_has_a_suffix(suffix: str) -> None:
+    assert ImageName.parse(f"photos/cat{suffix}").stem == "cat"
