@@ -81,7 +81,7 @@ class PublishedPart:
 
     @property
     def is_estimate(self) -> bool:
-        """Whether only the card tells what the repository holds: the Hub was not reached."""
+        """Whether sizes come from the card alone, because the Hub was not reached."""
         return self.repo is not None and self.listing is None and self.place is None
 
     @property

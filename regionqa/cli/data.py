@@ -1,15 +1,17 @@
 """`data`: check and convert training data."""
 
-import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regionqa.cli.options import only, with_options
 from regionqa.flags import Reads, Writes
 from regionqa.options import BoxOptions, ImageFolderOptions, OutputOptions, RuntimeOptions
+
+if TYPE_CHECKING:
+    from regionqa.data.records import TrainingData
+    from regionqa.pipeline.console import Console
 
 SOME_FAILED = 3
 
@@ -58,41 +60,29 @@ def check(
     from regionqa.bundles.store import find_bundle
     from regionqa.data.check import decoded, summarise
     from regionqa.data.english import counted
-    from regionqa.data.files import read_training_data
     from regionqa.errors import UsageError
     from regionqa.finetune.dataset import sample_builder
+    from regionqa.pipeline.console import Console
     from regionqa.pipeline.draw_records import draw_examples
 
     if bool(draw) != (out is not None):
         raise UsageError("--draw and --out go together: --draw 10 --out FOLDER")
-    errors: list[str] = []
+    failed: list[str] = []
+    console = Console()
     builder = sample_builder(find_bundle(runtime.model))
-    data = read_training_data(
-        file,
-        folder.images,
-        format=boxes.box_format,
-        units=boxes.box_units,
-        scale_boxes=boxes.scale_boxes,
-    )
-    warn(data.remarks)
+    data = read_data(file, folder, boxes, console)
     if not fast:
-        data = decoded(data, lambda line: warn([line]))
+        data = decoded(data, console.warn)
     data = data.with_problems(builder.fitting(data.records)[1])
     for line in summarise(data).lines(show):
         print(line)
     data.or_stop(skip_bad=True)
     if out is not None:
-        written = draw_examples(data, draw, out, errors.append, overwrite=output.overwrite)
+        written = draw_examples(data, draw, out, failed.append, overwrite=output.overwrite)
         print(f"\n{counted(len(written), 'image')} drawn in {out}")
-    for message in errors:
-        print(f"regionqa: {message}", file=sys.stderr)
-    return SOME_FAILED if data.problems or errors else 0
-
-
-def warn(lines: Iterable[str]) -> None:
-    """Print warnings on stderr."""
-    for line in lines:
-        print(f"regionqa: warning: {line}", file=sys.stderr)
+    for message in failed:
+        console.error(message)
+    return SOME_FAILED if data.problems or failed else 0
 
 
 @data_app.command()
@@ -116,6 +106,21 @@ def convert(
     """
     from regionqa.data.convert import write_training_data
     from regionqa.data.english import counted
+    from regionqa.pipeline.console import Console
+
+    console = Console()
+    data = read_data(file, folder, boxes, console)
+    data = data.or_stop(skip_bad=skip_bad)
+    write_training_data(out, data.records)
+    if data.bad:
+        console.error(f"{file}: {counted(data.bad, 'bad record')} left out")
+    print(f"{counted(len(data.records), 'record')} written to {out}")
+
+
+def read_data(
+    file: Path, folder: ImageFolderOptions, boxes: Convention, console: "Console"
+) -> "TrainingData":
+    """Read training data as the options say, and warn of its remarks."""
     from regionqa.data.files import read_training_data
 
     data = read_training_data(
@@ -125,9 +130,6 @@ def convert(
         units=boxes.box_units,
         scale_boxes=boxes.scale_boxes,
     )
-    warn(data.remarks)
-    data = data.or_stop(skip_bad=skip_bad)
-    write_training_data(out, data.records)
-    if data.bad:
-        print(f"regionqa: {file}: {counted(data.bad, 'bad record')} left out", file=sys.stderr)
-    print(f"{counted(len(data.records), 'record')} written to {out}")
+    for line in data.remarks:
+        console.warn(line)
+    return data
