@@ -101,9 +101,10 @@ class Replacement(MetaPathFinder, Loader):
         exec(compile(self.source, str(self.path), "exec"), module.__dict__)
 
 
-NO_FAULTS = ("@", "*,", "if TYPE_CHECKING:")
-"""Beginnings of lines that are left alone: decorators, as in `@dataclass(frozen=False)`; the mark
-of keyword arguments, which an operator takes for a product; imports for type checkers."""
+NO_FAULTS = ("@", "class ", "*,", "if TYPE_CHECKING:")
+"""Beginnings of lines that are left alone: decorators and class headers, as in
+`@dataclass(frozen=False)`; the mark of keyword arguments, which an operator takes for a product;
+imports for type checkers."""
 GUARD = "strict=True"
 """Of `zip`: never reached unless another line is wrong, so its mutants are equivalent."""
 

@@ -226,6 +226,7 @@ def test_resolve_gives_a_valid_box_or_a_box_error(
 def test_written_region_round_trips() -> None:
     region = Region(Box(0.25, 0.5, 7, 9), "cup")
     assert WrittenBox.of(region).resolve(4, 3) == region
+    assert not WrittenBox.of(region).is_crowd
 
 
 @pytest.mark.parametrize("form", [BoxFormat.xywh, BoxFormat.cxcywh])

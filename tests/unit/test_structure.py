@@ -1,6 +1,8 @@
 """The rules of the codebase on names and sizes; CONTRIBUTING.md explains them."""
 
 import ast
+import re
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -127,3 +129,24 @@ def test_test_files_have_names_of_their_own() -> None:
         if path.name not in ("__init__.py", "__main__.py"):
             names[path.name].append(path)
     assert not [paths for paths in names.values() if len(paths) > 1]
+
+
+def test_mutation_tests_are_there() -> None:
+    """Every file, every word of `-k` and every equivalent mutant of benchmarks/mutants.toml."""
+    table = tomllib.loads((TREE / "benchmarks/mutants.toml").read_text(encoding="utf-8"))
+    gone = []
+    for module, arguments in table["tests"].items():
+        paths = [TREE / each.partition("::")[0] for each in arguments if each[:2] != "-k"]
+        gone += [name(path) for path in (TREE / module, *paths) if not path.exists()]
+        files = [file for path in paths for file in ([path] if path.suffix else path.rglob("*.py"))]
+        text = "".join(str(file) + file.read_text(encoding="utf-8") for file in files)
+        words = " ".join(
+            each[3:] if each[:2] == "-k" else each.partition("::")[2] for each in arguments
+        )
+        for word in set(re.findall(r"\w+", words)) - {"and", "or", "not"}:
+            gone += [] if word in text else [f"{module}: {word}"]
+    for module, mutants in table["equivalent"].items():
+        lines = (TREE / module).read_text(encoding="utf-8").splitlines()
+        text = " ".join(line.strip() for line in lines)
+        gone += [f"{module}: {m}" for m in mutants if m.partition("  ->  ")[0] not in text]
+    assert gone == []

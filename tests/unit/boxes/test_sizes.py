@@ -63,6 +63,8 @@ def test_zero_and_missing_sizes_are_no_sizes(tmp_path: Path, name: str) -> None:
         ((200, 133), (1600, 1064), SizeChange.scaled),
         ((4032, 3024), (640, 480), SizeChange.scaled),
         ((1919, 1079), (640, 359), SizeChange.scaled),  # 359.85, cut off
+        ((300, 1), (100, 1), SizeChange.scaled),  # a third of a pixel is one at least
+        ((100, 1), (300, 1), SizeChange.scaled),
         ((200, 133), (133, 200), SizeChange.turned),
         ((1600, 1064), (133, 200), SizeChange.turned),
         ((200, 133), (200, 134), SizeChange.other),
