@@ -127,6 +127,23 @@ def mutants(source: str) -> Iterator[Mutant]:
             number += 1
 
 
+def run_in_turn(tests: Sequence[str]) -> int:
+    """Run pytest on one file or folder after the other until one fails, and return its status.
+
+    Most faults fail in the first, so that the others need not even be collected.
+    """
+    pytest = importlib.import_module("pytest")
+    options = [each for each in tests if each.startswith("-")]
+    none_selected = status = int(pytest.ExitCode.NO_TESTS_COLLECTED)
+    for path in tests:
+        if path not in options:
+            found = int(pytest.main([*PYTEST_OPTIONS, *options, path]))
+            status = status if found == none_selected else found
+            if status not in (0, none_selected):
+                break
+    return status
+
+
 def run_tests(
     module: str, path: Path, source: str, tests: Sequence[str], seconds: int, output: IO[bytes]
 ) -> str:
@@ -152,8 +169,7 @@ def run_tests(
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
             sys.meta_path.insert(0, Replacement(module, path, source))
-            pytest = importlib.import_module("pytest")
-            status = int(pytest.main([*PYTEST_OPTIONS, *tests]))
+            status = run_in_turn(tests)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -261,9 +261,12 @@ def test_ask_converts_and_clips_boxes() -> None:
 
 def test_batch_size_of_the_engine() -> None:
     image = image_from_memory(Image.new("RGB", (4, 4), "red"))
-    cases: list[tuple[dict[str, Any], list[int]]] = [({"batch_size": 2}, [2] * 10), ({}, [16, 4])]
-    for options, batches in cases:
-        engine = Engine.load(ToyModel(toy_info()), **options)
+    cases = [
+        (Engine.load(ToyModel(toy_info()), batch_size=2), [2] * 10),
+        (Engine.load(ToyModel(toy_info())), [16, 4]),
+        (Engine(ToyBackend(toy_info())), [16, 4]),
+    ]
+    for engine, batches in cases:
         list(engine.answer(Request("a", f"{row}?", (), image) for row in range(20)))
         assert isinstance(engine.backend, ToyBackend)
         assert engine.backend.batches == batches

@@ -108,9 +108,28 @@ def test_a_warning_says_how_sizes_differ() -> None:
     ):
         check = SizeCheck(Path("b.json"))
         assert check.fit(entry(size, units), "a.jpg", (20, 10)) == entry(None, units).boxes
+        check.finish()
         summary = "".join(check.summary)
         assert bool(summary) is (expected is not None)
         assert (expected or "") in summary
+
+
+def test_images_that_differ_are_counted_once_each() -> None:
+    lines: list[str] = []
+    loud, quiet = SizeCheck(Path("b.json"), warn=lines.append), SizeCheck(Path("b.json"))
+    many = "b.json: 2 images in all differ in size from what it states"
+    first = "b.json: states 40 x 20 for a.jpg, which is 20 x 10: the sizes differ, "
+    summaries = []
+    for image, end in (("a.jpg", []), ("a.jpg", []), ("b.jpg", [many])):
+        lines_before = list(lines)
+        for check in (loud, quiet):
+            check.fit(entry((40, 20)), image, (20, 10))
+            check.finish()
+        assert lines[len(lines_before) :] == [*([] if lines_before else [loud.first]), *end]
+        assert loud.summary == quiet.summary
+        summaries += loud.summary
+    assert loud.first.startswith(first)
+    assert summaries == [loud.first, loud.first, f"{loud.first} (2 such images)"]
 
 
 def test_boxes_without_a_size_cannot_be_scaled() -> None:
