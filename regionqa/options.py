@@ -38,6 +38,19 @@ class Quantize(StrEnum):
     four = "4bit"
 
 
+class RegionWay(StrEnum):
+    """How a vision-language model is told which region a question is about."""
+
+    coordinates = "coordinates"
+    """As text, in the unit that the model was trained with."""
+    crop = "crop"
+    """As a further image: the region, enlarged from the original pixels."""
+    crop_only = "crop-only"
+    """As the only image."""
+    drawn = "drawn"
+    """As a box drawn on the image."""
+
+
 class OutputFormat(StrEnum):
     """Formats of answers."""
 
@@ -125,7 +138,7 @@ class RuntimeOptions(Options):
 
     model: str = option(
         "starter",
-        "Name of a shipped model, folder of a bundle, or OWNER/NAME on the Hub.",
+        "Name (regionqa models list), folder, or OWNER/NAME on the Hub.",
         "--model",
         "-m",
         section=Section.model,
@@ -144,6 +157,11 @@ class RuntimeOptions(Options):
     quantize: Quantize | None = option(
         None,
         "Quantize the language model; needs CUDA and the extra `quantize`.",
+        section=Section.runtime,
+    )
+    way: RegionWay | None = option(
+        None,
+        "How a vision-language model is told a region. Default: its card's.",
         section=Section.runtime,
     )
     batch_size: int = option(

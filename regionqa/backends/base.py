@@ -18,6 +18,9 @@ from regionqa.images.reading import InputImage
 from regionqa.options import RuntimeOptions
 from regionqa.requests import Request, Sampling
 from regionqa.schema import read_toml
+from regionqa.vlm.cards import KIND as VLM_KIND
+from regionqa.vlm.cards import model_type, shipped_vlm_card, shipped_vlm_names
+from regionqa.vlm.checkpoints import find_checkpoint
 
 PromptT = TypeVar("PromptT")
 """A rendered prompt; only its backend knows what it holds."""
@@ -181,6 +184,7 @@ DEFAULT_KIND = "bundle"
 """Kind of a card that names none."""
 KINDS: dict[str, OpenModel | str] = {
     "bundle": "regionqa.backends.bundle",
+    "vlm": "regionqa.backends.vlm.backend",
 }
 """Kind of card -> module with a function `open_model`, or such a function."""
 
@@ -207,8 +211,13 @@ def find_model(model: str | Path | Bundle | Model) -> Model:
         return BundleModel(model)
     if not isinstance(model, (str, Path)):
         return model
+    if model in shipped_vlm_names():
+        from regionqa.backends.vlm.backend import VlmModel
+
+        card = shipped_vlm_card(str(model))
+        return VlmModel(card, find_checkpoint(card.source) if card.source else None)
     folder = find_folder(model)
-    kind = card_kind(folder / CARD)
+    kind = card_kind(folder)
     if kind not in KINDS:
         raise BundleError(
             f"{folder / CARD}: kind is {kind!r}; known are: {', '.join(KINDS)}. "
@@ -220,13 +229,15 @@ def find_model(model: str | Path | Bundle | Model) -> Model:
     return opener(folder)
 
 
-def card_kind(path: Path) -> str:
-    """Return the kind that a card names; the default where the file is missing or no TOML.
+def card_kind(folder: Path) -> str:
+    """Return the kind of the model in a folder: its card's, or a checkpoint's of transformers.
 
-    The kind's own reader reports what is wrong with such a file.
+    The kind's own reader reports what is wrong with a card.
     """
     try:
-        table = read_toml(path)
+        table = read_toml(folder / CARD)
+    except FileNotFoundError:
+        return VLM_KIND if model_type(folder) is not None else DEFAULT_KIND
     except (OSError, ValueError):
         return DEFAULT_KIND
     return str(table.get("kind", DEFAULT_KIND))

@@ -16,7 +16,7 @@ import numpy as np
 from regionqa.backends.base import Completion, ModelInfo, OnProgress
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle, open_bundle
-from regionqa.errors import BundleError, DeviceError, ItemError
+from regionqa.errors import BundleError, DeviceError, ItemError, UsageError
 from regionqa.images.reading import InputImage
 from regionqa.language.prompts import read_answer, render_dialogue
 from regionqa.language.streaming import stable_answer
@@ -69,11 +69,17 @@ class BundleModel:
         from regionqa.language.generation import LanguageModel
 
         bundle = self.bundle
+        if options.way is not None:
+            raise UsageError(
+                f"--way {options.way}: the model {bundle.card.name} was trained with one way of "
+                "reading regions; leave it out, or choose a vision-language model of the Hub"
+            )
         if bundle.card.untrained:
             parts = " and ".join(bundle.card.untrained)
             log.warning("%s has an untrained %s; train it first", bundle.card.name, parts)
         chosen = choose_device(options.device)
-        precision = choose_precision(bundle, chosen, options.dtype, options.quantize)
+        weights = bundle.language_folder
+        precision = choose_precision(weights, chosen, options.dtype, options.quantize)
         try:
             vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
         except DeviceError as error:
@@ -81,7 +87,7 @@ class BundleModel:
                 raise
             log.warning("falling back to the CPU: %s", error)
             chosen = Device.cpu
-            precision = choose_precision(bundle, chosen, options.dtype, options.quantize)
+            precision = choose_precision(weights, chosen, options.dtype, options.quantize)
             vision = VisionEncoder(bundle, chosen, half=precision.half_encoders)
         half = precision.half_encoders
         region = RegionEncoder(bundle, chosen, half=half) if bundle.card.region else None

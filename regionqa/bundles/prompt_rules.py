@@ -51,19 +51,21 @@ class PromptRules:
     """The same for regions."""
 
     def __post_init__(self) -> None:
-        _check(self.template, "template", {"image", "question"}, required={"image", "question"})
+        check_pattern(
+            self.template, "template", {"image", "question"}, required={"image", "question"}
+        )
         names = [name for _, name in parse_pattern(self.template) if name]
         if names.index("image") > names.index("question") or names.count("image") > 1:
             raise ValueError("prompt template: {image} must stand once, and before {question}")
-        _check(self.answer, "answer", {"answer"}, required={"answer"})
+        check_pattern(self.answer, "answer", {"answer"}, required={"answer"})
         if sum(name is not None for _, name in parse_pattern(self.answer)) != 1:
             raise ValueError("prompt answer: {answer} must stand once")
         if self.turn is not None:
-            _check(self.turn, "turn", {"question"}, required={"question"})
+            check_pattern(self.turn, "turn", {"question"}, required={"question"})
         known = {"region", "number", "x0", "y0", "x1", "y1"}
-        _check(self.region, "region", known)
-        _check(self.again or "", "again", known)
-        _check(self.introduction, "introduction", {"regions"}, required={"regions"})
+        check_pattern(self.region, "region", known)
+        check_pattern(self.again or "", "again", known)
+        check_pattern(self.introduction, "introduction", {"regions"}, required={"regions"})
 
     @property
     def region_input(self) -> RegionInput:
@@ -88,9 +90,10 @@ def _fields(pattern: str) -> set[str]:
     return {name for _, name in parse_pattern(pattern) if name is not None}
 
 
-def _check(
+def check_pattern(
     pattern: str, key: str, known: set[str], required: frozenset[str] | set[str] = frozenset()
 ) -> None:
+    """Check the fields of a pattern; ValueError if one is unknown, missing or has a format."""
     try:
         found = _fields(pattern)
     except ValueError as error:

@@ -33,6 +33,11 @@ class Bundle:
         return path
 
     @property
+    def language_folder(self) -> Path:
+        """Folder of the language model; BundleError if it is missing."""
+        return self.file(self.card.language.folder)
+
+    @property
     def size(self) -> int:
         """Bytes of all files listed on the card."""
         return sum(spec.size for spec in self.card.files)

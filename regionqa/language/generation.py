@@ -1,8 +1,7 @@
 """The language model: batched generation and scoring in torch, with shared prefixes."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,15 @@ from regionqa.bundles.card import LanguageRuntime
 from regionqa.bundles.store import Bundle
 from regionqa.errors import QuestionError
 from regionqa.language.decoders import Decoder, LlamaDecoder, TransformersDecoder
+from regionqa.language.decoding import (
+    Advance,
+    AnswerRows,
+    DecodedAnswer,
+    OnTokens,
+    Stops,
+    decode_answers,
+    score_answers,
+)
 from regionqa.language.sampling import TokenSampler
 from regionqa.language.splicing import splice_tokens
 from regionqa.language.tokenization import BundleTokenizer, Prompt
@@ -40,23 +48,6 @@ class SplicedPrompt:
     """Random seed of this prompt's answer."""
 
 
-OnTokens = Callable[[int, int, str], None]
-"""Called after each token of an unfinished answer with its row, number of tokens, and text."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One generated answer."""
-
-    ids: tuple[int, ...]
-    """Token ids, without the stop token."""
-    text: str
-    """The decoded answer."""
-    confidence: float = field(default=1.0, compare=False)
-    """Probability of all tokens including the stop, at the card's temperature. Not compared: its
-    last digits depend on the rest of the batch."""
-
-
 class LanguageModel:
     """A tokenizer and a decoder."""
 
@@ -68,8 +59,10 @@ class LanguageModel:
         self._device = torch.device(device.value)
         self._decoder = open_decoder(bundle, self._device, precision)
         special = self.tokenizer.special_tokens
-        self._stop_ids = {self.tokenizer.token_id(stop) for stop in card.stop if stop in special}
-        self._stop_texts = tuple(stop for stop in card.stop if stop not in special)
+        self._stops = Stops(
+            frozenset(self.tokenizer.token_id(stop) for stop in card.stop if stop in special),
+            tuple(stop for stop in card.stop if stop not in special),
+        )
         confidence = bundle.card.confidence
         self._confidence_temperature = confidence.temperature if confidence else 1.0
 
@@ -95,7 +88,7 @@ class LanguageModel:
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
         on_tokens: OnTokens | None = None,
-    ) -> list[Generated]:
+    ) -> list[DecodedAnswer]:
         """Generate answers to prompts, decoded as one batch.
 
         The prefix that questions about one image share is computed once per image.
@@ -137,28 +130,13 @@ class LanguageModel:
         """
         embedded = self.embed(prompt)[None]  # (1, L, H)
         length, count = embedded.shape[1], len(answers)
-        longest = max(map(len, answers))
-        mask = torch.ones(count, length + longest, dtype=torch.bool, device=self._device)
-        positions = torch.arange(length + longest, device=self._device)[None]
-        logits, cache = self._decoder.step(embedded, mask[:1, :length], positions[:, :length], None)
+        mask = torch.ones(count, length, dtype=torch.bool, device=self._device)
+        positions = torch.arange(length, device=self._device)[None]
+        logits, cache = self._decoder.step(embedded, mask[:1], positions, None)
         rows = torch.zeros(count, dtype=torch.long, device=self._device)
         cache, logits = self._decoder.select(cache, rows), logits[rows]  # (A, V)
-        ids = torch.tensor(
-            [[*each, *[0] * (longest - len(each))] for each in answers], device=self._device
-        )  # (A, T), padded; padding is not counted
-        lengths = torch.tensor(list(map(len, answers)), device=self._device)
-        total = torch.zeros(count, dtype=torch.float64, device=self._device)
-        for at in range(longest):
-            logs = logits.double().log_softmax(-1).gather(1, ids[:, at : at + 1])[:, 0]  # (A,)
-            total += torch.where(at < lengths, logs, 0.0)
-            if at + 1 < longest:
-                logits, cache = self._decoder.step(
-                    self._decoder.embed(ids[:, at : at + 1]),
-                    mask[:, : length + at + 1],
-                    positions[:, length + at : length + at + 1].expand(count, -1),
-                    cache,
-                )
-        return [float(each) for each in total]
+        advance = self._advance(cache, mask, positions[:, -1:].expand(count, -1))
+        return score_answers(logits, advance, answers)
 
     def embed(self, spliced: SplicedPrompt) -> Tensor:
         """Embed a prompt, with image and region tokens in their slots -> (L, H)."""
@@ -185,7 +163,7 @@ class LanguageModel:
         max_new_tokens: int,
         sampler: TokenSampler,
         on_tokens: OnTokens | None,
-    ) -> list[Generated]:
+    ) -> list[DecodedAnswer]:
         """Run left-padded suffixes, then decode token by token until every answer has ended."""
         count, longest = len(suffixes), max(len(rows) for rows in suffixes)
         embeds = suffixes[0].new_zeros(count, longest, self.hidden_size)  # (Q, S, H)
@@ -194,48 +172,37 @@ class LanguageModel:
             embeds[row, longest - len(rows) :] = rows
             mask[row, shared : shared + longest - len(rows)] = False
         positions = (mask.cumsum(1)[:, shared:] - 1).clamp(min=0)  # (Q, S)
-        answers: list[list[int]] = [[] for _ in suffixes]
-        log_probabilities = [0.0] * count
-        unfinished = set(range(count))
-        for _ in range(max_new_tokens):
-            logits, cache = self._decoder.step(embeds, mask, positions, cache)
-            tokens = sampler(logits)  # (Q,)
-            logs = self._log_probabilities(logits, tokens)
-            for row, token in enumerate(tokens.tolist()):
-                if row not in unfinished:
-                    continue
-                log_probabilities[row] += logs[row]
-                if self._ends(answers[row], token):
-                    unfinished.discard(row)
-                elif on_tokens:
-                    on_tokens(row, len(answers[row]), self.tokenizer.decode(answers[row]))
-            if not unfinished:
-                break
-            embeds = self._decoder.embed(tokens).unsqueeze(1)  # (Q, 1, H)
-            mask = torch.cat([mask, mask.new_ones(count, 1)], dim=1)
-            positions = positions[:, -1:] + 1
-        return [self._finished(*each) for each in zip(answers, log_probabilities, strict=True)]
-
-    def _log_probabilities(self, logits: Tensor, tokens: Tensor) -> list[float]:
-        """Return the log-probabilities of tokens (Q,) given logits (Q, V)."""
-        logs = (logits.float() / self._confidence_temperature).log_softmax(-1)  # (Q, V)
-        chosen: list[float] = logs.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
-        return chosen
-
-    def _ends(self, ids: list[int], token: int) -> bool:
-        """Append a token to an answer unless it ends it; return whether the answer has ended."""
-        if token in self._stop_ids:
-            return True
-        ids.append(token)
-        return bool(self._stop_texts) and any(
-            stop in self.tokenizer.decode(ids) for stop in self._stop_texts
+        logits, cache = self._decoder.step(embeds, mask, positions, cache)
+        return decode_answers(
+            logits,
+            self._advance(cache, mask, positions[:, -1:]),
+            AnswerRows(
+                count, self.tokenizer.decode, self._stops, self._confidence_temperature, on_tokens
+            ),
+            sampler,
+            max_new_tokens,
         )
 
-    def _finished(self, ids: list[int], log_probability: float) -> Generated:
-        text = self.tokenizer.decode(ids)
-        for stop in self._stop_texts:
-            text = text.split(stop, 1)[0]
-        return Generated(tuple(ids), text.strip(), math.exp(log_probability))
+    def _advance(self, cache: object, mask: Tensor, last: Tensor) -> Advance:
+        """Return a function that runs one token per row after what is cached.
+
+        Args:
+            cache: The state of Q rows.
+            mask: (Q, P) bool; False is padding.
+            last: (Q, 1) position of each row's last token.
+        """
+        state = cache, mask, last
+
+        def advance(tokens: Tensor) -> Tensor:
+            nonlocal state
+            cache, mask, last = state
+            mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
+            embeds = self._decoder.embed(tokens).unsqueeze(1)  # (Q, 1, H)
+            logits, cache = self._decoder.step(embeds, mask, last + 1, cache)
+            state = cache, mask, last + 1
+            return logits
+
+        return advance
 
 
 def open_decoder(bundle: Bundle, device: torch.device, precision: Precision) -> Decoder:

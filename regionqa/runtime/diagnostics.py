@@ -117,7 +117,7 @@ def devices(model: str) -> list[Finding]:
     chosen = Device.cuda if Device.cuda in usable else Device.cpu
     findings.append(Finding("--device auto", f"means {chosen} here"))
     with suppress(RegionQAError):  # of damaged files, which `check_model` reports
-        precision = choose_precision(find_bundle(model), chosen)
+        precision = choose_precision(find_bundle(model).language_folder, chosen)
         findings.append(Finding("--dtype auto", f"means {precision} for {model} on {chosen}"))
     return findings
 

@@ -7,10 +7,10 @@ answer every time. Only headers of weight files are read.
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
+from pathlib import Path
 
 from safetensors import SafetensorError
 
-from regionqa.bundles.store import Bundle
 from regionqa.bundles.weights import main_kind, stored
 from regionqa.errors import BundleError, DeviceError, UsageError
 from regionqa.options import Quantize
@@ -56,14 +56,14 @@ SINGLE = Precision()
 
 
 def choose_precision(
-    bundle: Bundle, device: Device, dtype: str = "auto", quantize: str | None = None
+    folder: Path, device: Device, dtype: str = "auto", quantize: str | None = None
 ) -> Precision:
     """Choose the precision of a model on a device.
 
     On CUDA the encoders compute in float32 if the language model does, else in float16.
 
     Args:
-        bundle: The model.
+        folder: The folder of the weights.
         device: Where it will run.
         dtype: "auto" or one of `Dtype`. "auto" is float32 for models of at most `SMALL` weights.
             Larger ones get bfloat16 on the CPU, where float16 is slow; on CUDA the type in which
@@ -79,7 +79,7 @@ def choose_precision(
         raise UsageError(f"dtype {dtype!r}: must be auto, {', '.join(Dtype)}")
     way = check_quantize(quantize, device) if quantize is not None else None
     if dtype == "auto":
-        chosen = suggest(bundle, device, keep_small=way is None)
+        chosen = suggest(folder, device, keep_small=way is None)
     else:
         chosen = Dtype(dtype)
         if chosen is Dtype.bfloat16 and device is Device.cuda and not gpu_has_bfloat16():
@@ -87,9 +87,9 @@ def choose_precision(
     return Precision(chosen, way, device is Device.cuda and chosen is not Dtype.float32)
 
 
-def suggest(bundle: Bundle, device: Device, *, keep_small: bool = True) -> Dtype:
+def suggest(folder: Path, device: Device, *, keep_small: bool = True) -> Dtype:
     """Resolve "auto" for a model on a device; see `choose_precision`."""
-    count, kind = weights_of(bundle)
+    count, kind = weights_of(folder)
     if count <= SMALL and keep_small:
         return Dtype.float32
     return large_dtype(kind, device)
@@ -102,9 +102,8 @@ def large_dtype(kind: str, device: Device) -> Dtype:
     return Dtype.float16 if kind == "F16" or not gpu_has_bfloat16() else Dtype.bfloat16
 
 
-def weights_of(bundle: Bundle) -> tuple[int, str]:
-    """Count the language model's weights; also the type of most of them."""
-    folder = bundle.file(bundle.card.language.folder)
+def weights_of(folder: Path) -> tuple[int, str]:
+    """Count the weights in a folder; also the type of most of them."""
     try:
         tensors = stored(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -1,8 +1,7 @@
 """LanguageModel: batching, stops, context limit, scoring.
 
-Images and regions are random numbers here. The model is the starter's, and one of the same kind
-with large random weights, which says something else to each question. Where an answer ends is
-tested with a decoder that follows a script.
+Images and regions are random numbers here. The model is the starter's, and one of its kind with
+large random weights. Where an answer ends is tested with a decoder that follows a script.
 """
 
 import json
@@ -22,7 +21,8 @@ from transformers import AutoConfig, LlamaForCausalLM
 from regionqa.bundles.card import ConfidenceCard, LanguageRuntime
 from regionqa.bundles.store import Bundle
 from regionqa.errors import BundleError, QuestionError
-from regionqa.language.generation import Generated, LanguageModel, OnTokens, SplicedPrompt
+from regionqa.language.decoding import DecodedAnswer, OnTokens
+from regionqa.language.generation import LanguageModel, SplicedPrompt
 from regionqa.language.prompts import render
 from regionqa.language.tokenization import BundleTokenizer, Prompt, tokenize
 from regionqa.requests import Sampling
@@ -106,7 +106,7 @@ def random_prompts(make: Make, seed: int, count: int) -> list[SplicedPrompt]:
     return prompts
 
 
-def ids(answers: list[Generated]) -> list[tuple[int, ...]]:
+def ids(answers: list[DecodedAnswer]) -> list[tuple[int, ...]]:
     return [answer.ids for answer in answers]
 
 
@@ -214,7 +214,7 @@ class Script:
         return cache
 
 
-Generate = Callable[..., tuple[list[Generated], Script]]
+Generate = Callable[..., tuple[list[DecodedAnswer], Script]]
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def generate(
         max_new_tokens: int = 30,
         on_tokens: OnTokens | None = None,
         temperature: float | None = None,
-    ) -> tuple[list[Generated], Script]:
+    ) -> tuple[list[DecodedAnswer], Script]:
         answers = []
         for text in texts:
             words, *rest = text.split("</s>")

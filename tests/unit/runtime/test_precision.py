@@ -98,7 +98,9 @@ def test_most_answers_are_equal_in_half_precision(photos: Path, engine: Engine, 
 
 def test_auto_is_float32_for_small_models_on_every_device(starter: Bundle) -> None:
     for device in Device:
-        assert choose_precision(starter, device) == Precision(Dtype.float32, None, False)
+        assert choose_precision(starter.language_folder, device) == Precision(
+            Dtype.float32, None, False
+        )
 
 
 @pytest.mark.parametrize(
@@ -129,14 +131,14 @@ def test_seven_billion_weights_are_large(bfloat16: None) -> None:
 
 def test_bfloat16_on_a_gpu_without_support(old_gpu: None, starter: Bundle) -> None:
     with pytest.raises(DeviceError, match=r"--dtype bfloat16: this GPU cannot.*use float16"):
-        choose_precision(starter, Device.cuda, "bfloat16")
+        choose_precision(starter.language_folder, Device.cuda, "bfloat16")
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_encoders_on_cuda_only(bfloat16: None, starter: Bundle, dtype: str) -> None:
-    assert choose_precision(starter, Device.cuda, dtype).half_encoders
-    assert not choose_precision(starter, Device.cpu, dtype).half_encoders
-    assert not choose_precision(starter, Device.cuda, "float32").half_encoders
+    assert choose_precision(starter.language_folder, Device.cuda, dtype).half_encoders
+    assert not choose_precision(starter.language_folder, Device.cpu, dtype).half_encoders
+    assert not choose_precision(starter.language_folder, Device.cuda, "float32").half_encoders
 
 
 def test_precision_is_chosen_again_after_fallback(
@@ -209,7 +211,7 @@ def test_unreadable_weights(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(BundleError, match=r"llm: its weights cannot be read: "):
-        choose_precision(broken, Device.cpu)
+        choose_precision(broken.language_folder, Device.cpu)
 
 
 # -- fewer bits ------------------------------------------------------------------------------------
@@ -239,7 +241,7 @@ def test_missing_quantize_extra(
 ) -> None:
     monkeypatch.setattr(precision, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs bitsandbytes.*pip install 'regionqa\[quantize\]'"):
-        choose_precision(starter, Device.cuda, quantize="4bit")
+        choose_precision(starter.language_folder, Device.cuda, quantize="4bit")
 
 
 def test_quantize_extra_lists_the_packages() -> None:
@@ -274,7 +276,7 @@ def test_four_bit_config() -> None:
 def test_auto_with_quantize_is_half_precision(
     starter: Bundle, bfloat16: None, bitsandbytes: list[dict[str, Any]]
 ) -> None:
-    chosen = choose_precision(starter, Device.cuda, quantize="4bit")
+    chosen = choose_precision(starter.language_folder, Device.cuda, quantize="4bit")
     kind = main_kind(stored(starter.root / "llm"))
     assert str(chosen) == f"4bit+{'float16' if kind == 'F16' else 'bfloat16'}"
     assert chosen.half_encoders

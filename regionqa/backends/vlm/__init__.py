@@ -1,0 +1,1 @@
+"""Backend of vision-language models of the Hub, through transformers."""

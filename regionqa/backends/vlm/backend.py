@@ -1,0 +1,221 @@
+"""Vision-language models of the Hub as a backend of the engine."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from regionqa.backends.base import Completion, ModelInfo, OnProgress
+from regionqa.backends.vlm.features import TorchTower, VisionTower
+from regionqa.backends.vlm.language import EncodedPart, VlmLanguage, VlmPrompt
+from regionqa.backends.vlm.processor import PreparedImage, VlmProcessor
+from regionqa.bundles.prompt_rules import RegionInput
+from regionqa.errors import BundleError, ItemError, QuestionError
+from regionqa.images.reading import InputImage
+from regionqa.language.streaming import stable_text
+from regionqa.options import RegionWay, RuntimeOptions
+from regionqa.requests import Request, Sampling
+from regionqa.runtime.devices import Device, choose_device
+from regionqa.runtime.precision import Precision, choose_precision
+from regionqa.vlm.card import PrefixSharing, VlmCard
+from regionqa.vlm.messages import Told, check_way, tell
+from regionqa.vlm.region_images import ImagePart, make_image
+
+log = logging.getLogger(__name__)
+IMAGES_KEPT = 64
+"""Number of encoded images (whole ones, crops, drawings) that are kept of one photo."""
+
+
+@dataclass(frozen=True)
+class VlmModel:
+    """A checkpoint whose weights are not loaded yet."""
+
+    card: VlmCard
+    folder: Path | None
+    """The checkpoint's files; None: they are not on this machine."""
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """The model's properties, from its card."""
+        card = self.card
+        return ModelInfo(
+            name=card.name,
+            revision=card.revision,
+            max_regions=card.max_regions,
+            max_new_tokens=card.answers.max_new_tokens,
+            image_question=card.chat.image_question,
+            region_question=card.chat.region_question,
+            temperature=card.answers.temperature,
+            top_k=card.answers.top_k,
+            region_input=RegionInput.coordinates,
+            multi_turn=card.chat.multi_turn,
+        )
+
+    def load(self, options: RuntimeOptions) -> "VlmBackend":
+        """Load the checkpoint; see `Model.load`."""
+        from regionqa.backends.vlm.checkpoint import load_checkpoint
+
+        if self.folder is None:
+            raise BundleError(
+                f"{self.card.name}: not downloaded yet; run: regionqa download {self.card.name}"
+            )
+        if options.way is not None:
+            check_way(self.card, options.way)
+        device = choose_device(options.device)
+        precision = choose_precision(self.folder, device, options.dtype, options.quantize)
+        processor = VlmProcessor(self.folder, self.card, cuda=device is Device.cuda)
+        model = load_checkpoint(self.folder, device, precision)
+        language = VlmLanguage(model, processor.image_token_id, processor.decode)
+        return VlmBackend(
+            self, processor, TorchTower(model), language, device, precision, options.way
+        )
+
+
+@dataclass(frozen=True)
+class RenderedVlmPrompt:
+    """A request as messages, and the prompt's text."""
+
+    told: Told
+    text: str
+    """With special tokens; images are one placeholder each."""
+    max_new_tokens: int
+
+
+class VlmBackend:
+    """A loaded vision-language model."""
+
+    def __init__(
+        self,
+        model: VlmModel,
+        processor: VlmProcessor,
+        tower: VisionTower,
+        language: VlmLanguage,
+        device: Device,
+        precision: Precision,
+        way: RegionWay | None = None,
+    ) -> None:
+        """Combine the parts.
+
+        Args:
+            model: The model that was found.
+            processor: Its processor.
+            tower: Its vision encoder.
+            language: Its language model.
+            device: Where it runs.
+            precision: Precision of the language model.
+            way: How regions are told; None: the card chooses.
+        """
+        self.info = model.info
+        self.card = model.card
+        self.processor = processor
+        self.tower = tower
+        self.language = language
+        self._device = device
+        self._precision = precision
+        self._way = way
+        self._last: InputImage | None = None
+        self._encoded: OrderedDict[ImagePart, tuple[PreparedImage, EncodedPart]] = OrderedDict()
+
+    @property
+    def device(self) -> Device:
+        """Device of the language model."""
+        return self._device
+
+    @property
+    def precision(self) -> str:
+        """Precision of the language model."""
+        return str(self._precision)
+
+    def render(self, request: Request, max_new_tokens: int) -> RenderedVlmPrompt:
+        """See `Backend.render`."""
+        for text in (request.question, *(turn.question for turn in request.history)):
+            self.processor.check_text(text)
+        told = tell(self.card, request, self._way, self.processor.resized)
+        return RenderedVlmPrompt(told, self.processor.render(told.messages), max_new_tokens)
+
+    def encode(
+        self, image: InputImage, prompts: Sequence[RenderedVlmPrompt]
+    ) -> list[VlmPrompt | ItemError]:
+        """See `Backend.encode`; a prompt that is too long becomes an error of its own."""
+        if self._last is not image:
+            self._encoded.clear()
+            self._last = image
+        wanted = {part for prompt in prompts for part in prompt.told.images}
+        if missing := wanted - self._encoded.keys():
+            pixels = image.load()
+            for part in sorted(missing, key=repr):
+                prepared = self.processor.prepare(make_image(part, pixels))
+                features = self.tower.encode(prepared.inputs)
+                beside = {key: value for key, value in prepared.inputs.items()
+                          if not key.startswith("pixel")}  # fmt: skip
+                self._encoded[part] = prepared, EncodedPart(features, beside)
+        encoded = [self._tokenize(prompt) for prompt in prompts]
+        while len(self._encoded) > IMAGES_KEPT:
+            self._encoded.popitem(last=False)
+        return encoded
+
+    def generate(
+        self,
+        prompts: Sequence[VlmPrompt | ItemError],
+        max_new_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_progress: OnProgress | None = None,
+    ) -> list[Completion | ItemError]:
+        """See `Backend.generate`."""
+        sound = {
+            row: replace(prompt, seed=seeds[row])
+            for row, prompt in enumerate(prompts)
+            if isinstance(prompt, VlmPrompt)
+        }
+        rows = list(sound)
+
+        def on_tokens(row: int, tokens: int, text: str) -> None:
+            if on_progress:
+                on_progress(rows[row], tokens, stable_text(text, ()).lstrip())
+
+        decoded = self.language.generate(
+            list(sound.values()), max_new_tokens, sampling, on_tokens if on_progress else None
+        )
+        completions: dict[int, Completion | ItemError] = {
+            row: Completion(answer.text, len(answer.ids), answer.confidence)
+            for row, answer in zip(rows, decoded, strict=True)
+        }
+        return [
+            prompt if isinstance(prompt, ItemError) else completions[row]
+            for row, prompt in enumerate(prompts)
+        ]
+
+    def score(self, prompt: VlmPrompt | ItemError, choices: Sequence[str]) -> list[float]:
+        """See `Backend.score`; an answer ends with the checkpoint's first stop token."""
+        if isinstance(prompt, ItemError):
+            raise prompt
+        stop = self.language.stop
+        answers = [self.processor.answer_ids(each, stop) for each in choices]
+        return self.language.score(prompt, answers)
+
+    def _tokenize(self, prompt: RenderedVlmPrompt) -> VlmPrompt | ItemError:
+        """Tokenize a prompt whose images are encoded."""
+        prepared = [self._encoded[part][0] for part in prompt.told.images]
+        images = tuple(self._encoded[part][1] for part in prompt.told.images)
+        ids = self.processor.tokenize(prompt.text, prepared).ids
+        context = self.language.context
+        if context is not None and len(ids) + prompt.max_new_tokens > context:
+            return QuestionError(
+                f"question and images take {len(ids)} tokens, there is room for "
+                f"{context - prompt.max_new_tokens} beside an answer of {prompt.max_new_tokens}; "
+                "ask a shorter question or lower --max-new-tokens"
+            )
+        types = tuple(self.processor.token_types(ids)) if self.processor.types_tokens else None
+        causal = self.card.prefix is PrefixSharing.causal
+        shared = self.language.shared_length(ids, images[0]) if causal else 0
+        return VlmPrompt(ids, types, images, shared)
+
+
+def open_model(folder: Path) -> VlmModel:
+    """Open a checkpoint's folder; BundleError where neither card nor family is known."""
+    from regionqa.vlm.cards import card_of_checkpoint
+
+    return VlmModel(card_of_checkpoint(folder, folder.name), folder)

@@ -1,0 +1,47 @@
+"""Loading of a checkpoint through transformers."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from regionqa.backends.vlm.processor import LOAD_ERRORS
+from regionqa.errors import BundleError
+from regionqa.runtime.devices import Device
+from regionqa.runtime.precision import Precision
+
+
+def load_checkpoint(folder: Path, device: Device, precision: Precision) -> Any:
+    """Load a `...ForConditionalGeneration` in evaluation mode.
+
+    Args:
+        folder: The checkpoint's files.
+        device: Where it will run.
+        precision: Type of its weights, and their quantization.
+
+    Raises:
+        BundleError: A file is missing or cannot be used, or a weight is missing.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    from regionqa.language.decoders import quantization
+
+    dtype: torch.dtype = getattr(torch, precision.dtype)
+    options: dict[str, Any] = {
+        "dtype": dtype, "local_files_only": True, "trust_remote_code": False,
+    }  # fmt: skip
+    if precision.quantize:
+        options["quantization_config"] = quantization(precision.quantize, dtype)
+    if precision.quantize or (device is Device.cuda and find_spec("accelerate")):
+        options["device_map"] = {"": torch.device(device.value)}  # no copy in main memory
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder, output_loading_info=True, **options
+        )
+    except (*LOAD_ERRORS, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
+    if report["missing_keys"]:  # transformers would initialize them
+        raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing; get it again")
+    return (model if "device_map" in options else model.to(device.value)).eval()

@@ -1,0 +1,214 @@
+"""A checkpoint's own processor: chat template, tokenizer and image processor.
+
+An image is processed once, on its own, however many prompts it is part of. Prompt text and pixel
+values are those that the processor gives for the whole prompt.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from regionqa.errors import BundleError, QuestionError
+from regionqa.vlm.card import VlmCard
+from regionqa.vlm.coordinates import Size
+from regionqa.vlm.messages import Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels",
+             "text_replacement_offsets")  # fmt: skip
+"""Outputs of a processor that belong to the text."""
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError)
+"""What transformers raises for the files of a checkpoint that it cannot use."""
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """One image as the vision encoder's input."""
+
+    inputs: Mapping[str, "Tensor"]
+    """Arguments of the encoder by name: `pixel_values`, and what the family gives beside them."""
+    text: str
+    """Text that stands for the image in a prompt, placeholder tokens included."""
+    size: Size
+    """Width and height before processing."""
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A tokenized prompt."""
+
+    ids: tuple[int, ...]
+    """Token ids; the placeholders of images are in their places."""
+    text: str
+    """The prompt with all special tokens, images as one placeholder each."""
+
+
+class VlmProcessor:
+    """Wraps transformers' processor of one checkpoint."""
+
+    def __init__(self, folder: Path, card: VlmCard, *, cuda: bool = False) -> None:
+        """Open the processor files of a checkpoint.
+
+        Args:
+            folder: The checkpoint.
+            card: Its card.
+            cuda: Whether images have the size for CUDA.
+
+        Raises:
+            BundleError: A file is missing or cannot be used.
+        """
+        from transformers import AutoProcessor
+
+        try:
+            self.processor = AutoProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except LOAD_ERRORS as error:
+            reason = " ".join(str(error).split())
+            raise BundleError(
+                f"{folder}: transformers cannot load its processor: {reason}"
+            ) from error
+        self._card = card
+        self._budget = dict(card.images.cuda if cuda else card.images.cpu)
+        self.tokenizer = self.processor.tokenizer
+        special = sorted(map(str, self.tokenizer.all_special_tokens), key=len, reverse=True)
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+        controls = sorted({*special, *added} - {""}, key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, controls)))
+
+    @property
+    def types_tokens(self) -> bool:
+        """Whether the model wants to be told which tokens are images'."""
+        return "mm_token_type_ids" in self.processor.model_input_names
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the placeholder of which an image has as many as features."""
+        token_id = getattr(self.processor, "image_token_id", None)
+        return int(self.tokenizer.convert_tokens_to_ids(self.image_token) if token_id is None
+                   else token_id)  # fmt: skip
+
+    @property
+    def image_token(self) -> str:
+        """The placeholder."""
+        return str(self.processor.image_token)
+
+    def check_text(self, text: str) -> None:
+        """QuestionError if a user's text holds a control token of the model."""
+        if found := self._controls.search(text):
+            raise QuestionError(
+                f"the question holds {found[0]!r}, which is a control token of the model "
+                f"{self._card.name}; leave it out"
+            )
+
+    def prepare(self, image: Image.Image) -> PreparedImage:
+        """Process one image.
+
+        Args:
+            image: RGB.
+        """
+        output = self.processor(
+            text=[self.image_token],
+            images=[image],
+            images_kwargs=self._budget,
+            return_text_replacement_offsets=True,
+            return_tensors="pt",
+        )
+        (replacement,) = output["text_replacement_offsets"][0]
+        inputs = {key: value for key, value in output.items() if key not in TEXT_KEYS}
+        return PreparedImage(inputs, replacement["replacement"], image.size)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Render messages by the checkpoint's chat template; images are one placeholder each."""
+        if self._card.chat.plain is not None or self._card.chat.tasks:
+            return self._plain(messages)
+        conversation = [
+            {
+                "role": message.role,
+                "content": [
+                    {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                    for part in message.parts
+                ],
+            }
+            for message in messages
+        ]
+        text: str = self.processor.apply_chat_template(
+            conversation, add_generation_prompt=True, **self._card.chat.template_options
+        )
+        return text
+
+    def tokenize(self, text: str, images: Sequence[PreparedImage]) -> PromptTokens:
+        """Tokenize a rendered prompt, with the placeholders of its images.
+
+        Args:
+            text: As `render` returns it.
+            images: One per placeholder, in order.
+        """
+        (expanded,), _ = self.processor.get_text_with_replacements(
+            [text], [image.text for image in images]
+        )
+        start = self.tokenizer.bos_token
+        special = not (start is not None and text.startswith(start))
+        if self._card.chat.plain is not None or self._card.chat.tasks:
+            special = False  # the processor has put them
+        ids = self.tokenizer(expanded, add_special_tokens=special)["input_ids"]
+        return PromptTokens(tuple(ids), text)
+
+    def token_types(self, ids: Sequence[int]) -> list[int]:
+        """Return 1 for each token of an image, 0 for others."""
+        types: list[int] = self.processor.create_mm_token_type_ids([list(ids)])[0]
+        return types
+
+    def answer_ids(self, answer: str, stop: int) -> list[int]:
+        """Tokenize a whole answer, with the token that ends it."""
+        ids: list[int] = self.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+        return [*ids, stop]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode generated tokens, without special tokens."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def resized(self, size: Size) -> Size:
+        """Return the size to which the image processor resizes an image.
+
+        Raises:
+            BundleError: This processor does not resize by the rule of Qwen2-VL.
+        """
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        settings = self.processor.image_processor
+        limits = {**dict(settings.size), **self._budget.get("size", {})}
+        if not {"shortest_edge", "longest_edge"} <= limits.keys():
+            raise BundleError(
+                f"the card of {self._card.name}: coordinates in pixels of the resized image need "
+                "an image processor that resizes to a number of pixels"
+            )
+        height, width = smart_resize(
+            size[1],
+            size[0],
+            settings.patch_size * settings.merge_size,
+            limits["shortest_edge"],
+            limits["longest_edge"],
+        )
+        return width, height
+
+    def _plain(self, messages: Sequence[Message]) -> str:
+        """Lay out the last question for a model without a chat template, by its processor."""
+        parts = messages[-1].parts
+        question = "\n".join(part for part in parts if isinstance(part, str))
+        if self._card.chat.plain is not None:
+            question = self._card.chat.plain.format(question=question)
+        blank = Image.new("RGB", (8, 8))
+        images = [blank for part in parts if not isinstance(part, str)]
+        marks = "" if self._card.chat.tasks else self.image_token * len(images)
+        _, (text,), *_ = self.processor.prepare_inputs_layout(
+            images=images, text=[marks + question]
+        )
+        return str(text)

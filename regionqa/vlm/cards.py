@@ -1,0 +1,128 @@
+"""Cards of vision-language models: found by name, by repository or in a folder.
+
+A card's tables are put over those of its family, so that a card says only what its checkpoint does
+differently, and a checkpoint of a known family works without a card.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from regionqa.bundles.store import CARD, shipped_folder
+from regionqa.errors import BundleError
+from regionqa.schema import from_table, read_toml
+from regionqa.vlm.card import VlmCard
+
+CONFIG = "config.json"
+"""The file of a checkpoint that names its `model_type`."""
+KIND = "vlm"
+"""The kind of these cards."""
+
+
+@cache
+def family_tables() -> dict[str, dict[str, Any]]:
+    """Return the conventions of known families, by `model_type`."""
+    return {path.stem: dict(read_toml(path)) for path in sorted(_folder("families").glob("*.toml"))}
+
+
+@cache
+def shipped_vlm_cards() -> dict[str, VlmCard]:
+    """Read the cards that ship with the package, by name."""
+    return {name: shipped_vlm_card(name) for name in shipped_vlm_names()}
+
+
+def shipped_vlm_names() -> list[str]:
+    """Return the names of the cards that ship with the package, without reading them."""
+    return sorted(path.stem for path in _folder("hub").glob("*.toml"))
+
+
+@cache
+def shipped_vlm_card(name: str) -> VlmCard:
+    """Read one card that ships with the package."""
+    return read_vlm_card(_folder("hub") / f"{name}.toml")
+
+
+def card_of_repo(repo: str) -> VlmCard | None:
+    """Return the shipped card of a repository on the Hub, or None."""
+    for card in shipped_vlm_cards().values():
+        if card.source and card.source.repo.lower() == repo.lower():
+            return card
+    return None
+
+
+def read_vlm_card(path: Path) -> VlmCard:
+    """Read a card and put it over its family's table.
+
+    Raises:
+        BundleError: The card is invalid, or its family is unknown.
+    """
+    try:
+        table = read_toml(path)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read as a card: {error}") from error
+    return make_card(table, str(path))
+
+
+def make_card(table: Mapping[str, Any], where: str) -> VlmCard:
+    """Make a card of a table with at least `name` and `family`; see `read_vlm_card`."""
+    family = table.get("family")
+    tables = family_tables()
+    if family not in tables:
+        raise BundleError(
+            f"{where}: family is {family!r}; known are {', '.join(tables)}. A checkpoint of "
+            "another family cannot be run; a server can run it (--server)"
+        )
+    return from_table(VlmCard, merged(tables[str(family)], table), where)
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Put one nested table over another; lists are replaced, tables are merged."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def card_of_checkpoint(folder: Path, name: str) -> VlmCard:
+    """Return the card of a checkpoint's folder: its own, or its family's conventions.
+
+    Args:
+        folder: Holds the checkpoint's config.json, and maybe a card.toml.
+        name: Name of the model where it has no card.
+
+    Raises:
+        BundleError: There is neither a card nor a known `model_type`.
+    """
+    if (folder / CARD).is_file():
+        return read_vlm_card(folder / CARD)
+    family = model_type(folder)
+    tables = family_tables()
+    if family not in tables:
+        raise BundleError(
+            f"{folder}: a checkpoint of the family {family!r}, which is unknown; known are "
+            f"{', '.join(tables)}"
+        )
+    table = {
+        "name": name,
+        "family": family,
+        "summary": f"a checkpoint of the family {family}, with the family's conventions",
+    }
+    return make_card(table, str(folder))
+
+
+def model_type(folder: Path) -> str | None:
+    """Return the `model_type` of a checkpoint's folder; None if it has no readable config."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _folder(name: str) -> Path:
+    return shipped_folder() / name

@@ -1,0 +1,66 @@
+"""Boxes as the numbers that a model was trained to read."""
+
+from collections.abc import Callable
+from math import floor
+
+from regionqa.regions import Box
+from regionqa.vlm.card import CoordinateOrder, CoordinatesWay, CoordinateUnit
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+ResizedSize = Callable[[Size], Size]
+"""Returns the size to which a model's image processor resizes an image of some size."""
+
+
+def write_box(way: CoordinatesWay, box: Box, size: Size, resized: ResizedSize) -> str:
+    """Write the four numbers of a box.
+
+    Args:
+        way: The model's convention.
+        box: The box, in pixels of the image as displayed.
+        size: Width and height of the image as displayed.
+        resized: Size of the image as the model sees it; called for pixels of it only.
+    """
+    x0, y0, x1, y1 = numbers(way, box, size, resized)
+    ordered = (y0, x0, y1, x1) if way.order is CoordinateOrder.yxyx else (x0, y0, x1, y1)
+    return way.box.format(*(_written(way, number) for number in ordered))
+
+
+def numbers(
+    way: CoordinatesWay, box: Box, size: Size, resized: ResizedSize
+) -> tuple[float, float, float, float]:
+    """Return a box as xyxy in the unit of a way; whole numbers are rounded as the way rounds."""
+    width, height = size
+    match way.unit:
+        case CoordinateUnit.fraction:
+            return (box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height)
+        case CoordinateUnit.square_fraction:
+            side = max(width, height)
+            left, top = (side - width) // 2, (side - height) // 2
+            return (
+                (box.x0 + left) / side,
+                (box.y0 + top) / side,
+                (box.x1 + left) / side,
+                (box.y1 + top) / side,
+            )
+        case CoordinateUnit.bins:
+            most = way.bins - 1
+            x0, x1 = (min(floor(x * way.bins / width), most) for x in (box.x0, box.x1))
+            y0, y1 = (min(floor(y * way.bins / height), most) for y in (box.y0, box.y1))
+            return (x0, y0, x1, y1)
+        case CoordinateUnit.thousand:
+            across, down = 1000, 1000
+        case CoordinateUnit.resized_pixels:
+            across, down = resized(size)
+    return (
+        round(box.x0 * across / width),
+        round(box.y0 * down / height),
+        round(box.x1 * across / width),
+        round(box.y1 * down / height),
+    )
+
+
+def _written(way: CoordinatesWay, number: float) -> str:
+    if way.unit in (CoordinateUnit.fraction, CoordinateUnit.square_fraction):
+        return f"{number:.{way.decimals}f}"
+    return f"{int(number):0{way.digits}d}"

@@ -1,0 +1,93 @@
+"""Images that tell a region: crops from the original pixels, and boxes drawn on the image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from PIL import Image, ImageDraw
+
+from regionqa.regions import Box
+from regionqa.vlm.card import CropWay
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """The image as it is."""
+
+
+@dataclass(frozen=True)
+class CroppedImage:
+    """A part of the image."""
+
+    edges: tuple[int, int, int, int]
+    """Left, top, right, bottom in pixels of the image as displayed; half-open."""
+    size: tuple[int, int]
+    """Width and height to which it is enlarged."""
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """The image with boxes drawn on it."""
+
+    boxes: tuple[Box, ...]
+    """In pixels of the image as displayed."""
+    colors: tuple[str, ...]
+    """One name per box."""
+    line: float
+    """Width of the line, as a fraction of the image's longer side."""
+
+
+ImagePart = WholeImage | CroppedImage | DrawnImage
+
+
+def crop_of(way: CropWay, box: Box, width: int, height: int) -> CroppedImage:
+    """Return the crop that shows a box: with its margin, inside the image, and enlarged."""
+    across, left, right = _span(box.x0, box.x1, way, width)
+    down, top, bottom = _span(box.y0, box.y1, way, height)
+    scale = max(1.0, way.enlarge_to / max(across, down))
+    return CroppedImage((left, top, right, bottom), (round(across * scale), round(down * scale)))
+
+
+def _span(low: float, high: float, way: CropWay, limit: int) -> tuple[int, int, int]:
+    """Length, start and end of a crop's side; moved into the image where it would lie across."""
+    wanted = max((high - low) * (1 + 2 * way.margin), way.min_side)
+    length = min(ceil(wanted), limit)
+    start = min(max(round((low + high - length) / 2), 0), limit - length)
+    return length, start, start + length
+
+
+def make_image(part: ImagePart, image: Image.Image) -> Image.Image:
+    """Make the image of a part.
+
+    Args:
+        part: What is wanted.
+        image: RGB, as displayed; it is not changed.
+    """
+    match part:
+        case WholeImage():
+            return image
+        case CroppedImage():
+            crop = image.crop(part.edges)
+            return (
+                crop if crop.size == part.size else crop.resize(part.size, Image.Resampling.BICUBIC)
+            )
+        case DrawnImage():
+            return _drawn(image, part.boxes, part.colors, part.line)
+
+
+def _drawn(
+    image: Image.Image, boxes: Sequence[Box], colors: Sequence[str], line: float
+) -> Image.Image:
+    """Draw boxes just outside of what they enclose, so that a line hides nothing of a small one."""
+    drawn = image.copy()
+    pen = ImageDraw.Draw(drawn)
+    width = max(2, round(line * max(image.size)))
+    for box, color in zip(boxes, colors, strict=True):
+        edges = [
+            max(round(box.x0) - width, 0),
+            max(round(box.y0) - width, 0),
+            min(round(box.x1) + width, image.width) - 1,
+            min(round(box.y1) + width, image.height) - 1,
+        ]
+        pen.rectangle(edges, outline=color, width=width)
+    return drawn
