@@ -96,7 +96,7 @@ class Engine:
         """
         chosen = (options or RuntimeOptions()).replace(**values)
         found = find_model(chosen.model if model is None else model)
-        return cls(found.load(chosen), chosen.batch_size)
+        return cls(found.configured(chosen).load(chosen), chosen.batch_size)
 
     @property
     def info(self) -> ModelInfo:

@@ -169,6 +169,13 @@ class Model(Protocol):
     def info(self) -> ModelInfo:
         """The model's properties."""
 
+    def configured(self, options: RuntimeOptions) -> "Model":
+        """Return the model as these options run it; its `info` is that of its answers.
+
+        Raises:
+            UsageError: The model does not have an option.
+        """
+
     def load(self, options: RuntimeOptions) -> Backend[Any, Any]:
         """Load the weights; see `regionqa.load` for the errors.
 

@@ -60,6 +60,15 @@ class BundleModel:
             separator=card.prompt.separator,
         )
 
+    def configured(self, options: RuntimeOptions) -> "BundleModel":
+        """See `Model.configured`."""
+        if options.way is not None:
+            raise UsageError(
+                f"--way {options.way}: the model {self.bundle.card.name} was trained with one way "
+                "of reading regions; leave it out, or choose a vision-language model of the Hub"
+            )
+        return self
+
     def load(self, options: RuntimeOptions) -> "BundleBackend":
         """Open the ONNX sessions and load the language model.
 
@@ -69,11 +78,6 @@ class BundleModel:
         from regionqa.language.generation import LanguageModel
 
         bundle = self.bundle
-        if options.way is not None:
-            raise UsageError(
-                f"--way {options.way}: the model {bundle.card.name} was trained with one way of "
-                "reading regions; leave it out, or choose a vision-language model of the Hub"
-            )
         if bundle.card.untrained:
             parts = " and ".join(bundle.card.untrained)
             log.warning("%s has an untrained %s; train it first", bundle.card.name, parts)

@@ -119,7 +119,7 @@ def evaluate_models(
         DataError: Nothing could be answered.
         RegionQAError: A model cannot be loaded.
     """
-    models = [find_model(name) for name in settings.models]
+    models = [find_model(name).configured(settings.runtime) for name in settings.models]
     for line in task.remarks:
         console.warn(line)
     runs = [run_task(task.requests(model.info), settings, model, console) for model in models]

@@ -66,7 +66,7 @@ def run_requests(options: RunOptions) -> int:
     items = find_images(options.images, sys.stdin, console.warn, null=options.inputs.null)
     if output.draw:
         check_drawing(output.draw, several=not one)
-    model = find_model(options.runtime.model)
+    model = find_model(options.runtime.model).configured(options.runtime)
     ask = _ask_settings(options, model.info, one)
     settings = _output_settings(options, model.info, one)
     finished = None

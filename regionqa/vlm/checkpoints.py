@@ -1,5 +1,6 @@
 """Checkpoints of the Hub on this machine: which files they need, found in the cache, or fetched."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,9 @@ from regionqa.vlm.cards import CONFIG
 SUFFIXES = (".json", ".jinja", ".model", ".txt", ".safetensors")
 """Suffixes of files that transformers reads."""
 WEIGHTS = "model.safetensors"
+SAMPLES = 32
+SAMPLE = 1 << 14
+"""Number and bytes of the samples by which a file of weights is identified."""
 
 
 def checkpoint_files(paths: Iterable[str]) -> list[str]:
@@ -40,6 +44,23 @@ def is_complete(folder: Path) -> bool:
     if (folder / INDEX).is_file():
         return all((folder / name).is_file() for name in set(read_index(folder / INDEX).values()))
     return (folder / WEIGHTS).is_file()
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """Return 12 hex digits that identify the weights in a folder.
+
+    Weights take gigabytes, so samples of every file are digested, spread over its length: two
+    checkpoints of one architecture differ in nearly all of their numbers.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as stream:
+            for place in range(SAMPLES):
+                stream.seek(place * max(size - SAMPLE, 0) // (SAMPLES - 1))
+                digest.update(stream.read(SAMPLE))
+    return digest.hexdigest()[:12]
 
 
 def list_checkpoint(source: CheckpointSource) -> Listing:

@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from regionqa.backends.base import Backend, Completion, ModelInfo, OnProgress
 from regionqa.backends.bundle import BundleBackend
@@ -102,6 +103,9 @@ class ToyModel:
     """A card of kind "toy"."""
 
     info: ModelInfo
+
+    def configured(self, options: RuntimeOptions) -> Self:
+        return self
 
     def load(self, options: RuntimeOptions) -> Backend[ToyPrompt, ToyPrompt]:
         return ToyBackend(self.info)

@@ -20,6 +20,7 @@ from regionqa.requests import Request, Sampling
 from regionqa.runtime.devices import Device, choose_device
 from regionqa.runtime.precision import Precision, choose_precision
 from regionqa.vlm.card import PrefixSharing, VlmCard
+from regionqa.vlm.checkpoints import checkpoint_digest
 from regionqa.vlm.messages import Told, check_way, tell
 from regionqa.vlm.region_images import ImagePart, make_image
 
@@ -35,6 +36,8 @@ class VlmModel:
     card: VlmCard
     folder: Path | None
     """The checkpoint's files; None: they are not on this machine."""
+    way: RegionWay | None = None
+    """How regions are told; None: the card chooses."""
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -42,7 +45,7 @@ class VlmModel:
         card = self.card
         return ModelInfo(
             name=card.name,
-            revision=card.revision,
+            revision=self.revision,
             max_regions=card.max_regions,
             max_new_tokens=card.answers.max_new_tokens,
             image_question=card.chat.image_question,
@@ -53,6 +56,18 @@ class VlmModel:
             multi_turn=card.chat.multi_turn,
         )
 
+    @property
+    def revision(self) -> str:
+        """Revision of the card, identity of the weights, and the way if it was chosen."""
+        weights = checkpoint_digest(self.folder) if self.folder else "none"
+        return "-".join([self.card.revision, weights, *([self.way] if self.way else [])])
+
+    def configured(self, options: RuntimeOptions) -> "VlmModel":
+        """See `Model.configured`."""
+        if options.way is not None:
+            check_way(self.card, options.way)
+        return replace(self, way=options.way)
+
     def load(self, options: RuntimeOptions) -> "VlmBackend":
         """Load the checkpoint; see `Model.load`."""
         from regionqa.backends.vlm.checkpoint import load_checkpoint
@@ -61,16 +76,12 @@ class VlmModel:
             raise BundleError(
                 f"{self.card.name}: not downloaded yet; run: regionqa download {self.card.name}"
             )
-        if options.way is not None:
-            check_way(self.card, options.way)
         device = choose_device(options.device)
         precision = choose_precision(self.folder, device, options.dtype, options.quantize)
         processor = VlmProcessor(self.folder, self.card, cuda=device is Device.cuda)
         model = load_checkpoint(self.folder, device, precision)
         language = VlmLanguage(model, processor.image_token_id, processor.decode)
-        return VlmBackend(
-            self, processor, TorchTower(model), language, device, precision, options.way
-        )
+        return VlmBackend(self, processor, TorchTower(model), language, device, precision)
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,6 @@ class VlmBackend:
         language: VlmLanguage,
         device: Device,
         precision: Precision,
-        way: RegionWay | None = None,
     ) -> None:
         """Combine the parts.
 
@@ -105,7 +115,6 @@ class VlmBackend:
             language: Its language model.
             device: Where it runs.
             precision: Precision of the language model.
-            way: How regions are told; None: the card chooses.
         """
         self.info = model.info
         self.card = model.card
@@ -114,7 +123,7 @@ class VlmBackend:
         self.language = language
         self._device = device
         self._precision = precision
-        self._way = way
+        self._way = model.way
         self._last: InputImage | None = None
         self._encoded: OrderedDict[ImagePart, tuple[PreparedImage, EncodedPart]] = OrderedDict()
 

@@ -128,7 +128,7 @@ def make_page(
         DataError: Two systems have one name.
         RegionQAError: A model cannot be loaded, or the page cannot be written.
     """
-    models = [find_model(model) for model in settings.models]
+    models = [find_model(model).configured(settings.runtime) for model in settings.models]
     answers_by_system(data, [(model.info.name, [None] * len(data.items)) for model in models])
     answers, failed = [], 0
     for model in models:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 ASKING = (
     "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
     "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device",
-    "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--temperature", "--seed",
+    "--dtype", "--quantize", "--way", "--batch-size", "--max-new-tokens", "--temperature", "--seed",
     "--timing", "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
     "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
-    "--device", "--dtype", "--quantize", "--batch-size", "--max-new-tokens", "--quiet", "--debug",
-    "--overwrite", "--help",
+    "--device", "--dtype", "--quantize", "--way", "--batch-size", "--max-new-tokens", "--quiet",
+    "--debug", "--overwrite", "--help",
 )  # fmt: skip
 OPTIONS = {
     (): ("--version", "--help"),
@@ -34,8 +34,8 @@ OPTIONS = {
     ("caption",): ASKING,
     ("chat",): (
         "--box", "--box-format", "--box-units", "--turns", "--model", "--device", "--dtype",
-        "--quantize", "--max-new-tokens", "--guess", "--unsure-below", "--temperature", "--seed",
-        "--quiet", "--debug", "--help",
+        "--quantize", "--way", "--max-new-tokens", "--guess", "--unsure-below", "--temperature",
+        "--seed", "--quiet", "--debug", "--help",
     ),
     ("models",): ("--help",),
     ("models", "list"): ("--debug", "--help"),
@@ -67,7 +67,7 @@ OPTIONS = {
     ("eval", "caption"): ("--images", "--meteor", *MEASURING[:6], *MEASURING[7:]),
     ("eval", "fineeval"): (
         "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
-        "--plot", "--limit", "--device", "--dtype", "--quantize", "--batch-size",
+        "--plot", "--limit", "--device", "--dtype", "--quantize", "--way", "--batch-size",
         "--max-new-tokens", "--overwrite", "--quiet", "--debug", "--help",
     ),
     ("download",): (
