@@ -20,6 +20,8 @@ from regionqa.export.onnx.verify import (
 )
 
 OPSET = 20
+MIN_SIDE = 16
+"""Least height and width, in pixels, for which encoders with dynamic sides are traced."""
 
 
 def export_vision(vision: VisionModule, path: Path, like: Path | None = None) -> ParityReport:
@@ -72,7 +74,8 @@ def write_region(region: RegionModule, path: Path) -> None:
     """
     batch, regions = torch.export.Dim("batch"), torch.export.Dim("regions")
     example = region_case(region, images=2, regions=3, seed=0)
-    free = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    # without a minimum torch traces twice: the first time to find that strides need some pixels
+    free = {axis: torch.export.Dim(f"side{axis}", min=MIN_SIDE) for axis in (2, 3)}
     shapes = tuple(
         {0: batch, **{axis: side for axis, side in free.items() if shape[axis - 1] is None}}
         for shape in region.source_shapes

@@ -11,14 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import torch
-from torch import nn
 
 from regionqa.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SEPARATE_PROCESS = 200_000_000
 """Size in bytes from which a graph runs in a separate process, which takes a second to start."""
@@ -61,7 +63,7 @@ def run_graph(path: Path, outputs: Sequence[str], cases: Sequence[Feeds]) -> lis
 
 
 @contextmanager
-def set_aside(module: nn.Module, path: Path) -> Iterator[None]:
+def set_aside(module: "nn.Module", path: Path) -> Iterator[None]:
     """Move a module's weights to disk while its graph runs in a separate process.
 
     Does nothing for a graph that runs in this process. Tensors with other references stay in
@@ -70,6 +72,8 @@ def set_aside(module: nn.Module, path: Path) -> Iterator[None]:
     if path.stat().st_size < SEPARATE_PROCESS:
         yield
         return
+    import torch  # here, because the separate process runs this module and needs no torch
+
     with TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pt"
         torch.save(module.state_dict(), file)

@@ -116,7 +116,8 @@ def write_pvit(
 
 LLAMA = LlamaSizes(hidden=32, inner=48, layers=2, heads=4)
 CLIP = ClipSizes(width=32, inner=48, layers=12, heads=2, side=28)
-REGION = RegionClipSizes(stem=8, planes=(4, 4, 8, 16), depths=(1, 1, 2, 1), cells=4, out=12)
+REGION = RegionClipSizes(stem=8, planes=(4, 4, 8, 32), depths=(1, 1, 2, 1), cells=4, out=12)
+"""Those of `TINY_CLIP`, whose graph is then traced once for both."""
 SHARD = 3_000_000
 
 

@@ -28,9 +28,10 @@ ROWS = ("levels", "pixels", "coordinates", "none")
 """Region features from the vision encoder's maps or from pixels, boxes as text, or nothing."""
 HIDDEN = 32
 TINY_CLIP = RegionClipConfig(
-    stem=8, planes=(2, 2, 2, 4), depths=(1, 1, 1, 1), roi_size=2, heads=2, region_width=16,
+    stem=8, planes=(4, 4, 8, 32), depths=(1, 1, 2, 1), roi_size=4, heads=2, region_width=12,
     hidden_size=HIDDEN,
 )  # fmt: skip
+"""RegionCLIP's layers. Tracing one takes seconds, so all tests of its graph share this one."""
 RED, BLUE = "a red thing.", "a blue thing."
 QUESTION = "what is <region1>?"
 SPOKEN = (

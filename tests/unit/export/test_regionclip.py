@@ -14,6 +14,7 @@ from torchvision.ops import roi_align
 from helpers.golden_checkpoints import regionclip_state
 from helpers.golden_weights import RegionClipSizes, pvit_maker
 from helpers.graph_cache import GraphCache
+from helpers.tiny_models import TINY_CLIP
 from regionqa.export.modules.regionclip import (
     AttentionPool,
     Bottleneck,
@@ -26,11 +27,8 @@ from regionqa.export.onnx.interface import RegionGraph
 from regionqa.export.onnx.verify import TOLERANCE, compare
 from regionqa.schema import from_table
 
-SIZES = RegionClipSizes(stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 2, 2), cells=9, out=12)
-CONFIG = RegionClipConfig(
-    stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 2, 2), roi_size=6, heads=4, region_width=12,
-    hidden_size=16,
-)  # fmt: skip
+SIZES = RegionClipSizes(stem=8, planes=(4, 4, 8, 32), depths=(1, 1, 2, 1), cells=4, out=12)
+CONFIG = TINY_CLIP
 
 
 def encoder() -> RegionClipEncoder:
@@ -88,12 +86,12 @@ def test_attention_pool_equals_multi_head_attention() -> None:
     pool = AttentionPool(CONFIG)
     for value in pool.parameters():
         nn.init.normal_(value, std=0.5)
-    x = torch.randn(3, 32, 3, 3)
-    cells = x.flatten(2).permute(2, 0, 1)  # (9, N, C)
+    x = torch.randn(3, 128, 2, 2)
+    cells = x.flatten(2).permute(2, 0, 1)  # (4, N, C)
     tokens = torch.cat([cells.mean(0, keepdim=True), cells]) + pool.positional_embedding[:, None]
     parts = (pool.q_proj, pool.k_proj, pool.v_proj)
     expected, _ = F.multi_head_attention_forward(
-        tokens, tokens, tokens, 32, CONFIG.heads, None,
+        tokens, tokens, tokens, 128, CONFIG.heads, None,
         torch.cat([part.bias for part in parts]), None, None, False, 0.0,
         pool.c_proj.weight, pool.c_proj.bias, need_weights=False, use_separate_proj_weight=True,
         q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight,
@@ -143,17 +141,17 @@ def test_regions_use_roi_align(size: tuple[int, int]) -> None:
     trunk = made.backbone.region_map(pixels)
     assert trunk.shape == (2, 32, height // 16, width // 16)
     tokens = made([pixels], boxes, index)
-    assert tokens.shape == (3, 1, 16)
+    assert tokens.shape == (3, 1, 32)
     for row, (box, image) in enumerate(zip(boxes, index, strict=True)):
         x0, y0, x1, y1 = box.tolist()
         corners = torch.tensor([[x0 * width, y0 * height, x1 * width, y1 * height]])
         cut = roi_align(
-            trunk[image : image + 1], [corners], (6, 6), 1 / 16, sampling_ratio=0, aligned=True
+            trunk[image : image + 1], [corners], (4, 4), 1 / 16, sampling_ratio=0, aligned=True
         )
         vector = made.backbone.attnpool(made.backbone.layer4(cut))[0]  # type: ignore[operator]
         expected = made.prompt_projector(vector) + made.bbox_fc(box)
         assert torch.allclose(tokens[row, 0], expected, atol=1e-5)
-        coarse = roi_align(trunk[image : image + 1], [corners], 6, 1 / 16, 2, aligned=True)
+        coarse = roi_align(trunk[image : image + 1], [corners], 4, 1 / 16, 2, aligned=True)
         if row == 0:
             assert not torch.allclose(cut, coarse, atol=1e-3), "the points of a cell adapt to it"
 
@@ -206,7 +204,7 @@ def test_dynamic_sides_and_no_regions(graph: Path) -> None:
         expected = made(
             [torch.from_numpy(pixels)], torch.from_numpy(boxes[:count]), torch.from_numpy(index)
         )
-        assert found.shape == (count, 1, 16)
+        assert found.shape == (count, 1, 32)
         assert np.allclose(found, expected.numpy(), atol=1e-4)
 
 
