@@ -3,7 +3,7 @@
 import json
 import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +13,18 @@ import pytest
 import tomli_w
 import torch
 from torch import nn
+from transformers import LlamaForCausalLM
 
-from helpers.graph_cache import GraphCache
-from helpers.tiny_models import record_json
+from helpers.tiny_models import TINY_CLIP, record_json, tiny_language
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.engine import Engine
 from regionqa.errors import BundleError, ImageError
 from regionqa.export.bundle import read_encoders, write_bundle
-from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
+from regionqa.export.modules.regionclip import RegionClipEncoder
 from regionqa.export.modules.registry import architecture_table
 from regionqa.images.preprocessing import Fit
 from regionqa.images.reading import InputImage, open_image
+from regionqa.language.tokenization import BundleTokenizer
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
 from regionqa.runtime.devices import Device
@@ -38,27 +39,29 @@ RULES = {
     "shortest": {"size": 160, "fit": "shortest", "longest": 266},
 }
 """How the two bundles of these tests fit the image to the region encoder."""
-CLIP = RegionClipConfig(
-    stem=8, planes=(4, 4, 8, 8), depths=(1, 1, 1, 1), roi_size=4, heads=4, region_width=24,
-    hidden_size=192,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def bundles(
-    starter: Bundle, tmp_path_factory: pytest.TempPathFactory, graphs: GraphCache
+    tiny: Callable[[str], Bundle], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Bundle]:
-    """The starter with another region encoder, which is untrained."""
+    """The tiny model with two other region encoders, which are untrained."""
     root = tmp_path_factory.mktemp("own-pixels")
-    table: dict[str, Any] = tomllib.loads((starter.root / CARD).read_text(encoding="utf-8"))
+    base = tiny("pixels")
+    table: dict[str, Any] = tomllib.loads((base.root / CARD).read_text(encoding="utf-8"))
     for found in ("revision", "architecture", "files"):
         del table[found]
-    vision, _ = read_encoders(starter)
+    vision, _ = read_encoders(base)
+    tokenizer = base.root / "llm" / "tokenizer.json"
+    config = tiny_language(BundleTokenizer(tokenizer).size).config
+    config.update({"tie_word_embeddings": False, "initializer_range": 0.5})
+    torch.manual_seed(2)
+    language = LlamaForCausalLM(config)  # one that answers different inputs differently
     written: dict[str, Bundle] = {}
     for name, rule in RULES.items():
         torch.manual_seed(0)
         fixed = 384 if rule["fit"] == "squash" else None
-        region = RegionClipEncoder(replace(CLIP, input_size=fixed))
+        region = RegionClipEncoder(replace(TINY_CLIP, input_size=fixed))
         for module in region.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -67,8 +70,8 @@ def bundles(
         card = {**table, "name": name}
         card["region"] = {**table["region"], "image": {**table["image"], **rule}}
         written[name], _ = write_bundle(
-            root / name, card, vision, region, starter.root / "llm",
-            starter.root / "llm" / "tokenizer.json", {"vision.onnx": starter.root / "vision.onnx"},
+            root / name, card, vision, region, language, tokenizer,
+            {"vision.onnx": base.root / "vision.onnx"},
         )  # fmt: skip
     return written
 
@@ -267,7 +270,7 @@ def test_unknown_encoder_answers_but_does_not_train(
     root = tmp_path / "old"
     shutil.copytree(bundles["squash"].root, root)
     table = tomllib.loads((root / CARD).read_text(encoding="utf-8"))
-    table["architecture"]["region"] = {"kind": "pixels", "roi_level": 2, "hidden_size": 192}
+    table["architecture"]["region"] = {"kind": "pixels", "roi_level": 2, "hidden_size": 32}
     (root / CARD).write_text(tomli_w.dumps(table), encoding="utf-8")
     words = (cat, "what is this?", "--box", "120,20,345,240", *CPU, "--model")
     before = regionqa("ask", *words, bundles["squash"].root)
