@@ -7,6 +7,7 @@ start in a second where they need no model.
 import io
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -91,6 +92,18 @@ def regionqa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         return CommandResult(status, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[str]:
+    """A shell command that behaves as `regionqa`, in processes that start at once.
+
+    Tests of the start of the interpreter, of signals and of the Hub use `python -m regionqa`.
+    """
+    from helpers.fork_server import fork_server
+
+    with tempfile.TemporaryDirectory() as folder, fork_server(Path(folder)) as command:
+        yield command
 
 
 @pytest.fixture

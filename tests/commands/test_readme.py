@@ -2,12 +2,10 @@
 
 import re
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from helpers.fork_server import fork_server
 from regionqa.pipeline.demo import copy_photos
 
 ROOT = Path(__file__).parents[2]
@@ -30,18 +28,17 @@ def test_readme_starts_with_the_setup_commands() -> None:
     assert re.search(r"^test:", makefile, re.MULTILINE)
 
 
-def test_tour_commands_work(tmp_path: Path, skimage_photos: Path) -> None:
+def test_tour_commands_work(tmp_path: Path, forked: str) -> None:
     """One shell runs them all, as the tour's files build on each other."""
     copy_photos(tmp_path)
     commands = tour()
     assert len(commands) >= 15
-    with tempfile.TemporaryDirectory() as folder, fork_server(Path(folder)) as regionqa:
-        script = ["set -eu", f'regionqa() {{ {regionqa} "$@"; }}']
-        for number, command in enumerate(commands):
-            script += [f"echo '=== {number}' >&2", f"echo '=== {number}'", command]
-        done = subprocess.run(
-            ["bash", "-c", "\n".join(script)], cwd=tmp_path, capture_output=True, text=True
-        )
+    script = ["set -eu", f'regionqa() {{ {forked} "$@"; }}']
+    for number, command in enumerate(commands):
+        script += [f"echo '=== {number}' >&2", f"echo '=== {number}'", command]
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{commands[done.stderr.count('===') - 1]}\n{done.stderr[-2000:]}"
     assert "error" not in done.stderr
     for number, part in enumerate(re.split(r"=== \d+\n", done.stdout)[1:]):

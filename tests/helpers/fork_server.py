@@ -9,12 +9,13 @@ itself, such as its encodings and signals, run `python -m regionqa` instead.
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ with socket.socket(socket.AF_UNIX) as server:
     socket.send_fds(server, [json.dumps(command).encode() + b"\\n"], [0, 1, 2])
     sys.exit(int(server.makefile().readline()))
 """
-LIBRARIES = ("numpy", "onnxruntime", "PIL.Image", "tokenizers", "torch", "transformers")
+LIBRARIES = (
+    "numpy", "onnxruntime", "PIL.Image", "tokenizers", "torch", "transformers",
+    "regionqa.cli.ask", "regionqa.backends.bundle",
+)  # fmt: skip
+"""What every command imports. Variables that are read at import, as those of the Hub's client are,
+have the server's values."""
 
 
 @contextmanager
@@ -73,17 +79,28 @@ def serve(address: str) -> None:
 
 
 def answer(client: socket.socket) -> None:
-    """Run a client's command in a child, tell the client its exit status, and exit."""
+    """Run a client's command in a child, tell the client its exit status, and exit.
+
+    The command does not outlive its client, which a test may kill.
+    """
     text, streams, _, _ = socket.recv_fds(client, 1 << 20, 3)
     while not text.endswith(b"\n"):
         text += client.recv(1 << 20)
+    ends, running = os.pipe()
     child = os.fork()
     if child == 0:
         client.close()
         os._exit(run(json.loads(text), streams))
+    os.close(running)
+    for stream in streams:
+        os.close(stream)
+    readable, _, _ = select.select([client, ends], [], [])
+    if client in readable:
+        os.kill(child, signal.SIGKILL)
     _, ended = os.waitpid(child, 0)
     status = os.waitstatus_to_exitcode(ended)
-    client.sendall(f"{status if status >= 0 else 128 - status}\n".encode())
+    with suppress(OSError):
+        client.sendall(f"{status if status >= 0 else 128 - status}\n".encode())
     os._exit(0)
 
 

@@ -1,16 +1,17 @@
 """Pipes held open or closed early, signals, terminals and encodings, in processes of their own.
 
-Each process costs seconds, so there are few of them, and a test may check several things.
+A new interpreter costs seconds, so only tests of signals and of its encodings start one.
 """
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -40,10 +41,11 @@ def finished(
     stdout: int | IO[bytes] = subprocess.PIPE,
     env: Mapping[str, str] | None = None,
     before: tuple[str, ...] = (),
+    program: Sequence[str] = REGIONQA,
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run a command to its end; `before` precedes it on the command line."""
+    """Run a command of a program to its end; `before` precedes it on the command line."""
     return subprocess.run(
-        [*before, *REGIONQA, *words],
+        [*before, *program, *words],
         input=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -54,10 +56,12 @@ def finished(
 
 
 @contextmanager
-def running(*words: str | Path, **options: Any) -> "Iterator[subprocess.Popen[bytes]]":
+def running(
+    *words: str | Path, program: Sequence[str] = REGIONQA, **options: Any
+) -> "Iterator[subprocess.Popen[bytes]]":
     """Run a command with pipes; kill it when the block ends."""
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    process = subprocess.Popen([*REGIONQA, *words], env=environment(), **pipes | options)
+    process = subprocess.Popen([*program, *words], env=environment(), **pipes | options)
     watchdog = threading.Timer(PATIENCE, process.kill)
     watchdog.start()
     try:
@@ -90,6 +94,12 @@ def rest(stream: IO[bytes] | None) -> str:
 
 
 @pytest.fixture
+def quick(forked: str) -> list[str]:
+    """`regionqa` in a process that starts at once."""
+    return shlex.split(forked)
+
+
+@pytest.fixture
 def paths(photos: Path) -> list[Path]:
     """Three images, sorted by name."""
     return sorted(photos.iterdir())
@@ -98,20 +108,22 @@ def paths(photos: Path) -> list[Path]:
 # -- stdout is for answers -------------------------------------------------------------------------
 
 
-def test_stdout_has_the_answer_only(regionqa: "Command", cat: Path) -> None:
+def test_stdout_has_the_answer_only(regionqa: "Command", quick: list[str], cat: Path) -> None:
     words = ("ask", cat, "--box", "120,20,345,240", "what is this?", *QUICK)
-    ran = finished(*map(str, words))
+    ran = finished(*map(str, words), program=quick)
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert ran.stdout.decode() == regionqa(*words).out
     assert ran.stdout.count(b"\n") == 1
 
 
-def test_progress_is_shown_on_a_terminal_only(regionqa: "Command", photos: Path) -> None:
+def test_progress_is_shown_on_a_terminal_only(
+    regionqa: "Command", quick: list[str], photos: Path
+) -> None:
     import pty
 
     terminal, side = pty.openpty()
     words = ("caption", str(photos), "--format", "jsonl", *QUICK)
-    with running(*words, stderr=side) as process:
+    with running(*words, program=quick, stderr=side) as process:
         os.close(side)
         seen = b""
         while part := read_terminal(terminal):
@@ -157,8 +169,9 @@ def test_first_answer_is_streamed_and_ctrl_c_ends_the_run(
         assert rest(process.stderr) == "regionqa: error: interrupted; the output so far is kept\n"
 
 
-def test_batch_size_1_answers_each_line_at_once(paths: list[Path]) -> None:
-    with running("ask", "-", "--batch-size", "1", "--format", "jsonl", *QUICK) as process:
+def test_batch_size_1_answers_each_line_at_once(paths: list[Path], quick: list[str]) -> None:
+    words = ("ask", "-", "--batch-size", "1", "--format", "jsonl", *QUICK)
+    with running(*words, program=quick) as process:
         for question in ("what is <region1>?", "is it a cat?"):
             for path in (*paths, "gone.jpg"):
                 request = {"image": str(path), "regions": [[5, 5, 90, 90]], "question": question}
@@ -170,9 +183,9 @@ def test_batch_size_1_answers_each_line_at_once(paths: list[Path]) -> None:
         assert process.returncode == 3
 
 
-def test_closed_stdout_ends_the_run_quietly(paths: list[Path]) -> None:
+def test_closed_stdout_ends_the_run_quietly(paths: list[Path], quick: list[str]) -> None:
     words = ("caption", "-", "--batch-size", "1", "--format", "jsonl", *QUICK)
-    with running(*words) as process:
+    with running(*words, program=quick) as process:
         head = subprocess.Popen(["head", "-1"], stdin=process.stdout, stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.close()
@@ -223,10 +236,10 @@ def test_killed_run_resumes_to_the_same_bytes(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_full_disk_is_a_one_line_error(cat: Path) -> None:
+def test_full_disk_is_a_one_line_error(cat: Path, quick: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
-        asked = finished("ask", cat, "what is this?", *QUICK, stdout=full)
-        listed = finished("models", "list", stdout=full)
+        asked = finished("ask", cat, "what is this?", *QUICK, stdout=full, program=quick)
+        listed = finished("models", "list", stdout=full, program=quick)
     for ran in (asked, listed):
         assert (ran.returncode, ran.stderr.count(b"\n")) == (1, 1)
         assert b"No space left on device" in ran.stderr

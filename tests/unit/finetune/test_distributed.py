@@ -2,9 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,13 @@ clip = 0.5
 STEPS = 20
 
 
-def together(*words: object) -> subprocess.CompletedProcess[str]:
-    """The command in two processes."""
+def together(
+    *words: object, program: Sequence[str] = ("-m", "regionqa")
+) -> subprocess.CompletedProcess[str]:
+    """The command in two processes of a module or another program."""
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     return subprocess.run(
-        [*torchrun, "-m", "regionqa", *map(str, words)],
+        [*torchrun, *program, *map(str, words)],
         capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -96,11 +99,13 @@ def check_close(many: Path, one: Path) -> None:
 
 
 def test_two_processes_equal_one(
-    words: list[object], tiny: Tiny, one: Path, tmp_path: Path
+    words: list[object], tiny: Tiny, one: Path, forked: str, tmp_path: Path
 ) -> None:
+    """The processes start at once here, with `python -m regionqa` in the slow tests below."""
     out = tmp_path / "mine"
-    model = ("--model", tiny("levels").root)
-    ran = together(*words, *model, "--batch", 2, "--accumulate", 2, "--out", out)
+    command = (*words, "--model", tiny("levels").root, "--batch", 2, "--accumulate", 2)
+    quick = ("--no-python", *shlex.split(forked))
+    ran = together(*command, "--out", out, program=quick)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == f"{out}\n", "one process writes, and says so"
     line = "instruct: 44 records, 20 steps; effective batch 8 = 2 x 2 accumulated x 2 processes"
