@@ -27,9 +27,11 @@ from regionqa.cli import main
 if TYPE_CHECKING:
     from helpers.graph_cache import GraphCache
     from helpers.published_models import Published
+    from regionqa.backends.bundle import BundleBackend
     from regionqa.bundles.store import Bundle
     from regionqa.data.records import Record
     from regionqa.engine import Engine
+    from regionqa.options import RuntimeOptions
 
 # An example has no deadline: how long it takes depends on the machine. The default profile draws
 # the same examples in every run, so that a run fails for a change and not for its luck;
@@ -146,12 +148,33 @@ def engine(starter: "Bundle") -> "Engine":
     return Engine.load(starter, device="cpu")
 
 
-@pytest.fixture
-def shared_engine(engine: "Engine", monkeypatch: pytest.MonkeyPatch) -> "Engine":
-    """Let every command use the session's engine, so that the starter is loaded once."""
-    from regionqa.engine import Engine
+@pytest.fixture(scope="session")
+def loaded() -> "dict[str, BundleBackend]":
+    """The starter as it was loaded, by options."""
+    return {}
 
-    monkeypatch.setattr(Engine, "load", lambda *bundle, **options: engine)
+
+@pytest.fixture
+def shared_engine(
+    engine: "Engine",
+    starter: "Bundle",
+    loaded: "dict[str, BundleBackend]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> "Engine":
+    """Load the starter once for all commands with equal runtime options; return it on the CPU."""
+    from regionqa.backends.bundle import BundleModel
+
+    load = BundleModel.load
+
+    def once(self: BundleModel, options: "RuntimeOptions") -> "BundleBackend":
+        if self.bundle.root != starter.root:
+            return load(self, options)
+        key = str(sorted(vars(options).items()))
+        if key not in loaded:
+            loaded[key] = load(self, options)
+        return loaded[key]
+
+    monkeypatch.setattr(BundleModel, "load", once)
     return engine
 
 

@@ -13,6 +13,8 @@ from regionqa.engine import Engine
 if TYPE_CHECKING:
     from conftest import Command
 
+pytestmark = pytest.mark.usefixtures("shared_engine")
+
 QUICK = ("--max-new-tokens", 2, "--device", "cpu")
 JSONL = ("--format", "jsonl", *QUICK)
 LEFT, RIGHT = (20.0, 30.0, 110.0, 120.0), (113.0, 15.0, 226.0, 135.0)

@@ -25,6 +25,8 @@ from regionqa.options import GenerationOptions
 from regionqa.pipeline.chat import Chat, ChatSettings, SavedConversation
 from regionqa.requests import Answer, HistoryTurn, Request
 
+pytestmark = pytest.mark.usefixtures("shared_engine")
+
 HEAD, EYE = "120,20,345,240", "180,90,230,130"
 
 

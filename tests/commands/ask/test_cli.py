@@ -20,6 +20,8 @@ from regionqa.engine import Engine
 if TYPE_CHECKING:
     from conftest import Command
 
+pytestmark = pytest.mark.usefixtures("shared_engine")
+
 HEAD = "120,20,345,240"
 QUICK = ("--max-new-tokens", 2, "--device", "cpu")
 RECORD = (

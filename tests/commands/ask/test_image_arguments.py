@@ -17,6 +17,8 @@ from regionqa.engine import Engine
 if TYPE_CHECKING:
     from conftest import Command
 
+pytestmark = pytest.mark.usefixtures("shared_engine")
+
 QUICK = ("--max-new-tokens", 2, "--device", "cpu")
 JSONL = ("--format", "jsonl", *QUICK)
 NAMES = ["astronaut.jpg", "cat.jpg", "cup.jpg"]
