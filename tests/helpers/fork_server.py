@@ -94,8 +94,8 @@ def answer(client: socket.socket) -> None:
     os.close(running)
     for stream in streams:
         os.close(stream)
-    readable, _, _ = select.select([client, ends], [], [])
-    if client in readable:
+    readable, _, _ = select.select([client.fileno(), ends], [], [])
+    if client.fileno() in readable:
         os.kill(child, signal.SIGKILL)
     _, ended = os.waitpid(child, 0)
     status = os.waitstatus_to_exitcode(ended)

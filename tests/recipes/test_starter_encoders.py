@@ -286,11 +286,11 @@ def test_finished_stages_are_skipped(
     data = tmp_path / "data"
     data.mkdir()
     tiles.rename(data / "tiny_imagenet")
-    quick = replace(QUICK, steps=4, workers=2)
+    quick, together = replace(QUICK, steps=4, workers=1), replace(QUICK, steps=4, workers=2)
     whole = TrainingSchedule(steps=2, workers=1, phases=(Phase(1.0, 64, (4,)),), kernel_rate=0.01)
     config = ResNetConfig(64, CONFIG.widths[:3], CONFIG.depths[:3], (), 2, 16, patch=4)
     caplog.set_level("INFO", "regionqa.finetune")
-    named = train_crop_encoder(data, tmp_path, photos, CONFIG, quick, quick)
+    named = train_crop_encoder(data, tmp_path, photos, CONFIG, together, quick)
     assert named.names == NAMES and named.counts.min() > 1
     assert torch.load(tmp_path / "second-crop-steps.pt", weights_only=True)["step"] == 4
     classifier = train_image_encoder(tmp_path, photos, named, config, whole)
@@ -298,7 +298,7 @@ def test_finished_stages_are_skipped(
     assert torch.load(tmp_path / "crop-steps.pt", weights_only=True)["step"] == 4
     caplog.clear()
     for first, again in (
-        (named.namer, train_crop_encoder(data, tmp_path, photos, CONFIG, quick, quick).namer),
+        (named.namer, train_crop_encoder(data, tmp_path, photos, CONFIG, together, quick).namer),
         (classifier, train_image_encoder(tmp_path, photos, named, config, whole)),
     ):
         for one, other in zip(first.parameters(), again.parameters(), strict=True):

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from regionqa.requests import Answer, HistoryTurn, Request
 
 pytestmark = pytest.mark.usefixtures("shared_engine")
 
+REGIONQA = (sys.executable, "-m", "regionqa")
 HEAD, EYE = "120,20,345,240", "180,90,230,130"
 
 
@@ -345,9 +347,11 @@ class Terminal:
 
 
 @contextmanager
-def at_a_terminal(*words: object, **streams: object) -> Iterator[Terminal]:
+def at_a_terminal(
+    *words: object, program: Sequence[str] = REGIONQA, **streams: object
+) -> Iterator[Terminal]:
     control, device = pty.openpty()
-    command = [sys.executable, "-m", "regionqa", *map(str, words)]
+    command = [*program, *map(str, words)]
     both: dict[str, object] = {"stdin": device, "stdout": device, "stderr": device, **streams}
     environment = {**os.environ, "TERM": "dumb"}
     process = subprocess.Popen(
@@ -390,9 +394,12 @@ def test_interactive_session(cat: Path) -> None:
         assert terminal.process.wait(900) == 0
 
 
-def test_prompt_is_not_written_to_redirected_stdout(cat: Path, tmp_path: Path) -> None:
-    answers = tmp_path / "answers.txt"
-    with answers.open("wb") as file, at_a_terminal("chat", cat, stdout=file) as terminal:
+def test_prompt_is_not_written_to_redirected_stdout(forked: str, cat: Path, tmp_path: Path) -> None:
+    answers, program = tmp_path / "answers.txt", shlex.split(forked)
+    with (
+        answers.open("wb") as file,
+        at_a_terminal("chat", cat, program=program, stdout=file) as terminal,
+    ):
         terminal.expect("> ")
         terminal.type("describe this picture.\n")
         terminal.expect("> ")

@@ -100,6 +100,7 @@ def test_published_model_answers(regionqa: "Command", ann: Hub, starter: Bundle,
     assert regionqa(*words, "--model", REPO).out == regionqa(*words).out
 
 
+@pytest.mark.slow
 def test_publish_in_a_subprocess(ann: Hub, starter: Bundle) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "regionqa", "export", "starter", "--push", REPO, "--private"],
@@ -115,8 +116,10 @@ def test_only_listed_files_are_published(
     regionqa: "Command", ann: Hub, unchecked: None, copy: Path
 ) -> None:
     (copy / "notes.txt").write_text("not for others")
-    assert regionqa("export", copy, "--push", REPO).status == 0
+    ran = regionqa("export", copy, "--push", REPO, "--private")
+    assert (ran.status, ran.out) == (0, f"{ann.url}/{REPO}\n")
     assert set(ann.files(REPO)) == {*contents(copy), README} - {"notes.txt"}
+    assert ann.repos[REPO].private
 
 
 def test_publishing_again_uploads_changes_only(
