@@ -119,7 +119,7 @@ def test_images_that_differ_are_counted_once_each() -> None:
     loud, quiet = SizeCheck(Path("b.json"), warn=lines.append), SizeCheck(Path("b.json"))
     many = "b.json: 2 images in all differ in size from what it states"
     first = "b.json: states 40 x 20 for a.jpg, which is 20 x 10: the sizes differ, "
-    summaries = []
+    summaries: list[str] = []
     for image, end in (("a.jpg", []), ("a.jpg", []), ("b.jpg", [many])):
         lines_before = list(lines)
         for check in (loud, quiet):
