@@ -23,8 +23,18 @@ KIND = "vlm"
 
 @cache
 def family_tables() -> dict[str, dict[str, Any]]:
-    """Return the conventions of known families, by `model_type`."""
-    return {path.stem: dict(read_toml(path)) for path in sorted(_folder("families").glob("*.toml"))}
+    """Return the conventions of known families, by `model_type`.
+
+    A table with `like` names the family over whose table it is put.
+    """
+    tables = {path.stem: read_toml(path) for path in sorted(_folder("families").glob("*.toml"))}
+
+    def complete(name: str) -> dict[str, Any]:
+        table = dict(tables[name])
+        under = table.pop("like", None)
+        return table if under is None else merged(complete(under), table)
+
+    return {name: complete(name) for name in tables}
 
 
 @cache
