@@ -24,6 +24,17 @@ def can_be_padded(cache: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
+def can_be_joined(cache: Any) -> bool:
+    """Return whether rows of different lengths can be joined once their prompts were run.
+
+    From then on every row gets one token at a time, so that padding is behind it: recurrent and
+    convolutional states are beyond it, and attention masks it. A sliding window would count it.
+    """
+    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+
+    return all(type(layer) in (DynamicLayer, LinearAttentionLayer) for layer in cache.layers)
+
+
 def select_rows(cache: Any, rows: Tensor) -> Any:
     """Return a cache with some rows of another, in this order; a row may occur several times."""
     selected = copy(cache)
@@ -38,15 +49,32 @@ def select_rows(cache: Any, rows: Tensor) -> Any:
 
 
 def join_caches(caches: Sequence[Any]) -> Any:
-    """Join caches of one row each, left-padded to the longest; see `can_be_padded`."""
+    """Join the rows of several caches.
+
+    Keys and values of shorter caches are padded on the left, which a mask must tell. Recurrent and
+    convolutional states have no length; see `can_be_joined`.
+    """
     if len(caches) == 1:
         return caches[0]
-    longest = max(cache.get_seq_length() for cache in caches)
     joined = copy(caches[0])
-    joined.layers = [copy(layer) for layer in caches[0].layers]
-    for number, layer in enumerate(joined.layers):
-        for name in ("keys", "values"):
-            rows = [getattr(cache.layers[number], name) for cache in caches]  # (1, heads, L, D)
-            padded = [pad(row, (0, 0, longest - row.shape[-2], 0)) for row in rows]
-            setattr(layer, name, torch.cat(padded))
+    joined.layers = [
+        _join_layers(layers) for layers in zip(*(each.layers for each in caches), strict=True)
+    ]
+    return joined
+
+
+def _join_layers(layers: Sequence[Any]) -> Any:
+    joined = copy(layers[0])
+    for name in {"keys", "values"} & vars(joined).keys():
+        rows = [getattr(layer, name) for layer in layers]  # (Q, heads, L, D) each
+        longest = max(row.shape[-2] for row in rows)
+        padded = [pad(row, (0, 0, longest - row.shape[-2], 0)) for row in rows]
+        setattr(joined, name, torch.cat(padded))
+    for name in {"conv_states", "recurrent_states"} & vars(joined).keys():
+        states = [getattr(layer, name) for layer in layers]
+        first = states[0]
+        setattr(joined, name, {
+            key: torch.cat([state[key] for state in states]) if isinstance(value, Tensor) else value
+            for key, value in first.items()
+        })  # fmt: skip
     return joined

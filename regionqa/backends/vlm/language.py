@@ -8,12 +8,14 @@ one batch.
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from regionqa.backends.vlm.caches import can_be_padded, join_caches, select_rows
+from regionqa.backends.vlm.caches import can_be_joined, can_be_padded, join_caches, select_rows
 from regionqa.backends.vlm.features import join, token_count
 from regionqa.language.decoding import (
     AnswerRows,
@@ -138,15 +140,13 @@ class VlmLanguage:
             on_tokens: Called as answers grow.
         """
         answers: dict[int, DecodedAnswer] = {}
-        for rows in self._batches(prompts):
-            batch = [prompts[row] for row in rows]
-            logits, state = self._prefill(batch)
+        for rows, logits, state in self._prefilled(prompts):
             emit = _of_rows(on_tokens, rows)
             decoded = decode_answers(
                 logits,
                 lambda tokens, state=state: self._advance(state, tokens),  # type: ignore[misc]
                 AnswerRows(len(rows), self._decode, self._stops, on_tokens=emit),
-                TokenSampler(sampling, [prompt.seed for prompt in batch]),
+                TokenSampler(sampling, [prompts[row].seed for row in rows]),
                 max_new_tokens,
             )
             answers |= zip(rows, decoded, strict=True)
@@ -162,16 +162,33 @@ class VlmLanguage:
         state.positions = state.positions[..., rows, :]
         return score_answers(logits[rows], lambda tokens: self._advance(state, tokens), answers)
 
+    def _prefilled(self, prompts: Sequence[VlmPrompt]) -> list[tuple[list[int], Tensor, _State]]:
+        """Run prompts -> batches to decode: rows, logits (Q, V) after them, and states."""
+        batches = []
+        for rows in self._batches(prompts):
+            batches.append((rows, *self._prefill([prompts[row] for row in rows])))
+        if len(batches) < 2 or not all(can_be_joined(state.cache) for *_, state in batches):
+            return batches
+        together = [row for rows, *_ in batches for row in rows]
+        states = [state for *_, state in batches]
+        return [(together, torch.cat([logits for _, logits, _ in batches]), _joined(states))]
+
     def _batches(self, prompts: Sequence[VlmPrompt]) -> list[list[int]]:
-        """Rows that are decoded together: all, or those of one length if padding is no option."""
+        """Rows that are run together: all, or those of one length if padding is no option."""
         if not prompts:
             return []
-        if can_be_padded(self._prefix(prompts[0]).cache) if prompts[0].shared else True:
+        if self._can_pad:
             return [list(range(len(prompts)))]
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)
         for row, prompt in enumerate(prompts):
-            alike[id(prompt.images[0]), len(prompt.ids)].append(row)
+            alike[prompt.shared, len(prompt.ids)].append(row)
         return list(alike.values())
+
+    @cached_property
+    def _can_pad(self) -> bool:
+        from transformers import DynamicCache
+
+        return can_be_padded(DynamicCache(config=self.model.config.get_text_config(decoder=True)))
 
     def _prefix(self, prompt: VlmPrompt) -> _Prefix:
         """Run the beginning of a prompt, or return what was kept of an equal one."""
@@ -274,6 +291,17 @@ class VlmLanguage:
         state.cache = output.cache
         logits: Tensor = output.logits[:, -1]
         return logits
+
+
+def _joined(states: Sequence[_State]) -> _State:
+    """Join batches, the shorter ones padded on the left; see `can_be_joined`."""
+    longest = max(state.mask.shape[1] for state in states)
+    masks = [pad(state.mask, (longest - state.mask.shape[1], 0)) for state in states]
+    return _State(
+        join_caches([state.cache for state in states]),
+        torch.cat(masks),
+        torch.cat([state.positions for state in states], dim=-2),
+    )
 
 
 def _of_rows(on_tokens: OnTokens | None, rows: Sequence[int]) -> OnTokens | None:
