@@ -23,7 +23,7 @@ class DecodedAnswer:
     """Token ids, without the stop token."""
     text: str
     """The decoded answer."""
-    confidence: float = field(default=1.0, compare=False)
+    confidence: float = field(compare=False)
     """Probability of all tokens including the stop. Not compared: its last digits depend on the
     rest of the batch."""
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from regionqa.boxes.fields import Point
 from regionqa.boxes.files import BoxFile, read_boxes
-from regionqa.boxes.shapes import mask_bounds
+from regionqa.boxes.shapes import has_area, is_upright, mask_bounds
 from regionqa.errors import BoxError, BoxFileError
 
 CVAT_BOX = '<box label="blob" xtl="10" ytl="10" xbr="150" ybr="120"/>'
@@ -140,6 +141,28 @@ def test_a_turned_box_becomes_the_upright_box_around_it(tmp_path: Path, kind: st
     # Label Studio turns about the upper left corner, the others about the centre
     assert boxes(found) == [(40, 30, 60, 70)]
     assert len(found.adjusted) == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "area", "upright"),
+    [
+        ([(0, 0), (4, 3)], False, True),
+        ([(5, 5)] * 3, False, True),
+        ([(0, 0), (4, 3), (8, 6)], False, False),
+        ([(4, 3), (0, 0), (8, 6), (0, 0)], False, False),
+        ([(1, 0), (5, 0), (5, 3)], True, True),
+        ([(1, 0), (5, 0), (3, 3)], True, False),
+        ([(5, 2), (5, 6), (2, 4)], True, False),
+        ([(0, 0), (1000, 0), (1000, 1e-3)], True, True),
+        ([(0, 0), (1000, 0), (1000, 1e-7)], False, True),
+        ([(0, 0), (1000, 5e-4), (1000, 800), (5e-4, 800)], True, True),
+        ([(0, 0), (1000, 2e-3), (1000, 800), (0, 800)], True, False),
+        ([(0, 0), (800, 0), (800, 1000), (2e-3, 1000)], True, False),
+    ],
+)
+def test_area_and_sides_of_points(points: list[Point], area: bool, upright: bool) -> None:
+    assert has_area(points) is area
+    assert is_upright(points) is upright
 
 
 @pytest.mark.parametrize(

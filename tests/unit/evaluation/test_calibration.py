@@ -64,6 +64,8 @@ def test_weights_equal_repetition(bins: int) -> None:
     found = statistic(np.stack([weights.astype(float), np.zeros(30)]))
     assert found[0] == pytest.approx(expected)
     assert np.isnan(found[1])
+    one = weighted_calibration_error(CORRECT, CONFIDENCE, KNOWN)(np.eye(4)[:1])
+    assert one == pytest.approx([0.05])
 
 
 def test_accuracy_at_coverage_takes_the_most_confident() -> None:
@@ -75,6 +77,9 @@ def test_accuracy_at_coverage_takes_the_most_confident() -> None:
     assert at(0.625) == pytest.approx(2 / 2.5)  # half an item counts as half
     tied = accuracy_at(0.5, CORRECT, np.full(4, 0.5), KNOWN)(ONES)[0]
     assert tied == 0.75  # the order of equals does not matter
+    several = np.stack([np.ones(4), np.zeros(4), [0, 1, 0, 1]])
+    rounds = accuracy_at(0.5, CORRECT, CONFIDENCE, KNOWN)(several)
+    assert rounds == pytest.approx([1, np.nan, 0], nan_ok=True)
 
 
 def test_answers_without_confidence_are_left_out() -> None:

@@ -24,7 +24,7 @@ from regionqa.finetune.finish import read_modules
 from regionqa.images.reading import open_image
 from regionqa.language.decoders import LlamaDecoder
 from regionqa.language.generation import LanguageModel, SplicedPrompt
-from regionqa.regions import Box
+from regionqa.regions import Box, Region
 from regionqa.requests import Request
 
 Tiny = Callable[[str], Bundle]
@@ -32,7 +32,7 @@ Tiny = Callable[[str], Bundle]
 
 def test_box_noise_changes_coordinates_in_text(tiny: Tiny, records: tuple[Record, ...]) -> None:
     _, collator = parts_of(tiny("coordinates"))
-    record = records[0]
+    record = replace(records[4], regions=(Region(Box(60, 10, 96, 30)),))
     tokenizer = collator.builder.tokenizer
 
     def written(*noise: Any) -> list[str]:
@@ -44,6 +44,7 @@ def test_box_noise_changes_coordinates_in_text(tiny: Tiny, records: tuple[Record
     exact, moved = written(), written(0.2, [(0, 1, 2)])
     image = open_image(record.image)
     box = record.regions[0].box
+    assert image.width != image.height and box.x1 == image.width, "noise is clipped there"
     sides = [image.width, image.height] * 2
     assert exact == [f"{v / s:.3f}" for v, s in zip(box.xyxy, sides, strict=True)]
     new = jitter_box(box, 0.2, image.width, image.height, np.random.default_rng([0, 1, 2]))
@@ -118,7 +119,7 @@ def test_training_inputs_equal_inference_inputs(
     assert (slots > 0) == (row in ("levels", "pixels"))
 
 
-def test_padding(tiny: Tiny, records: tuple[Record, ...]) -> None:
+def test_padding(tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     _, collator = parts_of(tiny("pixels"))
     batch = collator.batch(records)
     alone = [collator.batch([record]) for record in records]
@@ -134,10 +135,21 @@ def test_padding(tiny: Tiny, records: tuple[Record, ...]) -> None:
         )
     assert batch.answer_tokens == sum(each.answer_tokens for each in alone)
     assert batch.answer_tokens == int((batch.labels != IGNORE_INDEX).sum())
+    assert torch.equal(batch.learned, (batch.labels != IGNORE_INDEX)[:, 1:])
     moved = batch.to(CPU)
     assert len(moved.sources) == len(batch.sources) == 2, "images of two shapes"
     for group, same in zip(batch.sources, moved.sources, strict=True):
         assert all(map(torch.equal, group, same))
+    copied: list[int] = []
+
+    def copy(self: Tensor, *to: object, **how: object) -> Tensor:
+        copied.append(id(self))
+        return self
+
+    monkeypatch.setattr(Tensor, "to", copy)
+    batch.to(CPU)
+    everything = [*vars(batch).values(), *(t for group in batch.sources for t in group)]
+    assert sorted(copied) == sorted(id(each) for each in everything if isinstance(each, Tensor))
 
 
 # -- frozen encoders -------------------------------------------------------------------------------
@@ -156,7 +168,9 @@ def test_frozen_regions_are_cached_by_image_and_box(
         _, fresh = parts_of(tiny("levels"), RegionPart.projector)
         alone.append(fresh.batch([record]).vectors)
     for _ in range(2):
-        together = collator.batch([first, other]).vectors
+        both = collator.batch([first, other])
+        assert both.sources == [], "which only the region encoder reads"
+        together = both.vectors
         assert together is not None
         for row, expected in enumerate(alone):
             assert expected is not None
@@ -196,6 +210,8 @@ def test_cached_vectors_belong_to_their_boxes(
             assert len(found) == len(boxes)
             for box, vector in zip(boxes, found, strict=True):
                 assert torch.allclose(vector, alone[box], atol=1e-5)
+                own = vector.untyped_storage().nbytes()
+                assert own == vector.nbytes, "a view would keep the others in memory"
         assert computed == expected
 
 

@@ -189,10 +189,13 @@ class Names:
 
     def __init__(self, *broken: Record) -> None:
         self.broken = {record.image for record in broken}
+        self.augmented: list[tuple[float, Sequence[Sequence[int]]]] = []
+        """Noise and seeds of every batch."""
 
     def batch(
         self, records: Sequence[Record], noise: float = 0.0, seeds: Sequence[Sequence[int]] = ()
     ) -> list[str]:
+        self.augmented.append((noise, seeds))
         for record in records:
             if record.image in self.broken:
                 raise ImageError(f"{record.image}: cannot be decoded: it is torn; copy it again")
@@ -218,6 +221,13 @@ def test_without_skip_bad_the_record_is_named_and_what_to_do() -> None:
         BrokenImages().batch(Names(BROKEN), [SOUND, BROKEN], [SOUND])
     assert str(caught.value).startswith("mine.jsonl:2: broken.jpg: cannot be decoded")
     assert "--skip-bad; then continue with --resume" in str(caught.value)
+
+
+def test_noise_and_seeds_are_passed_on() -> None:
+    names = Names()
+    for more in ((), (0.2, [(0, 1, 2)])):
+        assert BrokenImages().batch(names, [SOUND], [SOUND], *more) == ["a.jpg"]
+    assert names.augmented == [(0.0, ()), (0.2, [(0, 1, 2)])]
 
 
 def test_nothing_is_left() -> None:

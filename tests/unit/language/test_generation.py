@@ -355,7 +355,7 @@ def test_starter_stops_at_its_stop_token(starter: Bundle, make: Make) -> None:
 
 def test_too_long_question_names_the_limit(starter: Bundle) -> None:
     language = LanguageModel(starter, Device.cpu)
-    room = language.context - 10
+    room = starter.card.language.context - 10
     language.check_length(Prompt((0,) * room, 0, (), 1), 10)
     with pytest.raises(QuestionError) as caught:
         language.check_length(Prompt((0,) * (room + 1), 0, (), 1), 10)

@@ -13,7 +13,7 @@ import tomli_w
 
 from regionqa.bundles.store import CARD, Bundle, open_bundle
 from regionqa.errors import BundleError
-from regionqa.runtime.devices import Device
+from regionqa.runtime.devices import Device, open_session
 from regionqa.runtime.encoders import EncodedImage, Floats, RegionEncoder, VisionEncoder
 
 TOLERANCE = 1e-4
@@ -262,6 +262,22 @@ def test_card_without_region_encoder(by_maps: Bundle) -> None:
 
 
 # -- float16 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", [VisionEncoder, RegionEncoder])
+def test_the_session_has_the_precision_of_the_encoder(
+    by_maps: Bundle, encoder: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def opened(graph: Path, device: Device, *, half: bool = False) -> object:
+        asked.append(half)
+        return open_session(graph, device)
+
+    monkeypatch.setattr("regionqa.runtime.encoders.open_session", opened)
+    for how in ({}, {"half": False}, {"half": True}):
+        encoder(by_maps, Device.cpu, **how)
+    assert asked == [False, False, True]
 
 
 class Outputs:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -221,6 +222,24 @@ def test_fixed_sides(bundles: dict[str, Bundle]) -> None:
     assert message.endswith("the card expects (None, 3, 400, 400)")
     message = refused(bundles["squash"], fit=Fit.shortest, longest=600)
     assert "with fit shortest the sides vary from image to image" in message
+
+
+@pytest.mark.parametrize("sides", [(64, "w"), ("h", 64)])
+def test_one_fixed_side(
+    sides: tuple[int | str, ...], bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SimpleNamespace(
+        get_inputs=lambda: [
+            SimpleNamespace(name=name, shape=["B", 3, *sides])
+            for name in ("pixel_values", "boxes", "image_index")
+        ],
+        get_outputs=lambda: [SimpleNamespace(name="region_tokens", shape=["N", 1, 32])],
+    )
+    monkeypatch.setattr("regionqa.runtime.encoders.open_session", lambda *_, **how: session)
+    assert "with fit shortest the sides vary" in refused(bundles["shortest"])
+    assert "the card expects (None, 3, " in refused(
+        bundles["shortest"], fit=Fit.squash, size=65, longest=None
+    )
 
 
 def test_dynamic_sides(bundles: dict[str, Bundle]) -> None:
