@@ -1,5 +1,7 @@
 """Small images, and what reading a file gives or says."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +43,20 @@ def complaint(action: Callable[[], object]) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def ramp16() -> np.ndarray:
+    return np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+
+
+def png_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with these chunks."""
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def png_header(width: int, height: int, depth: int = 8, colour: int = 2) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)

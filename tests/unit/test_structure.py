@@ -24,9 +24,6 @@ LONG_FILES: dict[str, str] = {
     "tests/commands/models/test_init.py": "one written bundle per published layout",
     "tests/golden/test_golden_encoders.py": "one parity test per published layer",
     "tests/helpers/hub_server.py": "a whole stand-in for the Hub, used as one",
-    "tests/unit/boxes/test_box_files.py": "to be split by format",
-    "tests/unit/data/test_formats.py": "to be split by format",
-    "tests/unit/images/test_reading.py": "tables of image files and their pixels",
     "tests/unit/language/test_prompts.py": "tables of prompts and their tokens",
     "tests/unit/pipeline/test_inputs.py": "tables of input lines and their requests",
 }
