@@ -321,3 +321,18 @@ def pvit_files(tmp_path_factory: pytest.TempPathFactory, pvit: GoldenSet) -> "Pu
     from helpers.published_models import tiny_pvit
 
     return tiny_pvit(tmp_path_factory.mktemp("pvit"), pvit)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns the folder of a family's tiny checkpoint, which no test changes."""
+    from helpers.vlm.checkpoints import WRITERS
+
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def folder(family: str) -> Path:
+        if not (root / family).exists():
+            WRITERS[family](root / family)
+        return root / family
+
+    return folder
