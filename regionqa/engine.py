@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regionqa.backends.base import Backend, Completion, Model, ModelInfo, find_model
+from regionqa.backends.structured import check_schema, structured
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle
 from regionqa.errors import ImageError, ItemError, QuestionError, UsageError
 from regionqa.flags import parse_choice
 from regionqa.images.reading import image_from_memory, open_image
+from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.language.references import inline_regions, question_text
 from regionqa.language.streaming import AnswerStream
 from regionqa.options import GenerationOptions, RuntimeOptions
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 OnText = Callable[[Request, str], None]
 """Called with a request and the next part of its answer."""
+OnPrompt = Callable[[Request, Sequence[str]], None]
+"""Called with a request and the lines that describe what the model is given."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,12 @@ class DecodingSettings:
     """Random seed of the call."""
     confidence: ConfidenceCard
     """When an answer is held back."""
+    choices: tuple[str, ...] = ()
+    """Allowed answers of requests without their own."""
+    schema: AnswerSchema | None = None
+    """What every answer satisfies."""
+    on_prompt: OnPrompt | None = None
+    """Receives a description of each prompt."""
     on_text: OnText | None = None
     """Receives the parts of an answer once it can no longer be held back."""
 
@@ -160,6 +170,7 @@ class Engine:
         options: GenerationOptions | None = None,
         *,
         on_text: OnText | None = None,
+        on_prompt: OnPrompt | None = None,
         **values: Any,
     ) -> Iterator[Answer]:
         """Answer requests in order, in bounded memory.
@@ -173,6 +184,7 @@ class Engine:
                 any batch.
             on_text: Called with the parts of each answer as they are generated; joined, they are
                 its text.
+            on_prompt: Called with each request that is asked, and what the model is given.
             values: Fields of `GenerationOptions`, such as `max_new_tokens=20`; they replace those
                 of `options`.
 
@@ -183,7 +195,7 @@ class Engine:
             UsageError: An option is unknown or out of range.
         """
         chosen = (options or GenerationOptions()).replace(**values)
-        settings = self._settings(chosen, on_text)
+        settings = replace(self._settings(chosen, on_text), on_prompt=on_prompt)
         batches = windows(requests, self._batch_size)
         return (answer for window in batches for answer in self._answer_window(window, settings))
 
@@ -197,7 +209,9 @@ class Engine:
             Sampling(info.temperature if temperature is None else temperature, info.top_k),
             options.seed,
             confidence,
-            on_text,
+            options.allowed,
+            check_schema(options.schema, info),
+            on_text=on_text,
         )
 
     def _answer_window(
@@ -209,6 +223,10 @@ class Engine:
         encoded: list[Any] = []  # an encoded prompt or an ItemError per request
         for _, group in groupby(prompts, key=lambda pair: id(pair[0].source)):
             encoded += self._encode(list(group))
+        if settings.on_prompt:
+            for request, prompt in zip(window, encoded, strict=True):
+                if not isinstance(prompt, ItemError):
+                    settings.on_prompt(request, self.backend.describe(request, prompt))
         answers = self._answer_encoded(window, encoded, settings)
         seconds = (time.perf_counter() - started) / len(window)
         for answer in answers:
@@ -258,8 +276,8 @@ class Engine:
         for row, (request, prompt) in enumerate(zip(window, encoded, strict=True)):
             if isinstance(prompt, ItemError):
                 answers[row] = Answer(request, error=prompt)
-            elif request.choices:
-                answers[row] = self._choose(request, prompt)
+            elif choices := request.choices or settings.choices:
+                answers[row] = self._choose(request, prompt, choices)
             else:
                 open_ended.append(row)
         for start in range(0, len(open_ended), self._batch_size):
@@ -285,6 +303,7 @@ class Engine:
             settings.sampling,
             [request_seed(request, settings.seed) for request, _ in batch],
             on_progress if streams else None,
+            settings.schema,
         )
         answers = []
         for row, ((request, _), completion) in enumerate(zip(batch, completions, strict=True)):
@@ -293,19 +312,20 @@ class Engine:
                 continue
             held_back = settings.holds_back(completion)
             text = settings.confidence.unsure if held_back else completion.text
-            answers.append(
-                Answer(request, text, completion.tokens, confidence=completion.confidence)
-            )
+            answer = Answer(request, text, completion.tokens, confidence=completion.confidence)
+            if settings.schema is not None and not held_back:
+                answer = structured(answer, settings.schema)
+            answers.append(answer)
             if streams:
                 streams[row].finish(text)
         return answers
 
-    def _choose(self, request: Request, prompt: Any) -> Answer:
+    def _choose(self, request: Request, prompt: Any, choices: Sequence[str]) -> Answer:
         """Choose the likeliest choice; its confidence is its share of the choices' probability."""
         try:
-            scores = np.array(self.backend.score(prompt, request.choices))  # (C,)
+            scores = np.array(self.backend.score(prompt, choices))  # (C,)
         except ItemError as error:
             return Answer(request, error=error)
         shares = np.exp(scores - scores.max())
         best = int(scores.argmax())
-        return Answer(request, request.choices[best], confidence=float(shares[best] / shares.sum()))
+        return Answer(request, choices[best], confidence=float(shares[best] / shares.sum()))

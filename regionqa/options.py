@@ -197,6 +197,19 @@ class GenerationOptions(Options):
         min=0,
     )
     seed: int = option(0, "Random seed.", section=Section.answer)
+    choices: tuple[str, ...] = option(
+        (),
+        "Allowed answers, separated by commas; the likeliest is given.",
+        metavar="A,B,...",
+        section=Section.answer,
+        excludes=("schema", "temperature", "max_new_tokens"),
+    )
+    schema: Path | None = option(
+        None,
+        "JSON schema that every answer satisfies; for models that list structured answers.",
+        section=Section.answer,
+        role=Reads.data,
+    )
 
     def check(self) -> None:
         """Refuse a threshold together with --guess, which sets none."""
@@ -204,6 +217,14 @@ class GenerationOptions(Options):
             raise UsageError(
                 "--guess: answers at any confidence, so --unsure-below has no effect; drop one"
             )
+        if self.choices and len(self.allowed) < 2:
+            raise UsageError("--choices: give at least two, separated by commas")
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The allowed answers, each once; empty: any answer is."""
+        parts = (part.strip() for text in self.choices for part in text.split(","))
+        return tuple(dict.fromkeys(filter(None, parts)))
 
     @property
     def threshold(self) -> float | None:
@@ -244,6 +265,11 @@ class OutputOptions(Options):
     )
     confidence: bool = option(
         False, "Write the confidence, 0 to 1, in JSON and CSV.", section=Section.record
+    )
+    show_prompt: bool = option(
+        False,
+        "Print what the model is given, exactly, on stderr.",
+        section=Section.record,
     )
     quiet: bool = option(
         False, "No warnings, no progress.", "--quiet", "-q", section=Section.general

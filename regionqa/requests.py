@@ -72,6 +72,8 @@ class Answer:
     """This request's share of the time spent on the window it was answered in."""
     error: ItemError | None = None
     """Why there is no answer."""
+    value: Any = field(default=None, hash=False)
+    """The answer as JSON, where a schema was given."""
     confidence: float | None = None
     """Probability that the model gives to what it generated, from 0 to 1, whether given as the
     answer or held back; None where there is an error or the model reports none."""

@@ -15,6 +15,7 @@ from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.bundles.store import CARD, Bundle, find_folder
 from regionqa.errors import BundleError, ItemError
 from regionqa.images.reading import InputImage
+from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.options import RuntimeOptions
 from regionqa.requests import Request, Sampling
 from regionqa.schema import read_toml
@@ -56,6 +57,8 @@ class ModelInfo:
     """When an answer is held back as unsure."""
     region_input: RegionInput = RegionInput.features
     """How the language model receives a region."""
+    structured: bool = False
+    """Whether answers can be made to satisfy a JSON schema."""
     multi_turn: bool = False
     """Whether a request may have a history."""
     introduction: str = "{regions} "
@@ -140,6 +143,7 @@ class Backend(Protocol[PromptT, EncodedT]):
         sampling: Sampling,
         seeds: Sequence[int],
         on_progress: OnProgress | None = None,
+        schema: AnswerSchema | None = None,
     ) -> Sequence[Completion | ItemError]:
         """Generate answers to prompts about one or several images, as one batch.
 
@@ -149,9 +153,17 @@ class Backend(Protocol[PromptT, EncodedT]):
             sampling: How tokens are chosen.
             seeds: One random seed per prompt, so that no answer depends on the rest of the batch.
             on_progress: Called as answers grow. A backend that does not stream never calls it.
+            schema: What every answer satisfies; given to models that are `structured` only.
 
         Returns:
             One answer each, in order; an error where a single prompt failed.
+        """
+
+    def describe(self, request: Request, prompt: EncodedT) -> Sequence[str]:
+        """Describe what the model is given, exactly, in lines for people.
+
+        The text of the prompt with its special tokens, the sizes of images, how regions are told
+        and why, and their coordinates as written.
         """
 
     def score(self, prompt: EncodedT, choices: Sequence[str]) -> Sequence[float]:

@@ -18,9 +18,10 @@ from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.errors import BundleError, DeviceError, ItemError, UsageError
 from regionqa.images.reading import InputImage
+from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.language.prompts import read_answer, render_dialogue
 from regionqa.language.streaming import stable_answer
-from regionqa.language.tokenization import Prompt, answer_ids, tokenize
+from regionqa.language.tokenization import Prompt, answer_ids, prompt_text, tokenize
 from regionqa.options import DeviceChoice, RuntimeOptions
 from regionqa.regions import Region
 from regionqa.requests import Request, Sampling
@@ -210,6 +211,7 @@ class BundleBackend:
         sampling: Sampling,
         seeds: Sequence[int],
         on_progress: OnProgress | None = None,
+        schema: AnswerSchema | None = None,
     ) -> list[Completion | ItemError]:
         """See `Backend.generate`; the prompt up to the end of an image is read once per image."""
         rules, stops = self.bundle.card.prompt, self.bundle.card.language.stop
@@ -226,6 +228,26 @@ class BundleBackend:
             Completion(read_answer(rules, each.text), len(each.ids), each.confidence)
             for each in generated
         ]
+
+    def describe(self, request: Request, prompt: "SplicedPrompt") -> list[str]:
+        """See `Backend.describe`."""
+        image, card = request.source, self.bundle.card
+        assert image is not None
+        side = card.image.size
+        tokens = prompt.image_tokens.shape[0]
+        lines = [
+            f"regions are given as {card.prompt.region_input}",
+            f"image: {image.width} x {image.height} pixels, seen as {side} x {side}, "
+            f"{tokens} tokens",
+        ]
+        boxes = [region.box for region in request.regions]
+        seen = card.preprocessing.boxes(boxes, image.width, image.height)
+        for number, (box, own) in enumerate(zip(boxes, seen, strict=True), start=1):
+            numbers = ", ".join(f"{value:.2f}" for value in own)
+            lines.append(
+                f"region {number}: {box} in pixels of the image, {numbers} in the encoder's input"
+            )
+        return [*lines, "prompt:", *prompt_text(prompt.prompt, self.language.tokenizer).split("\n")]
 
     def score(self, prompt: "SplicedPrompt", choices: Sequence[str]) -> list[float]:
         """See `Backend.score`."""

@@ -42,8 +42,8 @@ def chat(
         Reads.data,
     ] = None,
     runtime: Annotated[RuntimeOptions, without("batch_size")],
-    generation: GenerationOptions,
-    output: Annotated[OutputOptions, only("quiet")],
+    generation: Annotated[GenerationOptions, without("choices", "schema")],
+    output: Annotated[OutputOptions, only("quiet", "show_prompt")],
 ) -> int:
     """Talk about an image and add boxes as you go; /help lists the commands.
 
@@ -58,7 +58,8 @@ def chat(
     open_image(image)  # fails before the model is loaded
     engine = Engine.load(options=runtime)
     console = ChatConsole(quiet=output.quiet)
-    conversation = Chat(engine, ChatSettings(boxes, generation), console, write_conversations)
+    settings = ChatSettings(boxes, generation, output.show_prompt)
+    conversation = Chat(engine, settings, console, write_conversations)
     conversation.open(image)
     try:
         for box in boxes.box:

@@ -35,6 +35,7 @@ ALIASES = {
     "label": "labels name class classname category categoryname",
     "image": "imagepath imagefile imagename images img path file filename filepath url",
     "question": "questions prompt text query instruction",
+    "choices": "options candidates answers",
     "answer": "output response target groundtruth",
     "conversations": "conversation messages turns dialogue",
     "from": "role speaker",
@@ -51,6 +52,7 @@ class RequestFields(msgspec.Struct):
     image: ImageName = ""
     regions: RegionList = None
     question: OptionalText = None
+    choices: TextList = None
     id: Annotated[str | int | float | None, Meta(description='text or a number, like "a-1"')] = None
     meta: Any = None
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +12,18 @@ from regionqa.language.sampling import TokenSampler
 
 OnTokens = Callable[[int, int, str], None]
 """Called after each token of an unfinished answer with its row, number of tokens, and text."""
+
+
+class Constraint(Protocol):
+    """Limits the next tokens of the answers of a batch."""
+
+    def mask(self, logits: Tensor, unfinished: Sequence[int]) -> Tensor:
+        """Return logits (Q, V) in which forbidden tokens of unfinished rows are minus infinity."""
+
+    def accept(self, tokens: Tensor, unfinished: Sequence[int]) -> None:
+        """Follow the tokens (Q,) that were chosen for the unfinished rows."""
+
+
 Advance = Callable[[Tensor], Tensor]
 """Appends one token id per row, (Q,), and returns the logits after it, (Q, V)."""
 
@@ -110,6 +123,7 @@ def decode_answers(
     rows: AnswerRows,
     sampler: TokenSampler,
     max_new_tokens: int,
+    constraint: Constraint | None = None,
 ) -> list[DecodedAnswer]:
     """Decode until every answer has ended or is at its limit.
 
@@ -119,9 +133,15 @@ def decode_answers(
         rows: The answers, still empty.
         sampler: How tokens are chosen.
         max_new_tokens: Limit on the tokens of each answer.
+        constraint: Limits the next tokens.
     """
     for count in range(1, max_new_tokens + 1):
+        unfinished = sorted(rows.unfinished)
+        if constraint is not None:
+            logits = constraint.mask(logits, unfinished)
         tokens = sampler(logits)  # (Q,)
+        if constraint is not None:
+            constraint.accept(tokens, unfinished)
         rows.add(logits, tokens)
         if not rows.unfinished or count == max_new_tokens:
             break

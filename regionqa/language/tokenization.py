@@ -62,6 +62,8 @@ class Prompt:
     """(position, region index) of every region slot, in order of position."""
     shared: int
     """Length of the prefix that all questions about an image share."""
+    region_tokens: int = 0
+    """Positions of a region slot."""
 
 
 def tokenize(
@@ -102,7 +104,19 @@ def tokenize(
         # leading special tokens are those that the tokenizer would add itself
         if before is not Preceding.nothing or not isinstance(piece, Special):
             before = Preceding.text if isinstance(piece, Text) else Preceding.token
-    return Prompt(tuple(ids), image_start, tuple(region_starts), shared)
+    return Prompt(tuple(ids), image_start, tuple(region_starts), shared, region_tokens)
+
+
+def prompt_text(prompt: Prompt, tokenizer: "BundleTokenizer") -> str:
+    """Return a prompt as text with its special tokens; slots are `<image>` and `<regionK>`."""
+    starts = [(prompt.image_start, "<image>")]
+    starts += [(start, f"<region{index + 1}>") for start, index in prompt.region_starts]
+    ends = {prompt.image_start: prompt.shared}
+    text, at = "", 0
+    for start, name in sorted(starts):
+        text += tokenizer.decode(prompt.input_ids[at:start], special=True) + name
+        at = ends.get(start, start + prompt.region_tokens)
+    return text + tokenizer.decode(prompt.input_ids[at:], special=True)
 
 
 def answer_ids(rules: PromptRules, answer: str, stop: str, tokenizer: Tokenizer) -> list[int]:
@@ -181,9 +195,9 @@ class BundleTokenizer:
         readable = text.encode("utf-8", "replace").decode("utf-8")
         return list(self._encoders[before].encode(readable, add_special_tokens=False).ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids; special tokens are left out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Decode ids, with or without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
 
 
 def without_added_space(

@@ -15,7 +15,7 @@ from regionqa.files import file_status, with_home
 from regionqa.images.reading import InputImage, open_image
 from regionqa.language.references import REFERENCE, inline_regions, question_text, renumber
 from regionqa.options import BoxOptions, GenerationOptions
-from regionqa.pipeline.outputs import error_text
+from regionqa.pipeline.outputs import error_text, prompt_heading
 from regionqa.regions import Region, WrittenBox, clip_all
 from regionqa.requests import HistoryTurn, Request
 
@@ -46,6 +46,9 @@ class ChatListener(Protocol):
     def note(self, line: str) -> None:
         """Show what a command did."""
 
+    def show(self, heading: str, lines: Sequence[str]) -> None:
+        """Show what the model is given."""
+
     def warn(self, line: str) -> None:
         """Show a warning."""
 
@@ -60,6 +63,8 @@ class ChatSettings:
     boxes: BoxOptions = field(default_factory=BoxOptions)
     """Convention of the boxes that are typed."""
     generation: GenerationOptions = field(default_factory=GenerationOptions)
+    show_prompt: bool = False
+    """Print what the model is given."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +217,9 @@ class Chat:
         request, subjects, introduced = self._request(question)
         listener = self._listener
         options = self._settings.generation
+        show = self._show_prompt if self._settings.show_prompt else None
         [answer] = self._engine.answer(
-            [request], options, on_text=lambda _, part: listener.part(part)
+            [request], options, on_text=lambda _, part: listener.part(part), on_prompt=show
         )
         if answer.error:
             hint = "; remove a question with /undo or start again with /new"
@@ -222,6 +228,9 @@ class Chat:
         conversation = self._current
         turn = ChatTurn(question, answer.text, len(conversation.regions), subjects, introduced)
         conversation.turns.append(turn)
+
+    def _show_prompt(self, request: Request, lines: Sequence[str]) -> None:
+        self._listener.show(prompt_heading(request), lines)
 
     def save(self, text: str) -> None:
         """Write all conversations so far as training data, one a line."""

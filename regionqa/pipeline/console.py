@@ -50,6 +50,10 @@ class Console:
         if not self._quiet:
             self._print(f"regionqa: warning: {printable(line)}")
 
+    def show(self, heading: str, lines: Iterable[str]) -> None:
+        """Print a heading and lines below it, indented, also when quiet."""
+        self._print("\n  ".join(map(printable, [heading, *lines])))
+
     def track(
         self, items: Iterable[Item], description: str, total: int | None = None
     ) -> Iterable[Item]:

@@ -210,4 +210,4 @@ def _bare(item: InputItem, settings: AskSettings, *, alone: bool = False) -> Req
     """
     command = settings.region_question if alone else None
     question = item.question or command or settings.question or ""
-    return Request(item.image, question, id=item.id, meta=item.meta)
+    return Request(item.image, question, choices=item.choices, id=item.id, meta=item.meta)

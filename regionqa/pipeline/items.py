@@ -45,6 +45,8 @@ class InputItem:
     """Question about this item; None: the command's question."""
     error: ItemError | None = None
     """Why there can be no request."""
+    choices: tuple[str, ...] = ()
+    """Allowed answers; empty: the command's."""
     id: str | int | float | None = None
     """The user's own name of it, which comes back with the answer."""
     meta: Any = None
@@ -63,9 +65,9 @@ def find_images(
 
     Folders are walked in sorted order, without hidden files and links to folders. A glob is
     expanded if there is no file of that name. A line of stdin is a path, or a JSON object
-    `{"image", "regions", "question", "id", "meta"}` of which all but the first may be missing. JSON
-    lines of answers can serve as input; their further keys are not used, and any other key is the
-    item's error. Lines are read one at a time, on demand.
+    `{"image", "regions", "question", "choices", "id", "meta"}` of which all but the first may be
+    missing. JSON lines of answers can serve as input; their further keys are not used, and any
+    other key is the item's error. Lines are read one at a time, on demand.
 
     Args:
         arguments: Files, folders, globs, and at most one `-` for lines of stdin.
@@ -280,6 +282,16 @@ def _bytes_of(text: str) -> bytes:
         return text.encode("utf-8", "replace")
 
 
+def allowed_answers(choices: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the choices of a request; ItemError unless they are texts of which two differ."""
+    if choices is None:
+        return ()
+    allowed = tuple(dict.fromkeys(text.strip() for text in choices))
+    if len(allowed) < 2 or "" in allowed:
+        raise ItemError('\'choices\' are at least two texts, like ["yes", "no"]')
+    return allowed
+
+
 def _parse_line(text: str, where: str) -> InputItem:
     """Read a request from a JSON line; what is wrong with it becomes the item's error."""
     record = parse_line(text, where)
@@ -302,7 +314,9 @@ def _parse_line(text: str, where: str) -> InputItem:
         size = None
         if type(width) is int and type(height) is int and fields.regions:
             size = (width, height)
-        return replace(item, boxes=parse_regions(fields.regions), size=size)
+        choices = allowed_answers(fields.choices)
+        boxes = parse_regions(fields.regions)
+        return replace(item, boxes=boxes, choices=choices, size=size)
     except ItemError as error:
         return replace(item, error=ItemError(f"{where}: {error}"))
     except RecursionError as error:  # from rendering a deeply nested value in a message

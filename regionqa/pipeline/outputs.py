@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from regionqa.errors import ItemError, OutputError
 from regionqa.files import open_output
 from regionqa.options import RESUMABLE, OutputFormat
 from regionqa.pipeline.console import printable
 from regionqa.regions import Region
-from regionqa.requests import Answer
+from regionqa.requests import Answer, Request
 
 CSV_HEADER = (
     "image,width,height,boxes,labels,question,answer,model,revision,device,dtype,ms,error\n"
@@ -125,7 +125,7 @@ def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
             for number, region in enumerate(request.regions, start=1)
         ],
         "question": request.question,
-        "answer": answer.text if error is None else None,
+        "answer": _answer_value(answer),
         "model": settings.model,
         "revision": settings.revision,
         "device": settings.device,
@@ -137,6 +137,13 @@ def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
         confidence = answer.confidence
         record[CONFIDENCE] = None if confidence is None else round(confidence, 3)
     return record | request.carried
+
+
+def _answer_value(answer: Answer) -> Any:
+    """Return the answer of a record: its value by a schema, else its text; None for an error."""
+    if answer.error is not None:
+        return None
+    return answer.text if answer.value is None else answer.value
 
 
 def carried_text(carried: Mapping[str, object]) -> tuple[str, str]:
@@ -165,6 +172,8 @@ def as_csv(answer: Answer, settings: OutputSettings) -> str:
         "boxes": request_boxes(regions),
         "labels": labels if any(region.label for region in regions) else "",
     }
+    if answer.value is not None:
+        cells["answer"] = answer.text
     cells |= zip(CARRIED, carried_text(answer.request.carried), strict=True)
     line = io.StringIO()
     # with "\r\n" as line terminator, every version of csv quotes a lone \r or \n
@@ -185,6 +194,11 @@ def as_text(answer: Answer, *, bare: bool) -> str:
         id, meta = carried_text(request.carried)
         fields += [id, meta] if meta else [id]
     return "\t".join(map(printable, fields)) + "\n"
+
+
+def prompt_heading(request: Request) -> str:
+    """Format the line above what the model is given for a request."""
+    return f"prompt for {request.image}: {request.question}"
 
 
 def error_text(answer: Answer) -> str:

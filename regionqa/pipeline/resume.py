@@ -222,7 +222,9 @@ def _from_json(line: bytes) -> WrittenRecord:
     boxes = boxes_text(region["box"] for region in fields["regions"])
     model = (fields["model"], fields["revision"])
     key = _key(fields["image"], boxes, fields["question"], *model, *carried_text(fields))
-    return WrittenRecord(key, fields["answer"] or "", fields["error"], len(line))
+    answer = fields["answer"] or ""
+    text = answer if isinstance(answer, str) else json.dumps(answer)  # by a schema
+    return WrittenRecord(key, text, fields["error"], len(line))
 
 
 def _from_csv(line: bytes, columns: tuple[str, ...]) -> WrittenRecord:

@@ -1,7 +1,7 @@
 """Requests of a command line to written answers: `ask` and `caption`."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,9 +9,11 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from regionqa.backends.base import ModelInfo, find_model
+from regionqa.backends.structured import check_schema
 from regionqa.boxes.files import read_boxes
 from regionqa.errors import ItemError
 from regionqa.images.reading import InputImage, PixelBudget
+from regionqa.language.answer_schemas import short_digest
 from regionqa.options import (
     BoxOptions,
     GenerationOptions,
@@ -24,7 +26,7 @@ from regionqa.pipeline.draw_files import DrawingFolder, check_drawing
 from regionqa.pipeline.drawing import draw_answers
 from regionqa.pipeline.inputs import AskSettings, make_requests
 from regionqa.pipeline.items import STDIN, InputItem, find_images, is_one_image
-from regionqa.pipeline.outputs import AnswerWriter, OutputSettings
+from regionqa.pipeline.outputs import AnswerWriter, OutputSettings, prompt_heading
 from regionqa.pipeline.resume import FinishedRequests, answer_missing, resume
 from regionqa.requests import Answer, Request
 
@@ -88,7 +90,8 @@ def run_requests(options: RunOptions) -> int:
             AnswerWriter(settings, console.error, output.out, append=output.resume)
         )
         items = iter(_tracked(items, options, console))
-        ask_engine = partial(engine.answer, options=options.generation)
+        show = partial(show_prompt, console) if output.show_prompt else None
+        ask_engine = partial(engine.answer, options=options.generation, on_prompt=show)
         if drawings:
             stack.enter_context(drawings)
             requests = make_requests(drawings.named(items), ask, console.warn)
@@ -104,6 +107,11 @@ def run_requests(options: RunOptions) -> int:
                 console.warn(warning)
     failed = writer.failed or (finished and finished.failed) or (drawings and drawings.failed)
     return SOME_FAILED if failed else 0
+
+
+def show_prompt(console: Console, request: Request, lines: Sequence[str]) -> None:
+    """Print what the model is given for one request."""
+    console.show(prompt_heading(request), lines)
 
 
 def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettings:
@@ -124,10 +132,14 @@ def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettin
 
 def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> OutputSettings:
     boxes, each = options.boxes, options.each or options.caption
+    schema = check_schema(options.generation.schema, model)
+    allowed = options.generation.allowed
+    limits = [schema.digest] if schema else [short_digest("\n".join(allowed))] if allowed else []
     return OutputSettings(
         format=options.output.format,
         model=model.name,
-        revision=model.revision,
+        # what limits answers is part of the revision, so that --resume mixes none
+        revision="+".join([model.revision, *limits]),
         device=options.runtime.device,
         dtype=options.runtime.dtype,
         timing=options.output.timing,

@@ -75,6 +75,26 @@ def make_image(part: ImagePart, image: Image.Image) -> Image.Image:
             return _drawn(image, part.boxes, part.colors, part.line)
 
 
+def describe_image(part: ImagePart, size: tuple[int, int]) -> str:
+    """Describe an image of a prompt in words.
+
+    Args:
+        part: What it is.
+        size: Its width and height, before the model's own preprocessing.
+    """
+    pixels = f"{size[0]} x {size[1]} pixels"
+    match part:
+        case WholeImage():
+            return f"whole image, {pixels}"
+        case CroppedImage():
+            return f"crop {','.join(map(str, part.edges))}, {pixels}"
+        case DrawnImage():
+            boxes = " and ".join(
+                f"{box} in {color}" for box, color in zip(part.boxes, part.colors, strict=True)
+            )
+            return f"whole image with {boxes} drawn on it, {pixels}"
+
+
 def _drawn(
     image: Image.Image, boxes: Sequence[Box], colors: Sequence[str], line: float
 ) -> Image.Image:

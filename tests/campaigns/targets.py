@@ -5,7 +5,7 @@ function `heard`, which it gives every error and message that a user would see.
 """
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,6 +230,9 @@ class Listener:
         pass
 
     answer = note = part
+
+    def show(self, heading: str, lines: Sequence[str]) -> None:
+        pass
 
 
 def chat(folder: Path) -> Reader:

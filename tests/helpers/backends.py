@@ -12,6 +12,7 @@ from regionqa.bundles.card import ConfidenceCard
 from regionqa.engine import Engine
 from regionqa.errors import ImageError, ItemError, QuestionError
 from regionqa.images.reading import InputImage
+from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.options import RuntimeOptions
 from regionqa.requests import Request, Sampling
 
@@ -75,6 +76,7 @@ class ToyBackend:
         sampling: Sampling,
         seeds: Sequence[int],
         on_progress: OnProgress | None = None,
+        schema: AnswerSchema | None = None,
     ) -> list[Completion | ItemError]:
         self.batches.append(len(prompts))
         self.seeds += seeds
@@ -91,6 +93,9 @@ class ToyBackend:
                     on_progress(row, count, " ".join(parts[:count]))
             completions.append(made)
         return completions
+
+    def describe(self, request: Request, prompt: ToyPrompt) -> list[str]:
+        return [describe(prompt)]
 
     def score(self, prompt: ToyPrompt, choices: Sequence[str]) -> list[float]:
         if not self.scores:

@@ -4,16 +4,18 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from regionqa.backends.base import Completion, ModelInfo, OnProgress
+from regionqa.backends.vlm.constraints import SchemaDecoding, logits_width
 from regionqa.backends.vlm.features import TorchTower, VisionTower
 from regionqa.backends.vlm.language import EncodedPart, VlmLanguage, VlmPrompt
 from regionqa.backends.vlm.processor import PreparedImage, VlmProcessor
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.errors import BundleError, ItemError, QuestionError
 from regionqa.images.reading import InputImage
+from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.language.streaming import stable_text
 from regionqa.options import RegionWay, RuntimeOptions
 from regionqa.requests import Request, Sampling
@@ -22,7 +24,7 @@ from regionqa.runtime.precision import Precision, choose_precision
 from regionqa.vlm.card import PrefixSharing, VlmCard
 from regionqa.vlm.checkpoints import checkpoint_digest
 from regionqa.vlm.messages import Told, check_way, tell
-from regionqa.vlm.region_images import ImagePart, make_image
+from regionqa.vlm.region_images import ImagePart, describe_image, make_image
 
 log = logging.getLogger(__name__)
 IMAGES_KEPT = 64
@@ -53,6 +55,7 @@ class VlmModel:
             temperature=card.answers.temperature,
             top_k=card.answers.top_k,
             region_input=RegionInput.coordinates,
+            structured=not card.chat.tasks,
             multi_turn=card.chat.multi_turn,
         )
 
@@ -92,6 +95,16 @@ class RenderedVlmPrompt:
     text: str
     """With special tokens; images are one placeholder each."""
     max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class EncodedVlmPrompt:
+    """A prompt with the features of its images."""
+
+    rendered: RenderedVlmPrompt
+    prompt: VlmPrompt
+    images: tuple[PreparedImage, ...]
+    """The images of the prompt, in order."""
 
 
 class VlmBackend:
@@ -146,7 +159,7 @@ class VlmBackend:
 
     def encode(
         self, image: InputImage, prompts: Sequence[RenderedVlmPrompt]
-    ) -> list[VlmPrompt | ItemError]:
+    ) -> list[EncodedVlmPrompt | ItemError]:
         """See `Backend.encode`; a prompt that is too long becomes an error of its own."""
         if self._last is not image:
             self._encoded.clear()
@@ -167,17 +180,18 @@ class VlmBackend:
 
     def generate(
         self,
-        prompts: Sequence[VlmPrompt | ItemError],
+        prompts: Sequence[EncodedVlmPrompt | ItemError],
         max_new_tokens: int,
         sampling: Sampling,
         seeds: Sequence[int],
         on_progress: OnProgress | None = None,
+        schema: AnswerSchema | None = None,
     ) -> list[Completion | ItemError]:
         """See `Backend.generate`."""
         sound = {
-            row: replace(prompt, seed=seeds[row])
+            row: replace(prompt.prompt, seed=seeds[row])
             for row, prompt in enumerate(prompts)
-            if isinstance(prompt, VlmPrompt)
+            if isinstance(prompt, EncodedVlmPrompt)
         }
         rows = list(sound)
 
@@ -186,7 +200,11 @@ class VlmBackend:
                 on_progress(rows[row], tokens, stable_text(text, ()).lstrip())
 
         decoded = self.language.generate(
-            list(sound.values()), max_new_tokens, sampling, on_tokens if on_progress else None
+            list(sound.values()),
+            max_new_tokens,
+            sampling,
+            on_tokens if on_progress else None,
+            partial(self._constraint, schema) if schema else None,
         )
         completions: dict[int, Completion | ItemError] = {
             row: Completion(answer.text, len(answer.ids), answer.confidence)
@@ -197,15 +215,34 @@ class VlmBackend:
             for row, prompt in enumerate(prompts)
         ]
 
-    def score(self, prompt: VlmPrompt | ItemError, choices: Sequence[str]) -> list[float]:
+    def describe(self, request: Request, prompt: EncodedVlmPrompt) -> list[str]:
+        """See `Backend.describe`."""
+        told = prompt.rendered.told
+        lines = [f"regions are told by {told.way}: {told.reason}" if told.way else told.reason]
+        tokens = self.language.token_counts(prompt.prompt)
+        for number, (part, image) in enumerate(zip(told.images, prompt.images, strict=True), 1):
+            lines.append(
+                f"image {number}: {describe_image(part, image.size)}, seen as {image.seen}, "
+                f"{tokens[number - 1]} tokens"
+            )
+        for number, region in enumerate(request.regions, 1):
+            written = f", written as {told.coordinates[number - 1]}" if told.coordinates else ""
+            lines.append(f"region {number}: {region.box} in pixels of the image{written}")
+        return [*lines, "prompt:", *prompt.rendered.text.split("\n")]
+
+    def score(self, prompt: EncodedVlmPrompt | ItemError, choices: Sequence[str]) -> list[float]:
         """See `Backend.score`; an answer ends with the checkpoint's first stop token."""
         if isinstance(prompt, ItemError):
             raise prompt
-        stop = self.language.stop
+        stop = self.language.stops[0]
         answers = [self.processor.answer_ids(each, stop) for each in choices]
-        return self.language.score(prompt, answers)
+        return self.language.score(prompt.prompt, answers)
 
-    def _tokenize(self, prompt: RenderedVlmPrompt) -> VlmPrompt | ItemError:
+    def _constraint(self, schema: AnswerSchema, rows: int) -> SchemaDecoding:
+        model, tokenizer = self.language.model, self.processor.tokenizer
+        return SchemaDecoding(schema, tokenizer, self.language.stops, logits_width(model), rows)
+
+    def _tokenize(self, prompt: RenderedVlmPrompt) -> EncodedVlmPrompt | ItemError:
         """Tokenize a prompt whose images are encoded."""
         prepared = [self._encoded[part][0] for part in prompt.told.images]
         images = tuple(self._encoded[part][1] for part in prompt.told.images)
@@ -220,7 +257,8 @@ class VlmBackend:
         types = tuple(self.processor.token_types(ids)) if self.processor.types_tokens else None
         causal = self.card.prefix is PrefixSharing.causal
         shared = self.language.shared_length(ids, images[0]) if causal else 0
-        return VlmPrompt(ids, types, images, shared)
+        encoded = VlmPrompt(ids, types, images, shared)
+        return EncodedVlmPrompt(prompt, encoded, tuple(prepared))
 
 
 def open_model(folder: Path) -> VlmModel:

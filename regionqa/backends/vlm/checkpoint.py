@@ -24,9 +24,11 @@ def load_checkpoint(folder: Path, device: Device, precision: Precision) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
+    from transformers.utils.logging import disable_progress_bar
 
     from regionqa.language.decoders import quantization
 
+    disable_progress_bar()  # of weights in memory, of which there is nothing to wait for
     dtype: torch.dtype = getattr(torch, precision.dtype)
     options: dict[str, Any] = {
         "dtype": dtype, "local_files_only": True, "trust_remote_code": False,

@@ -19,6 +19,7 @@ from regionqa.backends.vlm.caches import can_be_joined, can_be_padded, join_cach
 from regionqa.backends.vlm.features import join, token_count
 from regionqa.language.decoding import (
     AnswerRows,
+    Constraint,
     DecodedAnswer,
     OnTokens,
     Stops,
@@ -29,6 +30,7 @@ from regionqa.language.sampling import TokenSampler
 from regionqa.requests import Sampling
 
 GREEDY = Sampling()
+MakeConstraint = Callable[[int], Constraint]
 
 
 @dataclass(eq=False)
@@ -103,15 +105,19 @@ class VlmLanguage:
         self._limit = prefixes
 
     @property
-    def stop(self) -> int:
-        """A token that ends an answer."""
-        return min(self._stops.ids)
+    def stops(self) -> Sequence[int]:
+        """Tokens that end an answer."""
+        return sorted(self._stops.ids)
 
     @property
     def context(self) -> int | None:
         """Number of positions of the language model, if its config says so."""
         found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(found) if found else None
+
+    def token_counts(self, prompt: VlmPrompt) -> list[int]:
+        """Return the number of tokens of each image of a prompt."""
+        return [token_count(image.features) for image in prompt.images]
 
     def shared_length(self, ids: Sequence[int], image: EncodedPart) -> int:
         """Return the number of ids up to the last placeholder of a prompt's first image."""
@@ -130,6 +136,7 @@ class VlmLanguage:
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
         on_tokens: OnTokens | None = None,
+        constrain: MakeConstraint | None = None,
     ) -> list[DecodedAnswer]:
         """Generate answers to prompts about one or several images.
 
@@ -138,6 +145,7 @@ class VlmLanguage:
             max_new_tokens: Limit on the tokens of each answer.
             sampling: How tokens are chosen.
             on_tokens: Called as answers grow.
+            constrain: Makes what limits the tokens of a batch, given its number of answers.
         """
         answers: dict[int, DecodedAnswer] = {}
         for rows, logits, state in self._prefilled(prompts):
@@ -148,6 +156,7 @@ class VlmLanguage:
                 AnswerRows(len(rows), self._decode, self._stops, on_tokens=emit),
                 TokenSampler(sampling, [prompts[row].seed for row in rows]),
                 max_new_tokens,
+                constrain(len(rows)) if constrain else None,
             )
             answers |= zip(rows, decoded, strict=True)
         return [answers[row] for row in range(len(prompts))]

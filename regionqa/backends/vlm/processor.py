@@ -37,6 +37,8 @@ class PreparedImage:
     """Text that stands for the image in a prompt, placeholder tokens included."""
     size: Size
     """Width and height before processing."""
+    seen: str
+    """Size after processing, in words."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class VlmProcessor:
         )
         (replacement,) = output["text_replacement_offsets"][0]
         inputs = {key: value for key, value in output.items() if key not in TEXT_KEYS}
-        return PreparedImage(inputs, replacement["replacement"], image.size)
+        seen = seen_size(inputs, getattr(self.processor.image_processor, "patch_size", None))
+        return PreparedImage(inputs, replacement["replacement"], image.size, seen)
 
     def render(self, messages: Sequence[Message]) -> str:
         """Render messages by the checkpoint's chat template; images are one placeholder each."""
@@ -212,3 +215,24 @@ class VlmProcessor:
             images=images, text=[marks + question]
         )
         return str(text)
+
+
+def seen_size(inputs: Mapping[str, "Tensor"], patch: int | None) -> str:
+    """Return in words how large a vision encoder sees an image.
+
+    Args:
+        inputs: The encoder's inputs for one image.
+        patch: Side of a patch in pixels, of processors that give patches instead of images.
+    """
+    grid = inputs.get("image_grid_thw")
+    if grid is not None and patch is not None:
+        _, down, across = grid[0].tolist()
+        return f"{across * patch} x {down * patch} pixels"
+    pixels = inputs["pixel_values"]
+    if pixels.ndim < 4:
+        return f"{pixels.shape[-2]} patches"
+    height, width = pixels.shape[-2:]
+    tiles = pixels.shape[:-3].numel()
+    return (
+        f"{tiles} tiles of {width} x {height} pixels" if tiles > 1 else f"{width} x {height} pixels"
+    )

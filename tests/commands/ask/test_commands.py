@@ -21,7 +21,8 @@ ASKING = (
     "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
     "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device",
     "--dtype", "--quantize", "--way", "--batch-size", "--max-new-tokens", "--temperature", "--seed",
-    "--timing", "--confidence", "--guess", "--unsure-below", "--quiet", "--debug", "--help",
+    "--timing", "--confidence", "--guess", "--unsure-below", "--choices", "--schema",
+    "--show-prompt", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
     "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
@@ -35,7 +36,7 @@ OPTIONS = {
     ("chat",): (
         "--box", "--box-format", "--box-units", "--turns", "--model", "--device", "--dtype",
         "--quantize", "--way", "--max-new-tokens", "--guess", "--unsure-below", "--temperature",
-        "--seed", "--quiet", "--debug", "--help",
+        "--seed", "--show-prompt", "--quiet", "--debug", "--help",
     ),
     ("models",): ("--help",),
     ("models", "list"): ("--debug", "--help"),

@@ -85,6 +85,6 @@ def test_prompts_and_answers_equal_those_of_transformers(
         assert request.source is not None
         (encoded,) = backend.encode(request.source, [backend.render(request, TOKENS)])
         assert not isinstance(encoded, Exception)
-        assert list(encoded.ids) == ids
+        assert list(encoded.prompt.ids) == ids
         assert (answer.error, answer.text) == (None, text)
     assert len({answer.text for answer in answers}) > 1
