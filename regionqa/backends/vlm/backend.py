@@ -231,10 +231,11 @@ class VlmBackend:
         return [*lines, "prompt:", *prompt.rendered.text.split("\n")]
 
     def score(self, prompt: EncodedVlmPrompt | ItemError, choices: Sequence[str]) -> list[float]:
-        """See `Backend.score`; an answer ends with the checkpoint's first stop token."""
+        """See `Backend.score`; an answer ends as in the chat template."""
         if isinstance(prompt, ItemError):
             raise prompt
-        stop = self.language.stops[0]
+        end = self.processor.answer_end
+        stop = self.language.stops[0] if end is None else end
         answers = [self.processor.answer_ids(each, stop) for each in choices]
         return self.language.score(prompt.prompt, answers)
 

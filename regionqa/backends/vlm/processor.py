@@ -7,6 +7,7 @@ values are those that the processor gives for the whole prompt.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,9 @@ class VlmProcessor:
         """Render messages by the checkpoint's chat template; images are one placeholder each."""
         if self._card.chat.plain is not None or self._card.chat.tasks:
             return self._plain(messages)
+        return self._templated(messages, add_generation_prompt=True)
+
+    def _templated(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         conversation = [
             {
                 "role": message.role,
@@ -142,7 +146,9 @@ class VlmProcessor:
             for message in messages
         ]
         text: str = self.processor.apply_chat_template(
-            conversation, add_generation_prompt=True, **self._card.chat.template_options
+            conversation,
+            add_generation_prompt=add_generation_prompt,
+            **self._card.chat.template_options,
         )
         return text
 
@@ -172,6 +178,17 @@ class VlmProcessor:
         """Tokenize a whole answer, with the token that ends it."""
         ids: list[int] = self.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
         return [*ids, stop]
+
+    @cached_property
+    def answer_end(self) -> int | None:
+        """The special token that the chat template puts after an answer; None: it puts none."""
+        if self._card.chat.plain is not None or self._card.chat.tasks:
+            return None
+        answer = "answer"
+        turns = [Message("user", ("?",)), Message("assistant", (answer,))]
+        after = self._templated(turns, add_generation_prompt=False).rpartition(answer)[2].lstrip()
+        ids: list[int] = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+        return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode generated tokens, without special tokens."""

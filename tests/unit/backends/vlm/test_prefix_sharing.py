@@ -1,5 +1,7 @@
 """What questions about one image share, against computing everything anew."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from helpers.vlm.photos import noise
-from regionqa.backends.vlm.backend import VlmBackend
+from regionqa.backends.vlm.backend import EncodedVlmPrompt, VlmBackend
 from regionqa.backends.vlm.features import VisionTower
 from regionqa.backends.vlm.language import VlmPrompt
 from regionqa.engine import Engine
@@ -32,11 +34,15 @@ def load(folder: Path, way: RegionWay | None = None) -> VlmBackend:
     return backend
 
 
-def encoded(backend: VlmBackend, source: InputImage, *questions: str) -> list[VlmPrompt]:
+def encoded(backend: VlmBackend, source: InputImage, *questions: str) -> list[EncodedVlmPrompt]:
     requests = [Request("image", question, REGIONS, source) for question in questions]
     prompts = backend.encode(source, [backend.render(each, 6) for each in requests])
-    assert all(isinstance(prompt, VlmPrompt) for prompt in prompts)
-    return [prompt for prompt in prompts if isinstance(prompt, VlmPrompt)]
+    assert all(isinstance(prompt, EncodedVlmPrompt) for prompt in prompts)
+    return [prompt for prompt in prompts if isinstance(prompt, EncodedVlmPrompt)]
+
+
+def tokenized(backend: VlmBackend, source: InputImage, *questions: str) -> list[VlmPrompt]:
+    return [each.prompt for each in encoded(backend, source, *questions)]
 
 
 def alone(prompt: VlmPrompt) -> VlmPrompt:
@@ -49,11 +55,11 @@ def test_shared_prefixes_change_no_logits(
     family: str, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     backend = load(tiny_checkpoint(family))
-    prompts = encoded(
+    prompts = tokenized(
         backend, noise(200, 120, 1), "what is <region1>?", "is <region2> left of <region1>?"
     )
     other = noise(200, 120, 2)
-    (swapped,) = encoded(backend, other, "what is <region1>?")
+    (swapped,) = tokenized(backend, other, "what is <region1>?")
     assert all(prompt.shared > 0 for prompt in prompts)
     for prompt in (*prompts, prompts[0]):  # the state is used again
         shared = backend.language.score(prompt, ANSWERS)
@@ -72,7 +78,7 @@ def test_batches_over_images_and_lengths_equal_single_prompts(
     backend = load(tiny_checkpoint(family))
     questions = "what is <region1>?", "is <region2> left of <region1>?", "where is <region2>?"
     prompts = [prompt for seed, width in ((1, 200), (2, 90))
-               for prompt in encoded(backend, noise(width, 120, seed), *questions)]  # fmt: skip
+               for prompt in tokenized(backend, noise(width, 120, seed), *questions)]  # fmt: skip
     together = backend.language.generate(prompts, 5)
     assert len({len(prompt.ids) for prompt in prompts}) > 2
     for prompt, answer in zip(prompts, together, strict=True):
@@ -119,3 +125,25 @@ def test_pixels_equal_those_of_the_processor_for_the_whole_prompt(
         pieces = [given[name].flatten() for given in tower.given]
         assert torch.equal(torch.cat(pieces), whole[name].flatten()), name
     assert "pixel_values" in whole
+
+
+@pytest.mark.parametrize(("family", "end"), [
+    ("qwen3_vl", "<|im_end|>"), ("qwen3_5", "<|im_end|>"), ("internvl", "<|im_end|>"),
+    ("lfm2_vl", "<|im_end|>"), ("smolvlm", "<end_of_utterance>"),
+])  # fmt: skip
+def test_scored_answers_end_as_in_the_chat_template(
+    family: str, end: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    once = load(tiny_checkpoint(family))
+    assert once.processor.tokenizer.decode([once.processor.answer_end]) == end
+    source = noise(200, 120, 1)
+    (prompt,) = encoded(once, source, "what is <region1>?")
+    scores = once.score(prompt, ["yes", "no"])
+    twice = shutil.copytree(tiny_checkpoint(family), tmp_path / "twice")
+    file = twice / "generation_config.json"  # released ones list several tokens
+    settings = json.loads(file.read_text())
+    first = min(once.processor.tokenizer.all_special_ids)
+    file.write_text(json.dumps({**settings, "eos_token_id": [settings["eos_token_id"], first]}))
+    again = load(twice)
+    assert again.language.stops[0] == first
+    assert again.score(encoded(again, source, "what is <region1>?")[0], ["yes", "no"]) == scores

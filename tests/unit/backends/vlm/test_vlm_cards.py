@@ -24,7 +24,8 @@ def test_shipped_card_says_where_its_checkpoint_is_and_what_it_takes(name: str) 
     assert source.licence
     assert card.good_at
     assert card_of_repo(source.repo.upper()) == card  # one card per repository
-    assert source.size == pytest.approx(2e9 * source.parameters, rel=0.3)  # 2 bytes per weight
+    per_weight = source.size / source.parameters / 1e9
+    assert min(abs(per_weight - 2), abs(per_weight - 4)) < 0.6  # bytes
 
 
 def test_families_have_checkpoints_to_be_tested_with() -> None:
