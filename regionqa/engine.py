@@ -242,6 +242,10 @@ class Engine:
                 f"{request.image}: {len(request.regions)} regions in one question, the model "
                 f"{info.name} takes {info.max_regions}; ask about fewer, or about each (--each)"
             )
+        if request.way is not None and request.way not in info.ways:
+            return QuestionError(
+                f"{request.image}: {info.name} is not told regions by {request.way}"
+            )
         try:
             return self.backend.render(request, settings.max_new_tokens)
         except QuestionError as error:

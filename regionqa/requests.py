@@ -7,6 +7,7 @@ from typing import Any
 
 from regionqa.errors import ItemError, UsageError
 from regionqa.images.reading import InputImage
+from regionqa.options import RegionWay
 from regionqa.regions import Region
 
 NAMING_QUESTION = "what is this?"
@@ -47,6 +48,8 @@ class Request:
     """Earlier turns, oldest first; `regions` are those of the whole conversation."""
     choices: tuple[str, ...] = ()
     """Allowed answers: the likeliest is given and nothing is generated. Empty: any answer."""
+    way: RegionWay | None = None
+    """How its regions are told; None: as the model's options and card say."""
     id: str | int | float | None = None
     """The user's own name of the request, which comes back with the answer."""
     meta: Any = field(default=None, hash=False)

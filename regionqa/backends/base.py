@@ -16,7 +16,7 @@ from regionqa.bundles.store import CARD, Bundle, find_folder
 from regionqa.errors import BundleError, ItemError
 from regionqa.images.reading import InputImage
 from regionqa.language.answer_schemas import AnswerSchema
-from regionqa.options import RuntimeOptions
+from regionqa.options import RegionWay, RuntimeOptions
 from regionqa.requests import Request, Sampling
 from regionqa.schema import read_toml
 from regionqa.vlm.cards import KIND as VLM_KIND
@@ -57,6 +57,10 @@ class ModelInfo:
     """When an answer is held back as unsure."""
     region_input: RegionInput = RegionInput.features
     """How the language model receives a region."""
+    ways: tuple[RegionWay, ...] = ()
+    """Ways of telling regions that a request may choose from; empty: the model has its own."""
+    free_questions: bool = True
+    """Whether it answers any question, and not only fixed tasks."""
     structured: bool = False
     """Whether answers can be made to satisfy a JSON schema."""
     multi_turn: bool = False

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import regionqa
-from regionqa.cli.options import only, with_options
+from regionqa.cli.options import only, with_options, without
+from regionqa.errors import UsageError
 from regionqa.flags import Reads, Writes
 from regionqa.options import OutputOptions, RuntimeOptions
 
@@ -90,8 +91,24 @@ def show_published(card: "ModelCard", path: Path) -> None:
 
 
 @with_options
-def doctor(runtime: Annotated[RuntimeOptions, only("model")]) -> int:
+def doctor(
+    *,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Ask the model about made-up images, box by box, in every way it has, and report "
+            "whether it looks where it is told.",
+        ),
+    ] = False,
+    runtime: Annotated[RuntimeOptions, without("batch_size")],
+) -> int:
     """Report what is installed, what runs where, and how much memory the model needs."""
+    if probe:
+        return probe_model(runtime)
+    for name in ("device", "dtype", "quantize", "way"):
+        if getattr(runtime, name) != getattr(RuntimeOptions(), name):
+            raise UsageError(f"--{name}: has no effect without --probe; add it, or drop --{name}")
     from regionqa.runtime.diagnostics import diagnose, memory_needed
 
     findings = diagnose(runtime.model)
@@ -103,6 +120,20 @@ def doctor(runtime: Annotated[RuntimeOptions, only("model")]) -> int:
     for line in memory_needed(runtime.model):
         print(f"  {line}")
     return 0 if all(finding.good for finding in findings) else 1
+
+
+def probe_model(runtime: RuntimeOptions) -> int:
+    """Probe a model and print a table; the exit status is 1 if a way looks wrong."""
+    from regionqa.cli.eval_report import show
+    from regionqa.evaluation.probe.report import probe_table
+    from regionqa.evaluation.probe.run import run_probe
+
+    engine = regionqa.load(runtime.model, runtime)
+    outcomes = run_probe(engine, (runtime.way,) if runtime.way else ())
+    show([probe_table(engine.info.name, outcomes)])
+    for outcome in outcomes:
+        print(f"{outcome.way or 'its own way'}: {outcome.verdict}")
+    return 0 if all(outcome.sound for outcome in outcomes) else 1
 
 
 @with_options

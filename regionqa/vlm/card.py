@@ -20,6 +20,8 @@ class CoordinateUnit(StrEnum):
     """Thousandths of the image's width and height, rounded: 0 to 1000."""
     resized_pixels = "resized-pixels"
     """Pixels of the image as it is resized for the model (Qwen2.5-VL)."""
+    pixels = "pixels"
+    """Pixels of the image as it is given."""
     fraction = "fraction"
     """Fractions of the image's width and height."""
     square_fraction = "square-fraction"

@@ -52,12 +52,51 @@ def numbers(
             across, down = 1000, 1000
         case CoordinateUnit.resized_pixels:
             across, down = resized(size)
+        case CoordinateUnit.pixels:
+            across, down = size
     return (
         round(box.x0 * across / width),
         round(box.y0 * down / height),
         round(box.x1 * across / width),
         round(box.y1 * down / height),
     )
+
+
+def read_numbers(
+    unit: CoordinateUnit,
+    values: tuple[float, float, float, float],
+    size: Size,
+    resized: ResizedSize,
+    bins: int = 1000,
+) -> tuple[float, float, float, float]:
+    """Return xyxy in pixels of the image that numbers in a unit stand for; need not lie inside.
+
+    Args:
+        unit: Unit of the numbers.
+        values: The numbers, xyxy.
+        size: Width and height of the image as displayed.
+        resized: Size of the image as the model sees it.
+        bins: Number of bins, with the unit `bins`.
+    """
+    width, height = size
+    x0, y0, x1, y1 = values
+    if unit is CoordinateUnit.square_fraction:
+        side = max(width, height)
+        left, top = (side - width) // 2, (side - height) // 2
+        return (x0 * side - left, y0 * side - top, x1 * side - left, y1 * side - top)
+    match unit:
+        case CoordinateUnit.fraction:
+            across, down = 1, 1
+        case CoordinateUnit.thousand:
+            across, down = 1000, 1000
+        case CoordinateUnit.bins:
+            across, down = bins, bins
+        case CoordinateUnit.resized_pixels:
+            across, down = resized(size)
+        case CoordinateUnit.pixels:
+            across, down = size
+    x, y = width / across, height / down
+    return (x0 * x, y0 * y, x1 * x, y1 * y)
 
 
 def _written(way: CoordinatesWay, number: float) -> str:

@@ -95,7 +95,7 @@ def tell(card: VlmCard, request: Request, asked: RegionWay | None, resized: Resi
     Args:
         card: The model's card.
         request: A request with an opened image.
-        asked: The way of --way; None: the card chooses.
+        asked: The way of --way, for requests without their own; None: the card chooses.
         resized: Size of the image as the model sees it.
 
     Raises:
@@ -104,7 +104,7 @@ def tell(card: VlmCard, request: Request, asked: RegionWay | None, resized: Resi
     """
     assert request.source is not None
     size = request.source.width, request.source.height
-    way, reason = choose_way(card, request.regions, size, asked)
+    way, reason = choose_way(card, request.regions, size, request.way or asked)
     telling = _Telling(card, request, way, resized)
     if card.chat.tasks:
         return telling.task_messages(reason)

@@ -23,6 +23,7 @@ from regionqa.runtime.devices import Device, choose_device
 from regionqa.runtime.precision import Precision, choose_precision
 from regionqa.vlm.card import PrefixSharing, VlmCard
 from regionqa.vlm.checkpoints import checkpoint_digest
+from regionqa.vlm.coordinates import Size
 from regionqa.vlm.messages import Told, check_way, tell
 from regionqa.vlm.region_images import ImagePart, describe_image, make_image
 
@@ -55,6 +56,8 @@ class VlmModel:
             temperature=card.answers.temperature,
             top_k=card.answers.top_k,
             region_input=RegionInput.coordinates,
+            ways=card.regions.ways,
+            free_questions=not card.chat.tasks,
             structured=not card.chat.tasks,
             multi_turn=card.chat.multi_turn,
         )
@@ -149,6 +152,10 @@ class VlmBackend:
     def precision(self) -> str:
         """Precision of the language model."""
         return str(self._precision)
+
+    def resized(self, size: Size) -> Size:
+        """Return the size of an image as the model sees it; see `VlmProcessor.resized`."""
+        return self.processor.resized(size)
 
     def render(self, request: Request, max_new_tokens: int) -> RenderedVlmPrompt:
         """See `Backend.render`."""

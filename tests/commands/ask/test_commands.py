@@ -80,7 +80,9 @@ OPTIONS = {
         "--vision", "--llm", "--from-llava", "--region-input", "--region-source", "--fit",
         "--name", "--debug", "--help",
     ),
-    ("doctor",): ("--model", "--debug", "--help"),
+    ("doctor",): (
+        "--probe", "--model", "--device", "--dtype", "--quantize", "--way", "--debug", "--help",
+    ),
     ("demo",): ("--out", "--overwrite", "--model", "--device", "--debug", "--help"),
 }  # fmt: skip
 

@@ -1,13 +1,12 @@
 """Commands with a vision-language model: a folder of a tiny checkpoint with random weights."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-
-from helpers.vlm.checkpoints import WRITERS
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -24,9 +23,9 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return WRITERS["qwen3_vl"](tmp_path_factory.mktemp("checkpoint") / "tiny-qwen")
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Callable[[str], Path]) -> Path:
+    return tiny_checkpoint("qwen3_vl")
 
 
 @pytest.fixture
