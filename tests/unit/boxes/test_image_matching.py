@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regionqa.boxes.files import BoxFile, read_boxes
+from regionqa.boxes.lookup import is_file, is_same_file
 from regionqa.boxes.matching import IMAGE_FOLDERS, ImageName, Root, places_contradict
 from regionqa.errors import BoxError
 from regionqa.images.kinds import SUFFIXES
@@ -112,12 +113,37 @@ def test_several_candidates_are_listed(
         file_of(tmp_path, *names).boxes_for(image)
 
 
+def test_the_same_text_is_preferred_to_the_same_name(tmp_path: Path) -> None:
+    file = file_of(tmp_path, "a.jpg", "./a.jpg")
+    assert [found(file, name) for name in ("a.jpg", "./a.jpg")] == [0, 1]
+    with pytest.raises(BoxError, match="2 entries"):
+        file.boxes_for("x/../a.jpg")
+
+
+def test_the_image_at_the_very_place_that_an_entry_names(tmp_path: Path) -> None:
+    image = save(tmp_path / "x" / "a.jpg", "")
+    file = file_of(tmp_path, "x/a.jpg", "x\\a.jpg", "a.jpg", "a" * 5000)
+    assert [file.own_image(entry) for entry in file.entries] == [image, image, None, None]
+    save(tmp_path / "labels" / "b.txt", "0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "labels" / "b").touch()
+    (nameless,) = read_boxes(tmp_path / "labels").entries
+    assert file.own_image(nameless) is None, "it names no image, but a file without a suffix"
+
+
 def test_what_is_not_found_is_explained(tmp_path: Path) -> None:
     reason = file_of(tmp_path, "dogs/1.jpg").why_not("cats/1.jpg")
     assert "has no boxes for this image, but for dogs/1.jpg in another folder" in reason
     assert "run the command in the image's folder" in reason
     reason = file_of(tmp_path, *(f"{number}.jpg" for number in range(5))).why_not("a.jpg")
     assert reason.endswith("has no boxes for this image; it has 0.jpg, 1.jpg, 2.jpg and 2 more")
+    assert file_of(tmp_path, "0.jpg", "1.jpg", "2.jpg").why_not("a.jpg").endswith("1.jpg, 2.jpg")
+    for stem, name in (("sub/b", "b.png"), ("c", "photos/c.png"), ("d", "e.png")):
+        save(tmp_path / f"xml/{stem}.xml", VOC.format(name, 1))
+    reason = read_boxes(tmp_path / "xml").why_not("a.jpg")
+    assert set(reason.partition("it has ")[2].split(", ")) == {"sub/b.png", "photos/c.png", "e.png"}
+    for name in ("sub/b.png", "photos/c.png", "e.png"):
+        told = read_boxes(tmp_path / "xml").why_not(f"elsewhere/{name.rpartition('/')[2]}")
+        assert f"but for {'d: ' if name == 'e.png' else ''}{name} in another folder" in told
 
 
 def test_where_the_command_runs_tells_entries_apart(
@@ -231,6 +257,24 @@ def test_an_image_listed_with_two_sizes_is_refused(tmp_path: Path) -> None:
         file.boxes_for("a.jpg")
 
 
+def test_a_size_that_is_listed_once_is_kept(tmp_path: Path) -> None:
+    for sizes in ((10, 0), (0, 10), (10, 10)):
+        (entry,) = coco(tmp_path, [[1, 2, 3, 4]], [[5, 6, 2, 1]], sizes=sizes).entries
+        assert entry.size == (10, 10)
+        assert len(entry.checked_boxes()) == 2
+
+
+def test_same_file(tmp_path: Path) -> None:
+    one, same, other = (save(tmp_path / name, name[0]) for name in ("a1", "a2", "b"))
+    assert is_same_file(one, one) and is_same_file(one, same)
+    impossible = Path("a" * 5000)
+    for unlike in (other, tmp_path / "c", impossible, object()):
+        assert not is_same_file(one, unlike)
+    assert is_same_file(impossible, impossible) is is_file(impossible) is False
+    thing = object()
+    assert is_same_file(thing, thing) and not is_same_file(thing, object())
+
+
 # ---- properties ----
 
 FOLDER = st.sampled_from(["a", "b", "c", "A", "train", "val", "images", "\u00e9", "e\u0301"])
@@ -275,6 +319,29 @@ def test_every_entry_is_found_by_its_own_name(names: list[str]) -> None:
     for number, name in enumerate(names):
         for spelling in (name, name.replace("/", "\\"), f"./{name}"):
             assert found(file, spelling) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "folders", "file", "root"),
+    [
+        ("a b.jpg", "", "a b.jpg", Root.none),
+        ("one/two/a.jpg", "one/two", "a.jpg", Root.none),
+        ("../../one/a.jpg", "one", "a.jpg", Root.none),
+        ("/a.jpg", "", "a.jpg", Root.machine),
+        ("/", "", "/", Root.machine),
+        ("C:\\one\\a.jpg", "one", "a.jpg", Root.machine),
+        ("C:/x:/a.jpg", "x:", "a.jpg", Root.machine),
+        ("file:///one/a%20b.jpg", "one", "a b.jpg", Root.machine),
+        ("FILE:///C:/one/a.jpg", "one", "a.jpg", Root.machine),
+        ("https://host/one/a.jpg?x=1#2?3", "one", "a.jpg", Root.server),
+        ("s3://bucket/one/a.jpg", "one", "a.jpg", Root.server),
+        ("/data/upload/12/0a1b2c3d-a.jpg", "", "0a1b2c3d-a.jpg", Root.upload),
+        ("/data/local-files/?x=1&d=one/a%20b.jpg&y=2", "one", "a b.jpg", Root.none),
+    ],
+)
+def test_parts_of_a_name(text: str, folders: str, file: str, root: Root) -> None:
+    parts = tuple(folders.split("/")) if folders else ()
+    assert ImageName.parse(text) == ImageName(parts, file, root)
 
 
 @given(st.text(max_size=30))

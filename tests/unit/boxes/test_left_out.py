@@ -1,13 +1,15 @@
 """What box files hold beside upright boxes: left out, or read as the upright boxes around it."""
 
+import cmath
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from regionqa.boxes.fields import Point
 from regionqa.boxes.files import BoxFile, read_boxes
-from regionqa.boxes.shapes import has_area, is_upright, mask_bounds
+from regionqa.boxes.shapes import centre_of, has_area, is_upright, mask_bounds, turned_box
 from regionqa.errors import BoxError, BoxFileError
 
 CVAT_BOX = '<box label="blob" xtl="10" ytl="10" xbr="150" ybr="120"/>'
@@ -158,11 +160,27 @@ def test_a_turned_box_becomes_the_upright_box_around_it(tmp_path: Path, kind: st
         ([(0, 0), (1000, 5e-4), (1000, 800), (5e-4, 800)], True, True),
         ([(0, 0), (1000, 2e-3), (1000, 800), (0, 800)], True, False),
         ([(0, 0), (800, 0), (800, 1000), (2e-3, 1000)], True, False),
+        ([(0, 5000), (10, 5000), (10, 5010), (2e-3, 5010)], True, False),
+        ([(5000, 0), (5000, 10), (5010, 10), (5010, 2e-3)], True, False),
     ],
 )
 def test_area_and_sides_of_points(points: list[Point], area: bool, upright: bool) -> None:
     assert has_area(points) is area
     assert is_upright(points) is upright
+
+
+@pytest.mark.parametrize("pivot", [(0, 0), (3, 5), (10, 4)])
+@pytest.mark.parametrize("degrees", [0, 30, 90, -200])
+def test_a_box_turned_about_a_point(pivot: Point, degrees: float) -> None:
+    """By complex numbers, whose product with a unit number turns them."""
+    turn = cmath.rect(1, math.radians(degrees))
+    centre = complex(*pivot)
+    corners = [complex(x, y) for x in (2, 12) for y in (1, 5)]
+    turned = [centre + (corner - centre) * turn for corner in corners]
+    xs, ys = [each.real for each in turned], [each.imag for each in turned]
+    found = turned_box((2, 1, 12, 5), degrees, pivot)
+    assert found == pytest.approx((min(xs), min(ys), max(xs), max(ys)))
+    assert centre_of((2, 1, 12, 5)) == (7, 3)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +191,14 @@ def test_area_and_sides_of_points(points: list[Point], area: bool, upright: bool
         ([0, 20], [10, 2], (0, 0, 2, 10)),
         ([20], [10, 2], None),
         ([1, 1, 9, 1, 8], [10, 2], (0, 1, 2, 2)),
+        ([19, 1], [10, 2], (1, 9, 2, 10)),
+        ([0, 1, 19], [10, 2], (0, 0, 1, 1)),
+        ([12, 3, 1, 2, 11, 1], [10, 3], (1, 2, 3, 10)),
+        ([8, 2, 3, 1, 6], [10, 2], (0, 3, 2, 10)),
+        ([8, 3, 9], [10, 2], (0, 0, 2, 10)),
+        ([20, 0], [10, 2], None),
+        ([1], [1, 1], None),
+        ([0, 1], [1, 1], (0, 0, 1, 1)),
         ("53<", [10, 2], (0, 5, 1, 8)),
         ("1190O", [10, 2], (0, 1, 2, 2)),
     ],
@@ -188,6 +214,14 @@ def test_the_bounds_of_a_mask(
     [
         ([5, 3], [10, 2], "the runs of its mask are 8 pixels, but it is 2 x 10"),
         ([5, -3], [10, 2], "its mask is not run lengths"),
+        ([5, -1, 16], [10, 2], "its mask is not run lengths"),
+        ([5, True, 14], [10, 2], "its mask is not run lengths"),
+        ("5/", [10, 2], "its mask is not COCO's text"),
+        ("5p", [10, 2], "its mask is not COCO's text"),
+        ([20], [10, 2, 1], "the size of its mask is not"),
+        ([20], [10], "the size of its mask is not"),
+        ([20], [1 << 20, 1], "the size of its mask is not"),
+        ([20], [10, 2.0], "the size of its mask is not"),
         ("5\x7f", [10, 2], "its mask is not COCO's text"),
         ("5P", [10, 2], "the text of its mask is cut off"),
         ([5, 3], [0, 2], "the size of its mask is not"),
@@ -265,6 +299,11 @@ def test_a_broken_file_of_a_folder_fails_its_own_image(
     assert found.boxes_for("a.jpg") == found.boxes_for("c.jpg") == ()
     with pytest.raises(BoxError, match=message):
         found.boxes_for("b.jpg")
+    for name in "ac":
+        (tmp_path / f"{name}{suffix}").unlink()
+    save(tmp_path / f"d{suffix}", broken)
+    with pytest.raises(BoxFileError, match=message):  # of the first of them
+        read_boxes(tmp_path)
 
 
 def test_a_key_given_twice_in_coco_is_refused(tmp_path: Path) -> None:
@@ -277,3 +316,14 @@ def test_a_key_given_twice_in_coco_is_refused(tmp_path: Path) -> None:
         path = save(tmp_path / "c.json", text % annotation)
         with pytest.raises(BoxFileError, match="appears twice"):
             read_boxes(path)
+
+
+def test_a_folder_without_box_files_names_what_it_holds(tmp_path: Path) -> None:
+    for name in ("README", "LICENSE"):
+        save(tmp_path / name, "")
+    (tmp_path / "v1.0").mkdir()
+    with pytest.raises(BoxFileError, match=r"holds no box files; give a folder of labels"):
+        read_boxes(tmp_path)
+    save(tmp_path / "notes.md", "")
+    with pytest.raises(BoxFileError, match=r"holds no box files, but \.md files, which are not"):
+        read_boxes(tmp_path)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from regionqa.boxes.entries import Convention
 from regionqa.boxes.files import BoxFile, read_boxes
+from regionqa.boxes.objects import read_box
 from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import BoxFormat, BoxUnits
 
@@ -247,6 +249,12 @@ def test_a_box_that_may_mean_two_things_fails_its_image(
     found = read_boxes(save(tmp_path / name, content))
     with pytest.raises(BoxError, match=message):
         found.boxes_for("a.jpg")
+
+
+def test_a_misspelt_key_of_the_numbers_is_named() -> None:
+    for item, hint in (({"bxox": [1, 2, 3, 4]}, "its key 'bxox' is perhaps meant; "), ({}, "")):
+        with pytest.raises(BoxError, match=f"^box in x: has no 'box'; {hint}write "):
+            read_box(item, "x", Convention())
 
 
 def test_keys_with_an_underscore_and_meta_are_allowed(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from regionqa.finetune.collate import FrozenEncoders
 from regionqa.finetune.config import RegionPart
 from regionqa.finetune.dataset import IGNORE_INDEX, jitter_box
 from regionqa.finetune.finish import read_modules
+from regionqa.images.preprocessing import Fit
 from regionqa.images.reading import open_image
 from regionqa.language.decoders import LlamaDecoder
 from regionqa.language.generation import LanguageModel, SplicedPrompt
@@ -213,6 +214,24 @@ def test_cached_vectors_belong_to_their_boxes(
                 own = vector.untyped_storage().nbytes()
                 assert own == vector.nbytes, "a view would keep the others in memory"
         assert computed == expected
+
+
+def test_cached_vectors_are_of_fitted_boxes(
+    tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tiny("levels")
+    parts = read_modules(bundle)
+    seen: list[Tensor] = []
+
+    def kept(self: Any, sources: Any, boxes: Tensor, index: Tensor) -> Tensor:
+        seen.append(boxes)
+        return torch.zeros(len(boxes), 4)
+
+    monkeypatch.setattr(MultiLevelRegionEncoder, "region_vectors", kept)
+    card = replace(bundle.card, image=replace(bundle.card.image, fit=Fit.pad))
+    encoders = FrozenEncoders(card, parts.vision, parts.region, CPU)
+    encoders.vectors(records[1].image, encoders.image(records[1].image), [Box(0, 0, 96, 64)])
+    assert torch.allclose(seen[0], torch.tensor([[0, 0, 1, 43 / 64]]), atol=1e-6)
 
 
 def test_images_with_equal_file_names(tiny: Tiny, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from regionqa.finetune.sampler import DrawnRecord
 from regionqa.finetune.tracking import TrainingLog
 from regionqa.finetune.trainer import (
     StageRun,
+    StopReason,
     StopSignal,
     evaluate_held_out,
     forward_and_backward,
@@ -83,6 +84,15 @@ def test_processes_split_a_step() -> None:
         assert [each for seen in one for each in seen.drawn] == [
             each for seen in two for each in seen.drawn
         ]
+
+
+def test_time_limit_in_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("regionqa.finetune.trainer.time.monotonic", lambda: now[0])
+    stop, endless = StopSignal(0.5), StopSignal(None)
+    for after, reason in ((30, StopReason.none), (30.1, StopReason.time)):
+        now[0] = 1000 + after
+        assert (stop.reason(process(0, 1)), endless.reason(process(0, 1))) == (reason, 0)
 
 
 def test_replayed_records_are_distilled_from_a_teacher() -> None:

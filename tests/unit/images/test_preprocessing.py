@@ -149,6 +149,11 @@ def test_shortest_rounds_half_a_pixel_up() -> None:
     assert Placement(16, 4, 10, Fit.shortest, 10).resized == (10, 3)
 
 
+def test_shortest_gives_one_pixel_at_least() -> None:
+    assert Placement(5, 5, 1, Fit.shortest, 1).resized == (1, 1)
+    assert Placement(5, 500, 10, Fit.shortest, 20).resized == (1, 20)
+
+
 # Preprocessing
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.2, 0.1)
@@ -226,6 +231,7 @@ def test_long_strip_is_never_resized_whole(monkeypatch: pytest.MonkeyPatch) -> N
     black, white = (np.reshape((level - np.array(MEAN)) / STD, (3, 1)) for level in (0, 1))
     assert np.allclose(values[:, :, 0], black)
     assert np.allclose(values[:, :, -1], white)
+    assert np.allclose(values.mean((1, 2), keepdims=True)[0], (black + white)[0] / 2, atol=1e-3)
 
 
 def test_placement_maps_boxes_as_pixels() -> None:

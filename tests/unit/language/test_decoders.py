@@ -20,8 +20,10 @@ from regionqa.errors import BundleError
 from regionqa.language.decoders import (
     SPARE_POSITIONS,
     Decoder,
+    KeyValueCache,
     LlamaDecoder,
     TransformersDecoder,
+    rotary_base,
     visible_positions,
 )
 
@@ -197,21 +199,24 @@ def test_answers_longer_than_the_spare_positions(folder: Path, open_decoder: Ope
     assert greedy(open_decoder(folder), ids, SPARE_POSITIONS + 30) == all_ids[0, 8:].tolist()
 
 
-@torch.inference_mode()
-def test_suffix_longer_than_the_spare_positions(folder: Path) -> None:
-    model = write(folder)
-    decoder = native(folder)
-    first, second = questions(6, SPARE_POSITIONS + 10)
-    mask, positions = torch.ones(1, 6, dtype=torch.bool), torch.arange(6)[None]
-    _, cache = decoder.step(decoder.embed(first[None]), mask, positions, None)
-    whole = torch.cat([first, second])
-    logits, _ = decoder.step(
-        decoder.embed(second[None]),
-        torch.ones(1, len(whole), dtype=torch.bool),
-        torch.arange(6, len(whole))[None],
-        cache,
-    )
-    close(logits[0], reference(model, whole))
+@pytest.mark.parametrize("width", [2, 3 * SPARE_POSITIONS])
+def test_cache_returns_everything_that_was_appended(width: int) -> None:
+    """Heads narrower and wider than the buffers are long."""
+    pieces = (5, 1, SPARE_POSITIONS - 1, 1, 1, SPARE_POSITIONS + 9, 2)
+    keys, values = torch.randn(2, 3, 2, sum(pieces), width)
+    cache, end = KeyValueCache(2), 0
+    for piece in pieces:
+        start, end = end, end + piece
+        for layer, sign in ((0, 1), (1, -1)):
+            new = (each[:, :, start:end] * sign for each in (keys, values))
+            found = cache.extend(layer, *new)
+            assert torch.equal(found[0], keys[:, :, :end] * sign)
+            assert torch.equal(found[1], values[:, :, :end] * sign)
+        cache.advance(piece)
+    chosen = cache.select(torch.tensor([2, 0, 2]))
+    found = chosen.extend(1, keys[:, :, :1], values[:, :, :1])
+    assert torch.equal(found[0][:, :, :end], -keys[[2, 0, 2]])
+    assert torch.equal(found[1][:, :, end], values[:, :, 0])
 
 
 @torch.inference_mode()
@@ -257,9 +262,12 @@ def test_rotary_buffers_are_ignored(folder: Path, open_decoder: Open) -> None:
     assert greedy(open_decoder(folder), questions(6)[0], 5) == before
 
 
-def test_rotary_base_of_old_configs(folder: Path) -> None:
-    model = write(folder, rope_parameters={"rope_type": "default", "rope_theta": 200.0})
-    edit_config(folder, rope_parameters=None, rope_theta=200.0)
+@pytest.mark.parametrize("base", [200.0, None])
+def test_rotary_base_and_head_width_of_old_configs(folder: Path, base: float | None) -> None:
+    model = write(folder, rope_parameters={"rope_type": "default", "rope_theta": base or 10000.0})
+    edit_config(folder, rope_parameters=None, rope_theta=base, head_dim=None)
+    if base is None:
+        assert rotary_base({}) == 10000.0
     expected = reference(model, ids := questions(9)[0])
     decoder = native(folder)
     with torch.inference_mode():

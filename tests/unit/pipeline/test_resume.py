@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from regionqa.errors import ItemError, OutputError
 from regionqa.options import OutputFormat
 from regionqa.pipeline.outputs import CSV_HEADER, AnswerWriter, OutputSettings
-from regionqa.pipeline.resume import FinishedRequests, resume
+from regionqa.pipeline.resume import FinishedRequests, answer_missing, resume
 from regionqa.regions import Box, Region
 from regionqa.requests import Answer, Request
 
@@ -82,6 +84,27 @@ def test_run_cut_at_any_byte_resumes_to_the_same_file(
             out.write_bytes(whole[:cut])
             write(out, style, answers, resume(out, style))
             assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("known", ["", "a", "f", "bcf", "abcdef"])
+@pytest.mark.parametrize("window", [1, 2, 6])
+def test_missing_answers_come_in_order(known: str, window: int) -> None:
+    """However many requests are read before the first is answered."""
+    asked: list[str] = []
+
+    def find(request: Request) -> Answer | None:
+        return Answer(request, "known") if request.image in known else None
+
+    def ask(missing: Iterator[Request]) -> Iterator[Answer]:
+        while read := list(islice(missing, window)):
+            asked.extend(request.image for request in read)
+            yield from (Answer(request, "new") for request in read)
+
+    found = list(answer_missing([Request(image, "what?") for image in "abcdef"], find, ask))
+    assert [(each.request.image, each.text, new) for each, new in found] == [
+        (image, "known", False) if image in known else (image, "new", True) for image in "abcdef"
+    ]
+    assert asked == [image for image in "abcdef" if image not in known]
 
 
 @BOTH

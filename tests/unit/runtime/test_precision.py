@@ -266,6 +266,14 @@ def test_quantized_model_is_loaded_on_the_device(
     }[way]  # fmt: skip
 
 
+def test_weights_on_the_cpu_need_no_accelerate(
+    tiny: Tiny, bitsandbytes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regionqa.language.decoders.find_spec", lambda name: object())
+    TransformersDecoder(tiny("none").root / "llm", torch.float32, torch.device("cpu"))
+    assert "device_map" not in bitsandbytes[0]
+
+
 def test_four_bit_config() -> None:
     settings = quantization("4bit", torch.bfloat16)
     assert settings.bnb_4bit_quant_type == "nf4" and settings.bnb_4bit_use_double_quant
