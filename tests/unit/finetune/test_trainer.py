@@ -1,5 +1,6 @@
 """The training loop: batches, loss, clipping, evaluation."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -341,7 +342,10 @@ def test_training_uses_deterministic_kernels_and_restores_what_was_set(
     processes = ProcessGroup("cpu")
     try:
         with StopSignal(None) as stop, TrainingLog(tmp_path, processes, quiet=True) as log:
-            train_stages([replace(run, folder=tmp_path / "saved")], model, processes, log, stop)
+            started = time.monotonic()
+            saved = replace(run, folder=tmp_path / "saved")
+            result = train_stages([saved], model, processes, log, stop)
+            assert 0 < result.seconds <= time.monotonic() - started
     finally:
         processes.close()
     assert used == [True, True]
