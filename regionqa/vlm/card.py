@@ -217,12 +217,14 @@ class CheckpointSource:
 
 @dataclass(frozen=True)
 class ImageBudget:
-    """Arguments of the family's image processor, by device; they bound an image's tokens."""
+    """Size of the images that a model sees: arguments of its image processor, by device."""
 
     cpu: Mapping[str, Any] = field(default_factory=dict)
     """On the CPU, and on servers."""
     cuda: Mapping[str, Any] = field(default_factory=dict)
     """On CUDA."""
+    square: bool = False
+    """Whether an image is padded to a square, with the image processor's mean colour, before."""
 
 
 @dataclass(frozen=True)

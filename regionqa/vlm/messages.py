@@ -100,7 +100,7 @@ def tell(card: VlmCard, request: Request, asked: RegionWay | None, resized: Resi
 
     Raises:
         QuestionError: The question is empty, names a region that was not given, or is none of the
-            model's tasks.
+            model's tasks; or its regions would take more images than the model does.
     """
     assert request.source is not None
     size = request.source.width, request.source.height
@@ -108,7 +108,13 @@ def tell(card: VlmCard, request: Request, asked: RegionWay | None, resized: Resi
     telling = _Telling(card, request, way, resized)
     if card.chat.tasks:
         return telling.task_messages(reason)
-    return Told(telling.messages(), way, reason, telling.coordinates)
+    told = Told(telling.messages(), way, reason, telling.coordinates)
+    if len(told.images) > 1 and not card.chat.multi_image:
+        raise QuestionError(
+            f"{len(told.images)} regions told by {way} are as many images, and the model "
+            f"{card.name} takes one at a time; ask about each (--each), or choose another --way"
+        )
+    return told
 
 
 class _Telling:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from regionqa.regions import Box
 from regionqa.vlm.card import CropWay
@@ -93,6 +93,14 @@ def describe_image(part: ImagePart, size: tuple[int, int]) -> str:
                 f"{box} in {color}" for box, color in zip(part.boxes, part.colors, strict=True)
             )
             return f"whole image with {boxes} drawn on it, {pixels}"
+
+
+def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """Pad an RGB image to a square, with the image in the middle."""
+    side = max(image.size)
+    left, top = (side - image.width) // 2, (side - image.height) // 2
+    border = (left, top, side - image.width - left, side - image.height - top)
+    return ImageOps.expand(image, border, color)
 
 
 def _drawn(

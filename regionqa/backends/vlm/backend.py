@@ -9,6 +9,7 @@ from pathlib import Path
 
 from regionqa.backends.base import Completion, ModelInfo, OnProgress
 from regionqa.backends.vlm.constraints import SchemaDecoding, logits_width
+from regionqa.backends.vlm.encoder_decoder import EncoderDecoderLanguage
 from regionqa.backends.vlm.features import TorchTower, VisionTower
 from regionqa.backends.vlm.language import EncodedPart, VlmLanguage, VlmPrompt
 from regionqa.backends.vlm.processor import PreparedImage, VlmProcessor
@@ -28,6 +29,8 @@ from regionqa.vlm.messages import Told, check_way, tell
 from regionqa.vlm.region_images import ImagePart, describe_image, make_image
 
 log = logging.getLogger(__name__)
+ImageKey = tuple[ImagePart, bool]
+"""An image of a prompt, and whether it is processed as the only one."""
 IMAGES_KEPT = 64
 """Number of encoded images (whole ones, crops, drawings) that are kept of one photo."""
 
@@ -86,7 +89,11 @@ class VlmModel:
         precision = choose_precision(self.folder, device, options.dtype, options.quantize)
         processor = VlmProcessor(self.folder, self.card, cuda=device is Device.cuda)
         model = load_checkpoint(self.folder, device, precision)
-        language = VlmLanguage(model, processor.image_token_id, processor.decode)
+        language: VlmLanguage | EncoderDecoderLanguage
+        if model.config.is_encoder_decoder:
+            language = EncoderDecoderLanguage(model, processor.decode)
+        else:
+            language = VlmLanguage(model, processor.image_token_id, processor.decode)
         return VlmBackend(self, processor, TorchTower(model), language, device, precision)
 
 
@@ -118,7 +125,7 @@ class VlmBackend:
         model: VlmModel,
         processor: VlmProcessor,
         tower: VisionTower,
-        language: VlmLanguage,
+        language: VlmLanguage | EncoderDecoderLanguage,
         device: Device,
         precision: Precision,
     ) -> None:
@@ -141,7 +148,7 @@ class VlmBackend:
         self._precision = precision
         self._way = model.way
         self._last: InputImage | None = None
-        self._encoded: OrderedDict[ImagePart, tuple[PreparedImage, EncodedPart]] = OrderedDict()
+        self._encoded: OrderedDict[ImageKey, tuple[PreparedImage, EncodedPart]] = OrderedDict()
 
     @property
     def device(self) -> Device:
@@ -171,15 +178,16 @@ class VlmBackend:
         if self._last is not image:
             self._encoded.clear()
             self._last = image
-        wanted = {part for prompt in prompts for part in prompt.told.images}
+        wanted = {key for prompt in prompts for key in self._keys(prompt)}
         if missing := wanted - self._encoded.keys():
             pixels = image.load()
-            for part in sorted(missing, key=repr):
-                prepared = self.processor.prepare(make_image(part, pixels))
+            for key in sorted(missing, key=repr):
+                part, alone = key
+                prepared = self.processor.prepare(make_image(part, pixels), alone=alone)
                 features = self.tower.encode(prepared.inputs)
-                beside = {key: value for key, value in prepared.inputs.items()
-                          if not key.startswith("pixel")}  # fmt: skip
-                self._encoded[part] = prepared, EncodedPart(features, beside)
+                beside = {name: value for name, value in prepared.inputs.items()
+                          if not name.startswith("pixel")}  # fmt: skip
+                self._encoded[key] = prepared, EncodedPart(features, beside)
         encoded = [self._tokenize(prompt) for prompt in prompts]
         while len(self._encoded) > IMAGES_KEPT:
             self._encoded.popitem(last=False)
@@ -250,10 +258,17 @@ class VlmBackend:
         model, tokenizer = self.language.model, self.processor.tokenizer
         return SchemaDecoding(schema, tokenizer, self.language.stops, logits_width(model), rows)
 
+    def _keys(self, prompt: RenderedVlmPrompt) -> list[ImageKey]:
+        """The images of a prompt, and whether each is processed as the only one."""
+        parts = prompt.told.images
+        alone = len(parts) == 1 or not self.processor.counts_images
+        return [(part, alone) for part in parts]
+
     def _tokenize(self, prompt: RenderedVlmPrompt) -> EncodedVlmPrompt | ItemError:
         """Tokenize a prompt whose images are encoded."""
-        prepared = [self._encoded[part][0] for part in prompt.told.images]
-        images = tuple(self._encoded[part][1] for part in prompt.told.images)
+        keys = self._keys(prompt)
+        prepared = [self._encoded[key][0] for key in keys]
+        images = tuple(self._encoded[key][1] for key in keys)
         ids = self.processor.tokenize(prompt.text, prepared).ids
         context = self.language.context
         if context is not None and len(ids) + prompt.max_new_tokens > context:
@@ -262,7 +277,8 @@ class VlmBackend:
                 f"{context - prompt.max_new_tokens} beside an answer of {prompt.max_new_tokens}; "
                 "ask a shorter question or lower --max-new-tokens"
             )
-        types = tuple(self.processor.token_types(ids)) if self.processor.types_tokens else None
+        name = self.language.type_name
+        types = tuple(self.processor.token_types(ids, name)) if name else None
         causal = self.card.prefix is PrefixSharing.causal
         shared = self.language.shared_length(ids, images[0]) if causal else 0
         encoded = VlmPrompt(ids, types, images, shared)

@@ -28,11 +28,17 @@ def can_be_joined(cache: Any) -> bool:
     """Return whether rows of different lengths can be joined once their prompts were run.
 
     From then on every row gets one token at a time, so that padding is behind it: recurrent and
-    convolutional states are beyond it, and attention masks it. A sliding window would count it.
+    convolutional states are beyond it, attention masks it, and it is the last that a sliding
+    window would reach.
     """
-    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+    from transformers.cache_utils import (
+        DynamicLayer,
+        DynamicSlidingWindowLayer,
+        LinearAttentionLayer,
+    )
 
-    return all(type(layer) in (DynamicLayer, LinearAttentionLayer) for layer in cache.layers)
+    known = (DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer)
+    return all(type(layer) in known for layer in cache.layers)
 
 
 def select_rows(cache: Any, rows: Tensor) -> Any:
@@ -70,6 +76,8 @@ def _join_layers(layers: Sequence[Any]) -> Any:
         longest = max(row.shape[-2] for row in rows)
         padded = [pad(row, (0, 0, longest - row.shape[-2], 0)) for row in rows]
         setattr(joined, name, torch.cat(padded))
+    if "cumulative_length" in vars(joined):  # of a sliding window, which keeps the last keys only
+        joined.cumulative_length = max(layer.cumulative_length for layer in layers)
     for name in {"conv_states", "recurrent_states"} & vars(joined).keys():
         states = [getattr(layer, name) for layer in layers]
         first = states[0]

@@ -5,6 +5,7 @@ any recurrent and convolutional states, is copied for every question. Questions 
 one batch.
 """
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from regionqa.requests import Sampling
 
 GREEDY = Sampling()
 MakeConstraint = Callable[[int], Constraint]
+TYPE_NAMES = ("mm_token_type_ids", "token_type_ids")
+"""Arguments by which models are told the types of tokens."""
 
 
 @dataclass(eq=False)
@@ -50,7 +53,7 @@ class VlmPrompt:
     ids: tuple[int, ...]
     """Token ids, L of them."""
     types: tuple[int, ...] | None
-    """1 for each token of an image, 0 for others; None: the model does not want them."""
+    """Type of each token; None: the model does not want them."""
     images: tuple[EncodedPart, ...]
     """In the order of their placeholders."""
     shared: int
@@ -98,6 +101,8 @@ class VlmLanguage:
             prefixes: Number of images whose prefix is kept.
         """
         self.model = model
+        known = inspect.signature(model.forward).parameters
+        self.type_name = next((name for name in TYPE_NAMES if name in known), None)
         self.image_token = image_token
         self._decode = decode
         self._stops = Stops(frozenset(stop_ids(model)))
@@ -235,7 +240,13 @@ class VlmLanguage:
             mask[row, : longest_prefix - lengths[row]] = 0
             mask[row, longest_prefix : longest_prefix + gap] = 0
             padded[..., row, gap:] = positions[row][..., 0, prompt.shared :]
-            types.append([0] * gap + list((prompt.types or ())[prompt.shared :]))
+            # those of the prefix too: masks are looked up by position
+            types.append(
+                [0] * (longest_prefix - lengths[row])
+                + list((prompt.types or ())[: prompt.shared])
+                + [0] * gap
+                + list((prompt.types or ())[prompt.shared :])
+            )
         images = [image for each in prompts for image in each.images[1 if each.shared else 0 :]]
         typed = types if prompts[0].types is not None else None
         output = self._run(ids, padded, mask, cache, images, typed)
@@ -260,10 +271,15 @@ class VlmLanguage:
             rows = [image.inputs[name] for image in prompt.images]
             if all(isinstance(row, Tensor) for row in rows) and name.endswith("grid_thw"):
                 arguments[name] = torch.cat(rows).to(ids.device)
-        if prompt.types is not None:
-            arguments["mm_token_type_ids"] = torch.tensor([prompt.types], device=ids.device)
-        positions: Tensor = self.model._prepare_position_ids_for_generation(ids, arguments)
-        return positions
+        if prompt.types is not None and self.type_name is not None:
+            arguments[self.type_name] = torch.tensor([prompt.types], device=ids.device)
+        positions = self.model._prepare_position_ids_for_generation(ids, arguments)
+        # PaliGemma counts from 1
+        prepared = self.model.prepare_inputs_for_generation(
+            **arguments, position_ids=positions, is_first_iteration=True, use_cache=True
+        )
+        shifted: Tensor = prepared["position_ids"]
+        return shifted
 
     def _run(
         self,
@@ -279,8 +295,8 @@ class VlmLanguage:
         arguments: dict[str, Any] = {}
         if images:
             arguments["mm_encoder_outputs"] = {"image": join([image.features for image in images])}
-        if types is not None:
-            arguments["mm_token_type_ids"] = torch.tensor(types, device=device)
+        if types is not None and self.type_name is not None:
+            arguments[self.type_name] = torch.tensor(types, device=device)
         return self.model(
             input_ids=torch.tensor(ids, device=device),
             attention_mask=mask.to(device),

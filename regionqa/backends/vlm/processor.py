@@ -17,6 +17,7 @@ from regionqa.errors import BundleError, QuestionError
 from regionqa.vlm.card import VlmCard
 from regionqa.vlm.coordinates import Size
 from regionqa.vlm.messages import Message
+from regionqa.vlm.region_images import pad_to_square
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,15 +81,16 @@ class VlmProcessor:
         self._card = card
         self._budget = dict(card.images.cuda if cuda else card.images.cpu)
         self.tokenizer = self.processor.tokenizer
+        self._mark = self._own_mark()
         special = sorted(map(str, self.tokenizer.all_special_tokens), key=len, reverse=True)
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
         controls = sorted({*special, *added} - {""}, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, controls)))
 
     @property
-    def types_tokens(self) -> bool:
-        """Whether the model wants to be told which tokens are images'."""
-        return "mm_token_type_ids" in self.processor.model_input_names
+    def counts_images(self) -> bool:
+        """Whether an image is processed in another way beside further images of its prompt."""
+        return "batch_num_images" in self.processor.image_processor.model_input_names
 
     @property
     def image_token_id(self) -> int:
@@ -110,23 +112,32 @@ class VlmProcessor:
                 f"{self._card.name}; leave it out"
             )
 
-    def prepare(self, image: Image.Image) -> PreparedImage:
+    def prepare(self, image: Image.Image, *, alone: bool = True) -> PreparedImage:
         """Process one image.
 
         Args:
             image: RGB.
+            alone: Whether it is the only image of its prompt; see `counts_images`.
         """
+        size = image.size
+        if self._card.images.square:
+            mean = self.processor.image_processor.image_mean
+            red, green, blue = (int(255 * channel) for channel in mean)
+            image = pad_to_square(image, (red, green, blue))
+        copies = 1 if alone else 2
         output = self.processor(
-            text=[self.image_token],
-            images=[image],
+            text=[self._mark * copies],
+            images=[[image] * copies],
             images_kwargs=self._budget,
             return_text_replacement_offsets=True,
             return_tensors="pt",
         )
-        (replacement,) = output["text_replacement_offsets"][0]
+        replacement, *_ = output["text_replacement_offsets"][0]
         inputs = {key: value for key, value in output.items() if key not in TEXT_KEYS}
+        if not alone:  # of both, one is kept; the number of images stays
+            inputs |= {key: inputs[key][:1] for key in inputs if len(inputs[key]) == copies}
         seen = seen_size(inputs, getattr(self.processor.image_processor, "patch_size", None))
-        return PreparedImage(inputs, replacement["replacement"], image.size, seen)
+        return PreparedImage(inputs, replacement["replacement"], size, seen)
 
     def render(self, messages: Sequence[Message]) -> str:
         """Render messages by the checkpoint's chat template; images are one placeholder each."""
@@ -169,8 +180,14 @@ class VlmProcessor:
         ids = self.tokenizer(expanded, add_special_tokens=special)["input_ids"]
         return PromptTokens(tuple(ids), text)
 
-    def token_types(self, ids: Sequence[int]) -> list[int]:
-        """Return 1 for each token of an image, 0 for others."""
+    def token_types(self, ids: Sequence[int], name: str) -> list[int]:
+        """Return the type of each token, as the model's argument `name` wants it.
+
+        That is 1 for each token of an image and 0 for others (`mm_token_type_ids`), or 0 for the
+        whole prompt, which is attended both ways (`token_type_ids`).
+        """
+        if name == "token_type_ids":
+            return [0] * len(ids)
         types: list[int] = self.processor.create_mm_token_type_ids([list(ids)])[0]
         return types
 
@@ -219,17 +236,22 @@ class VlmProcessor:
         )
         return width, height
 
+    def _own_mark(self) -> str:
+        """The placeholder; empty if the processor itself puts it before the text."""
+        _, (text,), *_ = self.processor.prepare_inputs_layout(
+            images=[[Image.new("RGB", (8, 8))]], text=[self.image_token]
+        )
+        return self.image_token if text.count(self.image_token) == 1 else ""
+
     def _plain(self, messages: Sequence[Message]) -> str:
         """Lay out the last question for a model without a chat template, by its processor."""
         parts = messages[-1].parts
         question = "\n".join(part for part in parts if isinstance(part, str))
         if self._card.chat.plain is not None:
             question = self._card.chat.plain.format(question=question)
-        blank = Image.new("RGB", (8, 8))
-        images = [blank for part in parts if not isinstance(part, str)]
-        marks = "" if self._card.chat.tasks else self.image_token * len(images)
+        images = [Image.new("RGB", (8, 8)) for part in parts if not isinstance(part, str)]
         _, (text,), *_ = self.processor.prepare_inputs_layout(
-            images=images, text=[marks + question]
+            images=[images], text=[self._mark * len(images) + question]
         )
         return str(text)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 CHATML = (
@@ -22,11 +22,14 @@ def chatml(image: str) -> str:
     return CHATML.replace("{{ image }}", image)
 
 
-def byte_tokenizer(special: Sequence[str], **named: Any) -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    special: Sequence[str], starts: str | None = None, **named: Any
+) -> PreTrainedTokenizerFast:
     """A tokenizer of single bytes, with special tokens.
 
     Args:
         special: Further tokens that are never split.
+        starts: The one that it puts before every text.
         named: Roles of special tokens, such as `eos_token` or `image_token`.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -35,18 +38,41 @@ def byte_tokenizer(special: Sequence[str], **named: Any) -> PreTrainedTokenizerF
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    if starts is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{starts} $A", special_tokens=[(starts, tokenizer.token_to_id(starts))]
+        )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
 
-def save(folder: Path, kind: Any, config: Any, processor: Any, stop: int) -> Path:
-    """Write a model with random weights, its processor and its generation config."""
+def save(
+    folder: Path,
+    kind: Any,
+    config: Any,
+    processor: Any,
+    stop: int,
+    rare: Sequence[int] = (),
+    **generation: Any,
+) -> Path:
+    """Write a model with random weights, its processor and its generation config.
+
+    Args:
+        folder: Where.
+        kind: Class of the model.
+        config: Its config.
+        processor: Its processor.
+        stop: Id of the token that ends an answer.
+        rare: Ids that answers hardly hold.
+        generation: Further entries of the generation config.
+    """
     torch.manual_seed(0)
     model = kind(config)
     with torch.no_grad():  # larger than initialized, so that answers depend on the input
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
                 weight.normal_(std=0.3 if "visual" in name or "vision" in name else 0.2)
-    model.generation_config.eos_token_id = stop
+        model.get_output_embeddings().weight[list(rare)] *= 0.3
+    model.generation_config.update(eos_token_id=stop, **generation)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from helpers.vlm.checkpoints import WRITERS
-from regionqa.backends.vlm.backend import VlmBackend
+from regionqa.backends.vlm.backend import RenderedVlmPrompt, VlmBackend
 from regionqa.engine import Engine
 from regionqa.images.reading import image_from_memory
 from regionqa.options import RegionWay
 from regionqa.regions import Box, Region
 from regionqa.requests import HistoryTurn, Request
+from regionqa.vlm.card import VlmCard
 from regionqa.vlm.cards import family_tables
 from regionqa.vlm.region_images import make_image
 
@@ -24,7 +25,13 @@ TOKENS = 6
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("checkpoints")
-    return {family: WRITERS[family](root / family) for family in FAMILIES}
+    written = {family: WRITERS[family](root / family) for family in FAMILIES}
+    for family in ("gemma4", "gemma4_unified"):  # fewer tokens, for speed
+        (written[family] / "card.toml").write_text(
+            f'kind = "vlm"\nname = "small"\nfamily = "{family}"\nsummary = "few tokens"\n'
+            "[images.cpu]\nmax_soft_tokens = 70\n"
+        )
+    return written
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:
@@ -32,11 +39,25 @@ def photo(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(values)
 
 
-def requests() -> list[Request]:
-    """Two images of other shapes; one, two and no regions, a repeated one, and a history."""
+def requests(card: VlmCard, way: RegionWay) -> list[Request]:
+    """Two images of other shapes; what the model takes of regions, repetitions and history."""
     wide, tall = image_from_memory(photo(200, 120, 1)), image_from_memory(photo(90, 170, 2))
     first, second = Region(Box(10, 20, 100, 110)), Region(Box(50, 60, 70, 80))
-    history = (HistoryTurn("what is <region1>?", "a cup", 1),)
+    if card.chat.tasks:
+        return [
+            Request("wide", "what is this?", (first,), wide),
+            Request("wide", "Read the text", (first,), wide),
+            Request("wide", "Describe this image in detail.", (), wide),
+            Request("tall", "describe <region1>", (second,), tall),
+        ]
+    if way is RegionWay.crop_only and not card.chat.multi_image:
+        return [
+            Request("wide", "what is this?", (first,), wide),
+            Request("wide", "what is <region1>?", (second,), wide),
+            Request("wide", "how many things are there?", (), wide),
+            Request("tall", "what is <region1>?", (second,), tall),
+        ]
+    history = (HistoryTurn("what is <region1>?", "a cup", 1),) if card.chat.multi_turn else ()
     return [
         Request("wide", "what is this?", (first,), wide),
         Request("wide", "is <region1> left of <region2>, or is <region1> right?",
@@ -47,22 +68,53 @@ def requests() -> list[Request]:
     ]  # fmt: skip
 
 
-def by_hand(backend: VlmBackend, request: Request) -> tuple[list[int], str]:
-    """Prompt ids by the processor, given the whole prompt, and the answer of `generate`."""
+def by_hand(backend: VlmBackend, request: Request) -> tuple[list[int], list[int]]:
+    """Prompt ids by the processor, given the whole prompt, and the ids that `generate` adds."""
     assert request.source is not None
     prompt = backend.render(request, TOKENS)
     pixels = request.source.load()
+    images = [make_image(part, pixels) for part in prompt.told.images]
+    if backend.card.images.square:
+        images = [padded(image) for image in images]
+    start = backend.processor.tokenizer.bos_token
+    starts = start is not None and prompt.text.startswith(start)  # as apply_chat_template does
     inputs = backend.processor.processor(
-        text=[prompt.text],
-        images=[[make_image(part, pixels) for part in prompt.told.images]],
+        text=[whole_text(backend, prompt)],
+        images=[images],
         images_kwargs=dict(backend.card.images.cpu),
         return_tensors="pt",
+        add_special_tokens=not starts,
     )
     model = backend.language.model
     with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0].tolist()
-    length = inputs["input_ids"].shape[1]
-    return ids[:length], backend.processor.decode(ids[length:]).strip()
+        ids = model.generate(
+            **inputs, max_new_tokens=TOKENS, do_sample=False, num_beams=1, early_stopping=False
+        )[0].tolist()
+    given: list[int] = inputs["input_ids"][0].tolist()
+    return given, ids[1:] if model.config.is_encoder_decoder else ids[len(given) :]
+
+
+def whole_text(backend: VlmBackend, prompt: RenderedVlmPrompt) -> str:
+    """What the processor is given: rendered by the chat template, or the bare question."""
+    chat = backend.card.chat
+    if chat.plain is None and not chat.tasks:
+        return prompt.text
+    question = "".join(part for part in prompt.told.messages[-1].parts if isinstance(part, str))
+    if chat.tasks:
+        return question
+    assert chat.plain is not None
+    return "<image>" * len(prompt.told.images) + chat.plain.format(question=question)
+
+
+def padded(image: Image.Image) -> Image.Image:
+    """Pad to a square as LLaVA's own image processor does where it is told to."""
+    from transformers import LlavaImageProcessor
+    from transformers.image_utils import OPENAI_CLIP_MEAN
+
+    values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    color = tuple(int(channel * 255) for channel in OPENAI_CLIP_MEAN)
+    square = LlavaImageProcessor().pad_to_square(values, color)
+    return Image.fromarray(square.permute(1, 2, 0).numpy())
 
 
 def ways() -> list[tuple[str, RegionWay]]:
@@ -78,13 +130,18 @@ def test_prompts_and_answers_equal_those_of_transformers(
     engine = Engine.load(folders[family], device="cpu", way=way)
     backend = engine.backend
     assert isinstance(backend, VlmBackend)
-    asked = requests()
+    asked = requests(backend.card, way)
     answers = list(engine.answer(asked, max_new_tokens=TOKENS, guess=True))
     for request, answer in zip(asked, answers, strict=True):
-        ids, text = by_hand(backend, request)
+        ids, expected = by_hand(backend, request)
         assert request.source is not None
         (encoded,) = backend.encode(request.source, [backend.render(request, TOKENS)])
         assert not isinstance(encoded, Exception)
         assert list(encoded.prompt.ids) == ids
+        (alone,) = backend.language.generate([encoded.prompt], TOKENS)
+        ids, end = list(alone.ids), expected[len(alone.ids) :]
+        assert ids + end == expected
+        assert end == [] or end[0] in backend.language.stops
+        text = backend.processor.decode(expected).strip()
         assert (answer.error, answer.text) == (None, text)
     assert len({answer.text for answer in answers}) > 1
