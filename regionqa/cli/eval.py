@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from regionqa.cli.eval_report import SOME_FAILED, report_rankings, run_eval
+from regionqa.cli.eval_report import (
+    SOME_FAILED,
+    MeasuredWays,
+    report_rankings,
+    run_eval,
+    run_ways,
+)
 from regionqa.cli.options import EVAL, only, require, with_options, without
 from regionqa.errors import UsageError
 from regionqa.flags import Options, Reads, Section, Writes, flag, option
@@ -128,12 +134,33 @@ class FineEvalOptions(Options):
     seed: int = option(0, "Random seed for the order of the answers.", section=Section.method)
 
 
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class WaysOptions(Options):
+    """Comparison of ways of telling regions."""
+
+    ways: str | None = option(
+        None,
+        "Compare ways of telling a vision-language model the regions: all, or several of its own.",
+        metavar="A,B,...",
+        section=Section.model,
+        excludes=("way",),
+    )
+    write_card: Path | None = option(
+        None,
+        "Write the model's card with the best way as its default: a card.toml.",
+        section=Section.result,
+        needs=("ways",),
+        role=Writes.results,
+    )
+
+
 @eval_app.command()
 @with_options
 def recognition(
     *,
     task: RecognitionOptions,
     boxes: ScaleBoxes,
+    ways: WaysOptions,
     runtime: RuntimeOptions,
     evaluation: EvaluationOptions,
     generation: MaxNewTokens,
@@ -159,6 +186,9 @@ def recognition(
         limit=evaluation.limit,
         scale_boxes=boxes.scale_boxes,
     )
+    if ways.ways:
+        measured = MeasuredWays(ways.ways, ways.write_card, task.boxes)
+        return run_ways(built, measured, runtime, generation, evaluation, output)
     return run_eval(built, runtime, generation, evaluation, output)
 
 
@@ -175,6 +205,7 @@ def vqa(
     ],
     *,
     task: VqaOptions,
+    ways: WaysOptions,
     runtime: RuntimeOptions,
     evaluation: EvaluationOptions,
     generation: MaxNewTokens,
@@ -187,6 +218,9 @@ def vqa(
     from regionqa.evaluation.tasks.vqa import VqaTask
 
     built = VqaTask(file, evaluation.images, limit=evaluation.limit, likelihood=task.likelihood)
+    if ways.ways:
+        measured = MeasuredWays(ways.ways, ways.write_card, file)
+        return run_ways(built, measured, runtime, generation, evaluation, output)
     return run_eval(built, runtime, generation, evaluation, output)
 
 

@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regionqa.cli.options import PLOT, require
+from regionqa.errors import UsageError
 from regionqa.options import EvaluationOptions, GenerationOptions, OutputOptions, RuntimeOptions
 
 if TYPE_CHECKING:
@@ -65,6 +67,60 @@ def run_eval(
         failed = result.first.failed + result.second.failed
     write_results(result, evaluation)
     return SOME_FAILED if failed else 0
+
+
+@dataclass(frozen=True)
+class MeasuredWays:
+    """What ways are compared, and where the result goes."""
+
+    ways: str
+    """The value of --ways."""
+    card: Path | None
+    """The card to write, or None."""
+    data: Path
+    """The file that is evaluated on."""
+
+
+def run_ways(
+    task: "EvalTask",
+    measured: MeasuredWays,
+    runtime: RuntimeOptions,
+    generation: GenerationOptions,
+    evaluation: EvaluationOptions,
+    output: OutputOptions,
+) -> int:
+    """Evaluate one model in several ways of telling regions, and report the results.
+
+    Returns:
+        The exit status: 0, or `SOME_FAILED` if some items failed.
+    """
+    from regionqa.evaluation import report
+    from regionqa.evaluation.runner import EvalSettings
+    from regionqa.evaluation.ways import (
+        check_card_path,
+        compare_ways,
+        ways_document,
+        ways_table,
+        write_user_card,
+    )
+    from regionqa.pipeline.console import Console
+
+    if evaluation.compare:
+        raise UsageError("--compare: has no effect beside --ways; drop one of the two")
+    if evaluation.plot:
+        raise UsageError("--plot: has no effect beside --ways; drop one of the two")
+    if measured.card:
+        check_card_path(measured.card, runtime.model)
+    settings = EvalSettings(runtime, generation, evaluation)
+    with Console(quiet=output.quiet) as console:
+        result = compare_ways(task, settings, measured.ways, console)
+    show([ways_table(result)])
+    if evaluation.json:
+        report.write_json(evaluation.json, ways_document(result))
+    if measured.card:
+        write_user_card(measured.card, result, measured.data.name)
+        print(f"{result.best} is the default of {measured.card}", file=sys.stderr)
+    return SOME_FAILED if result.failed else 0
 
 
 def write_results(result: "EvalResult | Comparison", evaluation: EvaluationOptions) -> None:

@@ -156,6 +156,11 @@ def scaled(value: float, metric: Metric) -> float:
     return 100 * value if metric.percent else value
 
 
+def metric_value(each: MetricEstimate) -> str:
+    """Return the value of a metric as it is printed."""
+    return _value(each.estimate.value, each.metric)
+
+
 def _row(each: MetricEstimate) -> tuple[str, ...]:
     metric, estimate = each.metric, each.estimate
     value, interval = _value(estimate.value, metric), _interval(estimate, metric)

@@ -23,12 +23,14 @@ from regionqa.flags import Reads, Writes
 if TYPE_CHECKING:
     from conftest import Command
 
-NO_FILES = {"box", "name", "push", "question", "revision"}
+NO_FILES = {"box", "choices", "name", "push", "question", "revision", "ways"}
 """Options and arguments that take any text, which names no file."""
 NEEDED = {
     ("init", "vision"): ("--llm", "x"),
     ("init", "llm"): ("--vision", "x"),
     ("eval recognition", "encoder"): ("--by", "sentence-encoder"),
+    ("eval recognition", "write_card"): ("--ways", "all"),
+    ("eval vqa", "write_card"): ("--ways", "all"),
 }
 """What a command also needs, where an option is given."""
 

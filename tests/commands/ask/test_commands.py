@@ -61,10 +61,10 @@ OPTIONS = {
     ("eval",): ("--help",),
     ("eval", "recognition"): (
         "--boxes", "--scale-boxes",
-        "--images", "--min-side", "--question", "--by", "--encoder", "--classes",
-        *MEASURING,
+        "--images", "--min-side", "--question", "--by", "--encoder", "--classes", "--ways",
+        "--write-card", *MEASURING,
     ),
-    ("eval", "vqa"): ("--images", "--likelihood", *MEASURING),
+    ("eval", "vqa"): ("--images", "--likelihood", "--ways", "--write-card", *MEASURING),
     ("eval", "caption"): ("--images", "--meteor", *MEASURING[:6], *MEASURING[7:]),
     ("eval", "fineeval"): (
         "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
