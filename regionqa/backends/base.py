@@ -4,6 +4,7 @@ The engine reaches every model through `Backend`. A further kind of model is one
 function `open_model(folder)` and one line in `KINDS`; its cards name it with `kind = "..."`.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,18 +12,20 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from regionqa.bundles.card import ConfidenceCard
+from regionqa.bundles.hub import Listing, looks_like_repo, readable
 from regionqa.bundles.prompt_rules import RegionInput
-from regionqa.bundles.store import CARD, Bundle, find_folder
+from regionqa.bundles.store import CARD, VLM, Bundle, find_folder
 from regionqa.errors import BundleError, ItemError
 from regionqa.images.reading import InputImage
 from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.options import RegionWay, RuntimeOptions
 from regionqa.requests import Request, Sampling
 from regionqa.schema import read_toml
-from regionqa.vlm.cards import KIND as VLM_KIND
-from regionqa.vlm.cards import model_type, shipped_vlm_card, shipped_vlm_names
-from regionqa.vlm.checkpoints import find_checkpoint
+from regionqa.vlm.cards import model_type
+from regionqa.vlm.checkpoints import fetch_checkpoint
+from regionqa.vlm.store import find_vlm
 
+log = logging.getLogger(__name__)
 PromptT = TypeVar("PromptT")
 """A rendered prompt; only its backend knows what it holds."""
 EncodedT = TypeVar("EncodedT")
@@ -69,6 +72,8 @@ class ModelInfo:
     """Text put before a question that does not name its regions; empty: none is put."""
     separator: str = " "
     """Text between the regions of an introduction."""
+    note: str = ""
+    """A remark on the model that users are told once; empty: none."""
 
     def introduce(self, question: str, numbers: Sequence[int]) -> str:
         """Put references to regions before a question that does not name them.
@@ -222,7 +227,8 @@ def find_model(model: str | Path | Bundle | Model) -> Model:
 
     Args:
         model: The name of a model that ships with the package, a model's folder, or OWNER/NAME on
-            the Hub. A bundle or model that is already open is passed through.
+            the Hub, which is fetched if it is not on this machine. A bundle or model that is
+            already open is passed through.
 
     Raises:
         BundleError: There is no such model, or its card is not sound.
@@ -234,11 +240,13 @@ def find_model(model: str | Path | Bundle | Model) -> Model:
         return BundleModel(model)
     if not isinstance(model, (str, Path)):
         return model
-    if model in shipped_vlm_names():
+    if isinstance(model, str) and (found := find_vlm(model)):
         from regionqa.backends.vlm.backend import VlmModel
 
-        card = shipped_vlm_card(str(model))
-        return VlmModel(card, find_checkpoint(card.source) if card.source else None)
+        folder, source = found.folder, found.card.source
+        if folder is None and source is not None and looks_like_repo(model):
+            folder = fetch_checkpoint(source, _announce)
+        return VlmModel(found.card, folder, has_card=found.path is not None)
     folder = find_folder(model)
     kind = card_kind(folder)
     if kind not in KINDS:
@@ -252,6 +260,12 @@ def find_model(model: str | Path | Bundle | Model) -> Model:
     return opener(folder)
 
 
+def _announce(listing: Listing) -> None:
+    """Log the licence and size of what is fetched without a command to download it."""
+    size = readable(sum(file.size for file in listing.missing))
+    log.warning("fetching %s: %s, licence %s", listing.repo, size, listing.licence or "not stated")
+
+
 def card_kind(folder: Path) -> str:
     """Return the kind of the model in a folder: its card's, or a checkpoint's of transformers.
 
@@ -260,7 +274,7 @@ def card_kind(folder: Path) -> str:
     try:
         table = read_toml(folder / CARD)
     except FileNotFoundError:
-        return VLM_KIND if model_type(folder) is not None else DEFAULT_KIND
+        return VLM if model_type(folder) is not None else DEFAULT_KIND
     except (OSError, ValueError):
         return DEFAULT_KIND
     return str(table.get("kind", DEFAULT_KIND))

@@ -74,6 +74,8 @@ class Listing:
     files: tuple[HubFile, ...]
     licence: str | None
     """The licence stated by the repository."""
+    model_type: str | None = None
+    """The `model_type` of its config.json, where the Hub tells it."""
 
     @property
     def missing(self) -> list[HubFile]:
@@ -149,6 +151,9 @@ def list_files(
             for path in wanted
         ),
         licence_of(info),
+        model_type
+        if isinstance(model_type := (info.config or {}).get("model_type"), str)
+        else None,
     )
 
 
@@ -204,17 +209,12 @@ def fetch(
     Raises:
         DownloadError: Files cannot be fetched and are not in the cache.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
     try:
         listing = list_files(repo, revision=revision, files=files)
     except DownloadError as error:
-        folder = cached(repo, revision=revision, files=files)
-        if folder is None or error.__cause__ is None or not is_unreachable(error.__cause__):
-            raise
-        if not constants.HF_HUB_OFFLINE:
-            log.warning("%s: the Hub cannot be reached; what is on this machine is used", repo)
-        return folder
+        return instead_of_hub(error, repo, cached(repo, revision=revision, files=files))
     missing = listing.missing
     if missing and announce:
         announce(listing)
@@ -227,6 +227,17 @@ def fetch(
         missing = list(list_files(repo, revision=folder.name, files=files).files)
     check_content(repo, folder, missing)
     remove_leftovers(folder, listing.files)
+    return folder
+
+
+def instead_of_hub(error: DownloadError, repo: str, folder: Path | None) -> Path:
+    """Return the complete cached folder where the Hub cannot be reached; else raise the error."""
+    from huggingface_hub import constants
+
+    if folder is None or error.__cause__ is None or not is_unreachable(error.__cause__):
+        raise error
+    if not constants.HF_HUB_OFFLINE:
+        log.warning("%s: the Hub cannot be reached; what is on this machine is used", repo)
     return folder
 
 

@@ -1,9 +1,10 @@
-"""Sizes in transformers configs by one set of names, through optimum's normalised configs."""
+"""Sizes in transformers configs by one set of names, through optimum's normalised configs.
+
+optimum, which loads torch, is imported inside the functions, so that listing models does not wait.
+"""
 
 from dataclasses import dataclass
 from typing import Any
-
-from optimum.utils import NormalizedConfigManager, NormalizedTextConfig, NormalizedVisionConfig
 
 from regionqa.errors import BundleError
 
@@ -48,6 +49,8 @@ class VisionSizes:
 
 def text_sizes(config: Any) -> TextSizes:
     """Sizes in a transformers config; BundleError if it is not a language model's."""
+    from optimum.utils import NormalizedTextConfig
+
     sizes = normalised_config(config, NormalizedTextConfig)
     width, heads = number(sizes, "hidden_size"), number(sizes, "num_attention_heads")
     head_width = getattr(config, "head_dim", None) or width // heads
@@ -63,6 +66,8 @@ def text_sizes(config: Any) -> TextSizes:
 
 def vision_sizes(config: Any) -> VisionSizes:
     """Sizes in a transformers config; BundleError if it is not a vision tower's."""
+    from optimum.utils import NormalizedVisionConfig
+
     sizes = normalised_config(config, NormalizedVisionConfig)
     return VisionSizes(
         number(sizes, "hidden_size"),
@@ -74,6 +79,8 @@ def vision_sizes(config: Any) -> VisionSizes:
 
 def normalised_config(config: Any, fallback: type) -> Any:
     """Return the config under optimum's names; `fallback` is used for types unknown to optimum."""
+    from optimum.utils import NormalizedConfigManager
+
     try:
         kind = NormalizedConfigManager.get_normalized_config_class(config.model_type)
     except KeyError:

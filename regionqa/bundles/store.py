@@ -14,8 +14,13 @@ from regionqa.bundles.card import FileSpec, ModelCard, read_card
 from regionqa.bundles.hub import cached, fetch, hub_home, looks_like_repo
 from regionqa.errors import BundleError
 from regionqa.files import is_folder, with_home
+from regionqa.schema import read_toml
 
 CARD = "card.toml"
+CONFIG = "config.json"
+"""The file of a transformers checkpoint that names its `model_type`."""
+VLM = "vlm"
+"""Kind of the cards of vision-language models, which are no bundles."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,42 @@ def published_cards() -> dict[str, ModelCard]:
     return {name: card for name, card in shipped_cards().items() if not card.is_converted}
 
 
+def shipped_vlm_names() -> list[str]:
+    """Return the names of the vision-language models whose cards are in the package."""
+    return sorted(path.stem for path in (shipped_folder() / "hub").glob("*.toml"))
+
+
 def published_folder(name: str) -> Path:
     """Return the folder of a converted published model: HF_HOME/regionqa/NAME."""
     return hub_home() / "regionqa" / name
 
 
 def find_bundle(model: str | Path) -> Bundle:
-    """Find a bundle and open it; see `find_folder` for the argument and errors."""
-    return open_bundle(find_folder(model))
+    """Find a bundle and open it; see `find_folder` for the argument and errors.
+
+    Raises:
+        BundleError: There is no such model, its files are invalid, or it is no bundle.
+    """
+    folder = None if model in shipped_vlm_names() else find_folder(model)
+    if folder is None or holds_vlm(folder):
+        raise BundleError(
+            f"{model}: is a vision-language model of the Hub; this needs a bundle, such as those "
+            "that ship or that regionqa init, finetune and download of a published model write"
+        )
+    return open_bundle(folder)
+
+
+def holds_vlm(folder: Path) -> bool:
+    """Return whether a folder holds a transformers checkpoint, or a vision-language model's card.
+
+    A card that cannot be read is a bundle's, whose reader reports what is wrong.
+    """
+    try:
+        return read_toml(folder / CARD).get("kind") == VLM
+    except FileNotFoundError:
+        return (folder / CONFIG).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def find_folder(model: str | Path) -> Path:
@@ -137,17 +170,15 @@ def find_folder(model: str | Path) -> Path:
 
 
 def no_such_model(name: str) -> str:
-    """The message for a name that is no model's, with the one that was probably meant."""
-    known = shipped_cards()
-    shipped = [each for each, card in known.items() if card.is_converted]
-    further = [each for each in known if each not in shipped]
-    near = get_close_matches(Path(name).name.lower(), known, n=1)
+    """The message for a name that is no model's, with those that were probably meant."""
+    further = [*published_cards(), *shipped_vlm_names()]
+    near = get_close_matches(Path(name).name.lower(), [*shipped_bundles(), *further], n=3)
     listed = (
-        f"shipped are: {', '.join(shipped) or 'none'}; to be downloaded: "
-        f"{', '.join(further) or 'none'}; or give a model's folder"
+        f"shipped are: {', '.join(shipped_bundles()) or 'none'}; {len(further)} others can be "
+        "downloaded: regionqa models list; or give a model's folder"
     )
     if near:
-        listed = f"did you mean {near[0]}? S{listed[1:]}"
+        listed = f"did you mean {' or '.join(near)}? S{listed[1:]}"
     return f"{name}: no such model; {listed}"
 
 
@@ -157,6 +188,8 @@ def hub_folder(repo: str) -> Path:
     The card is fetched first: a repository without one is not a bundle, and may be very large.
     """
     root = cached(repo, files=[CARD]) or fetch(repo, files=[CARD])
+    if holds_vlm(root):
+        return root
     listed = [spec.path for spec in read_card(root / CARD).files]
     if all((root / path).exists() for path in listed):
         return root

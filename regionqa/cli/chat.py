@@ -58,6 +58,8 @@ def chat(
     open_image(image)  # fails before the model is loaded
     engine = Engine.load(options=runtime)
     console = ChatConsole(quiet=output.quiet)
+    if engine.info.note:
+        console.warn(engine.info.note)
     settings = ChatSettings(boxes, generation, output.show_prompt)
     conversation = Chat(engine, settings, console, write_conversations)
     conversation.open(image)

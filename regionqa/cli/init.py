@@ -129,7 +129,13 @@ def checkpoint(name: str) -> Path:
     Many repositories hold their weights twice; pickled ones are the last resort.
     """
     from regionqa.bundles.hub import local_or_hub
+    from regionqa.bundles.store import shipped_vlm_names
 
+    if name in shipped_vlm_names():
+        raise UsageError(
+            f"{name}: is a vision-language model that is asked as it is (--model {name}); init "
+            "takes parts, each a folder or OWNER/NAME on the Hub"
+        )
     folder = local_or_hub(name, files=(*BESIDE_WEIGHTS, "*.safetensors"))
     if any(folder.glob("*.safetensors")):
         return folder

@@ -41,7 +41,7 @@ COMMANDS = {
         "chat", "Talk about an image and add boxes as you go; /help lists the commands."
     ),
     "finetune": CommandEntry("finetune", "Train a model on your own regions, in two stages."),
-    "models": CommandEntry("models", "List and show models."),
+    "models": CommandEntry("models", "Choose, list and show models."),
     "data": CommandEntry("data", "Check and convert training data."),
     "eval": CommandEntry("eval", "Evaluate models on your own data, with confidence intervals."),
     "download": CommandEntry(

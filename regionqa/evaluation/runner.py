@@ -120,7 +120,7 @@ def evaluate_models(
         RegionQAError: A model cannot be loaded.
     """
     models = [find_model(name).configured(settings.runtime) for name in settings.models]
-    for line in task.remarks:
+    for line in (*(model.info.note for model in models if model.info.note), *task.remarks):
         console.warn(line)
     runs = [run_task(task.requests(model.info), settings, model, console) for model in models]
     answered = set.intersection(*(set(run.answers) for run in runs))

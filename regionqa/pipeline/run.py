@@ -69,6 +69,8 @@ def run_requests(options: RunOptions) -> int:
     if output.draw:
         check_drawing(output.draw, several=not one)
     model = find_model(options.runtime.model).configured(options.runtime)
+    if model.info.note:
+        console.warn(model.info.note)
     ask = _ask_settings(options, model.info, one)
     settings = _output_settings(options, model.info, one)
     finished = None

@@ -57,6 +57,11 @@ class MemoryNeeds:
     transformers: bool = False
     """Whether transformers runs the language model even unquantized."""
 
+    @property
+    def is_large(self) -> bool:
+        """Whether "auto" loads it in half precision."""
+        return self.matrices + self.others > SMALL
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -244,15 +249,33 @@ def fits_text(each: MemoryEstimate, here: dict[Device, int | None]) -> str:
 
 
 def advice(needs: MemoryNeeds, found: list[MemoryEstimate], here: dict[Device, int | None]) -> str:
-    """Recommend a setting: a GPU before the CPU, and the most precise that fits.
+    """Recommend a setting; see `best_setting`."""
+    best = best_setting(needs, found, here)
+    if best is None:
+        return "no setting fits: use a GPU with more memory, or a smaller model"
+    return f"recommended: {setting_text(best)}"
 
-    float32 is not recommended for large models, which read all their weights for every token.
+
+def best_setting(
+    needs: MemoryNeeds, found: list[MemoryEstimate], here: dict[Device, int | None]
+) -> MemoryEstimate | None:
+    """Choose a setting that fits: a GPU before the CPU, and the most precise; None if none does.
+
+    float32 is not chosen for large models, which read all their weights for every token.
     """
-    large = needs.matrices + needs.others > SMALL
     for each in sorted(found, key=lambda each: each.device is Device.cpu):
-        if fits(each, here) and not (large and each.precision.dtype is Dtype.float32):
-            return f"recommended: {setting_text(each)}"
-    return "no setting fits: use a GPU with more memory, or a smaller model"
+        if fits(each, here) and not (needs.is_large and each.precision.dtype is Dtype.float32):
+            return each
+    return None
+
+
+def default_setting(needs: MemoryNeeds, here: dict[Device, int | None]) -> MemoryEstimate:
+    """Estimate what runs without options: on a GPU if there is one, in the precision of "auto"."""
+    device = Device.cpu if here[Device.cuda] is None else Device.cuda
+    if not needs.is_large:
+        return estimate(needs, device, Precision())
+    dtype = Dtype.bfloat16 if device is Device.cpu else Dtype.float16
+    return estimate(needs, device, Precision(dtype, None, half_encoders=device is Device.cuda))
 
 
 def gigabytes(size: int) -> str:

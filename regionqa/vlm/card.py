@@ -302,6 +302,8 @@ class VlmCard:
     """Changes whenever an answer could change."""
     good_at: str = ""
     """What it is chosen for, in a few words."""
+    recommended: str = ""
+    """Why `models recommend` names it where it is the largest that fits; empty: it never does."""
     images: ImageBudget = ImageBudget()
     """Size of the images that the model sees."""
     chat: ChatCard = ChatCard()

@@ -10,15 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from regionqa.bundles.store import CARD, shipped_folder
+from regionqa.bundles.store import CONFIG, shipped_folder
+from regionqa.bundles.store import shipped_vlm_names as shipped_vlm_names
 from regionqa.errors import BundleError
 from regionqa.schema import from_table, read_toml
 from regionqa.vlm.card import VlmCard
 
-CONFIG = "config.json"
-"""The file of a checkpoint that names its `model_type`."""
-KIND = "vlm"
-"""The kind of these cards."""
+
+class UnknownFamilyError(BundleError):
+    """A checkpoint is of a family whose conventions are not known."""
 
 
 @cache
@@ -43,15 +43,20 @@ def shipped_vlm_cards() -> dict[str, VlmCard]:
     return {name: shipped_vlm_card(name) for name in shipped_vlm_names()}
 
 
-def shipped_vlm_names() -> list[str]:
-    """Return the names of the cards that ship with the package, without reading them."""
-    return sorted(path.stem for path in _folder("hub").glob("*.toml"))
-
-
 @cache
 def shipped_vlm_card(name: str) -> VlmCard:
     """Read one card that ships with the package."""
-    return read_vlm_card(_folder("hub") / f"{name}.toml")
+    return read_vlm_card(shipped_card_path(name))
+
+
+def family_path(family: str) -> Path:
+    """Return the file of a family's conventions."""
+    return _folder("families") / f"{family}.toml"
+
+
+def shipped_card_path(name: str) -> Path:
+    """Return the file of a card in the package."""
+    return _folder("hub") / f"{name}.toml"
 
 
 def card_of_repo(repo: str) -> VlmCard | None:
@@ -97,23 +102,21 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def card_of_checkpoint(folder: Path, name: str) -> VlmCard:
-    """Return the card of a checkpoint's folder: its own, or its family's conventions.
+def family_card(family: str | None, name: str, where: str) -> VlmCard:
+    """Make the card of a checkpoint that has none, of its family's conventions.
 
     Args:
-        folder: Holds the checkpoint's config.json, and maybe a card.toml.
-        name: Name of the model where it has no card.
+        family: Its `model_type`; None: unknown.
+        name: Name of the model.
+        where: Its folder or repository, for the message.
 
     Raises:
-        BundleError: There is neither a card nor a known `model_type`.
+        UnknownFamilyError: No card covers the family.
     """
-    if (folder / CARD).is_file():
-        return read_vlm_card(folder / CARD)
-    family = model_type(folder)
     tables = family_tables()
     if family not in tables:
-        raise BundleError(
-            f"{folder}: a checkpoint of the family {family!r}, which is unknown; known are "
+        raise UnknownFamilyError(
+            f"{where}: its {CONFIG} says model_type {family!r}, which no card covers; known are "
             f"{', '.join(tables)}"
         )
     table = {
@@ -121,7 +124,12 @@ def card_of_checkpoint(folder: Path, name: str) -> VlmCard:
         "family": family,
         "summary": f"a checkpoint of the family {family}, with the family's conventions",
     }
-    return make_card(table, str(folder))
+    return make_card(table, where)
+
+
+def card_of_checkpoint(folder: Path, name: str) -> VlmCard:
+    """Make the card of a folder's checkpoint, of its family's conventions; see `family_card`."""
+    return family_card(model_type(folder), name, str(folder))
 
 
 def model_type(folder: Path) -> str | None:

@@ -1,14 +1,16 @@
 """Checkpoints of the Hub on this machine: which files they need, found in the cache, or fetched."""
 
+import glob
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from regionqa.bundles.hub import Listing, cached, fetch, list_files
+from regionqa.bundles.hub import Listing, cached, fetch, instead_of_hub, list_files
+from regionqa.bundles.store import CARD, CONFIG
 from regionqa.bundles.weights import INDEX, read_index
 from regionqa.errors import DownloadError
 from regionqa.vlm.card import CheckpointSource
-from regionqa.vlm.cards import CONFIG
 
 SUFFIXES = (".json", ".jinja", ".model", ".txt", ".safetensors")
 """Suffixes of files that transformers reads."""
@@ -22,10 +24,10 @@ def checkpoint_files(paths: Iterable[str]) -> list[str]:
     """Return those files of a repository that transformers reads: the ones in its top folder.
 
     Copies in other formats (ONNX, GGUF, original checkpoints) are left out. If weights are listed
-    in an index, so are single-file copies of them.
+    in an index, so are single-file copies of them. A card of ours is taken too.
     """
     top = [path for path in paths if len(PurePosixPath(path).parts) == 1]
-    chosen = [path for path in top if path.endswith(SUFFIXES)]
+    chosen = [path for path in top if path.endswith(SUFFIXES) or path == CARD]
     if INDEX in chosen:
         return [path for path in chosen if path != WEIGHTS and not path.startswith("consolidated")]
     return [path for path in chosen if not path.endswith(".safetensors") or path == WEIGHTS]
@@ -73,7 +75,7 @@ def list_checkpoint(source: CheckpointSource) -> Listing:
             "transformers reads"
         )
     files = tuple(file for file in listing.files if file.path in names)
-    return Listing(listing.repo, listing.revision, files, listing.licence)
+    return replace(listing, files=files)
 
 
 def fetch_checkpoint(
@@ -89,10 +91,10 @@ def fetch_checkpoint(
         DownloadError: Files cannot be fetched and are not in the cache.
     """
     try:
-        names = [file.path for file in list_checkpoint(source).files]
-    except DownloadError:
-        folder = find_checkpoint(source)
-        if folder is None:
-            raise
-        return folder
-    return fetch(source.repo, revision=source.revision, files=names, announce=announce)
+        names = [glob.escape(file.path) for file in list_checkpoint(source).files]
+    except DownloadError as error:
+        return instead_of_hub(error, source.repo, find_checkpoint(source))
+    folder = fetch(source.repo, revision=source.revision, files=names, announce=announce)
+    if not is_complete(folder):
+        raise DownloadError(f"{source.repo}: lacks weights that its {INDEX} lists; tell its owner")
+    return folder

@@ -46,6 +46,8 @@ class Repo:
     wrong: Files = field(default_factory=dict)
     """By file: content served in its place, with the right digest."""
     lost: set[str] = field(default_factory=set)
+    tells_config: bool = True
+    """Whether its record has parts of its config.json."""
 
     def commit(self, files: Files, branch: str = "main") -> str:
         """Add a commit to a branch."""
@@ -262,11 +264,13 @@ class Handler(BaseHTTPRequestHandler):
             self.tell([tree_entry(path, data) for path, data in files.items()])
             return
         blobs = "blobs" in parse_qs(urlsplit(self.path).query)
+        config = config_record(files) if repo.tells_config else {}
         self.tell(
             {
                 "id": name, "sha": sha, "private": repo.private,
                 "gated": "auto" if repo.gated else False,
                 "cardData": repo.card,
+                **config,
                 "siblings": [
                     sibling(path, data) if blobs else {"rfilename": path}
                     for path, data in files.items()
@@ -416,6 +420,16 @@ def git_digest(data: bytes) -> str:
 def digest(path: str, data: bytes) -> str:
     """Return the ETag of a file: its sha256 in LFS, else git's digest."""
     return hashlib.sha256(data).hexdigest() if is_large(path) else git_digest(data)
+
+
+def config_record(files: Files) -> dict[str, Any]:
+    """Return what a model's record has of its config.json."""
+    try:
+        config = json.loads(files["config.json"])
+        told = {name: config[name] for name in ("architectures", "model_type") if name in config}
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return {"config": told}
 
 
 def sibling(path: str, data: bytes) -> dict[str, Any]:

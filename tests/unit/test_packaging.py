@@ -146,9 +146,9 @@ def test_package_import_is_light() -> None:
 def test_help_and_lists_import_no_torch() -> None:
     code = """
 from regionqa.cli import main
-commands = ("", "ask", "caption", "chat", "models list", "models show", "finetune", "data check",
-    "data convert", "eval recognition", "eval vqa", "eval caption", "eval fineeval", "download",
-    "export", "init", "doctor", "demo")
+commands = ("", "ask", "caption", "chat", "models list", "models recommend", "models show",
+    "finetune", "data check", "data convert", "eval recognition", "eval vqa", "eval caption",
+    "eval fineeval", "download", "export", "init", "doctor", "demo")
 for words in commands:
     assert main([*words.split(), "--help"]) == 0
 assert main(["--version"]) == 0

@@ -32,7 +32,6 @@ LONG_FUNCTIONS: dict[str, str] = {
     "tests/recipes/test_starter_training.py:test_the_recipe_makes_a_bundle_that_answers": (
         "one run of the recipe, which is too slow to repeat"
     ),
-    "regionqa/cli/download.py:download": "to be split into checking, fetching and reporting",
 }
 """Functions that may be longer, as `path:name`, each with the reason."""
 FULL_FOLDERS: dict[str, str] = {"benchmarks": "a script for each thing that is measured"}

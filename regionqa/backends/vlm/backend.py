@@ -27,6 +27,7 @@ from regionqa.vlm.checkpoints import checkpoint_digest
 from regionqa.vlm.coordinates import Size
 from regionqa.vlm.messages import Told, check_way, tell
 from regionqa.vlm.region_images import ImagePart, describe_image, make_image
+from regionqa.vlm.store import download_command, vlm_in_folder
 
 log = logging.getLogger(__name__)
 ImageKey = tuple[ImagePart, bool]
@@ -44,6 +45,8 @@ class VlmModel:
     """The checkpoint's files; None: they are not on this machine."""
     way: RegionWay | None = None
     """How regions are told; None: the card chooses."""
+    has_card: bool = True
+    """Whether the card is the model's own, not made of its family's conventions."""
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -63,6 +66,16 @@ class VlmModel:
             free_questions=not card.chat.tasks,
             structured=not card.chat.tasks,
             multi_turn=card.chat.multi_turn,
+            note="" if self.has_card else self._unmeasured,
+        )
+
+    @property
+    def _unmeasured(self) -> str:
+        """The remark on a model without a card."""
+        way = self.way or self.card.regions.default
+        return (
+            f"{self.card.name}: has no card, so regions are told as for its family, "
+            f"{self.card.family}; it was not measured how well this checkpoint reads the way {way}"
         )
 
     @property
@@ -83,7 +96,7 @@ class VlmModel:
 
         if self.folder is None:
             raise BundleError(
-                f"{self.card.name}: not downloaded yet; run: regionqa download {self.card.name}"
+                f"{self.card.name}: not downloaded yet; run: {download_command(self.card)}"
             )
         device = choose_device(options.device)
         precision = choose_precision(self.folder, device, options.dtype, options.quantize)
@@ -286,7 +299,6 @@ class VlmBackend:
 
 
 def open_model(folder: Path) -> VlmModel:
-    """Open a checkpoint's folder; BundleError where neither card nor family is known."""
-    from regionqa.vlm.cards import card_of_checkpoint
-
-    return VlmModel(card_of_checkpoint(folder, folder.name), folder)
+    """Open a checkpoint's folder, or a card's; BundleError where neither names a known model."""
+    found = vlm_in_folder(folder)
+    return VlmModel(found.card, found.folder, has_card=found.path is not None)

@@ -39,7 +39,8 @@ OPTIONS = {
         "--seed", "--show-prompt", "--quiet", "--debug", "--help",
     ),
     ("models",): ("--help",),
-    ("models", "list"): ("--debug", "--help"),
+    ("models", "list"): ("--format", "--debug", "--help"),
+    ("models", "recommend"): ("--debug", "--help"),
     ("models", "show"): ("--debug", "--help"),
     ("finetune",): (
         "--data", "--model", "--out", "--images", "--align-data", "--replay", "--rehearse",
@@ -88,13 +89,10 @@ OPTIONS = {
 
 
 def test_models_list_and_show(regionqa: "Command", starter: Bundle, hub: Hub) -> None:
-    first, *further = [line.split("\t") for line in regionqa("models", "list").lines]
-    assert first[0] == "starter"
-    listed = {name: (size, summary) for name, size, summary in further}
-    assert set(listed) == {"gpt4roi-7b", "pvit-7b"}
-    for name, (size, summary) in listed.items():
-        assert size.endswith("GB to fetch")
-        assert summary.endswith(f"not downloaded: regionqa download {name}")
+    rows = [line.split("\t") for line in regionqa("models", "list").lines]
+    assert rows[0][:2] == ["starter", "36.4 MB"]
+    assert {"gpt4roi-7b", "pvit-7b", "qwen3-vl-2b"} <= {row[0] for row in rows}
+    assert {row[-1] for row in rows[1:]} == {"not downloaded"}
     shown = regionqa("models", "show", "starter")
     assert (starter.root / "card.toml").read_text() in shown.out
     unknown = regionqa("models", "show", "stater")

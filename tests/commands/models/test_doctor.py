@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 import torch
 
+from regionqa.backends import diagnostics as doctor
+from regionqa.backends.diagnostics import Finding, diagnose
 from regionqa.bundles.store import Bundle
 from regionqa.errors import DeviceError
-from regionqa.runtime import diagnostics as doctor
 from regionqa.runtime.devices import PROVIDERS, Device
-from regionqa.runtime.diagnostics import Finding, diagnose
 from regionqa.runtime.encoders import EncodedImage, Floats, VisionEncoder
 
 

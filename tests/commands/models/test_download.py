@@ -199,11 +199,21 @@ def test_local_folder_precedes_hub_name(
 def test_ask_does_not_fetch_other_repositories(regionqa: "Command", tiny: Hub, cat: Path) -> None:
     ran = regionqa("ask", cat, "what is this?", "--model", TINY)
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err == (
-        f"{ERROR}{TINY}: holds no file card.toml at revision main; what it holds is listed at "
-        f"{tiny.url}/{TINY}\n"
+    assert ran.err.startswith(
+        f"{ERROR}{TINY}: its config.json says model_type 'llama', which no card covers; known are "
     )
     assert tiny.fetched(WEIGHTS) == []
+
+
+def test_ask_does_not_fetch_what_is_no_model(regionqa: "Command", hub: Hub, cat: Path) -> None:
+    hub.add(TINY, {"data.csv": b"1", "readme.txt": b""})
+    ran = regionqa("ask", cat, "what is this?", "--model", TINY)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err == (
+        f"{ERROR}{TINY}: holds no file card.toml at revision main; what it holds is listed at "
+        f"{hub.url}/{TINY}\n"
+    )
+    assert hub.fetched("data.csv") == []
 
 
 def test_newer_revision_fetches_changed_files_only(

@@ -127,7 +127,7 @@ def test_doctor_estimates_a_model_before_its_download(
     regionqa: "Command", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "regionqa.runtime.diagnostics.published_folder", lambda name: tmp_path / name
+        "regionqa.backends.diagnostics.published_folder", lambda name: tmp_path / name
     )
     ran = regionqa("doctor", "--model", "pvit-7b")
     assert "not downloaded yet; run: regionqa download pvit-7b" in ran.out

@@ -25,7 +25,9 @@ from regionqa.errors import RegionQAError
 from regionqa.runtime.devices import PROVIDERS, Device, why_not_cuda
 from regionqa.runtime.encoders import VisionEncoder
 from regionqa.runtime.memory import needs_of, needs_of_published, table
-from regionqa.runtime.precision import choose_precision
+from regionqa.runtime.precision import choose_precision, weights_of
+from regionqa.vlm.memory import needs_of_vlm
+from regionqa.vlm.store import FoundVlm, download_command, find_vlm
 
 PACKAGES = (
     "regionqa", "torch", "torchvision", "transformers", "tokenizers", "onnxruntime-gpu",
@@ -48,16 +50,21 @@ class Finding:
 
 def diagnose(model: str = "starter") -> list[Finding]:
     """Return the findings of the report, from general to specific."""
+    vlm = vlm_or_problem(model)
+    bundle = model if vlm is None and not is_not_downloaded(model) else "starter"
     findings = [
         Finding("python", f"{platform.python_version()} at {sys.executable}"),
         Finding("system", f"{platform.platform()}, {os.cpu_count()} cores"),
         *versions(),
         Finding("gpu", gpu()),
-        *devices("starter" if is_not_downloaded(model) else model),
+        *devices(bundle, vlm.folder if isinstance(vlm, FoundVlm) else None),
         Finding("hub cache", hub_cache_finding()),
     ]
-    names = [*shipped_bundles(), *([model] if model not in shipped_bundles() else [])]
-    return findings + [check_model(name) for name in names]
+    names = [*shipped_bundles(), *([] if vlm or model in shipped_bundles() else [model])]
+    findings += [check_model(name) for name in names]
+    if vlm is not None:
+        findings.append(check_vlm(model, vlm) if isinstance(vlm, FoundVlm) else vlm)
+    return findings
 
 
 def memory_needed(model: str = "starter") -> list[str]:
@@ -65,13 +72,26 @@ def memory_needed(model: str = "starter") -> list[str]:
 
     For a model that is not downloaded yet, the estimates come from its card.
     """
+    about = f"memory for {model}, by its card, before it is downloaded:"
     try:
         if is_not_downloaded(model):
-            about = f"memory for {model}, by its card, before it is downloaded:"
             return [about, *table(needs_of_published(published_cards()[model]))]
+        if vlm := find_vlm(model):
+            needs = needs_of_vlm(vlm.card, vlm.folder)
+            if needs is None:
+                return [f"memory for {model}: not known before it is downloaded"]
+            return [f"memory for {model}:" if vlm.folder else about, *table(needs)]
         return [f"memory for {model}:", *table(needs_of(find_bundle(model)))]
     except RegionQAError as error:
         return [f"memory for {model}: not known: {error}"]
+
+
+def vlm_or_problem(model: str) -> FoundVlm | Finding | None:
+    """Find a vision-language model; the finding if that fails, and None if it is another model."""
+    try:
+        return find_vlm(model)
+    except RegionQAError as error:
+        return Finding(f"model {model}", str(error), good=False)
 
 
 def is_not_downloaded(model: str) -> bool:
@@ -104,8 +124,13 @@ def gpu() -> str:
     return ", ".join(f"{card.name} ({card.total_memory / 2**30:.0f} GiB)" for card in cards)
 
 
-def devices(model: str) -> list[Finding]:
-    """Find the devices that run a graph, and what `--device auto` and `--dtype auto` choose."""
+def devices(model: str, checkpoint: Path | None = None) -> list[Finding]:
+    """Find the devices that run a graph, and what `--device auto` and `--dtype auto` choose.
+
+    Args:
+        model: The bundle whose vision encoder is run.
+        checkpoint: Weights for `--dtype auto`; None: the bundle's.
+    """
     findings, usable = [], []
     for device in Device:
         reason = (why_not_cuda() if device is Device.cuda else None) or why_not(device, model)
@@ -117,8 +142,9 @@ def devices(model: str) -> list[Finding]:
     chosen = Device.cuda if Device.cuda in usable else Device.cpu
     findings.append(Finding("--device auto", f"means {chosen} here"))
     with suppress(RegionQAError):  # of damaged files, which `check_model` reports
-        precision = choose_precision(find_bundle(model).language_folder, chosen)
-        findings.append(Finding("--dtype auto", f"means {precision} for {model} on {chosen}"))
+        weights = checkpoint or find_bundle(model).language_folder
+        precision, name = choose_precision(weights, chosen), checkpoint or model
+        findings.append(Finding("--dtype auto", f"means {precision} for {name} on {chosen}"))
     return findings
 
 
@@ -159,6 +185,25 @@ def check_model(name: str) -> Finding:
         text = f"{bundle.root}: differs from its card in {', '.join(broken)}; get the model again"
         return Finding(f"model {name}", text, False)
     return Finding(f"model {name}", f"sound, {describe_size(bundle)} at {bundle.root}")
+
+
+def check_vlm(name: str, found: FoundVlm) -> Finding:
+    """Report whether a checkpoint is whole, by the headers of its weights, and how it is used."""
+    topic, folder, ways = f"model {name}", found.folder, found.card.regions
+    if folder is None:
+        return Finding(topic, f"not downloaded yet; run: {download_command(found.card)}")
+    try:
+        weights_of(folder)
+    except RegionQAError as error:
+        return Finding(topic, str(error), good=False)
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    card = "its card" if found.path else f"the conventions of the family {found.card.family}"
+    chosen = f"measured: {ways.measured}" if ways.measured else "not measured"
+    return Finding(
+        topic,
+        f"complete, {size / 1e6:.1f} MB at {folder}; regions are told by {card}: {ways.default} "
+        f"({chosen}), of {', '.join(ways.ways)}",
+    )
 
 
 def describe_size(bundle: Bundle) -> str:
