@@ -274,9 +274,9 @@ def test_answers_of_a_batch_end_separately(generate: Generate, tokenizer: Bundle
 
 
 def test_other_special_tokens_do_not_stop(generate: Generate) -> None:
-    [answer], _ = generate((), "a cat</s> sat", max_new_tokens=6)
+    [answer], script = generate((), "a cat</s> sat", max_new_tokens=6)
     assert answer.text.startswith("a cat sat")
-    assert len(answer.ids) == 6
+    assert (len(answer.ids), script.read) == (6, [2, 2, 1, 1, 1, 1, 1]), "none after the last"
 
 
 @pytest.mark.parametrize(
