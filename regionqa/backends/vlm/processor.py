@@ -269,7 +269,9 @@ def seen_size(inputs: Mapping[str, "Tensor"], patch: int | None) -> str:
         return f"{across * patch} x {down * patch} pixels"
     pixels = inputs["pixel_values"]
     if pixels.ndim < 4:
-        return f"{pixels.shape[-2]} patches"
+        places = inputs.get("image_position_ids")  # (1, patches, 2); -1 is padding
+        count = pixels.shape[-2] if places is None else int((places[..., 0] >= 0).sum())
+        return f"{count} patches"
     height, width = pixels.shape[-2:]
     tiles = pixels.shape[:-3].numel()
     return (

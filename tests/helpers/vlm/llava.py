@@ -14,8 +14,8 @@ VICUNA = (
 """The form of LLaVA-1.5's turns: images come first, whatever their order in the message."""
 QWEN2 = (
     "{% for message in messages %}<|im_start|>{{ message.role }} "
-    "{% for part in message.content if part.type == 'image' %}<image>\n{% endfor %}"
-    "{% for part in message.content if part.type == 'text' %}\n{{ part.text }}{% endfor %}"
+    "{% for part in message.content if part.type == 'image' %}<image>{% endfor %}"
+    "{% for part in message.content if part.type == 'text' %}{{ '\n' + part.text }}{% endfor %}"
     "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """The form of LLaVA-OneVision's turns; images come first here too."""
