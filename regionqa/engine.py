@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regionqa.backends.base import Backend, Completion, Model, ModelInfo, find_model
+from regionqa.backends.base import (
+    Backend,
+    ChosenAnswer,
+    Completion,
+    Model,
+    ModelInfo,
+    configured_model,
+)
 from regionqa.backends.structured import check_schema, structured
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle
@@ -105,8 +112,8 @@ class Engine:
             RegionQAError: As for `regionqa.load`.
         """
         chosen = (options or RuntimeOptions()).replace(**values)
-        found = find_model(chosen.model if model is None else model)
-        return cls(found.configured(chosen).load(chosen), chosen.batch_size)
+        found = configured_model(chosen.model if model is None else model, chosen)
+        return cls(found.load(chosen), chosen.batch_size)
 
     @property
     def info(self) -> ModelInfo:
@@ -327,9 +334,12 @@ class Engine:
     def _choose(self, request: Request, prompt: Any, choices: Sequence[str]) -> Answer:
         """Choose the likeliest choice; its confidence is its share of the choices' probability."""
         try:
-            scores = np.array(self.backend.score(prompt, choices))  # (C,)
+            scored = self.backend.score(prompt, choices)
         except ItemError as error:
             return Answer(request, error=error)
+        if isinstance(scored, ChosenAnswer):
+            return Answer(request, choices[scored.index], confidence=scored.confidence)
+        scores = np.array(scored)  # (C,)
         shares = np.exp(scores - scores.max())
         best = int(scores.argmax())
         return Answer(request, choices[best], confidence=float(shares[best] / shares.sum()))

@@ -51,6 +51,10 @@ class DownloadError(RegionQAError, OSError):
     """Files of the Hub are not cached and cannot be fetched."""
 
 
+class ServerError(RegionQAError, OSError):
+    """A server cannot be reached, or does not say which model it has."""
+
+
 class PublishError(RegionQAError, OSError):
     """A model cannot be uploaded to the Hub."""
 

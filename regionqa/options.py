@@ -64,6 +64,10 @@ RESUMABLE = (OutputFormat.jsonl, OutputFormat.csv)
 """Formats in which every record is complete on its own."""
 
 
+CONCURRENCY = 8
+"""Default of --server-concurrency."""
+
+
 class RegionSource(StrEnum):
     """Input of a new region encoder."""
 
@@ -170,6 +174,52 @@ class RuntimeOptions(Options):
         section=Section.runtime,
         min=1,
     )
+    server: str | None = option(
+        None,
+        "Ask a server that speaks OpenAI's chat protocol (docs/guide/servers.md); --model names "
+        "the card of its model.",
+        metavar="URL",
+        section=Section.model,
+    )
+    server_model: str | None = option(
+        None,
+        "The server's name of its model. Default: the only one it has.",
+        metavar="NAME",
+        section=Section.model,
+        needs=("server",),
+    )
+    server_concurrency: int = option(
+        CONCURRENCY,
+        "Questions that the server is asked at the same time, at most --batch-size.",
+        section=Section.runtime,
+        needs=("server",),
+        min=1,
+    )
+    server_timeout: float = option(
+        300.0,
+        "Seconds to wait for the server to begin or continue an answer.",
+        section=Section.runtime,
+        needs=("server",),
+        min=0.1,
+    )
+
+    def check(self) -> None:
+        """Refuse what a server does not follow, and a server that is none."""
+        if self.server is None:
+            if self.server_model is not None:
+                raise UsageError("--server-model: has no effect without --server; add it")
+            return
+        own = (self.device, self.dtype, self.quantize)
+        if own != (DeviceChoice.auto, DtypeChoice.auto, None):
+            raise UsageError(
+                "--server: runs its model as it was started, so --device, --dtype and --quantize "
+                "have no effect; drop them"
+            )
+        if self.server_concurrency > max(self.batch_size, CONCURRENCY):
+            raise UsageError(
+                f"--server-concurrency {self.server_concurrency}: at most --batch-size "
+                f"({self.batch_size}) questions are asked together; raise --batch-size too"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

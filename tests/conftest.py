@@ -27,6 +27,7 @@ from regionqa.cli import main
 if TYPE_CHECKING:
     from helpers.graph_cache import GraphCache
     from helpers.published_models import Published
+    from helpers.vlm.chat_server import ChatServer
     from regionqa.backends.bundle import BundleBackend
     from regionqa.bundles.store import Bundle
     from regionqa.data.records import Record
@@ -289,6 +290,33 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     yield server
     huggingface_hub.close_session()
     server.close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> "Iterator[ChatServer]":
+    """A stand-in for a server of OpenAI's chat protocol, and an environment without keys."""
+    from helpers.vlm.chat_server import ChatServer
+
+    for name in ("REGIONQA_SERVER_KEY", "OPENAI_API_KEY", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY",
+                 "https_proxy", "ALL_PROXY", "all_proxy"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    started = ChatServer()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the client of a server would have waited before it asked again."""
+    from regionqa.backends.server import retries
+
+    asked: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        asked.append(seconds)
+
+    monkeypatch.setattr(retries, "sleep", sleep)
+    return asked
 
 
 @pytest.fixture

@@ -102,6 +102,16 @@ class Completion:
     """Probability of the answer and its end, from 0 to 1; None where the model gives none."""
 
 
+@dataclass(frozen=True)
+class ChosenAnswer:
+    """The choice of a backend that cannot score all choices."""
+
+    index: int
+    """Place of the chosen answer among the choices."""
+    confidence: float | None = None
+    """Its share of the choices' probability, from 0 to 1; None where that is not known."""
+
+
 class Backend(Protocol[PromptT, EncodedT]):
     """A loaded model, as the engine uses it: `render`, then `encode`, then `generate` or `score`.
 
@@ -175,8 +185,10 @@ class Backend(Protocol[PromptT, EncodedT]):
         and why, and their coordinates as written.
         """
 
-    def score(self, prompt: EncodedT, choices: Sequence[str]) -> Sequence[float]:
+    def score(self, prompt: EncodedT, choices: Sequence[str]) -> Sequence[float] | ChosenAnswer:
         """Return the log-probability of each choice as the whole answer to a prompt.
+
+        A backend that only learns which one its model takes returns that one.
 
         Raises:
             ItemError: The model gives no probabilities.
@@ -222,8 +234,27 @@ def register(kind: str, open_model: OpenModel) -> None:
     KINDS[kind] = open_model
 
 
+def configured_model(model: str | Path | Bundle | Model, options: RuntimeOptions) -> Model:
+    """Find a model as the options of a run have it: on this machine, or on a server.
+
+    Args:
+        model: As for `find_model`. With `options.server`, a name only selects the card: nothing is
+            fetched, and no weights are looked for.
+        options: How the model is run.
+
+    Raises:
+        RegionQAError: As for `find_model`; the model does not have an option; or the server cannot
+            be used.
+    """
+    if options.server is not None:
+        from regionqa.backends.server.model import find_server_model
+
+        return find_server_model(model, options)
+    return find_model(model).configured(options)
+
+
 def find_model(model: str | Path | Bundle | Model) -> Model:
-    """Find a model and read its card.
+    """Find a model on this machine and read its card.
 
     Args:
         model: The name of a model that ships with the package, a model's folder, or OWNER/NAME on

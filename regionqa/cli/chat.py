@@ -41,7 +41,7 @@ def chat(
         ),
         Reads.data,
     ] = None,
-    runtime: Annotated[RuntimeOptions, without("batch_size")],
+    runtime: Annotated[RuntimeOptions, without("batch_size", "server_concurrency")],
     generation: Annotated[GenerationOptions, without("choices", "schema")],
     output: Annotated[OutputOptions, only("quiet", "show_prompt")],
 ) -> int:

@@ -264,7 +264,7 @@ def doctor(
     """Report what is installed, what runs where, and how much memory the model needs."""
     if probe:
         return probe_model(runtime)
-    for name in ("device", "dtype", "quantize", "way"):
+    for name in ("device", "dtype", "quantize", "way", "server"):
         if getattr(runtime, name) != getattr(RuntimeOptions(), name):
             raise UsageError(f"--{name}: has no effect without --probe; add it, or drop --{name}")
     from regionqa.backends.diagnostics import diagnose, memory_needed

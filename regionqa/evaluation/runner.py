@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from regionqa.backends.base import Model, ModelInfo, find_model
+from regionqa.backends.base import Model, ModelInfo, configured_model
 from regionqa.engine import Engine
 from regionqa.errors import DataError
 from regionqa.evaluation.cache import AnswerCache
@@ -119,7 +119,7 @@ def evaluate_models(
         DataError: Nothing could be answered.
         RegionQAError: A model cannot be loaded.
     """
-    models = [find_model(name).configured(settings.runtime) for name in settings.models]
+    models = [configured_model(name, settings.runtime) for name in settings.models]
     for line in (*(model.info.note for model in models if model.info.note), *task.remarks):
         console.warn(line)
     runs = [run_task(task.requests(model.info), settings, model, console) for model in models]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from regionqa.backends.base import find_model
+from regionqa.backends.base import configured_model
 from regionqa.errors import DataError, UsageError
 from regionqa.evaluation.report import Table, metric_value, result_document
 from regionqa.evaluation.results import EvalResult
@@ -90,7 +90,7 @@ def compare_ways(
         UsageError: The model does not have a way.
         DataError: Nothing was answered in all ways.
     """
-    found = find_model(settings.runtime.model).configured(settings.runtime)
+    found = configured_model(settings.runtime.model, settings.runtime)
     ways = parse_ways(text, found.info.ways, found.info.name)
     card: VlmCard = found.card  # type: ignore[attr-defined]
     for line in task.remarks:
@@ -141,6 +141,11 @@ def write_user_card(path: Path, comparison: WaysComparison, data: str) -> None:
         UsageError: The card would not be found, or not find its checkpoint.
     """
     card, best = comparison.card, str(comparison.best)
+    if not card.family:
+        raise UsageError(
+            f"--write-card {path}: a card belongs to a family; name one of the server's model with "
+            "--model"
+        )
     text = [
         f"kind = {quoted(card.kind)}",
         f"name = {quoted(card.name)}",

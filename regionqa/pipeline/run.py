@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from regionqa.backends.base import ModelInfo, find_model
+from regionqa.backends.base import ModelInfo, configured_model
 from regionqa.backends.structured import check_schema
 from regionqa.boxes.files import read_boxes
 from regionqa.errors import ItemError
@@ -68,7 +68,7 @@ def run_requests(options: RunOptions) -> int:
     items = find_images(options.images, sys.stdin, console.warn, null=options.inputs.null)
     if output.draw:
         check_drawing(output.draw, several=not one)
-    model = find_model(options.runtime.model).configured(options.runtime)
+    model = configured_model(options.runtime.model, options.runtime)
     if model.info.note:
         console.warn(model.info.note)
     ask = _ask_settings(options, model.info, one)

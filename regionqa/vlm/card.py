@@ -220,11 +220,18 @@ class ImageBudget:
     """Size of the images that a model sees: arguments of its image processor, by device."""
 
     cpu: Mapping[str, Any] = field(default_factory=dict)
-    """On the CPU, and on servers."""
+    """On the CPU."""
     cuda: Mapping[str, Any] = field(default_factory=dict)
     """On CUDA."""
     square: bool = False
     """Whether an image is padded to a square, with the image processor's mean colour, before."""
+    server_pixels: int = 1_048_576
+    """Most pixels of an image that is sent to a server; a larger one is reduced to it. The server
+    may reduce it further."""
+
+    def __post_init__(self) -> None:
+        if self.server_pixels < 1024:
+            raise ValueError(f"server_pixels is {self.server_pixels}; at least 1024 are needed")
 
 
 @dataclass(frozen=True)

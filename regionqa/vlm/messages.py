@@ -55,6 +55,20 @@ class Told:
         )
 
 
+def describe_way(told: Told) -> str:
+    """Describe how regions are told, and why, in a line for people."""
+    return f"regions are told by {told.way}: {told.reason}" if told.way else told.reason
+
+
+def describe_regions(request: Request, told: Told) -> list[str]:
+    """Describe the regions of a request and what is written for them, in lines for people."""
+    lines = []
+    for number, region in enumerate(request.regions, 1):
+        written = f", written as {told.coordinates[number - 1]}" if told.coordinates else ""
+        lines.append(f"region {number}: {region.box} in pixels of the image{written}")
+    return lines
+
+
 def check_way(card: VlmCard, way: RegionWay) -> None:
     """UsageError if a model cannot be told regions in a way."""
     if way not in card.regions.ways:

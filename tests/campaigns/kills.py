@@ -2,7 +2,7 @@
 
     make kill KILLS=200
 
-Each trial starts one of four commands in a process of its own, sends SIGKILL after a random time of
+Each trial starts one of five commands in a process of its own, sends SIGKILL after a random time of
 at most the length of an undisturbed run, checks what is left, runs the command to its end, and
 compares every file that it writes. Prints a line for each trial that differs, and a summary.
 """
@@ -45,6 +45,8 @@ class Campaign:
     """Parts of names of files that are not compared, because they tell the time."""
     check_killed: Callable[[Path, Files], str | None] = lambda out, whole: None
     """What is wrong with the files that a killed run has left, if anything."""
+    check_resumed: Callable[[], str | None] = lambda: None
+    """What is wrong with how the run was continued, if anything."""
 
 
 def in_child(action: Callable[[], int], log: Path) -> int:
@@ -165,7 +167,7 @@ def kill_once(
     status = os.waitstatus_to_exitcode(ended)
     if status != campaign.status:
         return killed, f"resumed with status {status}: {log.read_text()[-600:]}"
-    return killed, difference(files_in(out, campaign.ignored), whole)
+    return killed, difference(files_in(out, campaign.ignored), whole) or campaign.check_resumed()
 
 
 def difference(found: Files, whole: Files) -> str | None:
@@ -204,7 +206,7 @@ def run_trials(
     return summaries
 
 
-# -- the four commands -----------------------------------------------------------------------------
+# -- the commands ----------------------------------------------------------------------------------
 
 
 def lines_are_a_beginning(out: Path, whole: Files) -> str | None:
@@ -334,6 +336,8 @@ def import_libraries() -> None:
 
 def main() -> int:
     """Run the campaigns; 1 if anything was lost, doubled or different."""
+    from campaigns.server_kills import asking, chat_process
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="number of kills in all")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time")
@@ -348,9 +352,9 @@ def main() -> int:
         child = in_child(partial(make_material, material), Path(root, "log"))
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
             raise SystemExit(Path(root, "log").read_text())
-        with hub_process(material) as url:
+        with hub_process(material) as url, chat_process(material) as server:
             campaigns = [captions(material), training(material), conversion(material),
-                         fetching(material, url)]  # fmt: skip
+                         fetching(material, url), asking(material, server)]  # fmt: skip
             if options.only:
                 wanted = options.only.split(",")
                 campaigns = [each for each in campaigns if each.name.split()[0] in wanted]

@@ -25,7 +25,7 @@ from regionqa.runtime.precision import Precision, choose_precision
 from regionqa.vlm.card import PrefixSharing, VlmCard
 from regionqa.vlm.checkpoints import checkpoint_digest
 from regionqa.vlm.coordinates import Size
-from regionqa.vlm.messages import Told, check_way, tell
+from regionqa.vlm.messages import Told, check_way, describe_regions, describe_way, tell
 from regionqa.vlm.region_images import ImagePart, describe_image, make_image
 from regionqa.vlm.store import download_command, vlm_in_folder
 
@@ -246,16 +246,14 @@ class VlmBackend:
     def describe(self, request: Request, prompt: EncodedVlmPrompt) -> list[str]:
         """See `Backend.describe`."""
         told = prompt.rendered.told
-        lines = [f"regions are told by {told.way}: {told.reason}" if told.way else told.reason]
+        lines = [describe_way(told)]
         tokens = self.language.token_counts(prompt.prompt)
         for number, (part, image) in enumerate(zip(told.images, prompt.images, strict=True), 1):
             lines.append(
                 f"image {number}: {describe_image(part, image.size)}, seen as {image.seen}, "
                 f"{tokens[number - 1]} tokens"
             )
-        for number, region in enumerate(request.regions, 1):
-            written = f", written as {told.coordinates[number - 1]}" if told.coordinates else ""
-            lines.append(f"region {number}: {region.box} in pixels of the image{written}")
+        lines += describe_regions(request, told)
         return [*lines, "prompt:", *prompt.rendered.text.split("\n")]
 
     def score(self, prompt: EncodedVlmPrompt | ItemError, choices: Sequence[str]) -> list[float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from regionqa.backends.base import find_model
+from regionqa.backends.base import configured_model
 from regionqa.evaluation.fineeval.questions import (
     FineEval,
     FineEvalItem,
@@ -128,7 +128,7 @@ def make_page(
         DataError: Two systems have one name.
         RegionQAError: A model cannot be loaded, or the page cannot be written.
     """
-    models = [find_model(model).configured(settings.runtime) for model in settings.models]
+    models = [configured_model(model, settings.runtime) for model in settings.models]
     answers_by_system(data, [(model.info.name, [None] * len(data.items)) for model in models])
     answers, failed = [], 0
     for model in models:

@@ -17,7 +17,9 @@ from regionqa.cli.main import COMMANDS
 if TYPE_CHECKING:
     from conftest import Command
 
+SERVER = ("--server", "--server-model", "--server-timeout")
 ASKING = (
+    *SERVER, "--server-concurrency",
     "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
     "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device",
     "--dtype", "--quantize", "--way", "--batch-size", "--max-new-tokens", "--temperature", "--seed",
@@ -25,6 +27,7 @@ ASKING = (
     "--show-prompt", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
+    *SERVER, "--server-concurrency",
     "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
     "--device", "--dtype", "--quantize", "--way", "--batch-size", "--max-new-tokens", "--quiet",
     "--debug", "--overwrite", "--help",
@@ -34,6 +37,7 @@ OPTIONS = {
     ("ask",): (*ASKING, "--each"),
     ("caption",): ASKING,
     ("chat",): (
+        *SERVER,
         "--box", "--box-format", "--box-units", "--turns", "--model", "--device", "--dtype",
         "--quantize", "--way", "--max-new-tokens", "--guess", "--unsure-below", "--temperature",
         "--seed", "--show-prompt", "--quiet", "--debug", "--help",
@@ -66,8 +70,9 @@ OPTIONS = {
         "--write-card", *MEASURING,
     ),
     ("eval", "vqa"): ("--images", "--likelihood", "--ways", "--write-card", *MEASURING),
-    ("eval", "caption"): ("--images", "--meteor", *MEASURING[:6], *MEASURING[7:]),
+    ("eval", "caption"): ("--images", "--meteor", *(set(MEASURING) - {"--unsure-below"})),
     ("eval", "fineeval"): (
+        *SERVER, "--server-concurrency",
         "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
         "--plot", "--limit", "--device", "--dtype", "--quantize", "--way", "--batch-size",
         "--max-new-tokens", "--overwrite", "--quiet", "--debug", "--help",
@@ -82,6 +87,7 @@ OPTIONS = {
         "--name", "--debug", "--help",
     ),
     ("doctor",): (
+        *SERVER, "--server-concurrency",
         "--probe", "--model", "--device", "--dtype", "--quantize", "--way", "--debug", "--help",
     ),
     ("demo",): ("--out", "--overwrite", "--model", "--device", "--debug", "--help"),
