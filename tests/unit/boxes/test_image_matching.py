@@ -166,7 +166,7 @@ def test_an_entry_whose_own_image_is_there_is_not_for_another(
     assert found(file, "1.jpg") is None
     save(image, "a dog")  # a copy of the dog
     assert found(file, "1.jpg") == 0
-    served = file_of(tmp_path, "https://host/dogs/1.jpg")
+    served = file_of(tmp_path, "https://host/set/dogs/1.jpg")
     assert found(served, str(save(image, "a cat"))) is None
 
 
