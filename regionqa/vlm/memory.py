@@ -38,9 +38,11 @@ def needs_of_checkpoint(folder: Path) -> MemoryNeeds:
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         ).get_text_config()
+        # where layers differ in width (Gemma 4), the config's own value is that of most
+        config.allow_global_per_layer_attribute_access = True
         text = text_sizes(config)
         tensors = stored(folder)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(f"{folder}: its size cannot be read: {reason}") from error
     vision = sum(each.count for each in tensors if is_vision(each.name))
