@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage mutants kill fuzz lint wheel-check lock sync clean
+.PHONY: demo test slow coverage mutants kill fuzz guide lint wheel-check lock sync clean
 
 demo: $(VENV)/installed
 	$(BIN)/regionqa demo --out demo-images --overwrite
@@ -39,6 +39,10 @@ SECONDS ?= 300
 fuzz: $(VENV)/installed
 	$(BIN)/python -c "import atheris" || $(BIN)/python -m pip install --quiet --editable '.[fuzz]' || true
 	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m campaigns.fuzzing --seconds $(SECONDS)
+
+# the tables of docs/guide/models.md, from the models' cards
+guide: $(VENV)/installed
+	$(BIN)/python docs/models_table.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -211,7 +211,7 @@ def show_vlm(found: "FoundVlm") -> None:
     """Print terms, needs and steps of a vision-language model, as comments, and its tables."""
     from regionqa.bundles.hub import readable
     from regionqa.runtime.memory import table
-    from regionqa.vlm.cards import family_path
+    from regionqa.vlm.cards import family_paths
     from regionqa.vlm.memory import needs_of_vlm
     from regionqa.vlm.store import download_command
 
@@ -232,7 +232,7 @@ def show_vlm(found: "FoundVlm") -> None:
     lines += ["memory to ask it:", *(f"  {line}" for line in table(needs))] if needs else []
     for line in lines:
         print(f"# {line}")
-    show_files([*([found.path] if found.path else []), family_path(card.family)])
+    show_files([*([found.path] if found.path else []), *family_paths(card.family)])
 
 
 def show_published(card: "ModelCard", path: Path) -> None:

@@ -46,12 +46,15 @@ def shipped_vlm_cards() -> dict[str, VlmCard]:
 @cache
 def shipped_vlm_card(name: str) -> VlmCard:
     """Read one card that ships with the package."""
-    return read_vlm_card(shipped_card_path(name))
+    path = shipped_card_path(name)
+    return make_card(_table(path), str(path))
 
 
-def family_path(family: str) -> Path:
-    """Return the file of a family's conventions."""
-    return _folder("families") / f"{family}.toml"
+def family_paths(family: str) -> list[Path]:
+    """Return the file of a family's conventions, and those of the families that it is like."""
+    path = _folder("families") / f"{family}.toml"
+    under = read_toml(path).get("like")
+    return [path, *(family_paths(under) if under else [])]
 
 
 def shipped_card_path(name: str) -> Path:
@@ -68,28 +71,41 @@ def card_of_repo(repo: str) -> VlmCard | None:
 
 
 def read_vlm_card(path: Path) -> VlmCard:
-    """Read a card and put it over its family's table.
+    """Read a card of a user's own.
+
+    It is put over the card in the package of the same repository, whose conventions may differ from
+    its family's, else over its family's table.
 
     Raises:
         BundleError: The card is invalid, or its family is unknown.
     """
+    table = _table(path)
+    source = table.get("source")
+    repo = source.get("repo") if isinstance(source, Mapping) else None
+    shipped = card_of_repo(repo) if isinstance(repo, str) else None
+    if shipped is not None and shipped.family == table.get("family"):
+        table = merged(_table(shipped_card_path(shipped.name)), table)
+    return make_card(table, str(path))
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """Parse a card; BundleError if that fails."""
     try:
-        table = read_toml(path)
+        return dict(read_toml(path))
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read as a card: {error}") from error
-    return make_card(table, str(path))
 
 
 def make_card(table: Mapping[str, Any], where: str) -> VlmCard:
     """Make a card of a table with at least `name` and `family`; see `read_vlm_card`."""
     family = table.get("family")
     tables = family_tables()
-    if family not in tables:
+    if not isinstance(family, str) or family not in tables:
         raise BundleError(
             f"{where}: family is {family!r}; known are {', '.join(tables)}. A checkpoint of "
             "another family cannot be run; a server can run it (--server)"
         )
-    return from_table(VlmCard, merged(tables[str(family)], table), where)
+    return from_table(VlmCard, merged(tables[family], table), where)
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
