@@ -6,6 +6,7 @@ of model is behind `Backend`.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -283,18 +284,21 @@ class Engine:
     ) -> list[Answer]:
         """Answer encoded prompts in order; those without choices are generated in batches."""
         answers: dict[int, Answer] = {}
+        scored: dict[int, Any] = {}
         open_ended = []
         for row, (request, prompt) in enumerate(zip(window, encoded, strict=True)):
             if isinstance(prompt, ItemError):
                 answers[row] = Answer(request, error=prompt)
             elif choices := request.choices or settings.choices:
-                answers[row] = self._choose(request, prompt, choices)
+                scored[row] = self._score(prompt, choices)
             else:
                 open_ended.append(row)
         for start in range(0, len(open_ended), self._batch_size):
             rows = open_ended[start : start + self._batch_size]
             batch = [(window[row], encoded[row]) for row in rows]
             answers |= zip(rows, self._generate(batch, settings), strict=True)
+        for row, scores in scored.items():
+            answers[row] = _choose(window[row], scores, window[row].choices or settings.choices)
         return [answers[row] for row in range(len(window))]
 
     def _generate(
@@ -331,15 +335,26 @@ class Engine:
                 streams[row].finish(text)
         return answers
 
-    def _choose(self, request: Request, prompt: Any, choices: Sequence[str]) -> Answer:
-        """Choose the likeliest choice; its confidence is its share of the choices' probability."""
+    def _score(self, prompt: Any, choices: Sequence[str]) -> Any:
+        """Score choices; what `Backend.score` returns, or the ItemError why it cannot."""
         try:
-            scored = self.backend.score(prompt, choices)
+            return self.backend.score(prompt, choices)
         except ItemError as error:
-            return Answer(request, error=error)
-        if isinstance(scored, ChosenAnswer):
-            return Answer(request, choices[scored.index], confidence=scored.confidence)
-        scores = np.array(scored)  # (C,)
-        shares = np.exp(scores - scores.max())
-        best = int(scores.argmax())
-        return Answer(request, choices[best], confidence=float(shares[best] / shares.sum()))
+            return error
+
+
+def _choose(request: Request, scored: Any, choices: Sequence[str]) -> Answer:
+    """Return the likeliest choice; its confidence is its share of the choices' probability."""
+    if isinstance(scored, Future):
+        try:
+            scored = scored.result()
+        except ItemError as error:
+            scored = error
+    if isinstance(scored, ItemError):
+        return Answer(request, error=scored)
+    if isinstance(scored, ChosenAnswer):
+        return Answer(request, choices[scored.index], confidence=scored.confidence)
+    scores = np.array(scored)  # (C,)
+    shares = np.exp(scores - scores.max())
+    best = int(scores.argmax())
+    return Answer(request, choices[best], confidence=float(shares[best] / shares.sum()))

@@ -6,6 +6,7 @@ function `open_model(folder)` and one line in `KINDS`; its cards name it with `k
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -185,13 +186,16 @@ class Backend(Protocol[PromptT, EncodedT]):
         and why, and their coordinates as written.
         """
 
-    def score(self, prompt: EncodedT, choices: Sequence[str]) -> Sequence[float] | ChosenAnswer:
+    def score(
+        self, prompt: EncodedT, choices: Sequence[str]
+    ) -> "Sequence[float] | ChosenAnswer | Future[ChosenAnswer]":
         """Return the log-probability of each choice as the whole answer to a prompt.
 
-        A backend that only learns which one its model takes returns that one.
+        A backend that only learns which one its model takes returns that one; if it has to wait
+        for that, a future, so that several prompts are waited for together.
 
         Raises:
-            ItemError: The model gives no probabilities.
+            ItemError: The model gives no probabilities; also by the future.
         """
 
 

@@ -10,6 +10,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -132,7 +133,7 @@ class ServerBackend:
     ) -> list[Completion | ItemError]:
         """See `Backend.generate`; several prompts are asked at the same time."""
 
-        async def ask(row: int, places: asyncio.Semaphore) -> Completion | ItemError:
+        async def ask(row: int) -> Completion | ItemError:
             body = self._body(prompts[row])
             body |= {"max_tokens": max_new_tokens, "temperature": sampling.temperature,
                      "seed": seeds[row] % SEEDS, "logprobs": True}  # fmt: skip
@@ -147,19 +148,17 @@ class ServerBackend:
                 def on_reply(reply: Any) -> None:
                     progress(row, reply.count, reply.stable)
 
-            async with places:
-                try:
-                    reply = await self.client.reply(body, on_reply)
-                    reply.check(max_new_tokens)
-                    if schema is not None:
-                        check_json(reply)
-                except ItemError as error:
-                    return error
+            try:
+                reply = await self.client.reply(body, on_reply)
+                reply.check(max_new_tokens)
+                if schema is not None:
+                    check_json(reply)
+            except ItemError as error:
+                return error
             return Completion(reply.answer, reply.count, reply.confidence)
 
         async def ask_all() -> list[Completion | ItemError]:
-            places = asyncio.Semaphore(self.client.concurrency)
-            tasks = [asyncio.create_task(ask(row, places)) for row in range(len(prompts))]
+            tasks = [asyncio.create_task(ask(row)) for row in range(len(prompts))]
             try:
                 return list(await asyncio.gather(*tasks))
             finally:
@@ -187,12 +186,16 @@ class ServerBackend:
                 lines += [f"{message.role}: {line}" for line in text.split("\n")]
         return lines
 
-    def score(self, prompt: ServerPrompt, choices: Sequence[str]) -> ChosenAnswer:
+    def score(self, prompt: ServerPrompt, choices: Sequence[str]) -> "Future[ChosenAnswer]":
         """See `Backend.score`; the server's structured output allows the choices only."""
-        body = self._body(prompt) | choice_request(choices)
-        reply = self.client.run(self.client.reply(body))
-        reply.check(body["max_tokens"])
-        return read_choice(reply, choices)
+
+        async def choose() -> ChosenAnswer:
+            body = self._body(prompt) | choice_request(choices)
+            reply = await self.client.reply(body)
+            reply.check(body["max_tokens"])
+            return read_choice(reply, choices)
+
+        return self.client.start(choose())
 
     def _body(self, prompt: ServerPrompt) -> dict[str, Any]:
         """The part of a request that does not depend on how it is answered."""

@@ -11,6 +11,7 @@ import re
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Set
+from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,7 +119,7 @@ class ChatClient:
         import openai
 
         self.address = address
-        self.concurrency = concurrency
+        self._places = asyncio.Semaphore(concurrency)
         self._key = address.key
         self._client = openai.AsyncOpenAI(
             base_url=address.url, api_key=self._key or NO_KEY, timeout=timeout, max_retries=0
@@ -135,9 +136,13 @@ class ChatClient:
         self.close = weakref.finalize(self, _close, self._loop, thread, self._client)
         """Closes the connections; so does the end of the client's life."""
 
+    def start(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        """Start a coroutine."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine to its end; it is cancelled if this call is interrupted."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self.start(work)
         try:
             return future.result()
         except BaseException:
@@ -167,7 +172,7 @@ class ChatClient:
             raise ServerError(problem.text) from None
 
     async def reply(self, body: Mapping[str, Any], on_reply: OnReply | None = None) -> Reply:
-        """Send a request until it is answered.
+        """Send a request until it is answered, after a place among those at a time is free.
 
         Args:
             body: The request, by the names of the protocol.
@@ -176,6 +181,10 @@ class ChatClient:
         Raises:
             ItemError: There is no answer, or no further attempt would help.
         """
+        async with self._places:
+            return await self._reply(body, on_reply)
+
+    async def _reply(self, body: Mapping[str, Any], on_reply: OnReply | None) -> Reply:
         attempt = 0
         while True:
             reply = Reply()

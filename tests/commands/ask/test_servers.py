@@ -154,8 +154,9 @@ def test_probe_asks_the_server(regionqa: "Command", server: ChatServer) -> None:
     assert "--server: has no effect without --probe" in idle.err
 
 
+@pytest.mark.parametrize("more", [(), ("--choices", "yes,no")], ids=["open", "choices"])
 def test_questions_are_asked_together_up_to_the_limit(
-    regionqa: "Command", server: ChatServer, colours: Path
+    regionqa: "Command", server: ChatServer, colours: Path, more: tuple[str, ...]
 ) -> None:
     pairs = threading.Barrier(2, timeout=300)
 
@@ -165,7 +166,7 @@ def test_questions_are_asked_together_up_to_the_limit(
 
     server.answer = answer
     lines = request_lines(colours, "what is", "where is", repeat=2)
-    words = (*ASK, "--server", server.url, *CARD, "--server-concurrency", "2")
+    words = (*ASK, "--server", server.url, *CARD, "--server-concurrency", "2", *more)
     # the first image is a window of its own, of two questions; the others are one of batches
     ran = regionqa(*words, "--batch-size", "8", stdin=lines)
     assert (ran.status, server.most_at_once) == (0, 2)
