@@ -21,6 +21,7 @@ from regionqa.backends.base import (
     Completion,
     Model,
     ModelInfo,
+    TakesNotes,
     configured_model,
 )
 from regionqa.backends.structured import check_schema, structured
@@ -130,6 +131,10 @@ class Engine:
     def precision(self) -> str:
         """Precision the model runs in."""
         return self.backend.precision
+
+    def take_notes(self) -> list[str]:
+        """Return what a user should know of the run since the last call, a line each."""
+        return list(self.backend.take_notes()) if isinstance(self.backend, TakesNotes) else []
 
     def ask(
         self,

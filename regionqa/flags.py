@@ -63,6 +63,8 @@ class Writes(StrEnum):
     """A drawing, or a folder that drawings are added to."""
     folder = "folder"
     """A folder of the command's own."""
+    shared = "shared"
+    """A folder that runs fill at the same time and continue."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,14 @@ class RegionWay(StrEnum):
     """As a box drawn on the image."""
 
 
+class VisionRuntime(StrEnum):
+    """Where a vision-language model's vision encoder runs; `auto` is ONNX Runtime if exported."""
+
+    auto = "auto"
+    onnx = "onnx"
+    torch = "torch"
+
+
 class OutputFormat(StrEnum):
     """Formats of answers."""
 
@@ -168,6 +176,24 @@ class RuntimeOptions(Options):
         "How a vision-language model is told a region. Default: its card's.",
         section=Section.runtime,
     )
+    vision_runtime: VisionRuntime = option(
+        VisionRuntime.auto,
+        "Where a vision-language model's vision encoder runs; auto is onnx if it was exported.",
+        section=Section.runtime,
+    )
+    cache: Path | None = option(
+        None,
+        "Folder in which a vision-language model's encoded images are kept for further runs.",
+        section=Section.runtime,
+        role=Writes.shared,
+    )
+    cache_size: float = option(
+        10.0,
+        "Limit on --cache in GB; the images unused for longest are removed.",
+        section=Section.runtime,
+        needs=("cache",),
+        min=0.001,
+    )
     batch_size: int = option(
         16,
         "Questions decoded together; 1 answers each line of stdin at once.",
@@ -214,6 +240,11 @@ class RuntimeOptions(Options):
             raise UsageError(
                 "--server: runs its model as it was started, so --device, --dtype and --quantize "
                 "have no effect; drop them"
+            )
+        if self.vision_runtime is not VisionRuntime.auto or self.cache is not None:
+            raise UsageError(
+                "--server: encodes images itself, so --vision-runtime and --cache have no effect; "
+                "drop them"
             )
         if self.server_concurrency > max(self.batch_size, CONCURRENCY):
             raise UsageError(

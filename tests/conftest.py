@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from helpers.graph_cache import GraphCache
     from helpers.published_models import Published
     from helpers.vlm.chat_server import ChatServer
+    from helpers.vlm.exports import ExportedCheckpoint
     from regionqa.backends.bundle import BundleBackend
     from regionqa.bundles.store import Bundle
     from regionqa.data.records import Record
@@ -349,6 +350,17 @@ def pvit_files(tmp_path_factory: pytest.TempPathFactory, pvit: GoldenSet) -> "Pu
     from helpers.published_models import tiny_pvit
 
     return tiny_pvit(tmp_path_factory.mktemp("pvit"), pvit)
+
+
+@pytest.fixture(scope="session")
+def exported_qwen(
+    tmp_path_factory: pytest.TempPathFactory, graphs: "GraphCache"
+) -> "ExportedCheckpoint":
+    """A tiny Qwen3-VL whose vision encoder is exported, once for all processes of the run."""
+    from helpers.graph_cache import shared_folder
+    from helpers.vlm.exports import exported_checkpoint
+
+    return exported_checkpoint("qwen3_vl", shared_folder(tmp_path_factory.getbasetemp()) / "vision")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.hub import Listing, looks_like_repo, readable
@@ -197,6 +197,14 @@ class Backend(Protocol[PromptT, EncodedT]):
         Raises:
             ItemError: The model gives no probabilities; also by the future.
         """
+
+
+@runtime_checkable
+class TakesNotes(Protocol):
+    """A backend that has something to say about a run, such as what its cache did."""
+
+    def take_notes(self) -> Sequence[str]:
+        """Return what a user should know since the last call, a line each."""
 
 
 class Model(Protocol):

@@ -22,7 +22,7 @@ from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.language.prompts import read_answer, render_dialogue
 from regionqa.language.streaming import stable_answer
 from regionqa.language.tokenization import Prompt, answer_ids, prompt_text, tokenize
-from regionqa.options import DeviceChoice, RuntimeOptions
+from regionqa.options import DeviceChoice, RuntimeOptions, VisionRuntime
 from regionqa.regions import Region
 from regionqa.requests import Request, Sampling
 from regionqa.runtime.devices import Device, choose_device
@@ -68,6 +68,13 @@ class BundleModel:
                 f"--way {options.way}: the model {self.bundle.card.name} was trained with one way "
                 "of reading regions; leave it out, or choose a vision-language model of the Hub"
             )
+        own = (options.vision_runtime is not VisionRuntime.auto, options.cache is not None)
+        for given, flag in zip(own, ("--vision-runtime", "--cache"), strict=True):
+            if given:
+                raise UsageError(
+                    f"{flag}: has no effect with the model {self.bundle.card.name}; leave it out, "
+                    "or choose a vision-language model of the Hub"
+                )
         return self
 
     def load(self, options: RuntimeOptions) -> "BundleBackend":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regionqa.cli.export import prepare_vision
 from regionqa.cli.options import with_options
 from regionqa.cli.published import ConversionOptions, download_published
 from regionqa.errors import DownloadError, UsageError
@@ -42,7 +43,8 @@ def download(
     """Download a model from the Hub, or its changed files, and print its folder.
 
     Of a vision-language model, the files that are needed to run it are fetched, of other
-    repositories all files.
+    repositories all files. Its vision encoder is then exported to ONNX, if regionqa[export] is
+    installed.
 
     regionqa download qwen3-vl-2b
 
@@ -159,7 +161,7 @@ def download_checkpoint(found: "FoundVlm") -> Path:
 
 
 def prepare_checkpoint(card: "VlmCard", folder: Path) -> None:
-    """Do once, after a download, what every use of the checkpoint needs: check its weights.
+    """Check the weights of a downloaded checkpoint, and export its vision encoder.
 
     Raises:
         DownloadError: The repository's own files cannot be used.
@@ -171,6 +173,7 @@ def prepare_checkpoint(card: "VlmCard", folder: Path) -> None:
         weights_of(folder)
     except BundleError as error:
         raise DownloadError(f"{card.name}: {error}; tell the repository's owner") from error
+    prepare_vision(card, folder)
 
 
 def plan_of_checkpoint(found: "FoundVlm") -> list[str]:

@@ -1,24 +1,26 @@
-"""`export`: check a model, and write or publish it."""
+"""`export`: check a model, and write or publish it, or export its vision encoder."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regionqa.cli.init import free_folder
 from regionqa.cli.options import EXPORT, require, with_options
-from regionqa.errors import UsageError
+from regionqa.errors import BundleError, ExportError, UsageError
 from regionqa.flags import Reads, Writes
+
+if TYPE_CHECKING:
+    from regionqa.vlm.card import VlmCard
+    from regionqa.vlm.vision_exports import VisionExport
 
 
 @with_options
 def export(
     model: Annotated[
         str,
-        typer.Argument(
-            help="Name of a shipped model, folder of a bundle, or OWNER/NAME on the Hub."
-        ),
+        typer.Argument(help="Name (regionqa models list), folder, or OWNER/NAME on the Hub."),
         Reads.model,
     ],
     push: Annotated[
@@ -36,14 +38,31 @@ def export(
 ) -> None:
     """Check a model's files and graphs, then write it to a folder or publish it on the Hub.
 
+    Of a vision-language model of the Hub, the vision encoder is exported to ONNX, compared with
+    torch and kept beside the Hub's cache, so that it runs in ONNX Runtime (--vision-runtime).
+    `regionqa download` does this too.
+
     regionqa export my-model --push OWNER/NAME
+
+    regionqa export qwen3-vl-2b
     """
     from regionqa.bundles.store import find_bundle
+    from regionqa.vlm.store import download_command, find_vlm
 
     if private and not push:
         raise UsageError("--private: needs --push OWNER/NAME")
     if out:
         free_folder(out)
+    if found := find_vlm(model):
+        if out or push:
+            raise UsageError(
+                f"--out, --push: {model} is a checkpoint of the Hub, of which the vision encoder "
+                "alone is exported, to regionqa's folder in HF_HOME; leave them out"
+            )
+        if found.folder is None:
+            raise BundleError(f"{model}: not downloaded yet; run: {download_command(found.card)}")
+        print(export_vision(found.card, found.folder, again=True).folder)
+        return
     bundle = find_bundle(model)
     require("export", "export", EXPORT)
     from regionqa.export.publish import check_bundle, publish, write_copy
@@ -57,3 +76,46 @@ def export(
         print(write_copy(bundle, out))
     if push:
         print(publish(bundle, push, private=private))
+
+
+# -- vision encoders -------------------------------------------------------------------------------
+
+
+def export_vision(card: "VlmCard", folder: Path, *, again: bool) -> "VisionExport":
+    """Export a checkpoint's vision encoder to ONNX and report on stderr how it compares with torch.
+
+    Args:
+        card: The model's card.
+        folder: The checkpoint.
+        again: Replace an export that can be used.
+
+    Raises:
+        UsageError: The extra `export` is not installed, or the card says that the family's encoder
+            is not exported.
+        ExportError: It cannot be exported, or differs from torch.
+    """
+    require("exporting a vision encoder", "export", EXPORT)
+    from regionqa.export.vlm.vision import export_vision_encoder
+
+    export, new = export_vision_encoder(card, folder, again=again)
+    for check in export.manifest.checks:
+        width, height = check.size
+        print(
+            f"vision encoder of {card.name}: differs from torch by {check.difference:.1e} "
+            f"({width} x {height} pixels, {check.tokens} tokens)",
+            file=sys.stderr,
+        )
+    if not new:
+        print("exported before; nothing was written", file=sys.stderr)
+    return export
+
+
+def prepare_vision(card: "VlmCard", folder: Path) -> None:
+    """Export a downloaded checkpoint's vision encoder; where that fails, say so and use torch."""
+    if not card.onnx_vision:
+        return
+    try:
+        print(f"exporting the vision encoder of {card.name} to ONNX", file=sys.stderr)
+        export_vision(card, folder, again=False)
+    except (UsageError, ExportError) as error:
+        print(f"the vision encoder of {card.name} runs in torch: {error}", file=sys.stderr)

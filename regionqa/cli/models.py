@@ -11,12 +11,13 @@ import typer
 
 import regionqa
 from regionqa.cli.options import only, with_options, without
-from regionqa.errors import UsageError
+from regionqa.errors import RegionQAError, UsageError
 from regionqa.flags import Reads, Writes
 from regionqa.options import OutputOptions, RuntimeOptions
 
 if TYPE_CHECKING:
     from regionqa.backends.chooser import ModelChoice
+    from regionqa.backends.diagnostics import Finding
     from regionqa.bundles.card import ModelCard
     from regionqa.vlm.store import FoundVlm
 
@@ -259,7 +260,7 @@ def doctor(
             "whether it looks where it is told.",
         ),
     ] = False,
-    runtime: Annotated[RuntimeOptions, without("batch_size")],
+    runtime: Annotated[RuntimeOptions, without("batch_size", "cache", "cache_size")],
 ) -> int:
     """Report what is installed, what runs where, and how much memory the model needs."""
     if probe:
@@ -269,7 +270,7 @@ def doctor(
             raise UsageError(f"--{name}: has no effect without --probe; add it, or drop --{name}")
     from regionqa.backends.diagnostics import diagnose, memory_needed
 
-    findings = diagnose(runtime.model)
+    findings = [*diagnose(runtime.model), *vision_findings(runtime)]
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark = " " if finding.good else "!"
@@ -278,6 +279,25 @@ def doctor(
     for line in memory_needed(runtime.model):
         print(f"  {line}")
     return 0 if all(finding.good for finding in findings) else 1
+
+
+def vision_findings(runtime: RuntimeOptions) -> "list[Finding]":
+    """Return where a vision-language model's vision encoder runs, and why; nothing for others."""
+    from regionqa.backends.diagnostics import Finding
+    from regionqa.vlm.store import find_vlm
+    from regionqa.vlm.vision_exports import choose_vision
+
+    try:
+        found = find_vlm(runtime.model)
+    except RegionQAError:  # reported already
+        return []
+    if found is None or found.folder is None:
+        return []
+    try:
+        choice = choose_vision(found.card, found.folder, runtime.vision_runtime)
+    except RegionQAError as error:
+        return [Finding("vision encoder", str(error), False)]
+    return [Finding("vision encoder", f"in {choice.runtime}: {choice.reason}")]
 
 
 def probe_model(runtime: RuntimeOptions) -> int:

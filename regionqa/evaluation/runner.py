@@ -158,7 +158,11 @@ def run_task(
         else:
             failed += 1
             console.error(error_text(answer))
-    device = str(load().device) if load.cache_info().currsize else "cached answers"
+    device = "cached answers"
+    if load.cache_info().currsize:
+        device = str(load().device)
+        for line in load().take_notes():
+            console.note(line)
     device = f"{device}, {variant}" if variant else device
     uncertainty = UncertaintyRule(info.confidence, settings.evaluation.unsure_below)
     return EvalRun(answered, failed, info.name, info.revision, device, uncertainty)

@@ -45,6 +45,11 @@ class Console:
         """Print why an item failed."""
         self._print(f"regionqa: {printable(line)}")
 
+    def note(self, line: str) -> None:
+        """Print a remark, unless quiet."""
+        if not self._quiet:
+            self._print(f"regionqa: {printable(line)}")
+
     def warn(self, line: str) -> None:
         """Print a warning, unless quiet."""
         if not self._quiet:

@@ -31,8 +31,10 @@ from regionqa.images.kinds import SUFFIXES
 
 NEVER_READ = (".jsonl", ".html", ".svg", ".pdf")
 """Suffixes of results that may lie in a folder of annotations, since none is read from there."""
-DECIDED_LATER = (Writes.cache, Writes.folder)
+DECIDED_LATER = (Writes.cache, Writes.folder, Writes.shared)
 """Outputs whose command decides itself what to do with what is there."""
+SHARED = (Writes.drawings, Writes.shared)
+"""Outputs that several runs may write to at the same time."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def guarded(
     with ExitStack() as locks:
         for output in outputs:
             for path in output.paths:
-                if output.role is not Writes.drawings and not is_special(path) and is_first():
+                if output.role not in SHARED and not is_special(path) and is_first():
                     locks.enter_context(locked(path))
         yield
 

@@ -107,6 +107,8 @@ def run_requests(options: RunOptions) -> int:
             source = answer.request.source
             for warning in source.take_warnings() if source else ():
                 console.warn(warning)
+        for line in engine.take_notes():
+            console.note(line)
     failed = writer.failed or (finished and finished.failed) or (drawings and drawings.failed)
     return SOME_FAILED if failed else 0
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -18,6 +19,8 @@ from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.onnx.export import export_region, export_vision
 from regionqa.export.onnx.verify import ParityReport
 from regionqa.export.sources import published as published_module
+from regionqa.export.vlm import vision as vision_module
+from regionqa.export.vlm.vision import write_module
 
 Module = VisionModule | RegionModule
 
@@ -46,6 +49,20 @@ class GraphCache:
         for module in (bundle_module, published_module):
             monkeypatch.setattr(module, "export_vision", self.export_vision)
             monkeypatch.setattr(module, "export_region", self.export_region)
+        monkeypatch.setattr(vision_module, "write_module", self.write_module)
+
+    def write_module(self, call: vision_module.ModuleCall, path: Path) -> dict[str, Any]:
+        """As regionqa.export.vlm.vision.write_module, once for modules with equal weights."""
+        place = self.folder / f"vlm-{weights(call)}"
+        with FileLock(place.with_suffix(".lock")):
+            if not place.exists():
+                partial = place.with_suffix(".partial")
+                partial.mkdir(exist_ok=True)
+                write_module(call, partial / path.name)
+                partial.rename(place)
+        for file in place.iterdir():
+            copyfile(file, path.parent / file.name)
+        return vision_module.constants_of(call)
 
     def _export(
         self, export: Callable[..., ParityReport], module: Module, path: Path, like: Path | None
@@ -65,6 +82,14 @@ def architecture(module: Module) -> str:
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     text = f"{type(module).__name__} {module.config} {module!r} {shapes}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def weights(call: vision_module.ModuleCall) -> str:
+    """An identifier of a module's class, weights and arguments."""
+    digest = hashlib.sha256(f"{type(call.module)} {vision_module.constants_of(call)}".encode())
+    for name, value in call.module.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def shared_folder(own: Path) -> Path:

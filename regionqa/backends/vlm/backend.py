@@ -10,9 +10,11 @@ from pathlib import Path
 from regionqa.backends.base import Completion, ModelInfo, OnProgress
 from regionqa.backends.vlm.constraints import SchemaDecoding, logits_width
 from regionqa.backends.vlm.encoder_decoder import EncoderDecoderLanguage
-from regionqa.backends.vlm.features import TorchTower, VisionTower
+from regionqa.backends.vlm.feature_cache import CachedTower
+from regionqa.backends.vlm.features import VisionTower
 from regionqa.backends.vlm.language import EncodedPart, VlmLanguage, VlmPrompt
 from regionqa.backends.vlm.processor import PreparedImage, VlmProcessor
+from regionqa.backends.vlm.towers import load_tower
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.errors import BundleError, ItemError, QuestionError
 from regionqa.images.reading import InputImage
@@ -107,7 +109,8 @@ class VlmModel:
             language = EncoderDecoderLanguage(model, processor.decode)
         else:
             language = VlmLanguage(model, processor.image_token_id, processor.decode)
-        return VlmBackend(self, processor, TorchTower(model), language, device, precision)
+        tower = load_tower(self.card, self.folder, model, options, device, precision)
+        return VlmBackend(self, processor, tower, language, device, precision)
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,10 @@ class VlmBackend:
         stop = self.language.stops[0] if end is None else end
         answers = [self.processor.answer_ids(each, stop) for each in choices]
         return self.language.score(prompt.prompt, answers)
+
+    def take_notes(self) -> list[str]:
+        """See `TakesNotes`: what the cache of encoded images did."""
+        return self.tower.cache.take_notes() if isinstance(self.tower, CachedTower) else []
 
     def _constraint(self, schema: AnswerSchema, rows: int) -> SchemaDecoding:
         model, tokenizer = self.language.model, self.processor.tokenizer

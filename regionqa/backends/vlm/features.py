@@ -7,6 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+FIELDS = ("pooler_output", "deepstack_features")
+"""Fields of the encoder's output that language models read."""
+
 
 class VisionTower(Protocol):
     """Computes the features of one image."""
@@ -45,7 +48,8 @@ class TorchTower:
             for name, value in inputs.items()
             if name in self._known
         }
-        return self._encode(**known, return_dict=True)
+        output = self._encode(**known, return_dict=True)
+        return only_features(output, self._model.device, self._model.dtype)
 
 
 def place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -53,6 +57,29 @@ def place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+
+def only_features(output: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return what the language model reads of the encoder's output, without hidden states.
+
+    Args:
+        output: Output of `get_image_features`.
+        device: Where the features are needed.
+        dtype: Their type.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    features = BaseModelOutputWithPooling()
+    for name in FIELDS:
+        if (value := getattr(output, name, None)) is not None:
+            features[name] = _placed(value, device, dtype)
+    return features
+
+
+def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, dtype)
+    return [_placed(each, device, dtype) for each in value]
 
 
 def token_count(features: Any) -> int:

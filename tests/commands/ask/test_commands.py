@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from conftest import Command
 
 SERVER = ("--server", "--server-model", "--server-timeout")
+VISION = ("--vision-runtime", "--cache", "--cache-size")
 ASKING = (
     *SERVER, "--server-concurrency",
     "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
     "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device",
-    "--dtype", "--quantize", "--way", "--batch-size", "--max-new-tokens", "--temperature", "--seed",
+    "--dtype", "--quantize", "--way", *VISION, "--batch-size", "--max-new-tokens",
+    "--temperature", "--seed",
     "--timing", "--confidence", "--guess", "--unsure-below", "--choices", "--schema",
     "--show-prompt", "--quiet", "--debug", "--help",
 )  # fmt: skip
 MEASURING = (
     *SERVER, "--server-concurrency",
     "--model", "--compare", "--answers", "--json", "--plot", "--limit", "--unsure-below",
-    "--device", "--dtype", "--quantize", "--way", "--batch-size", "--max-new-tokens", "--quiet",
-    "--debug", "--overwrite", "--help",
+    "--device", "--dtype", "--quantize", "--way", *VISION, "--batch-size", "--max-new-tokens",
+    "--quiet", "--debug", "--overwrite", "--help",
 )  # fmt: skip
 OPTIONS = {
     (): ("--version", "--help"),
@@ -39,8 +41,8 @@ OPTIONS = {
     ("chat",): (
         *SERVER,
         "--box", "--box-format", "--box-units", "--turns", "--model", "--device", "--dtype",
-        "--quantize", "--way", "--max-new-tokens", "--guess", "--unsure-below", "--temperature",
-        "--seed", "--show-prompt", "--quiet", "--debug", "--help",
+        "--quantize", "--way", *VISION, "--max-new-tokens", "--guess", "--unsure-below",
+        "--temperature", "--seed", "--show-prompt", "--quiet", "--debug", "--help",
     ),
     ("models",): ("--help",),
     ("models", "list"): ("--format", "--debug", "--help"),
@@ -74,7 +76,7 @@ OPTIONS = {
     ("eval", "fineeval"): (
         *SERVER, "--server-concurrency",
         "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",
-        "--plot", "--limit", "--device", "--dtype", "--quantize", "--way", "--batch-size",
+        "--plot", "--limit", "--device", "--dtype", "--quantize", "--way", *VISION, "--batch-size",
         "--max-new-tokens", "--overwrite", "--quiet", "--debug", "--help",
     ),
     ("download",): (
@@ -88,7 +90,8 @@ OPTIONS = {
     ),
     ("doctor",): (
         *SERVER, "--server-concurrency",
-        "--probe", "--model", "--device", "--dtype", "--quantize", "--way", "--debug", "--help",
+        "--probe", "--model", "--device", "--dtype", "--quantize", "--way", "--vision-runtime",
+        "--debug", "--help",
     ),
     ("demo",): ("--out", "--overwrite", "--model", "--device", "--debug", "--help"),
 }  # fmt: skip

@@ -107,14 +107,22 @@ def test_download_ask_and_use_offline(
     line = failing(regionqa, "ask", cat, "what is this?", "--model", NAME)
     assert line == f"{NAME}: not downloaded yet; run: regionqa download {NAME}"
     ran = regionqa("download", NAME)
-    assert (ran.status, ran.err) == (0, f"licence of {REPO}: apache-2.0\n")
+    licence, exporting, *compared = ran.err.splitlines()
+    assert (ran.status, licence) == (0, f"licence of {REPO}: apache-2.0")
+    assert exporting == f"exporting the vision encoder of {NAME} to ONNX"
+    assert [line.partition(":")[0] for line in compared] == [f"vision encoder of {NAME}"] * 3
     (folder,) = ran.lines
     assert files(Path(folder)) == files(tiny)
     asked = len(hub.requests)
     outputs = use(regionqa, NAME, cat, tmp_path)
     assert len(hub.requests) == asked
     go_offline(monkeypatch)
-    assert regionqa("download", NAME).out == ran.out
+    repeated = regionqa("download", NAME)
+    assert repeated.out == ran.out and "exported before" in repeated.err
+    assert any(
+        line[2:].startswith("vision encoder") and " in onnx: " in line
+        for line in regionqa("doctor", "--model", NAME).lines
+    )
     question = ("ask", cat, "is <region1> a cat?", "--box", "10,20,200,280", *SHORT)
     for model in (NAME, REPO, folder):  # the folder, too, has the card of its repository
         again = regionqa(*question, "--model", model)
@@ -314,7 +322,6 @@ def test_disk_too_small(
 @pytest.mark.parametrize(
     "words",
     [
-        ("export", NAME),
         ("finetune", "--model", NAME, "--data", "x.jsonl", "--out", "new"),
         ("init", "new", "--vision", NAME, "--llm", NAME),
         ("init", "new", "--from-llava", NAME),
@@ -330,7 +337,8 @@ def test_commands_for_bundles_say_so(
 def test_folder_given_to_commands_for_bundles(
     regionqa: "Command", tiny: Path, tmp_path: Path
 ) -> None:
-    line = failing(regionqa, "export", tiny)
+    words = ("finetune", "--model", tiny, "--data", "x.jsonl", "--out", tmp_path / "new")
+    line = failing(regionqa, *words)
     assert line.startswith(f"{tiny}: is a vision-language model of the Hub; this needs a bundle")
     line = failing(regionqa, "init", tmp_path / "new", "--vision", tiny, "--llm", tiny)
     assert "not a supported vision tower" in line

@@ -1,0 +1,1 @@
+"""Vision encoders of Hub models as ONNX graphs."""
