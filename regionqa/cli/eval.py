@@ -16,10 +16,10 @@ from regionqa.cli.eval_report import (
 )
 from regionqa.cli.options import EVAL, only, require, with_options, without
 from regionqa.errors import UsageError
+from regionqa.evaluation.options import EvaluationOptions
 from regionqa.flags import Options, Reads, Section, Writes, flag, option
 from regionqa.options import (
     BoxOptions,
-    EvaluationOptions,
     GenerationOptions,
     OutputOptions,
     RuntimeOptions,

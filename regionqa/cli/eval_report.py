@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from regionqa.cli.options import PLOT, require
 from regionqa.errors import UsageError
-from regionqa.options import EvaluationOptions, GenerationOptions, OutputOptions, RuntimeOptions
+from regionqa.evaluation.options import EvaluationOptions
+from regionqa.options import GenerationOptions, OutputOptions, RuntimeOptions
 
 if TYPE_CHECKING:
     from regionqa.evaluation.fineeval.questions import FineEval

@@ -16,6 +16,7 @@ from regionqa.engine import Engine
 from regionqa.errors import DataError
 from regionqa.evaluation.cache import AnswerCache
 from regionqa.evaluation.metrics.calibration import UncertaintyRule
+from regionqa.evaluation.options import EvaluationOptions
 from regionqa.evaluation.results import (
     Comparison,
     EvalResult,
@@ -25,7 +26,6 @@ from regionqa.evaluation.results import (
 )
 from regionqa.options import (
     DtypeChoice,
-    EvaluationOptions,
     GenerationOptions,
     OutputFormat,
     RuntimeOptions,

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from regionqa.cli.options import Overrides, only, with_options, without
 from regionqa.errors import UsageError
+from regionqa.evaluation.options import EvaluationOptions
 from regionqa.flags import Options, Section, flags_of, option
 from regionqa.options import (
     BoxOptions,
     DeviceChoice,
-    EvaluationOptions,
     GenerationOptions,
     OutputFormat,
     OutputOptions,

@@ -23,6 +23,7 @@ from regionqa.evaluation.metrics.statistics import (
     sign_p,
     weighted_mean,
 )
+from regionqa.evaluation.options import EvaluationOptions
 from regionqa.evaluation.report import Table, comparison_tables, format_table
 from regionqa.evaluation.results import (
     Comparison,
@@ -31,7 +32,6 @@ from regionqa.evaluation.results import (
     estimate_metrics,
 )
 from regionqa.evaluation.runner import EvalRun, EvalSettings, EvalTask, evaluate_models
-from regionqa.options import EvaluationOptions
 from regionqa.pipeline.console import Console
 from regionqa.requests import Answer, Request
 
