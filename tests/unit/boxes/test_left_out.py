@@ -9,7 +9,7 @@ import pytest
 
 from regionqa.boxes.fields import Point
 from regionqa.boxes.files import BoxFile, read_boxes
-from regionqa.boxes.shapes import centre_of, has_area, is_upright, mask_bounds, turned_box
+from regionqa.boxes.shapes import bounding, centre_of, has_area, is_upright, mask_bounds, turned_box
 from regionqa.errors import BoxError, BoxFileError
 
 CVAT_BOX = '<box label="blob" xtl="10" ytl="10" xbr="150" ybr="120"/>'
@@ -327,3 +327,9 @@ def test_a_folder_without_box_files_names_what_it_holds(tmp_path: Path) -> None:
     save(tmp_path / "notes.md", "")
     with pytest.raises(BoxFileError, match=r"holds no box files, but \.md files, which are not"):
         read_boxes(tmp_path)
+
+
+def test_one_point_spans_no_box() -> None:
+    assert bounding([(3, 1), (1, 2)], "x") == (1, 1, 3, 2)
+    with pytest.raises(BoxError, match="box in x: 1 points span no box"):
+        bounding([(3, 1)], "x")
