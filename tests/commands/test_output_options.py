@@ -23,7 +23,9 @@ from regionqa.flags import Reads, Writes
 if TYPE_CHECKING:
     from conftest import Command
 
-NO_FILES = {"box", "choices", "name", "push", "question", "revision", "ways"}
+NO_FILES = {
+    "box", "choices", "name", "push", "question", "revision", "server", "server_model", "ways",
+}  # fmt: skip
 """Options and arguments that take any text, which names no file."""
 NEEDED = {
     ("init", "vision"): ("--llm", "x"),
