@@ -222,6 +222,7 @@ def test_fixed_sides(bundles: dict[str, Bundle]) -> None:
     assert message.endswith("the card expects (None, 3, 400, 400)")
     message = refused(bundles["squash"], fit=Fit.shortest, longest=600)
     assert "with fit shortest the sides vary from image to image" in message
+    RegionEncoder(bundles["shortest"], Device.cpu)  # no side of its graph is fixed
 
 
 @pytest.mark.parametrize("sides", [(64, "w"), ("h", 64)])
