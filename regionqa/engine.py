@@ -261,8 +261,8 @@ class Engine:
             )
         try:
             return self.backend.render(request, settings.max_new_tokens)
-        except QuestionError as error:
-            return QuestionError(f"{request.image}: {error}")
+        except (QuestionError, ImageError) as error:
+            return type(error)(f"{request.image}: {error}")
 
     def _encode(self, group: Sequence[tuple[Request, Any]]) -> list[Any]:
         """Encode the image of consecutive requests about it, with all their regions.

@@ -276,7 +276,10 @@ def read_card(path: Path) -> ModelCard:
     try:
         table = read_toml(path)
     except FileNotFoundError:
-        raise BundleError(f"{path}: no such file; a model's folder has a card.toml") from None
+        raise BundleError(
+            f"{path}: no such file; a model's folder has a card.toml, or the config.json of a "
+            "vision-language model"
+        ) from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read as a card: {error}") from error
     return from_table(ModelCard, table, str(path), renamed=OLD_KEYS)

@@ -73,7 +73,7 @@ class LanguageModel:
 
     def check_length(self, prompt: Prompt, max_new_tokens: int) -> None:
         """Raise QuestionError if prompt and answer do not fit the model's context."""
-        room = self.context - max_new_tokens
+        room = max(self.context - max_new_tokens, 0)
         if len(prompt.input_ids) > room:
             raise QuestionError(
                 f"question and regions take {len(prompt.input_ids)} tokens, there is room for "

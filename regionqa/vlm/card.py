@@ -4,8 +4,9 @@ A card names the checkpoint and says how it is told a region. The conventions of
 table, models/families/<model_type>.toml; a card replaces what its checkpoint does differently.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -325,6 +326,13 @@ class VlmCard:
     """Largest number of regions per question."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Sources of the conventions, for people."""
+
+    @property
+    def identity(self) -> str:
+        """The revision, and a digest of what answers depend on, which users change in own cards."""
+        regions = replace(self.regions, measured="")
+        told = repr((self.family, regions, self.images, self.chat, self.answers))
+        return f"{self.revision}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
     def __post_init__(self) -> None:
         ways: Sequence[RegionWay] = self.regions.ways

@@ -131,9 +131,13 @@ def family_card(family: str | None, name: str, where: str) -> VlmCard:
     """
     tables = family_tables()
     if family not in tables:
+        said = (
+            f"its {CONFIG} says model_type {family!r}, which no card covers"
+            if family
+            else f"its {CONFIG} names no model_type, or is no JSON"
+        )
         raise UnknownFamilyError(
-            f"{where}: its {CONFIG} says model_type {family!r}, which no card covers; known are "
-            f"{', '.join(tables)}"
+            f"{where}: {said}; known are {', '.join(tables)}. A server can run others (--server)"
         )
     table = {
         "name": name,
@@ -146,6 +150,22 @@ def family_card(family: str | None, name: str, where: str) -> VlmCard:
 def card_of_checkpoint(folder: Path, name: str) -> VlmCard:
     """Make the card of a folder's checkpoint, of its family's conventions; see `family_card`."""
     return family_card(model_type(folder), name, str(folder))
+
+
+def check_family(card: VlmCard, where: Path, folder: Path) -> None:
+    """BundleError if a checkpoint is of another known family than its card says.
+
+    Args:
+        card: The card.
+        where: Its file.
+        folder: The checkpoint.
+    """
+    found = model_type(folder)
+    if found != card.family and found in family_tables():
+        raise BundleError(
+            f"{where}: says family {card.family!r}, but the {CONFIG} of its checkpoint says "
+            f"model_type {found!r}; correct the card"
+        )
 
 
 def model_type(folder: Path) -> str | None:

@@ -15,6 +15,7 @@ from regionqa.vlm.card import CheckpointSource, VlmCard
 from regionqa.vlm.cards import (
     card_of_checkpoint,
     card_of_repo,
+    check_family,
     family_card,
     model_type,
     read_vlm_card,
@@ -70,18 +71,22 @@ def vlm_in_folder(folder: Path) -> FoundVlm:
     The folder of a downloaded model, which `regionqa download` prints, has that model's card.
 
     Raises:
-        BundleError: The card is invalid, names no checkpoint, or the family is unknown.
+        BundleError: The card is invalid, names no checkpoint or one of another family, or the
+            family is unknown.
     """
     if (folder / CARD).is_file():
         card = read_vlm_card(folder / CARD)
-        if (folder / CONFIG).is_file():
-            return FoundVlm(card, folder, folder / CARD)
-        if card.source is None:
-            raise BundleError(
-                f"{folder / CARD}: has no [source] with the repo of its checkpoint, and beside it "
-                f"is no {CONFIG}; add one of the two"
-            )
-        return FoundVlm(card, find_checkpoint(card.source), folder / CARD)
+        checkpoint: Path | None = folder
+        if not (folder / CONFIG).is_file():
+            if card.source is None:
+                raise BundleError(
+                    f"{folder / CARD}: has no [source] with the repo of its checkpoint, and beside "
+                    f"it is no {CONFIG}; add one of the two"
+                )
+            checkpoint = find_checkpoint(card.source)
+        if checkpoint is not None:
+            check_family(card, folder / CARD, checkpoint)
+        return FoundVlm(card, checkpoint, folder / CARD)
     repo = repo_of_snapshot(folder)
     if repo and (own := card_of_repo(repo)):
         return FoundVlm(own, folder, shipped_card_path(own.name))

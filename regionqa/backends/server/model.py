@@ -85,7 +85,7 @@ class ServerModel:
         way = [self.way] if self.way else []
         return ModelInfo(
             name=card.name,
-            revision="-".join([card.revision, f"server:{self.served}", *way]),
+            revision="-".join([card.identity, f"server:{self.served}", *way]),
             max_regions=card.max_regions,
             max_new_tokens=card.answers.max_new_tokens,
             image_question=card.chat.image_question,

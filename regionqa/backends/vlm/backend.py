@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from PIL import Image
+
 from regionqa.backends.base import Completion, ModelInfo, OnProgress
 from regionqa.backends.vlm.constraints import SchemaDecoding, logits_width
 from regionqa.backends.vlm.encoder_decoder import EncoderDecoderLanguage
@@ -16,7 +18,7 @@ from regionqa.backends.vlm.language import EncodedPart, VlmLanguage, VlmPrompt
 from regionqa.backends.vlm.processor import PreparedImage, VlmProcessor
 from regionqa.backends.vlm.towers import load_tower
 from regionqa.bundles.prompt_rules import RegionInput
-from regionqa.errors import BundleError, ItemError, QuestionError
+from regionqa.errors import BundleError, ImageError, ItemError, QuestionError
 from regionqa.images.reading import InputImage
 from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.language.streaming import stable_text
@@ -82,9 +84,9 @@ class VlmModel:
 
     @property
     def revision(self) -> str:
-        """Revision of the card, identity of the weights, and the way if it was chosen."""
+        """Identity of the card and of the weights, and the way if it was chosen."""
         weights = checkpoint_digest(self.folder) if self.folder else "none"
-        return "-".join([self.card.revision, weights, *([self.way] if self.way else [])])
+        return "-".join([self.card.identity, weights, *([self.way] if self.way else [])])
 
     def configured(self, options: RuntimeOptions) -> "VlmModel":
         """See `Model.configured`."""
@@ -190,24 +192,41 @@ class VlmBackend:
     def encode(
         self, image: InputImage, prompts: Sequence[RenderedVlmPrompt]
     ) -> list[EncodedVlmPrompt | ItemError]:
-        """See `Backend.encode`; a prompt that is too long becomes an error of its own."""
+        """See `Backend.encode`.
+
+        A prompt that is too long, or that needs an image of a shape which the model does not take,
+        becomes an error of its own.
+        """
         if self._last is not image:
             self._encoded.clear()
             self._last = image
         wanted = {key for prompt in prompts for key in self._keys(prompt)}
+        refused: dict[ImageKey, ImageError] = {}
         if missing := wanted - self._encoded.keys():
             pixels = image.load()
             for key in sorted(missing, key=repr):
-                part, alone = key
-                prepared = self.processor.prepare(make_image(part, pixels), alone=alone)
-                features = self.tower.encode(prepared.inputs)
-                beside = {name: value for name, value in prepared.inputs.items()
-                          if not name.startswith("pixel")}  # fmt: skip
-                self._encoded[key] = prepared, EncodedPart(features, beside)
-        encoded = [self._tokenize(prompt) for prompt in prompts]
+                try:
+                    self._encoded[key] = self._encode_part(key, pixels)
+                except ImageError as error:
+                    refused[key] = ImageError(f"{image.name}: {error}")
+        encoded = [
+            next((refused[key] for key in self._keys(prompt) if key in refused), None)
+            or self._tokenize(prompt)
+            for prompt in prompts
+        ]
         while len(self._encoded) > IMAGES_KEPT:
             self._encoded.popitem(last=False)
         return encoded
+
+    def _encode_part(self, key: ImageKey, pixels: Image.Image) -> tuple[PreparedImage, EncodedPart]:
+        """Encode one image of prompts; its pixels are not kept, which are much larger."""
+        part, alone = key
+        prepared = self.processor.prepare(make_image(part, pixels), alone=alone)
+        features = self.tower.encode(prepared.inputs)
+        beside = {
+            name: value for name, value in prepared.inputs.items() if not name.startswith("pixel")
+        }
+        return replace(prepared, inputs=beside), EncodedPart(features, beside)
 
     def generate(
         self,
@@ -263,6 +282,8 @@ class VlmBackend:
         """See `Backend.score`; an answer ends as in the chat template."""
         if isinstance(prompt, ItemError):
             raise prompt
+        for choice in choices:
+            self.processor.check_text(choice, "a choice")
         end = self.processor.answer_end
         stop = self.language.stops[0] if end is None else end
         answers = [self.processor.answer_ids(each, stop) for each in choices]
@@ -292,8 +313,8 @@ class VlmBackend:
         if context is not None and len(ids) + prompt.max_new_tokens > context:
             return QuestionError(
                 f"question and images take {len(ids)} tokens, there is room for "
-                f"{context - prompt.max_new_tokens} beside an answer of {prompt.max_new_tokens}; "
-                "ask a shorter question or lower --max-new-tokens"
+                f"{max(context - prompt.max_new_tokens, 0)} beside an answer of "
+                f"{prompt.max_new_tokens}; ask a shorter question or lower --max-new-tokens"
             )
         name = self.language.type_name
         types = tuple(self.processor.token_types(ids, name)) if name else None

@@ -1,5 +1,6 @@
 """Loading of a checkpoint through transformers."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def load_checkpoint(folder: Path, device: Device, precision: Precision) -> Any:
     from regionqa.language.decoders import quantization
 
     disable_progress_bar()  # of weights in memory, of which there is nothing to wait for
+    if device is not Device.cuda:  # it recommends kernels that need CUDA
+        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     dtype: torch.dtype = getattr(torch, precision.dtype)
     options: dict[str, Any] = {
         "dtype": dtype, "local_files_only": True, "trust_remote_code": False,

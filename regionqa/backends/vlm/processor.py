@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from regionqa.errors import BundleError, QuestionError
+from regionqa.errors import BundleError, ImageError, QuestionError
 from regionqa.vlm.card import VlmCard
 from regionqa.vlm.coordinates import Size
 from regionqa.vlm.messages import Message
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels",
              "text_replacement_offsets")  # fmt: skip
 """Outputs of a processor that belong to the text."""
+BLANKS = " \t\n\r\u2581"
+"""White space, and the character by which SentencePiece writes a space."""
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError)
 """What transformers raises for the files of a checkpoint that it cannot use."""
 
@@ -79,12 +81,15 @@ class VlmProcessor:
                 f"{folder}: transformers cannot load its processor: {reason}"
             ) from error
         self._card = card
+        self._folder = folder
         self._budget = dict(card.images.cuda if cuda else card.images.cpu)
         self.tokenizer = self.processor.tokenizer
         self._mark = self._own_mark()
-        special = sorted(map(str, self.tokenizer.all_special_tokens), key=len, reverse=True)
+        special = map(str, self.tokenizer.all_special_tokens)
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
-        controls = sorted({*special, *added} - {""}, key=len, reverse=True)
+        # Gemma has tokens of its own for line breaks and runs of spaces, which are mere text
+        found = {token for token in (*special, *added) if token.strip(BLANKS)}
+        controls = sorted(found, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, controls)))
 
     @property
@@ -104,11 +109,16 @@ class VlmProcessor:
         """The placeholder."""
         return str(self.processor.image_token)
 
-    def check_text(self, text: str) -> None:
-        """QuestionError if a user's text holds a control token of the model."""
+    def check_text(self, text: str, what: str = "the question") -> None:
+        """QuestionError if a user's text holds a control token of the model.
+
+        Args:
+            text: The text.
+            what: What it is, as the subject of the error's sentence.
+        """
         if found := self._controls.search(text):
             raise QuestionError(
-                f"the question holds {found[0]!r}, which is a control token of the model "
+                f"{what} holds {found[0]!r}, which is a control token of the model "
                 f"{self._card.name}; leave it out"
             )
 
@@ -118,6 +128,11 @@ class VlmProcessor:
         Args:
             image: RGB.
             alone: Whether it is the only image of its prompt; see `counts_images`.
+
+        Raises:
+            ImageError: The image processor does not take it, such as one that is 200 times as wide
+                as high.
+            BundleError: The image processor does not have a setting of the card.
         """
         size = image.size
         if self._card.images.square:
@@ -125,13 +140,21 @@ class VlmProcessor:
             red, green, blue = (int(255 * channel) for channel in mean)
             image = pad_to_square(image, (red, green, blue))
         copies = 1 if alone else 2
-        output = self.processor(
-            text=[self._mark * copies],
-            images=[[image] * copies],
-            images_kwargs=self._budget,
-            return_text_replacement_offsets=True,
-            return_tensors="pt",
-        )
+        try:
+            output = self.processor(
+                text=[self._mark * copies],
+                images=[[image] * copies],
+                images_kwargs=self._budget,
+                return_text_replacement_offsets=True,
+                return_tensors="pt",
+            )
+        except (ValueError, RuntimeError) as error:  # LFM2-VL's tiles do not fit every shape
+            raise self._refused(size, error) from error
+        except TypeError as error:
+            raise BundleError(
+                f"the card of {self._card.name}: its [images] do not fit the image processor of "
+                f"{self._folder}: {error}"
+            ) from error
         replacement, *_ = output["text_replacement_offsets"][0]
         inputs = {key: value for key, value in output.items() if key not in TEXT_KEYS}
         if not alone:  # of both, one is kept; the number of images stays
@@ -156,11 +179,18 @@ class VlmProcessor:
             }
             for message in messages
         ]
-        text: str = self.processor.apply_chat_template(
-            conversation,
-            add_generation_prompt=add_generation_prompt,
-            **self._card.chat.template_options,
-        )
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.processor.apply_chat_template(
+                conversation,
+                add_generation_prompt=add_generation_prompt,
+                **self._card.chat.template_options,
+            )
+        except (ValueError, TypeError, TemplateError) as error:
+            raise BundleError(
+                f"{self._folder}: its chat template cannot be used: {error}"
+            ) from error
         return text
 
     def tokenize(self, text: str, images: Sequence[PreparedImage]) -> PromptTokens:
@@ -217,6 +247,7 @@ class VlmProcessor:
 
         Raises:
             BundleError: This processor does not resize by the rule of Qwen2-VL.
+            ImageError: It does not take an image of this shape.
         """
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -227,14 +258,24 @@ class VlmProcessor:
                 f"the card of {self._card.name}: coordinates in pixels of the resized image need "
                 "an image processor that resizes to a number of pixels"
             )
-        height, width = smart_resize(
-            size[1],
-            size[0],
-            settings.patch_size * settings.merge_size,
-            limits["shortest_edge"],
-            limits["longest_edge"],
-        )
+        try:
+            height, width = smart_resize(
+                size[1],
+                size[0],
+                settings.patch_size * settings.merge_size,
+                limits["shortest_edge"],
+                limits["longest_edge"],
+            )
+        except ValueError as error:
+            raise self._refused(size, error) from error
         return width, height
+
+    def _refused(self, size: Size, error: Exception) -> ImageError:
+        """The error of an image that the image processor does not take."""
+        return ImageError(
+            f"the model {self._card.name} cannot be given an image of {size[0]} x {size[1]} "
+            f"pixels: {error}; crop it"
+        )
 
     def _own_mark(self) -> str:
         """The placeholder; empty if the processor itself puts it before the text."""

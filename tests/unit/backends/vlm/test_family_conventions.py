@@ -300,7 +300,7 @@ def test_choices_of_florence_2_are_scored_as_its_decoder_gives_them(
             logits = model(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                pixel_values=encoded.images[0].inputs["pixel_values"],
+                pixel_values=backend.processor.prepare(source.load()).inputs["pixel_values"],
                 decoder_input_ids=ids[:, :-1],
             ).logits
         logs = logits.double().log_softmax(-1).gather(2, ids[:, 1:, None])[0, :, 0]

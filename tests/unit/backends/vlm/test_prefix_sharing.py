@@ -90,6 +90,13 @@ def test_batches_over_images_and_lengths_equal_single_prompts(
     assert unshared == together
 
 
+def test_pixels_are_not_kept_beyond_the_encoder(tiny_checkpoint: Callable[[str], Path]) -> None:
+    for family in ("qwen3_vl", "internvl", "smolvlm"):
+        (prompt,) = encoded(load(tiny_checkpoint(family)), noise(90, 60, 1), "what is <region1>?")
+        kept = {name for image in prompt.images for name in image.inputs}
+        assert not {name for name in kept if name.startswith("pixel")}
+
+
 class RecordingTower:
     """Keeps what the vision encoder was given."""
 
