@@ -72,6 +72,8 @@ def join_caches(caches: Sequence[Any]) -> Any:
 def _join_layers(layers: Sequence[Any]) -> Any:
     joined = copy(layers[0])
     for name in {"keys", "values"} & vars(joined).keys():
+        if getattr(joined, name) is None:  # Gemma 4's last layers use keys of earlier ones
+            continue
         rows = [getattr(layer, name) for layer in layers]  # (Q, heads, L, D) each
         longest = max(row.shape[-2] for row in rows)
         padded = [pad(row, (0, 0, longest - row.shape[-2], 0)) for row in rows]

@@ -78,7 +78,8 @@ def test_batches_over_images_and_lengths_equal_single_prompts(
 ) -> None:
     backend = load(tiny_checkpoint(family))
     questions = "what is <region1>?", "is <region2> left of <region1>?", "where is <region2>?"
-    prompts = [prompt for seed, width in ((1, 200), (2, 90))
+    # two of the images have the same size, so that their prompts have the same length
+    prompts = [prompt for seed, width in ((1, 200), (2, 90), (3, 90))
                for prompt in tokenized(backend, noise(width, 120, seed), *questions)]  # fmt: skip
     together = backend.language.generate(prompts, 5)
     assert len({len(prompt.ids) for prompt in prompts}) > 2
