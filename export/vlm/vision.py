@@ -58,6 +58,8 @@ class ModuleCall:
 
     module: nn.Module
     arguments: dict[str, Any]
+    lengths: dict[str, int]
+    """Number of places in those fields of its output that are sequences."""
 
 
 def export_vision_encoder(
@@ -126,7 +128,7 @@ def _write_export(card: VlmCard, checkpoint: Path, folder: Path) -> None:
                 f"{card.name}: the {name} of its vision cannot be exported: {reason}; it runs in "
                 "torch"
             ) from error
-        parts.append(GraphPart(name, graph, constants))
+        parts.append(GraphPart(name, graph, constants, call.lengths))
     manifest = VisionManifest(
         FORMAT, card.name, card.family, installed(PACKAGES), tuple(parts), (),
         {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
@@ -196,8 +198,10 @@ def record_calls(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Any, dict[st
 
         def recording(*arguments: Any, **named: Any) -> Any:
             given = named_arguments(signature, arguments, named)
-            calls[name] = ModuleCall(module, copy.deepcopy(given))
-            return forward(*arguments, **named)
+            kept = copy.deepcopy(given)
+            output = forward(*arguments, **named)
+            calls[name] = ModuleCall(module, kept, lengths_of(output))
+            return output
 
         return recording
 
@@ -210,6 +214,13 @@ def record_calls(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Any, dict[st
         for module in modules.values():
             del module.forward  # of the instance; that of the class is in force again
     return features, calls
+
+
+def lengths_of(output: Any) -> dict[str, int]:
+    """Return the lengths of the fields of a module's output that are sequences."""
+    if not isinstance(output, Mapping):
+        return {}
+    return {name: len(value) for name, value in output.items() if isinstance(value, (list, tuple))}
 
 
 def write_module(call: ModuleCall, path: Path) -> dict[str, Any]:

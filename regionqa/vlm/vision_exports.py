@@ -36,6 +36,8 @@ class GraphPart:
     """Name of its file."""
     constants: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that are no tensors, and fixed in the graph."""
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    """Number of places in those fields of the output that are sequences; a graph computes some."""
 
 
 @dataclass(frozen=True)

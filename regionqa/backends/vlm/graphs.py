@@ -17,7 +17,7 @@ from torch.utils.dlpack import from_dlpack
 from regionqa.backends.vlm.features import only_features, place
 from regionqa.errors import BundleError, ImageError
 from regionqa.runtime.devices import Device, open_session
-from regionqa.vlm.vision_exports import VisionExport
+from regionqa.vlm.vision_exports import GraphPart, VisionExport
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -56,19 +56,16 @@ class GraphForward:
         self,
         module: nn.Module,
         session: "InferenceSession",
-        constants: Mapping[str, Any],
-        name: str,
+        part: GraphPart,
     ) -> None:
         """Prepare the calls.
 
         Args:
             module: The module; only its settings and signature are used.
             session: Its graph.
-            constants: Arguments that are fixed in the graph.
-            name: Name of the graph, for messages.
+            part: What the graph is.
         """
-        self._module, self._session, self._name = module, session, name
-        self._constants = constants
+        self._module, self._session, self._part = module, session, part
         self._signature = inspect.signature(module.forward)
         self._inputs = {value.name: value.type for value in session.get_inputs()}
         self._outputs = [value.name for value in session.get_outputs()]
@@ -82,21 +79,22 @@ class GraphForward:
         self._check(given)
         feeds = {name: self._feed(name, given[name]) for name in self._inputs}
         try:
-            return from_flat(dict(zip(self._outputs, self._run(feeds), strict=True)))
+            tensors = dict(zip(self._outputs, self._run(feeds), strict=True))
         except RuntimeError as error:  # onnxruntime's own errors are of this class
             reason = str(error).splitlines()[0]
             raise ImageError(
-                f"the exported {self._name} cannot take an image of this size ({reason}); use "
-                "--vision-runtime torch"
+                f"the exported {self._part.name} cannot take an image of this size ({reason}); "
+                "use --vision-runtime torch"
             ) from error
+        return from_flat(tensors, self._part.lengths)
 
     def _check(self, given: Mapping[str, Any]) -> None:
         """BundleError if the call is not one that the graph was made for."""
         missing = [name for name in self._inputs if not isinstance(given.get(name), Tensor)]
-        changed = [name for name, value in self._constants.items() if given.get(name) != value]
+        changed = [name for name, value in self._part.constants.items() if given.get(name) != value]
         if missing or changed:
             raise BundleError(
-                f"{self._name}: the graph was made for another call of the module "
+                f"{self._part.name}: the graph was made for another call of the module "
                 f"({', '.join(missing + changed)}); use --vision-runtime torch"
             )
 
@@ -127,11 +125,12 @@ class GraphForward:
         return [from_dlpack(value) for value in binding.get_outputs()]
 
 
-def from_flat(tensors: Mapping[str, Tensor]) -> Any:
+def from_flat(tensors: Mapping[str, Tensor], lengths: Mapping[str, int]) -> Any:
     """Make a module's output of a graph's outputs, which are named by their paths in it.
 
     Args:
         tensors: By `output` for a single tensor, else by `field` or `field.number`.
+        lengths: Number of places in fields with numbers; those without a tensor are None.
     """
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -141,7 +140,9 @@ def from_flat(tensors: Mapping[str, Tensor]) -> Any:
     for path, tensor in tensors.items():
         name, _, number = path.partition(".")
         if number:
-            output[name] = [*(output.get(name) or []), tensor]
+            if name not in output:
+                output[name] = [None] * lengths[name]
+            output[name][int(number)] = tensor
         else:
             output[name] = tensor
     return output
@@ -174,8 +175,7 @@ class OnnxTower:
         }
         for part in export.manifest.parts:
             module = modules[part.name]
-            replaced = GraphForward(module, sessions[part.name], part.constants, part.name)
-            module.forward = replaced
+            module.forward = GraphForward(module, sessions[part.name], part)
         drop_weights(model, [modules[part.name] for part in export.manifest.parts])
         self._encode = model.base_model.get_image_features
         self._known = inspect.signature(self._encode).parameters
