@@ -60,6 +60,8 @@ class ModuleCall:
     arguments: dict[str, Any]
     lengths: dict[str, int]
     """Number of places in those fields of its output that are sequences."""
+    fixed: bool = False
+    """Whether its arguments have these shapes for images of any size."""
 
 
 def export_vision_encoder(
@@ -112,13 +114,14 @@ def _write_export(card: VlmCard, checkpoint: Path, folder: Path) -> None:
     images = example_inputs(VlmProcessor(checkpoint, card))
     model = load_vision(checkpoint)
     expected: list[Any] = []
-    calls: dict[str, ModuleCall] = {}
-    for number, inputs in enumerate(images.values()):
-        features, seen = record_calls(model, inputs)
+    recorded: list[dict[str, ModuleCall]] = []
+    for inputs in images.values():
+        features, calls = record_calls(model, inputs)
         expected.append(features)
-        calls = seen if number == 1 else calls
+        recorded.append(calls)
     parts = []
-    for name, call in calls.items():
+    for name, call in recorded[1].items():
+        call = replace(call, fixed=len({shapes_of(calls[name]) for calls in recorded}) == 1)
         graph = f"{name}.onnx"
         try:
             constants = write_module(call, folder / graph)
@@ -224,17 +227,28 @@ def lengths_of(output: Any) -> dict[str, int]:
 
 
 def write_module(call: ModuleCall, path: Path) -> dict[str, Any]:
-    """Write a module as a graph of images of any size; its arguments that are no tensors."""
+    """Write a module as a graph, for shapes of any size unless they are fixed.
+
+    Returns:
+        Its arguments that are no tensors.
+    """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
     with quiet():
         exporter = OnnxExporter()
         arguments = {name: detached(value) for name, value in call.arguments.items()}
-        exported = exporter.export(call.module, arguments, OnnxConfig(dynamic=True))
+        exported = exporter.export(call.module, arguments, OnnxConfig(dynamic=not call.fixed))
         ClearMetadataAndDocStringPass()(exported.program)  # paths of this machine, stack traces
         exporter.save_program(exported.program, path)
     return constants_of(call)
+
+
+def shapes_of(call: ModuleCall) -> tuple[tuple[str, torch.Size], ...]:
+    """Return the shapes of the tensors of a call."""
+    return tuple(
+        (name, value.shape) for name, value in call.arguments.items() if isinstance(value, Tensor)
+    )
 
 
 def constants_of(call: ModuleCall) -> dict[str, Any]:

@@ -86,7 +86,9 @@ def architecture(module: Module) -> str:
 
 def weights(call: vision_module.ModuleCall) -> str:
     """An identifier of a module's class, weights and arguments."""
-    digest = hashlib.sha256(f"{type(call.module)} {vision_module.constants_of(call)}".encode())
+    digest = hashlib.sha256(
+        f"{type(call.module)} {vision_module.constants_of(call)} {call.fixed}".encode()
+    )
     for name, value in call.module.state_dict().items():
         digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest()[:32]

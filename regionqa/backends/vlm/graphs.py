@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
-from regionqa.backends.vlm.features import only_features, place
+from regionqa.backends.vlm.features import only_features, place, pooled
 from regionqa.errors import BundleError, ImageError
 from regionqa.runtime.devices import Device, open_session
 from regionqa.vlm.vision_exports import GraphPart, VisionExport
@@ -196,7 +196,12 @@ class OnnxTower:
             name: place(value, device, dtype) for name, value in inputs.items()
             if name in self._known
         }  # fmt: skip
-        return only_features(self._encode(**known, return_dict=True), device, dtype)
+        features = only_features(self._encode(**known, return_dict=True), device, dtype)
+        if self._half and not all(part.isfinite().all() for part in pooled(features)):
+            raise BundleError(
+                "the vision encoder's values are too large for float16; use --vision-runtime torch"
+            )
+        return features
 
 
 def drop_weights(model: nn.Module, modules: Sequence[nn.Module]) -> None:

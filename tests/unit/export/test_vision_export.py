@@ -13,11 +13,12 @@ from helpers.vlm.photos import noise
 from regionqa.backends.vlm.backend import VlmBackend
 from regionqa.backends.vlm.graphs import OnnxTower, vision_modules
 from regionqa.engine import Engine
-from regionqa.errors import ExportError
+from regionqa.errors import BundleError, ExportError
 from regionqa.export.vlm import vision
 from regionqa.options import VisionRuntime
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
+from regionqa.runtime.devices import Device
 from regionqa.vlm.cards import card_of_checkpoint, family_tables
 from regionqa.vlm.vision_exports import export_folder, open_export
 
@@ -79,6 +80,22 @@ def test_weights_of_the_exported_encoder_are_dropped(
     inputs = load(exported_qwen, "torch").processor.prepare(noise(90, 90, 1).load()).inputs
     features = load(exported_qwen, "onnx", "bfloat16").tower.encode(inputs)
     assert {each.dtype for each in features["pooler_output"]} == {torch.bfloat16}
+
+
+def test_half_precision_is_close_and_overflow_is_an_error(
+    exported_qwen: ExportedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_home(monkeypatch, exported_qwen.home)
+    inputs = load(exported_qwen, "torch").processor.prepare(noise(90, 90, 1).load()).inputs
+    expected = load(exported_qwen, "torch").tower.encode(inputs)
+    export = open_export(exported_qwen.folder)
+    half = OnnxTower(load(exported_qwen, "torch").language.model, export, Device.cpu, half=True)
+    assert half.runtime == "onnx cpu float16"
+    difference, _ = vision.compare(expected, half.encode(inputs))
+    assert 1e-6 < difference < 2e-2
+    large = {**inputs, "pixel_values": inputs["pixel_values"] * 1e6}
+    with pytest.raises(BundleError, match="too large for float16; use --vision-runtime torch"):
+        half.encode(large)
 
 
 @pytest.mark.slow
