@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_states
 from torch.distributed.checkpoint.state_dict_saver import save as save_states
 
+from regionqa.backends.vlm.backend import VlmModel
 from regionqa.bundles.store import Bundle
 from regionqa.errors import TrainingError, UsageError
 from regionqa.files import write_whole
@@ -207,10 +208,16 @@ def _barrier() -> None:
         dist.barrier()
 
 
+def base_identity(base: Bundle | VlmModel) -> dict[str, str]:
+    """Name the base of a run, and its weights."""
+    revision = base.revision if isinstance(base, VlmModel) else base.card.revision
+    return {"name": base.card.name, "revision": revision}
+
+
 def save_settings(
     folder: Path,
     settings: FinetuneSettings,
-    base: Bundle,
+    base: Bundle | VlmModel,
     data: RunData,
     say: Say,
     *,
@@ -236,7 +243,7 @@ def save_settings(
     path = folder / SETTINGS
     table: dict[str, Any] = {
         "settings": without_none(asdict(settings)),
-        "base": {"name": base.card.name, "revision": base.card.revision},
+        "base": base_identity(base),
         "files": [dict(file) for file in data.files],
     }
     # through TOML and back, as the saved settings went

@@ -5,9 +5,9 @@ features as long as there is room.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -26,36 +26,20 @@ MAX_VECTORS = 200_000
 """Region vectors of a frozen encoder to cache."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Q questions about B images with N boxes, padded on the right to L ids.
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch:
+    """Q conversations, padded on the right to L ids.
 
     Attributes:
         input_ids: (Q, L) token ids; those in slots are placeholders.
         labels: (Q, L), IGNORE_INDEX outside of answers.
         mask: (Q, L), 1 for tokens and 0 for padding.
-        features: (B, T, C) of the frozen vision encoder.
-        image_rows: (Q,) row of each question's image in `features`.
-        image_starts: (Q,) position of each question's first image token.
-        sources: Inputs of the region encoder: a list for each group of images of one shape.
-        boxes: (N, 4) in [0, 1] of the fitted image.
-        places: (N, 2) group and row of each box's image in `sources`.
-        vectors: (N, D) of a frozen region encoder, else None.
-        region_slots: (M, 3) question, position and box of every region slot.
         distilled: (Q,) bool, whether an answer is learned from a teacher.
     """
 
     input_ids: Tensor
     labels: Tensor
     mask: Tensor
-    features: Tensor
-    image_rows: Tensor
-    image_starts: Tensor
-    sources: list[list[Tensor]]
-    boxes: Tensor
-    places: Tensor
-    vectors: Tensor | None
-    region_slots: Tensor
     distilled: Tensor
 
     @property
@@ -68,14 +52,45 @@ class Batch:
         """(Q, L - 1) bool: positions with a loss, without the first, which nothing predicts."""
         return self.labels[:, 1:] != IGNORE_INDEX
 
-    def to(self, device: torch.device) -> "Batch":
-        """Copy the batch to a device."""
+    def to(self, device: torch.device) -> Self:
+        """Copy the batch's tensors to a device."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                values[name] = value.to(device, non_blocking=True)
-        values["sources"] = [[t.to(device) for t in group] for group in self.sources]
-        return Batch(**values)
+        tensors = {
+            name: value.to(device, non_blocking=True)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(LabelledBatch):
+    """Q questions about B images with N boxes.
+
+    Attributes:
+        features: (B, T, C) of the frozen vision encoder.
+        image_rows: (Q,) row of each question's image in `features`.
+        image_starts: (Q,) position of each question's first image token.
+        sources: Inputs of the region encoder: a list for each group of images of one shape.
+        boxes: (N, 4) in [0, 1] of the fitted image.
+        places: (N, 2) group and row of each box's image in `sources`.
+        vectors: (N, D) of a frozen region encoder, else None.
+        region_slots: (M, 3) question, position and box of every region slot.
+    """
+
+    features: Tensor
+    image_rows: Tensor
+    image_starts: Tensor
+    sources: list[list[Tensor]]
+    boxes: Tensor
+    places: Tensor
+    vectors: Tensor | None
+    region_slots: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """Copy the batch to a device."""
+        sources = [[t.to(device) for t in group] for group in self.sources]
+        return replace(super().to(device), sources=sources)
 
 
 @dataclass(frozen=True)
@@ -210,8 +225,8 @@ class Collator:
         length = max(len(sample.input_ids) for sample in samples)
         lengths = torch.tensor([len(sample.input_ids) for sample in samples])
         return Batch(
-            input_ids=_padded([sample.input_ids for sample in samples], length, 0),
-            labels=_padded([sample.labels for sample in samples], length, IGNORE_INDEX),
+            input_ids=padded_rows([sample.input_ids for sample in samples], length, 0),
+            labels=padded_rows([sample.labels for sample in samples], length, IGNORE_INDEX),
             mask=(torch.arange(length) < lengths.unsqueeze(1)).long(),
             features=torch.stack([image.features for image in encoded.values()]),
             image_rows=torch.tensor([paths.index(sample.record.image) for sample in samples]),
@@ -270,7 +285,7 @@ class Collator:
         return known
 
 
-def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+def padded_rows(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
     """Pad rows of ids on the right, to (Q, length)."""
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from regionqa.errors import BundleError, UsageError
 from regionqa.flags import Reads, Section, flag, option
+from regionqa.options import RegionWay
 
 TRAINING, SETTINGS = "training", "settings.toml"
 """Folder of a run's own files below the new model, and the file of its settings in it."""
@@ -142,48 +143,36 @@ DEFAULT = Stages(
 )
 PVIT = Stages(
     align=StageSettings(
-        learning_rate=2e-3,
-        epochs=1.0,
-        batch=8,
-        accumulate=2,
-        region=RegionPart.projector,
-        box_noise=0.02,
-        gradient_checkpointing=True,
+        learning_rate=2e-3, epochs=1.0, batch=8, accumulate=2, region=RegionPart.projector,
+        box_noise=0.02, gradient_checkpointing=True,
     ),
     instruct=StageSettings(
-        learning_rate=2e-5,
-        epochs=3.0,
-        batch=8,
-        region=RegionPart.projector,
-        projector=True,
-        language=True,
-        box_noise=0.02,
-        gradient_checkpointing=True,
+        learning_rate=2e-5, epochs=3.0, batch=8, region=RegionPart.projector, projector=True,
+        language=True, box_noise=0.02, gradient_checkpointing=True,
     ),
-)
+)  # fmt: skip
 """arXiv 2308.13437, its two training scripts; meant for 8 GPUs (effective batches 128 and 64)."""
 GPT4ROI = Stages(
     align=StageSettings(
-        learning_rate=2e-5,
-        epochs=2.0,
-        batch=1,
-        region=RegionPart.all,
-        warm_up=0.003,
-        weight_decay=0.01,
-        gradient_checkpointing=True,
+        learning_rate=2e-5, epochs=2.0, batch=1, region=RegionPart.all, warm_up=0.003,
+        weight_decay=0.01, gradient_checkpointing=True,
     ),
     instruct=StageSettings(
-        learning_rate=2e-5,
-        epochs=2.0,
-        batch=2,
-        region=RegionPart.all,
-        warm_up_steps=3000,
-        projector=True,
-        language=True,
-        gradient_checkpointing=True,
+        learning_rate=2e-5, epochs=2.0, batch=2, region=RegionPart.all, warm_up_steps=3000,
+        projector=True, language=True, gradient_checkpointing=True,
     ),
-)
+)  # fmt: skip
 """arXiv 2307.03601, its two training scripts; meant for 4 and 8 GPUs (batches 4 and 16)."""
+VLM_LORA, VLM_RATE = 16, 1e-5
+"""Default rank of LoRA for vision-language models, and learning rate for all of their weights."""
+VLM = Stages(
+    align=DEFAULT.align,
+    instruct=StageSettings(
+        learning_rate=1e-4, epochs=3.0, batch=2, accumulate=8, projector=True, language=True,
+        warm_up=0.1,
+    ),
+)  # fmt: skip
+"""Default for vision-language models of the Hub, whose images take many tokens."""
 
 
 class Preset(StrEnum):
@@ -229,7 +218,8 @@ class FinetuneSettings:
     rehearse: int = option(
         4,
         "Without --replay: random boxes per image that the base model answers before training, "
-        "and whose answers are replayed; 0 disables it.",
+        "and whose answers are replayed; 0 disables it (and is the default for a "
+        "vision-language model).",
         min=0,
     )
     rehearse_on: str | None = option(
@@ -239,9 +229,15 @@ class FinetuneSettings:
     )
     held_out: str | None = option(None, "Records to evaluate on; never trained on.", **DATA)
     held_out_share: float = option(0.1, "Share of the images to hold out if no file is named.")
+    way: RegionWay | None = option(
+        None,
+        "How a vision-language model is told a region. Default: its card's.",
+        section=Section.method,
+    )
     lora_rank: int = option(
         0,
-        "Rank of LoRA on all linear layers of the language model; 0 trains all its weights.",
+        "Rank of LoRA on all linear layers of the language model; 0 trains all weights. "
+        "Default: 0; for a vision-language model 16.",
         "--lora",
         section=Section.method,
         min=0,

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -202,15 +202,22 @@ class RunData:
         return self
 
 
+class FitsRecords(Protocol):
+    """What knows which records a model can learn from."""
+
+    def fitting(self, records: Iterable[Record]) -> tuple[list[Record], list[Problem]]:
+        """Return the records that the model can take, and the problems of the others."""
+
+
 def sample_builder(base: Bundle) -> SampleBuilder:
     """Make the sample builder of a bundle."""
     folder = base.card.language.folder
     return SampleBuilder(base.card, BundleTokenizer(base.file(f"{folder}/tokenizer.json")))
 
 
-def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData:
+def read_run_data(settings: FinetuneSettings, builder: FitsRecords, say: Say) -> RunData:
     """Read all records of a run; DataError for the first file that cannot be used."""
-    reader = _Reader(settings, sample_builder(base), say)
+    reader = _Reader(settings, builder, say)
     main = reader.read(settings.data, "training")
     align = reader.read(settings.align_data, "align") or main
     replay = reader.read(settings.replay, "replay")
@@ -239,7 +246,7 @@ def read_run_data(settings: FinetuneSettings, base: Bundle, say: Say) -> RunData
 class _Reader:
     """Read files of records and describe them."""
 
-    def __init__(self, settings: FinetuneSettings, builder: SampleBuilder, say: Say) -> None:
+    def __init__(self, settings: FinetuneSettings, builder: FitsRecords, say: Say) -> None:
         self._images = Path(settings.images) if settings.images else None
         self._skip_bad = settings.skip_bad
         model = f" --model {shlex.quote(settings.model)}" if settings.model != "starter" else ""

@@ -133,3 +133,11 @@ def decoder_layers(language: nn.Module) -> nn.ModuleList:
     """Return the module list that holds most of a language model's weights."""
     lists = [module for module in language.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out, on a GPU or in the host."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

@@ -35,7 +35,7 @@ from regionqa.export.onnx.verify import ParityReport
 from regionqa.finetune.calibrate import ENOUGH, TEMPERATURES, ScoredAnswers, calibrate
 from regionqa.finetune.config import FinetuneSettings
 from regionqa.finetune.dataset import single_turns
-from regionqa.finetune.model import RegionLanguageModel, add_lora
+from regionqa.finetune.model import AnswerModel, RegionLanguageModel, add_lora
 from regionqa.images.reading import open_image
 from regionqa.language.prompts import render_answer
 from regionqa.requests import Request
@@ -68,7 +68,7 @@ def read_modules(bundle: Bundle) -> BundleModules:
     return BundleModules(vision, region, language)
 
 
-def changed_weights(model: RegionLanguageModel, trained: Sequence[str]) -> dict[str, Tensor]:
+def changed_weights(model: AnswerModel, trained: Sequence[str]) -> dict[str, Tensor]:
     """Gather the weights that training has changed, unsharded, on the CPU; a collective call."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
@@ -148,21 +148,29 @@ def stored_in_half(base: Bundle) -> bool:
 
 
 def describe_run(
-    base: Bundle,
+    base: Mapping[str, Any],
+    licence: object,
     settings: FinetuneSettings,
     files: Sequence[Mapping[str, Any]],
     stages: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Describe in the card's [provenance] what the bundle was made from, and how."""
-    kept = {key: base.card.provenance[key] for key in ("licence",) if key in base.card.provenance}
+    """Describe in the card's [provenance] what a model was made from, and how.
+
+    Args:
+        base: Name and revision of the base.
+        licence: Its licence; None: not known.
+        settings: The settings of the run.
+        files: The files of records.
+        stages: The stages with their figures.
+    """
     lora = {
         "rank": settings.lora_rank,
         "alpha": settings.lora_alpha,
         "dropout": settings.lora_dropout,
     }
     return {
-        **kept,
-        "base": {"name": base.card.name, "revision": base.card.revision},
+        **({"licence": licence} if licence is not None else {}),
+        "base": dict(base),
         "data": [dict(file) for file in files],
         "stages": [dict(stage) for stage in stages],
         **({"lora": lora} if settings.lora_rank else {}),
@@ -202,11 +210,21 @@ def ask_held_out(
     if temperature is not None:
         card = replace(card, confidence=ConfidenceCard(threshold=0.0, temperature=temperature))
     engine = Engine.load(replace(bundle, card=card), device="cpu")
+    return ask_engine(engine, records, lambda answer: render_answer(rules, answer))
+
+
+def ask_engine(
+    engine: Engine, records: Sequence[Record], written: Callable[[str], str]
+) -> ScoredAnswers:
+    """Ask a loaded model the questions of held-out records; see `ask_held_out`.
+
+    written: turns a record's answer into what the model should write.
+    """
     images = {path: open_image(path) for path in {record.image for record in records}}
     requests = (
         Request(str(r.image), r.turns[0].question, r.regions, images[r.image]) for r in records
     )
-    wanted = [plain_words(render_answer(rules, record.turns[0].answer)) for record in records]
+    wanted = [plain_words(written(record.turns[0].answer)) for record in records]
     answers = list(engine.answer(requests, unsure_below=0))
     return ScoredAnswers(
         np.array([answer.confidence or 0.0 for answer in answers]),

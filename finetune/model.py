@@ -7,7 +7,7 @@ Image and region tokens are spliced into the embedded ids as for asking.
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from regionqa.errors import UsageError
 from regionqa.export.modules.base import RegionModule, VisionModule
-from regionqa.finetune.collate import Batch
+from regionqa.finetune.collate import Batch, LabelledBatch
 from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings
 from regionqa.finetune.distributed import decoder_layers
 from regionqa.language.splicing import splice_tokens
@@ -48,20 +48,27 @@ class BatchMetrics:
         return torch.stack([value.detach().double() for value in values])
 
 
-class RegionLanguageModel(nn.Module):
-    """Everything that may train: projector, region encoder and language model."""
+class AnswerModel(nn.Module):
+    """A model that learns answers: the loss over a batch, from the logits of its kind."""
 
-    def __init__(
-        self, vision: VisionModule, region: RegionModule | None, language: PreTrainedModel
-    ) -> None:
-        super().__init__()
-        self.projector = vision.projector
-        self.region = region
-        self.language = language
-        extras = any(getattr(language.config, key, None) for key in HEAD_EXTRAS)
-        self._plain_head = language.get_output_embeddings() is not None and not extras
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The language model, which is in training mode while a step is taken."""
+        raise NotImplementedError
 
-    def forward(self, batch: Batch, teacher: Tensor | None = None) -> BatchMetrics:
+    def logits(self, batch: Any) -> Tensor:
+        """Logits (A, V) of the positions before a learned token."""
+        raise NotImplementedError
+
+    def unfreeze(self, stage: StageSettings) -> None:
+        """Make the weights that a stage trains require gradients; all others do not."""
+        raise NotImplementedError
+
+    def unused(self, batch: Any) -> Tensor | float:
+        """Return 0, as a function of trained weights that a batch does not use."""
+        return 0.0
+
+    def forward(self, batch: LabelledBatch, teacher: Tensor | None = None) -> BatchMetrics:
         """Compute the loss of a batch's answers, summed over their tokens.
 
         teacher: logits (A, V) whose distribution is the target in the rows of `batch.distilled`,
@@ -77,17 +84,50 @@ class RegionLanguageModel(nn.Module):
             soft = F.cross_entropy(logits.float(), teacher.float().softmax(-1), reduction="none")
             distilled = batch.distilled.unsqueeze(1).expand_as(learned)[learned]  # (A,)
             losses = torch.where(distilled, soft, losses)
-        loss = losses.sum()
-        if self.region is not None and not len(batch.region_slots):
-            # DDP needs a gradient of every trained weight in every process
-            loss = loss + 0 * sum(p.sum() for p in self.region.parameters() if p.requires_grad)
         return BatchMetrics(
-            loss=loss,
+            # DDP needs a gradient of every trained weight in every process
+            loss=losses.sum() + self.unused(batch),
             tokens=learned.sum(),
             right=right.sum(),
             answers=torch.tensor(len(targets), device=targets.device),
             right_answers=(right | ~learned).all(dim=1).sum(),
         )
+
+
+class RegionLanguageModel(AnswerModel):
+    """Everything of a bundle that may train: projector, region encoder and language model."""
+
+    def __init__(
+        self, vision: VisionModule, region: RegionModule | None, language: PreTrainedModel
+    ) -> None:
+        super().__init__()
+        self.projector = vision.projector
+        self.region = region
+        self.language = language
+        extras = any(getattr(language.config, key, None) for key in HEAD_EXTRAS)
+        self._plain_head = language.get_output_embeddings() is not None and not extras
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """See `AnswerModel.decoder`."""
+        return self.language
+
+    def unfreeze(self, stage: StageSettings) -> None:
+        """See `AnswerModel.unfreeze`; LoRA adapters train in place of the language model."""
+        self.requires_grad_(False)
+        if self.region is not None:
+            train_region(self.region, stage.region)
+        if stage.projector:
+            self.projector.requires_grad_(True)
+        if stage.language:
+            unfreeze_language(self.language)
+
+    def unused(self, batch: Batch) -> Tensor | float:
+        """See `AnswerModel.unused`: the region encoder's, where no question has a region."""
+        if self.region is None or len(batch.region_slots):
+            return 0.0
+        zero: Tensor | float = 0 * sum(p.sum() for p in self.region.parameters() if p.requires_grad)
+        return zero
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (A, V) of the positions before a learned token."""
@@ -132,30 +172,25 @@ class RegionLanguageModel(nn.Module):
         return logits
 
 
-def select_trainable(
-    model: RegionLanguageModel, stage: StageSettings
-) -> list[tuple[str, nn.Parameter]]:
+def select_trainable(model: AnswerModel, stage: StageSettings) -> list[tuple[str, nn.Parameter]]:
     """Freeze all weights but those that a stage trains, and return these with their names.
-
-    Where the language model has LoRA adapters, they train in its place.
 
     Raises:
         UsageError: The stage trains nothing.
     """
-    model.requires_grad_(False)
-    if model.region is not None:
-        train_region(model.region, stage.region)
-    if stage.projector:
-        model.projector.requires_grad_(True)
-    if stage.language:
-        named = list(model.language.named_parameters())
-        adapters = [parameter for name, parameter in named if "lora_" in name]
-        for parameter in adapters or [parameter for _, parameter in named]:
-            parameter.requires_grad_(True)
+    model.unfreeze(stage)
     chosen = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not chosen:
         raise UsageError("the stage trains nothing: no region encoder, projector or language model")
     return chosen
+
+
+def unfreeze_language(language: nn.Module) -> None:
+    """Make a language model's LoRA adapters require gradients; all its weights without them."""
+    named = list(language.named_parameters())
+    adapters = [parameter for name, parameter in named if "lora_" in name]
+    for parameter in adapters or [parameter for _, parameter in named]:
+        parameter.requires_grad_(True)
 
 
 def train_region(region: RegionModule, part: RegionPart) -> None:
@@ -167,8 +202,15 @@ def train_region(region: RegionModule, part: RegionPart) -> None:
         region.get_submodule(name).requires_grad_(True)
 
 
-def add_lora(language: PreTrainedModel, settings: FinetuneSettings) -> "PeftModel | None":
+def add_lora(
+    language: PreTrainedModel, settings: FinetuneSettings, layers: str = "all-linear"
+) -> "PeftModel | None":
     """Add LoRA adapters to all linear layers of the language model but the head, in place.
+
+    Args:
+        language: The language model, or a model that holds it.
+        settings: Rank, scale and dropout.
+        layers: Pattern of the full names of the layers that get one, where these are not all.
 
     Returns:
         The wrapper that can merge or save the adapters; None, and an unchanged model, where the
@@ -184,7 +226,7 @@ def add_lora(language: PreTrainedModel, settings: FinetuneSettings) -> "PeftMode
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules="all-linear",
+        target_modules=layers,
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():  # peft calls what newer transformers have renamed
@@ -192,15 +234,13 @@ def add_lora(language: PreTrainedModel, settings: FinetuneSettings) -> "PeftMode
         return get_peft_model(language, config)
 
 
-def make_optimizers(
-    model: RegionLanguageModel, settings: StageSettings
-) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: AnswerModel, settings: StageSettings) -> list[torch.optim.Optimizer]:
     """Make AdamW, and Muon for the language model's matrices where `orthogonal_rate` is above 0.
 
     Weight decay applies to matrices and kernels, not to biases and norms. A parameter group's
     "share" is its learning rate as a share of the stage's.
     """
-    layers = decoder_layers(model.language) if settings.orthogonal_rate else nn.ModuleList()
+    layers = decoder_layers(model.decoder) if settings.orthogonal_rate else nn.ModuleList()
     turned = {id(p) for p in layers.parameters() if p.requires_grad and p.ndim == 2}
     matrices: list[nn.Parameter] = []
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

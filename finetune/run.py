@@ -4,32 +4,33 @@ OUT/training holds settings, log, curves and, until the run is finished, checkpo
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
+from regionqa.backends.bundle import BundleModel
+from regionqa.backends.vlm.backend import VlmModel
 from regionqa.bundles.card import ModelCard
 from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
 from regionqa.data.records import Record
 from regionqa.errors import TrainingError, UsageError
 from regionqa.finetune import checkpoint as checkpoints
-from regionqa.finetune.checkpoint import TrainingProgress, save_settings
-from regionqa.finetune.collate import Collator, FrozenEncoders
+from regionqa.finetune.checkpoint import TrainingProgress, base_identity, save_settings
+from regionqa.finetune.collate import Collator, FrozenEncoders, LabelledBatch
 from regionqa.finetune.config import (
     SETTINGS,
     TRAINING,
     FinetuneSettings,
     RegionPart,
     StageSettings,
-    without_none,
 )
 from regionqa.finetune.dataset import RunData, Say, read_run_data, sample_builder
-from regionqa.finetune.distributed import ProcessGroup
+from regionqa.finetune.distributed import ProcessGroup, ran_out_of_memory
 from regionqa.finetune.finish import (
     BundleModules,
     accuracy_facts,
@@ -45,21 +46,52 @@ from regionqa.finetune.finish import (
 )
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.rehearsal import with_rehearsal
-from regionqa.finetune.sampler import BrokenImages, RecordStream, StepSampler
-from regionqa.finetune.tracking import LogEntry, TrainingLog, read_log, truncate_log
+from regionqa.finetune.sampler import BrokenImages, Collates, RecordStream, StepSampler
+from regionqa.finetune.tracking import TrainingLog, describe_stage, read_log, truncate_log
 from regionqa.finetune.trainer import StageRun, StopSignal, train_stages
+from regionqa.options import RuntimeOptions
 
 CHECKPOINTS, REHEARSAL = "checkpoints", "rehearsal.jsonl"
 REGION_ENCODER = "region encoder"
 """Its name among the `untrained` parts of a card."""
 
+Base = TypeVar("Base", Bundle, VlmModel)
+Resumed = tuple[Path, TrainingProgress]
+"""A checkpoint to continue from, and its progress."""
+TrainedWeights = tuple[Mapping[str, torch.Tensor], tuple[str, ...]]
+"""The weights that training has changed, by name, and their names."""
+
 
 @dataclass(frozen=True)
-class TrainingRun:
+class TrainingStart(Generic[Base]):
+    """A run whose data is not read yet."""
+
+    settings: FinetuneSettings
+    base: Base
+    training: Path
+    """Folder of the run's own files."""
+    processes: ProcessGroup
+    say: Say
+    resume: bool
+
+    def save(self, data: RunData) -> None:
+        """Save the settings, or compare them with those of the resumed run."""
+        self.processes.wait()
+        if self.processes.is_first:
+            save_settings(
+                self.training, self.settings, self.base, data, self.say, resume=self.resume
+            )
+        self.processes.wait()
+
+
+@dataclass(frozen=True)
+class TrainingRun(Generic[Base]):
     """Settings, base, data and processes of one run."""
 
     settings: FinetuneSettings
-    base: Bundle
+    base: Base
+    stages: Sequence[tuple[str, StageSettings]]
+    """Names and settings of the stages that have something to train, in order."""
     data: RunData
     out: Path
     processes: ProcessGroup
@@ -71,15 +103,32 @@ class TrainingRun:
         """Folder of the checkpoints."""
         return self.out / TRAINING / CHECKPOINTS
 
-    @property
-    def stages(self) -> list[tuple[str, StageSettings]]:
-        """Names and settings of the stages that have something to train, in order."""
-        has_features = self.base.card.prompt.takes_features
-        names = [name for name in self.settings.run if has_features or name != "align"]
-        return [
-            (name, resolve_region(getattr(self.settings.stages, name), self.base.card))
-            for name in names
-        ]
+
+@dataclass(frozen=True)
+class ModelKind(Generic[Base]):
+    """How models of one kind are trained."""
+
+    find: Callable[[str], Base]
+    """Finds a base by its name or folder."""
+    open: Callable[[Path], Base]
+    """Opens a finished result."""
+    stages: Callable[[FinetuneSettings, Base], list[tuple[str, StageSettings]]]
+    """Names and settings of the stages that have something to train."""
+    prepare: Callable[[TrainingStart[Base]], RunData]
+    """Reads all records and saves the settings."""
+    train: Callable[[TrainingRun[Base], StopSignal, Resumed | None], TrainedWeights]
+    """Trains the stages that are not finished."""
+    finish: Callable[[TrainingRun[Base], TrainedWeights], Base]
+    """Writes the result and removes the checkpoints."""
+
+
+def bundle_stages(settings: FinetuneSettings, base: Bundle) -> list[tuple[str, StageSettings]]:
+    """Return names and settings of the stages that have something to train, in order."""
+    if settings.way is not None:
+        BundleModel(base).configured(RuntimeOptions(way=settings.way))
+    has_features = base.card.prompt.takes_features
+    names = [name for name in settings.run if has_features or name != "align"]
+    return [(name, resolve_region(getattr(settings.stages, name), base.card)) for name in names]
 
 
 def resolve_region(settings: StageSettings, card: ModelCard) -> StageSettings:
@@ -121,27 +170,50 @@ def finetune(
         StoppedError: The run was stopped and has saved a checkpoint.
         TrainingError: The run cannot continue.
     """
-    check_out(out, resume=resume)
+    kind = ModelKind(find_bundle, open_bundle, bundle_stages, prepare_data, run_stages, finish)
+    options = ProcessSettings(resume, device, shard, max_minutes, quiet)
+    return train_model(kind, settings, out, options)
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """What does not change the result of a run; see `finetune`."""
+
+    resume: bool = False
+    device: str = "auto"
+    shard: bool = False
+    max_minutes: float | None = None
+    quiet: bool = False
+
+
+def train_model(
+    kind: ModelKind[Base], settings: FinetuneSettings, out: Path, options: ProcessSettings
+) -> Base | None:
+    """Train a model of a kind; see `finetune`."""
+    check_out(out, resume=options.resume)
     if (out / CARD).is_file() and not (out / TRAINING / CHECKPOINTS).exists():
-        return open_bundle(out)  # finished: checkpoints are removed last
-    processes = ProcessGroup(device, shard=shard)
+        return kind.open(out)  # finished: checkpoints are removed last
+    processes = ProcessGroup(options.device, shard=options.shard)
+    quiet = options.quiet
 
     def say(text: str) -> None:
         if processes.is_first and not quiet:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 (the log is not open yet)
 
     try:
-        base = find_bundle(settings.model)
-        data = prepare_data(settings, base, out / TRAINING, processes, say, resume=resume)
+        base = kind.find(settings.model)
+        stages = kind.stages(settings, base)
+        start = TrainingStart(settings, base, out / TRAINING, processes, say, options.resume)
+        data = kind.prepare(start)
         resumed = find_checkpoint(settings, out / TRAINING, processes)
         with (
-            StopSignal(max_minutes) as stop,
+            StopSignal(options.max_minutes) as stop,
             TrainingLog(out / TRAINING, processes, quiet=quiet) as log,
         ):
             broken = BrokenImages(skip=settings.skip_bad, say=log.say)
-            run = TrainingRun(settings, base, data, out, processes, log, broken)
-            weights, trained = run_stages(run, stop, resumed)
-        return finish(run, weights, trained) if processes.is_first else None
+            run = TrainingRun(settings, base, stages, data, out, processes, log, broken)
+            trained = kind.train(run, stop, resumed)
+        return kind.finish(run, trained) if processes.is_first else None
     except (MemoryError, RuntimeError) as error:
         if ran_out_of_memory(error):
             raise TrainingError(
@@ -153,32 +225,22 @@ def finetune(
         processes.close()
 
 
-def prepare_data(
-    settings: FinetuneSettings,
-    base: Bundle,
-    training: Path,
-    processes: ProcessGroup,
-    say: Say,
-    *,
-    resume: bool,
-) -> RunData:
+def prepare_data(start: TrainingStart[Bundle]) -> RunData:
     """Read all records, save the settings, and add the base's own answers for rehearsal."""
+    settings, base, say = start.settings, start.base, start.say
     if settings.run == ("align",) and not base.card.prompt.takes_features:
         raise UsageError(
             f"{base.card.name} has no region features, so there is nothing to align; use "
             "--stage instruct"
         )
-    data = read_run_data(settings, base, say)
-    processes.wait()
-    if processes.is_first:
-        save_settings(training, settings, base, data, say, resume=resume)
-    processes.wait()
-    return with_rehearsal(settings, base, data, training / REHEARSAL, processes, say)
+    data = read_run_data(settings, sample_builder(base), say)
+    start.save(data)
+    return with_rehearsal(settings, base, data, start.training / REHEARSAL, start.processes, say)
 
 
 def find_checkpoint(
     settings: FinetuneSettings, training: Path, processes: ProcessGroup
-) -> tuple[Path, TrainingProgress] | None:
+) -> Resumed | None:
     """Find the checkpoint to resume from, and drop what the log says of later steps."""
     resumed = checkpoints.newest(training / CHECKPOINTS)
     if processes.is_first:
@@ -199,8 +261,8 @@ def check_out(out: Path, *, resume: bool) -> None:
 
 
 def run_stages(
-    run: TrainingRun, stop: StopSignal, resumed: tuple[Path, TrainingProgress] | None
-) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    run: TrainingRun[Bundle], stop: StopSignal, resumed: Resumed | None
+) -> TrainedWeights:
     """Train the stages that are not finished; return the changed weights and their names."""
     if len(run.stages) < len(run.settings.run):
         run.log.say("align is skipped: this model has no region features")
@@ -208,7 +270,8 @@ def run_stages(
     parts = read_modules(run.base)
     model = RegionLanguageModel(parts.vision, parts.region, parts.language)
     encoders = frozen_encoders(run, parts)
-    teacher = frozen_copy(model, run.processes.device) if run.data.rehearsed else None
+    rehearsed, device = run.data.rehearsed, run.processes.device
+    teacher = deepcopy(model).to(device).eval().requires_grad_(False) if rehearsed else None
     add_lora(parts.language, run.settings)  # before any stage: it renames weights
     stages = [
         stage_run(run, encoders, teacher, name, number)
@@ -220,12 +283,7 @@ def run_stages(
     return changed_weights(model, result.trained), result.trained
 
 
-def frozen_copy(model: RegionLanguageModel, device: torch.device) -> RegionLanguageModel:
-    """Copy the model, to keep the base as a teacher."""
-    return deepcopy(model).to(device).eval().requires_grad_(False)
-
-
-def frozen_encoders(run: TrainingRun, parts: BundleModules) -> FrozenEncoders:
+def frozen_encoders(run: TrainingRun[Bundle], parts: BundleModules) -> FrozenEncoders:
     """Build the encoders that do not train; UsageError where sharding does not allow it."""
     region, device = parts.region, run.processes.device
     frozen = {settings.region is RegionPart.projector for _, settings in run.stages}
@@ -239,15 +297,23 @@ def frozen_encoders(run: TrainingRun, parts: BundleModules) -> FrozenEncoders:
 
 
 def stage_run(
-    run: TrainingRun,
+    run: TrainingRun[Bundle],
     encoders: FrozenEncoders,
     teacher: RegionLanguageModel | None,
     name: str,
     number: int,
 ) -> StageRun:
     """Build the sampler and collator of a stage."""
+    frozen = dict(run.stages)[name].region is RegionPart.projector
+    collator = Collator(sample_builder(run.base), encoders, frozen)
+    return replace(collated_stage(run, collator, name, number), teacher=teacher)
+
+
+def collated_stage(
+    run: TrainingRun[Base], collator: Collates[LabelledBatch], name: str, number: int
+) -> StageRun:
+    """Build the sampler of a stage whose batches a collator makes."""
     settings = dict(run.stages)[name]
-    frozen = settings.region is RegionPart.projector
     seed, replay = run.settings.seed, run.data.replay
     return StageRun(
         name=name,
@@ -261,17 +327,16 @@ def stage_run(
             seed,
         ),
         held_out=run.data.held_out,
-        collator=Collator(sample_builder(run.base), encoders, frozen),
+        collator=collator,
         evaluate_every=run.settings.evaluate_every,
         save_every=run.settings.save_every,
         folder=run.checkpoints,
         spare=run.data.records(name),
         broken=run.broken,
-        teacher=teacher,
     )
 
 
-def announce(run: TrainingRun, stage: StageRun, progress: TrainingProgress | None) -> None:
+def announce(run: TrainingRun[Base], stage: StageRun, progress: TrainingProgress | None) -> None:
     """Print what a stage will do before it starts."""
     settings, count, sampler = stage.settings, run.processes.count, stage.sampler
     assert isinstance(sampler, StepSampler)
@@ -286,16 +351,13 @@ def announce(run: TrainingRun, stage: StageRun, progress: TrainingProgress | Non
         run.log.say(f"{stage.name}: resumes after step {progress.step:,}")
 
 
-def finish(
-    run: TrainingRun, weights: Mapping[str, torch.Tensor], trained: tuple[str, ...]
-) -> Bundle:
+def finish(run: TrainingRun[Bundle], result: TrainedWeights) -> Bundle:
     """Write the bundle, evaluate it, complete its card, and remove the checkpoints."""
-    say = run.log.say
+    say, (weights, trained) = run.log.say, result
     adapter = run.out / "adapter" if run.settings.keep_adapter else None
     parts = merge_weights(run.base, weights, run.settings, adapter)
-    entries = read_log(run.out / TRAINING)
-    stages = [describe_stage(name, settings, entries) for name, settings in run.stages]
-    provenance = describe_run(run.base, run.settings, run.data.files, stages)
+    licence = run.base.card.provenance.get("licence")
+    provenance = provenance_of(run, base_identity(run.base), licence)
     bundle, reports = write_result(run.out, run.base, parts, trained, provenance)
     for report in reports:
         say(f"{report.graph} differs from torch by {report.difference:.1e}")
@@ -329,22 +391,10 @@ def measure_result(
     return bundle
 
 
-def describe_stage(name: str, settings: StageSettings, entries: list[LogEntry]) -> dict[str, Any]:
-    """Describe a stage for the card: its settings, and its last figures."""
-    own = [entry for entry in entries if entry.stage == name]
-    figures: dict[str, Any] = {}
-    for held_out, key in ((False, "training"), (True, "held_out")):
-        last = next((entry for entry in reversed(own) if entry.held_out is held_out), None)
-        if last:
-            figures[f"{key}_loss"] = round(last.loss, 4)
-            figures[f"{key}_answers_right"] = round(last.accuracy, 4)
-            figures["steps"] = last.step
-    return {"name": name, **figures, "settings": without_none(asdict(settings))}
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out, on a GPU or in the host."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
+def provenance_of(
+    run: TrainingRun[Base], base: Mapping[str, Any], licence: object
+) -> dict[str, Any]:
+    """Describe for the card what a run has trained, and how; see `describe_run`."""
+    entries = read_log(run.out / TRAINING)
+    stages = [describe_stage(name, settings, entries) for name, settings in run.stages]
+    return describe_run(base, licence, run.settings, run.data.files, stages)

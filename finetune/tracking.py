@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from regionqa.errors import TrainingError
+from regionqa.finetune.config import StageSettings, without_none
 from regionqa.finetune.distributed import ProcessGroup
 
 LOG = "log.jsonl"
@@ -211,6 +212,19 @@ def truncate_log(folder: Path, done: Sequence[str], stage: str, step: int) -> No
         lines = (json.dumps(without_defaults(entry)) + "\n" for entry in kept)
         partial.write_text("".join(lines), encoding="utf-8")
         partial.replace(folder / LOG)
+
+
+def describe_stage(name: str, settings: StageSettings, entries: list[LogEntry]) -> dict[str, Any]:
+    """Describe a stage for the card: its settings, and its last figures."""
+    own = [entry for entry in entries if entry.stage == name]
+    figures: dict[str, Any] = {}
+    for held_out, key in ((False, "training"), (True, "held_out")):
+        last = next((entry for entry in reversed(own) if entry.held_out is held_out), None)
+        if last:
+            figures[f"{key}_loss"] = round(last.loss, 4)
+            figures[f"{key}_answers_right"] = round(last.accuracy, 4)
+            figures["steps"] = last.step
+    return {"name": name, **figures, "settings": without_none(asdict(settings))}
 
 
 def draw_curves(entries: Sequence[LogEntry], path: Path) -> None:

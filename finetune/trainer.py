@@ -22,7 +22,7 @@ from regionqa.data.records import Record
 from regionqa.errors import RegionQAError, TrainingError
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import TrainingProgress
-from regionqa.finetune.collate import Batch, Collator
+from regionqa.finetune.collate import LabelledBatch
 from regionqa.finetune.config import StageSettings, TrainingPrecision
 from regionqa.finetune.distributed import (
     ProcessGroup,
@@ -32,13 +32,13 @@ from regionqa.finetune.distributed import (
     unwrap,
 )
 from regionqa.finetune.model import (
-    RegionLanguageModel,
+    AnswerModel,
     learning_rate,
     make_optimizers,
     parameters_of,
     select_trainable,
 )
-from regionqa.finetune.sampler import BrokenImages, DrawnRecord
+from regionqa.finetune.sampler import BrokenImages, Collates, DrawnRecord
 from regionqa.finetune.tracking import LogEntry, TrainingLog
 
 
@@ -130,7 +130,7 @@ class StageRun:
     settings: StageSettings
     sampler: "Sampler"
     held_out: Sequence[Record]
-    collator: Collator
+    collator: Collates[LabelledBatch]
     evaluate_every: int
     save_every: int
     folder: Path
@@ -138,7 +138,7 @@ class StageRun:
     spare: Sequence[Record] = ()
     broken: BrokenImages = field(default_factory=BrokenImages)
     """The broken images of the run; `spare` is trained on where a batch has no other."""
-    teacher: RegionLanguageModel | None = None
+    teacher: AnswerModel | None = None
     """The base before training, where replayed records hold its own answers: these are learned by
     distillation, as distributions over tokens rather than as the one text."""
 
@@ -160,7 +160,7 @@ class StageResult:
 
 def train_stages(
     runs: Sequence[StageRun],
-    model: RegionLanguageModel,
+    model: AnswerModel,
     processes: ProcessGroup,
     log: TrainingLog,
     stop: StopSignal,
@@ -188,7 +188,7 @@ def train_stages(
         current = next(run.number for run in runs if run.name == resumed[1].stage)
     for run in runs:
         if run.settings.gradient_checkpointing:
-            enable_gradient_checkpointing(model.language)
+            enable_gradient_checkpointing(model.decoder)
         if current and run.number < current:
             continue  # the checkpoint of a later stage holds its weights
         checkpoint = resumed if run.number == current else None
@@ -211,7 +211,7 @@ class StageTrainer:
     def __init__(
         self,
         run: StageRun,
-        model: RegionLanguageModel,
+        model: AnswerModel,
         processes: ProcessGroup,
         log: TrainingLog,
         before: StageResult,
@@ -224,9 +224,9 @@ class StageTrainer:
         self._run, self._processes, self._log = run, processes, log
         names = [name for name, _ in select_trainable(model, run.settings)]
         self._trained = tuple(sorted({*before.trained, *names}))
-        self._language = model.language
+        self._language = model.decoder
         self._bf16 = computes_in_bf16(run.settings.precision, processes.device)
-        self._model = processes.spread(model, decoder_layers(model.language), bf16=self._bf16)
+        self._model = processes.spread(model, decoder_layers(model.decoder), bf16=self._bf16)
         self._optimizers = make_optimizers(model, run.settings)
         # read from the optimizers: sharding replaces the parameters of the model
         self._parameters = [p for each in self._optimizers for p in parameters_of(each)]
@@ -326,14 +326,14 @@ def forward_and_backward(
 
 
 @torch.no_grad()
-def teacher_logits(run: StageRun, batch: Batch) -> Tensor | None:
+def teacher_logits(run: StageRun, batch: LabelledBatch) -> Tensor | None:
     """Compute the base's logits (A, V) at every answer token; None where nothing is distilled."""
     if run.teacher is None or not bool(batch.distilled.any()):
         return None
     return run.teacher.logits(batch)
 
 
-def own_batches(run: StageRun, step: int, processes: ProcessGroup) -> list[Batch]:
+def own_batches(run: StageRun, step: int, processes: ProcessGroup) -> list[LabelledBatch]:
     """Collate this process's share of a step, one batch per forward pass."""
     settings = run.settings
     drawn = run.sampler.step(step)

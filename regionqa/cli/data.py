@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regionqa.cli.finetune import is_checkpoint
 from regionqa.cli.options import only, with_options
 from regionqa.flags import Reads, Writes
 from regionqa.options import BoxOptions, ImageFolderOptions, OutputOptions, RuntimeOptions
@@ -61,7 +62,7 @@ def check(
     from regionqa.data.check import decoded, summarise
     from regionqa.data.english import counted
     from regionqa.errors import UsageError
-    from regionqa.finetune.dataset import sample_builder
+    from regionqa.finetune.dataset import FitsRecords, sample_builder
     from regionqa.pipeline.console import Console
     from regionqa.pipeline.draw_records import draw_examples
 
@@ -69,7 +70,13 @@ def check(
         raise UsageError("--draw and --out go together: --draw 10 --out FOLDER")
     failed: list[str] = []
     console = Console()
-    builder = sample_builder(find_bundle(runtime.model))
+    builder: FitsRecords
+    if is_checkpoint(runtime.model):
+        from regionqa.finetune.vlm.base import builder_of
+
+        builder = builder_of(runtime.model)
+    else:
+        builder = sample_builder(find_bundle(runtime.model))
     data = read_data(file, folder, boxes, console)
     if not fast:
         data = decoded(data, console.warn)

@@ -9,15 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from regionqa.cli.options import FINETUNE, Overrides, only, require, with_options
-from regionqa.errors import BundleError, UsageError
+from regionqa.errors import BundleError, RegionQAError, UsageError
 from regionqa.files import is_folder
 from regionqa.finetune.config import (
     PRESETS,
     SETTINGS,
     TRAINING,
+    VLM,
+    VLM_LORA,
+    VLM_RATE,
     FinetuneSettings,
     Preset,
     StageOverrides,
+    Stages,
     StageSettings,
     override_stages,
     read_settings_file,
@@ -78,7 +82,7 @@ def finetune(
     runtime: Annotated[RuntimeOptions, only("device", section=Section.record)],
     output: Annotated[OutputOptions, only("quiet")],
 ) -> None:
-    """Train a model on your own regions, in two stages.
+    """Train a model on your own regions.
 
     regionqa finetune --data mine.jsonl --out my-model
     """
@@ -88,19 +92,21 @@ def finetune(
     chosen = chosen_settings(
         out if process.resume else None, preset, settings, run_settings, stage_settings
     )
+    from regionqa.bundles.store import CARD
+    from regionqa.finetune.run import ProcessSettings
     from regionqa.finetune.run import finetune as train
+    from regionqa.finetune.vlm.run import finetune_checkpoint
 
-    bundle = train(
-        chosen,
-        out,
-        resume=process.resume,
-        device=runtime.device,
-        shard=process.shard,
-        max_minutes=process.max_minutes,
-        quiet=output.quiet,
+    same = ProcessSettings(
+        process.resume, runtime.device, process.shard, process.max_minutes, output.quiet
     )
-    if bundle:
-        print(bundle.root)
+    finished = (out / CARD).is_file()
+    if is_checkpoint(str(out.absolute()) if finished else chosen.model):
+        trained = finetune_checkpoint(chosen, out, same) is not None
+    else:
+        trained = train(chosen, out, **asdict(same)) is not None
+    if trained:
+        print(out)
 
 
 def chosen_settings(
@@ -124,8 +130,6 @@ def chosen_settings(
     Raises:
         UsageError: A setting is unknown or impossible, or contradicts the resumed run.
     """
-    from regionqa.schema import from_table
-
     path = resumed / TRAINING / SETTINGS if resumed else None
     given = {name: value for name, value in run_values.items() if value is not None}
     stage_given = {name: value for name, value in stage_values.items() if value is not None}
@@ -138,6 +142,7 @@ def chosen_settings(
             )
         return saved_settings(path)
     table: dict[str, Any] = {}
+    changes = StageOverrides()
     stages = PRESETS[preset or "default"]
     if file is not None:
         table, changes = read_settings_file(file)
@@ -147,16 +152,56 @@ def chosen_settings(
     table |= {name: _as_text(value) for name, value in given.items()}
     stages = override_stages(stages, StageOverrides(stage_given, stage_given), "options")
     table = {"data": [], "model": "starter", **table, "stages": asdict(stages)}
-    try:
-        chosen = from_table(FinetuneSettings, without_none(table), str(file or "options"))
-    except BundleError as error:
-        raise UsageError(str(error)) from error
+    where = str(file or "options")
+    chosen = _settings(table, where)
+    if is_checkpoint(chosen.model):
+        defaults = {"lora_rank": VLM_LORA, "rehearse": 0}
+        table = defaults | table
+        if preset is None:
+            stages = vlm_stages(table["lora_rank"], changes, stage_given, where)
+            table["stages"] = asdict(stages)
+        chosen = _settings(table, where)
     chosen = with_absolute_paths(chosen)
     for name in (*given, *stage_given):
         if name in WITHOUT_EFFECT and WITHOUT_EFFECT[name][0](chosen, stage_given):
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag}: has no effect {WITHOUT_EFFECT[name][1]}; drop it")
     return chosen
+
+
+def _settings(table: Mapping[str, Any], where: str) -> FinetuneSettings:
+    """Make settings of a table; UsageError where a key or value is wrong."""
+    from regionqa.schema import from_table
+
+    try:
+        return from_table(FinetuneSettings, without_none(table), where)
+    except BundleError as error:
+        raise UsageError(str(error)) from error
+
+
+def is_checkpoint(model: str) -> bool:
+    """Return whether a model is a vision-language model of the Hub.
+
+    One that is not found is none: the run reports why.
+    """
+    from regionqa.vlm.store import find_vlm
+
+    try:
+        return find_vlm(model) is not None
+    except RegionQAError:
+        return False
+
+
+def vlm_stages(
+    lora_rank: int, changes: StageOverrides, given: Mapping[str, Any], where: str
+) -> Stages:
+    """Return the stages of a vision-language model, with the changes of a file and of flags."""
+    stages = VLM
+    if not lora_rank:
+        rate = StageOverrides(instruct={"learning_rate": VLM_RATE})
+        stages = override_stages(stages, rate, where)
+    stages = override_stages(stages, changes, where)
+    return override_stages(stages, StageOverrides(given, given), "options")
 
 
 def _as_text(value: object) -> object:

@@ -40,7 +40,7 @@ COMMANDS = {
     "chat": CommandEntry(
         "chat", "Talk about an image and add boxes as you go; /help lists the commands."
     ),
-    "finetune": CommandEntry("finetune", "Train a model on your own regions, in two stages."),
+    "finetune": CommandEntry("finetune", "Train a model on your own regions."),
     "models": CommandEntry("models", "Choose, list and show models."),
     "data": CommandEntry("data", "Check and convert training data."),
     "eval": CommandEntry("eval", "Evaluate models on your own data, with confidence intervals."),

@@ -286,7 +286,8 @@ class VlmBackend:
             self.processor.check_text(choice, "a choice")
         end = self.processor.answer_end
         stop = self.language.stops[0] if end is None else end
-        answers = [self.processor.answer_ids(each, stop) for each in choices]
+        text, images = prompt.rendered.text, prompt.images
+        answers = [self.processor.answer_ids(each, stop, text, images) for each in choices]
         return self.language.score(prompt.prompt, answers)
 
     def take_notes(self) -> list[str]:

@@ -221,10 +221,36 @@ class VlmProcessor:
         types: list[int] = self.processor.create_mm_token_type_ids([list(ids)])[0]
         return types
 
-    def answer_ids(self, answer: str, stop: int) -> list[int]:
-        """Tokenize a whole answer, with the token that ends it."""
-        ids: list[int] = self.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+    def answer_ids(
+        self, answer: str, stop: int, prompt: str, images: Sequence[PreparedImage]
+    ) -> list[int]:
+        """Tokenize a whole answer as it follows a prompt, with the token that ends it.
+
+        Args:
+            answer: The answer.
+            stop: Id of the token that ends it.
+            prompt: The rendered prompt.
+            images: Its images.
+        """
+        text = self.answer_start + answer.strip()
+        before = self.tokenize(prompt, images).ids
+        whole = self.tokenize(prompt + text, images).ids
+        if whole[: len(before)] == before:
+            return [*whole[len(before) :], stop]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*ids, stop]
+
+    @cached_property
+    def answer_start(self) -> str:
+        """The space that the chat template puts before an answer, which the model generates."""
+        if self._card.chat.plain is not None or self._card.chat.tasks:
+            return ""
+        answer = "answer"
+        turns = [Message("user", ("?",)), Message("assistant", (answer,))]
+        prompt = self._templated(turns[:1], add_generation_prompt=True)
+        whole = self._templated(turns, add_generation_prompt=False)
+        between = whole.removeprefix(prompt).partition(answer)[0]
+        return between if between.isspace() else ""
 
     @cached_property
     def answer_end(self) -> int | None:

@@ -52,9 +52,9 @@ OPTIONS = {
         "--data", "--model", "--out", "--images", "--align-data", "--replay", "--rehearse",
         "--rehearse-on", "--held-out", "--held-out-share", "--stage", "--preset", "--settings",
         "--epochs", "--steps", "--batch", "--accumulate", "--learning-rate", "--replay-share",
-        "--box-noise", "--lora", "--keep-adapter", "--precision", "--gradient-checkpointing",
-        "--skip-bad", "--evaluate-every", "--save-every", "--seed", "--resume", "--max-minutes",
-        "--device", "--shard", "--quiet", "--debug", "--help",
+        "--box-noise", "--way", "--lora", "--keep-adapter", "--precision",
+        "--gradient-checkpointing", "--skip-bad", "--evaluate-every", "--save-every", "--seed",
+        "--resume", "--max-minutes", "--device", "--shard", "--quiet", "--debug", "--help",
     ),
     ("data",): ("--help",),
     ("data", "check"): (

@@ -1,0 +1,1 @@
+"""Finetuning of vision-language models of the Hub: what differs from finetuning a bundle."""
