@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from regionqa.backends.vlm.backend import (
     EncodedVlmPrompt,
+    ImageKey,
     RenderedVlmPrompt,
     VlmBackend,
     VlmModel,
@@ -32,6 +33,7 @@ from regionqa.finetune.vlm.samples import AnsweredTurn, ConversationBuilder, lab
 from regionqa.images.reading import InputImage, open_image
 from regionqa.runtime.devices import Device
 from regionqa.runtime.precision import SINGLE
+from regionqa.vlm.region_images import WholeImage
 
 CAUSAL_TYPES = "token_type_ids"
 """Name of token types that are 0 for a prompt, which is attended both ways, and 1 after it."""
@@ -128,18 +130,28 @@ class TrainingBackend(VlmBackend):
         """Combine the parts; see `VlmBackend`."""
         super().__init__(model, processor, tower, language, device, SINGLE)
         self._room = CACHE_BYTES
-        self._known: dict[Path, dict[Any, tuple[PreparedImage, EncodedPart]]] = {}
+        self._known: dict[Path, dict[ImageKey, tuple[PreparedImage, EncodedPart]]] = {}
 
     def encode_turns(
-        self, path: Path, image: InputImage, prompts: Sequence[RenderedVlmPrompt]
+        self,
+        path: Path,
+        image: InputImage,
+        prompts: Sequence[RenderedVlmPrompt],
+        *,
+        recurs: bool = True,
     ) -> list[EncodedVlmPrompt | ItemError]:
-        """Encode prompts about an image whose parts may be known; see `Backend.encode`."""
+        """Encode prompts about an image whose parts may be known; see `Backend.encode`.
+
+        recurs: whether crops and drawings will occur again, which those of jittered boxes do not.
+        """
         known = self._known.setdefault(path, {})
         self._last = image
         self._encoded = OrderedDict(known)
         encoded = self.encode(image, prompts)
         for part in self._encoded.keys() - known.keys():
             prepared, features = self._encoded[part]
+            if not recurs and not isinstance(part[0], WholeImage):
+                continue
             size = sum(each.nbytes for each in tensors((features.features, features.inputs)))
             if size <= self._room:
                 known[part] = prepared, features
@@ -190,7 +202,7 @@ class ConversationCollator:
             rng = np.random.default_rng(list(seed))
             boxes = [jitter_box(box, noise, image.width, image.height, rng) for box in boxes]
         rendered = self._builder.prompts(record, image, boxes)
-        prompts = self._backend.encode_turns(record.image, image, rendered)
+        prompts = self._backend.encode_turns(record.image, image, rendered, recurs=not noise)
         turns = []
         for prompt, turn in zip(prompts, record.turns, strict=True):
             if isinstance(prompt, ImageError):

@@ -8,6 +8,7 @@ from typing import Any
 
 import tomli_w
 import torch
+from safetensors import SafetensorError
 from transformers import GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -17,6 +18,7 @@ from regionqa.bundles.store import CARD, CONFIG
 from regionqa.bundles.weights import INDEX, main_kind, stored
 from regionqa.data.records import Record
 from regionqa.engine import Engine
+from regionqa.errors import TrainingError
 from regionqa.files import write_whole
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import base_identity
@@ -43,9 +45,12 @@ def finish(run: TrainingRun[VlmModel], result: TrainedWeights) -> VlmModel:
     base = run.base
     assert base.folder is not None
     adapter = run.out / "adapter" if run.settings.keep_adapter else None
-    network = merged(base.folder, result[0], run.settings, adapter)
-    save(network, base.folder, run.out)
-    del network  # asking loads it again
+    try:  # asking loads the weights again
+        save(merged(base.folder, result[0], run.settings, adapter), base.folder, run.out)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{run.out}: cannot be written: {error}; make room and continue with --resume"
+        ) from error
     source = base.card.source
     licence = source.licence if source else base.card.provenance.get("licence")
     identity = base_identity(base) | ({"repo": source.repo} if source else {})

@@ -18,12 +18,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from helpers.hub_server import Hub
 from helpers.tiny_models import log_of
 from helpers.training import call_at_step
 from helpers.vlm.checkpoints import WRITERS
 from helpers.vlm.tuning import COLORS, write_colors
 from regionqa.cli import main
 from regionqa.cli.finetune import chosen_settings
+from regionqa.finetune.vlm import finish
 from regionqa.vlm.cards import read_vlm_card
 
 if TYPE_CHECKING:
@@ -212,6 +214,42 @@ def test_models_that_cannot_be_trained(colors: Path, tmp_path: Path, regionqa: "
         ran = regionqa(*command, *words)
         assert (ran.status, ran.out) == (2 if words[-1] != "qwen3-vl-9b" else 1, ""), ran.err
         assert message in ran.err
+
+
+def test_a_full_disk_at_the_end(
+    base: Path, colors: Path, tmp_path: Path, regionqa: "Command", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "mine"
+    command = ("finetune", "--model", base, "--data", colors, "--out", out, "--held-out-share", 0,
+               *SHORT)  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "save", full)
+        ran = regionqa(*command)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.splitlines()[-1].endswith("make room and continue with --resume")
+    ran = regionqa(*command, "--resume")
+    assert (ran.status, ran.out) == (0, f"{out}\n"), ran.err
+    assert not (out / "training" / "checkpoints").exists()
+
+
+def test_a_model_of_the_hub(
+    hub: Hub, base: Path, colors: Path, tmp_path: Path, regionqa: "Command"
+) -> None:
+    """It is fetched for the run; the result needs it no more."""
+    hub.add("somebody/tiny-qwen", base, licence="mit")
+    out = tmp_path / "mine"
+    ran = regionqa("finetune", "--model", "somebody/tiny-qwen", "--data", colors, "--out", out,
+                   *SHORT, "--steps", 1, "--held-out-share", 0)  # fmt: skip
+    assert (ran.status, ran.out) == (0, f"{out}\n"), ran.err
+    card = read_vlm_card(out / "card.toml")
+    assert card.provenance["base"]["repo"] == "somebody/tiny-qwen"
+    hub.requests.clear()
+    words = ("--box", "8,8,40,56", "what?", *CPU, "--max-new-tokens", 2)
+    assert regionqa("ask", colors.parent / "0.png", *words, "--model", out).status == 0
+    assert not hub.requests
 
 
 def test_bad_records_and_broken_images(

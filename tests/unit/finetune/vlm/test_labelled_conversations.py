@@ -21,7 +21,7 @@ from regionqa.options import RegionWay
 from regionqa.regions import Box, Region
 from regionqa.requests import HistoryTurn, Request
 from regionqa.vlm.cards import family_tables
-from regionqa.vlm.region_images import make_image
+from regionqa.vlm.region_images import WholeImage, make_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -235,6 +235,17 @@ def test_images_are_encoded_once(
     again = parts.collator.batch(records)
     assert len(encoded) == 2, "two images, however often they are asked about"
     assert torch.equal(parts.model.logits(first), parts.model.logits(again))
+
+
+def test_crops_of_jittered_boxes_are_not_kept(
+    folder: "Callable[[str], Path]", records: tuple[Record, ...]
+) -> None:
+    collator = vlm_training(folder("qwen3_vl"), RegionWay.crop).collator
+    collator.batch(records[:1], 0.1, [[0, 1]])
+    (known,) = collator._backend._known.values()
+    assert [part for part, _ in known] == [WholeImage()]
+    collator.batch(records[:1])
+    assert len(known) == 2
 
 
 def test_boxes_of_a_prompt_are_jittered(
