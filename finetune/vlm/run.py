@@ -12,6 +12,7 @@ from regionqa.backends.vlm.backend import VlmModel, open_model
 from regionqa.backends.vlm.checkpoint import load_checkpoint
 from regionqa.backends.vlm.features import TorchTower
 from regionqa.backends.vlm.processor import VlmProcessor
+from regionqa.bundles.weights import stored
 from regionqa.data.english import counted
 from regionqa.errors import UsageError
 from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings
@@ -42,6 +43,7 @@ from regionqa.finetune.vlm.batches import (
 from regionqa.finetune.vlm.finish import finish
 from regionqa.finetune.vlm.model import VisionLanguageModel, language_layers
 from regionqa.runtime.devices import Device
+from regionqa.runtime.memory import gigabytes, memory
 from regionqa.runtime.precision import Dtype, Precision
 
 STAGE = "instruct"
@@ -124,6 +126,9 @@ def train_checkpoint(
     bf16 = bool(settings.lora_rank) and computes_in_bf16(stage.precision, processes.device)
     # trained weights are float32; frozen ones need not be more precise than their products
     frozen = Precision(Dtype.bfloat16 if bf16 else Dtype.float32)
+    device = Device.cuda if on_cuda(processes) else Device.cpu
+    if warning := memory_warning(base.folder, frozen, device, all_weights=not settings.lora_rank):
+        run.log.say(warning)
     network = load_checkpoint(base.folder, Device.cpu, frozen)
     torch.manual_seed(settings.seed)
     add_lora(network, settings, language_layers(network))
@@ -135,7 +140,6 @@ def train_checkpoint(
     # sharded weights only work inside the model
     within = processes.shards or (not settings.lora_rank and stage.projector)
     tower = TrainedTower() if within else FrozenTower(TorchTower(network))
-    device = Device.cuda if on_cuda(processes) else Device.cpu
     backend = TrainingBackend(base, processor, tower, language, device)
     collator = ConversationCollator(conversation_builder(base, processor), backend)
     model.unfreeze(stage)
@@ -147,6 +151,22 @@ def train_checkpoint(
     return changed_weights(model, result.trained), result.trained
 
 
+def memory_warning(
+    folder: Path, precision: Precision, device: Device, *, all_weights: bool
+) -> str | None:
+    """Warn before weights are loaded whose training does not fit into a device's memory."""
+    copies = 4 if all_weights else 1  # with a gradient, and two moments of AdamW
+    needed = copies * precision.dtype.width * sum(each.count for each in stored(folder))
+    room = memory(device)
+    if room is None or needed <= room:
+        return None
+    advice = "use LoRA" if all_weights else "choose a smaller model, or --precision bf16 on a GPU"
+    return (
+        f"warning: the weights and what training them needs take {gigabytes(needed)}, and there "
+        f"are {gigabytes(room)}; {advice}, or --shard over several GPUs"
+    )
+
+
 def describe(model: VisionLanguageModel, *, once: bool) -> str:
     """Say what trains, and the memory of weights and of what training them needs.
 
@@ -154,15 +174,15 @@ def describe(model: VisionLanguageModel, *, once: bool) -> str:
     """
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
-    kept = sum(weight.nbytes for weight in weights)
+    kept = gigabytes(sum(weight.nbytes for weight in weights))
     # a gradient, and two moments of AdamW
-    more = 3 * sum(weight.nbytes for weight in trained)
+    more = gigabytes(3 * sum(weight.nbytes for weight in trained))
     vision = "trains too" if model.trains_vision else "is frozen"
     if once:
         vision += " and encodes each image once"
     count = sum(weight.numel() for weight in trained)
     return (
         f"{counted(count, 'weight')} of {sum(weight.numel() for weight in weights):,} train; the "
-        f"vision encoder {vision}; memory: {kept / 1e9:.1f} GB of weights, {more / 1e9:.1f} GB of "
-        "gradients and moments, and activations"
+        f"vision encoder {vision}; memory: {kept} of weights, {more} of gradients and moments, and "
+        "activations"
     )

@@ -25,7 +25,7 @@ from helpers.vlm.checkpoints import WRITERS
 from helpers.vlm.tuning import COLORS, write_colors
 from regionqa.cli import main
 from regionqa.cli.finetune import chosen_settings
-from regionqa.finetune.vlm import finish
+from regionqa.finetune.vlm import finish, run
 from regionqa.vlm.cards import read_vlm_card
 
 if TYPE_CHECKING:
@@ -152,8 +152,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 @pytest.mark.parametrize("vision", [True, False])
 def test_all_weights(
-    base: Path, colors: Path, tmp_path: Path, regionqa: "Command", vision: bool
+    base: Path,
+    colors: Path,
+    tmp_path: Path,
+    regionqa: "Command",
+    monkeypatch: pytest.MonkeyPatch,
+    vision: bool,
 ) -> None:
+    monkeypatch.setattr(run, "memory", lambda _: 2_000_000)
     settings = tmp_path / "settings.toml"
     settings.write_text(f"[instruct]\nprojector = {str(vision).lower()}\n")
     out = tmp_path / "mine"
@@ -161,6 +167,7 @@ def test_all_weights(
                    "--settings", settings, "--learning-rate", 1e-3, *SHORT)  # fmt: skip
     assert ran.status == 0, ran.err
     assert f"the vision encoder {'trains too' if vision else 'is frozen'}" in ran.err
+    assert "warning: the weights and what training them needs take 0.00 GB, and there" in ran.err
     before, after = (load_file(folder / "model.safetensors") for folder in (base, out))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(".language_model." in name for name in changed)
