@@ -120,7 +120,8 @@ def run_ways(
         report.write_json(evaluation.json, ways_document(result))
     if measured.card:
         write_user_card(measured.card, result, measured.data.name)
-        print(f"{result.best} is the default of {measured.card}", file=sys.stderr)
+        equal = f"; equally good: {', '.join(others)}" if (others := result.equally_good) else ""
+        print(f"{result.best} is the default of {measured.card}{equal}", file=sys.stderr)
     return SOME_FAILED if result.failed else 0
 
 

@@ -97,6 +97,7 @@ def export_vision(card: "VlmCard", folder: Path, *, again: bool) -> "VisionExpor
     require("exporting a vision encoder", "export", EXPORT)
     from regionqa.export.vlm.vision import export_vision_encoder
 
+    print(f"exporting the vision encoder of {card.name} to ONNX", file=sys.stderr)
     export, new = export_vision_encoder(card, folder, again=again)
     for check in export.manifest.checks:
         width, height = check.size
@@ -115,7 +116,6 @@ def prepare_vision(card: "VlmCard", folder: Path) -> None:
     if not card.onnx_vision:
         return
     try:
-        print(f"exporting the vision encoder of {card.name} to ONNX", file=sys.stderr)
         export_vision(card, folder, again=False)
     except (UsageError, ExportError) as error:
         print(f"the vision encoder of {card.name} runs in torch: {error}", file=sys.stderr)

@@ -34,6 +34,12 @@ class WaysComparison:
         return max(self.results, key=lambda way: self.results[way].metrics[0].estimate.value)
 
     @property
+    def equally_good(self) -> list[RegionWay]:
+        """Further ways with the main metric of the best one."""
+        values = {way: each.metrics[0].estimate.value for way, each in self.results.items()}
+        return [way for way in values if way != self.best and values[way] == values[self.best]]
+
+    @property
     def failed(self) -> int:
         """Items without an answer, over all ways."""
         return sum(result.failed for result in self.results.values())
@@ -62,8 +68,9 @@ def parse_ways(text: str, known: Sequence[RegionWay], model: str) -> list[Region
     Raises:
         UsageError: A name is not a way of the model, or there are fewer than two.
     """
-    if not known:
-        raise UsageError(f"--ways: the model {model} has one way of its own; drop the option")
+    if len(known) < 2:
+        way = known[0] if known else "its own"
+        raise UsageError(f"--ways: the model {model} has one way, {way}; drop the option")
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     if names == [ALL]:
         return list(known)

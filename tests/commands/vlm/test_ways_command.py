@@ -51,7 +51,9 @@ def test_ways_are_compared_and_the_best_is_the_default_of_a_card(
     main = {way: one["figures"][0]["value"] for way, one in document["ways"].items()}
     assert main.keys() == {"drawn", "crop"}
     assert document["best"] == max(main, key=main.__getitem__) == rows[0].split()[0]
-    assert ran.err == f"{document['best']} is the default of {card}\n"
+    tied = [way for way in main if way != document["best"] and len(set(main.values())) == 1]
+    equal = f"; equally good: {tied[0]}" if tied else ""
+    assert ran.err == f"{document['best']} is the default of {card}{equal}\n"
     written = read_vlm_card(card)
     assert written.regions.default == document["best"]
     assert "on 6 items of questions.jsonl: drawn " in written.regions.measured
@@ -78,12 +80,23 @@ def test_wrong_ways_are_refused(
     assert (ran.status, ran.out, ran.err) == (2, "", f"regionqa: error: {message}\n")
 
 
+def test_one_way_is_not_compared(
+    regionqa: "Command", tiny_checkpoint: Callable[[str], Path], questions: Path
+) -> None:
+    ran = regionqa("eval", "vqa", questions, "--model", tiny_checkpoint("florence2"), "--ways",
+                   "all")  # fmt: skip
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.endswith(
+        "--ways: the model florence2 has one way, coordinates; drop the option\n"
+    )
+
+
 def test_what_ways_do_not_go_with(
     regionqa: "Command", model: Path, questions: Path, tmp_path: Path
 ) -> None:
     command = ("eval", "vqa", questions)
     ran = regionqa(*command, "--ways", "all")
-    assert "--ways: the model starter has one way of its own; drop the option" in ran.err
+    assert "--ways: the model starter has one way, its own; drop the option" in ran.err
     ran = regionqa(*command, "--model", model, "--ways", "all", "--way", "crop")
     assert "--way: has no effect beside --ways" in ran.err
     ran = regionqa(*command, "--model", model, "--write-card", model / "card.toml")
