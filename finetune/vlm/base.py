@@ -14,6 +14,7 @@ from regionqa.backends.vlm.processor import VlmProcessor
 from regionqa.errors import UsageError
 from regionqa.finetune.vlm.samples import ConversationBuilder
 from regionqa.options import RegionWay, RuntimeOptions
+from regionqa.vlm.store import download_command
 
 
 def find_checkpoint(way: RegionWay | None, model: str) -> VlmModel:
@@ -22,7 +23,9 @@ def find_checkpoint(way: RegionWay | None, model: str) -> VlmModel:
     if not isinstance(found, VlmModel):
         raise UsageError(f"{model}: is no vision-language model of the Hub")
     if found.folder is None:
-        raise UsageError(f"{model}: not downloaded yet; run: regionqa download {model}")
+        raise UsageError(
+            f"{found.card.name}: not downloaded yet; run: {download_command(found.card)}"
+        )
     if found.card.chat.tasks:
         raise UsageError(
             f"{found.card.name} takes fixed tasks instead of questions and cannot be trained here; "

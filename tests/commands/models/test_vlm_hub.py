@@ -322,7 +322,6 @@ def test_disk_too_small(
 @pytest.mark.parametrize(
     "words",
     [
-        ("finetune", "--model", NAME, "--data", "x.jsonl", "--out", "new"),
         ("init", "new", "--vision", NAME, "--llm", NAME),
         ("init", "new", "--from-llava", NAME),
     ],
@@ -334,12 +333,23 @@ def test_commands_for_bundles_say_so(
     assert failing(regionqa, *words).startswith(f"{NAME}: is a vision-language model ")
 
 
+def test_training_needs_the_download(regionqa: "Command", hub: Hub, tmp_path: Path) -> None:
+    data = tmp_path / "x.jsonl"
+    data.write_text("")
+    command = ("--data", data, "--out", tmp_path / "new")
+    line = failing(regionqa, "finetune", "--model", NAME, *command)
+    assert line == f"{NAME}: not downloaded yet; run: regionqa download {NAME}"
+    (tmp_path / "card.toml").write_text(
+        'kind = "vlm"\nname = "mine"\nfamily = "qwen3_vl"\nsummary = "mine"\n'
+        '[source]\nrepo = "someone/tuned"\nlicence = "mit"\n'
+    )
+    line = failing(regionqa, "finetune", "--model", tmp_path, *command)
+    assert line == "mine: not downloaded yet; run: regionqa download someone/tuned"
+
+
 def test_folder_given_to_commands_for_bundles(
     regionqa: "Command", tiny: Path, tmp_path: Path
 ) -> None:
-    words = ("finetune", "--model", tiny, "--data", "x.jsonl", "--out", tmp_path / "new")
-    line = failing(regionqa, *words)
-    assert line.startswith(f"{tiny}: is a vision-language model of the Hub; this needs a bundle")
     line = failing(regionqa, "init", tmp_path / "new", "--vision", tiny, "--llm", tiny)
     assert "not a supported vision tower" in line
     assert not (tmp_path / "new").exists()
