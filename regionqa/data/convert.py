@@ -1,7 +1,7 @@
 """Training records written as JSON lines, which read back as the same records."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from regionqa.boxes.fields import plain_number
@@ -11,7 +11,7 @@ from regionqa.files import write_whole
 from regionqa.regions import Region
 
 
-def write_training_data(path: Path, records: Sequence[Record]) -> None:
+def write_training_data(path: Path, records: Iterable[Record]) -> None:
     """Write records as JSON lines, in order.
 
     An existing file is replaced only when the new one is complete.
@@ -19,7 +19,7 @@ def write_training_data(path: Path, records: Sequence[Record]) -> None:
     Args:
         path: The file to write. Images in or below its folder are named relative to it, others by
             their absolute path.
-        records: Records that were read, in any format.
+        records: Records that were read, in any format; taken one at a time.
 
     Raises:
         OutputError: If the file cannot be written.

@@ -21,6 +21,9 @@ ADVICE = {
 }
 """Advice about a bad box by its convention, instead of --box-format, which training lacks."""
 
+KEPT = 200_000
+"""Images that a lookup remembers; a dataset may have any number."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
@@ -52,6 +55,8 @@ class ImageFinder:
         entry = name if isinstance(name, BoxEntry) else BoxEntry(name)
         key = (entry.name, entry.own_stem)
         if key not in self._found:
+            if len(self._found) >= KEPT:
+                del self._found[next(iter(self._found))]
             self._found[key] = self._open(entry)
         found = self._found[key]
         if isinstance(found, str):

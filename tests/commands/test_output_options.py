@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from conftest import Command
 
 NO_FILES = {
-    "box", "choices", "name", "push", "question", "revision", "server", "server_model", "ways",
+    "box", "choices", "name", "push", "question", "revision", "server", "server_model", "shard",
+    "split", "ways",
 }  # fmt: skip
 """Options and arguments that take any text, which names no file."""
 NEEDED = {
+    ("data convert", "annotations"): ("--kind", "gqa"),
     ("init", "vision"): ("--llm", "x"),
     ("init", "llm"): ("--vision", "x"),
     ("eval recognition", "encoder"): ("--by", "sentence-encoder"),

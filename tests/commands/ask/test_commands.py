@@ -62,9 +62,11 @@ OPTIONS = {
         "--draw", "--out", "--overwrite", "--debug", "--help",
     ),
     ("data", "convert"): (
-        "--out", "--images", "--box-format", "--box-units", "--scale-boxes",
+        "--out", "--kind", "--annotations", "--split", "--max-regions", "--seed", "--shard",
+        "--images", "--box-format", "--box-units", "--scale-boxes",
         "--skip-bad", "--overwrite", "--debug", "--help",
     ),
+    ("data", "kinds"): ("--debug", "--help"),
     ("eval",): ("--help",),
     ("eval", "recognition"): (
         "--boxes", "--scale-boxes",

@@ -1,0 +1,217 @@
+"""Public datasets converted to training records, a unit at a time.
+
+for part in convert_dataset(Path("train.jsonl"), DatasetOptions(kind="vcr"), images):
+    ...
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from regionqa.boxes.entries import Convention
+from regionqa.boxes.files import BoxFile, read_boxes
+from regionqa.boxes.remarks import LeftOut
+from regionqa.boxes.sizes import SizeCheck
+from regionqa.data.boxes import Part, image_folders
+from regionqa.data.conversations import text_problems
+from regionqa.data.english import counted
+from regionqa.data.images import ImageFinder
+from regionqa.data.records import Problem, Record
+from regionqa.data.sources import wording
+from regionqa.data.sources.coco import CocoReader
+from regionqa.data.sources.flickr30k import Flickr30kReader
+from regionqa.data.sources.gqa import GqaReader
+from regionqa.data.sources.kinds import KINDS, DatasetKind, DatasetOptions
+from regionqa.data.sources.llava import LlavaReader
+from regionqa.data.sources.placement import RecordRules
+from regionqa.data.sources.refcoco import RefcocoReader
+from regionqa.data.sources.units import DatasetReader
+from regionqa.data.sources.vcr import VcrReader
+from regionqa.data.sources.visual_genome import VisualGenomeReader
+from regionqa.errors import BoxError, BoxFileError, DataError, ImageError, UsageError, brief
+from regionqa.files import is_folder
+
+SKIP = "or leave bad records out with --skip-bad"
+NO_CONVENTION = Convention()
+SHOWN = 3
+"""Problems that are listed where bad records are left out."""
+
+
+@dataclass
+class DatasetConversion:
+    """A dataset that is being converted, and counts of what was read so far."""
+
+    path: Path
+    reader: DatasetReader
+    sizes: SizeCheck
+    remarks: tuple[str, ...] = ()
+    """What reading box files left out or adjusted."""
+    shard: tuple[int, int] = (1, 1)
+    """Number of the part to convert, from 1, and of all parts."""
+    records: int = 0
+    regions: int = 0
+    clipped: int = 0
+    """Regions that reached outside their image."""
+    bad: int = 0
+    """Records that cannot be used."""
+    problems: list[Problem] = field(default_factory=list)
+    """The first of them."""
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Number and first place by reason."""
+
+    def parts(self) -> Iterator[Part]:
+        """Iterate over the parts of this shard, in the dataset's order.
+
+        Raises:
+            DataError: If a file of the dataset cannot be read as a whole.
+        """
+        number, count = self.shard
+        for unit in islice(self.reader.units(), number - 1, None, count):
+            try:
+                parts = list(self.reader.parts(unit))
+            except (BoxError, BoxFileError, DataError, ImageError) as error:
+                yield Problem(unit.where, str(error))
+                continue
+            for part in parts:
+                yield from _checked(part) if isinstance(part, Record) else [part]
+
+    def usable(self, *, skip_bad: bool) -> Iterator[Record]:
+        """Iterate over the usable records, and count everything.
+
+        Raises:
+            DataError: With the first problem, unless bad records may be left out; or if there are
+                no usable records at all.
+        """
+        for part in self.parts():
+            if isinstance(part, Record):
+                self.records += 1
+                self.regions += len(part.regions)
+                self.clipped += part.clipped
+                yield part
+            elif isinstance(part, LeftOut):
+                count, first = self.left_out.get(part.reason, (0, part.where))
+                self.left_out[part.reason] = (count + 1, first)
+            elif not skip_bad:
+                raise DataError(f"{part}; {SKIP}")
+            else:
+                self.bad += 1
+                self.problems += [part] if len(self.problems) < SHOWN else []
+        if not self.records and self.shard == (1, 1):
+            why = "; ".join([*map(str, self.problems[:1]), *self.summary()[:1]])
+            raise DataError(f"{self.path}: gave no records{f': {why}' if why else ''}")
+
+    def summary(self) -> list[str]:
+        """Return a line per reason for what was left out or changed, with count and first place."""
+        lines = []
+        for reason, (count, first) in self.left_out.items():
+            place = f"the first at {first}" if count > 1 else f"at {first}"
+            lines.append(brief(f"{reason} left out: {count:,}, {place}"))
+        if self.clipped:
+            lines.append(f"{counted(self.clipped, 'region')} clipped to the image")
+        return lines
+
+
+def open_dataset(
+    path: Path,
+    options: DatasetOptions,
+    images: Path | None = None,
+    *,
+    convention: Convention = NO_CONVENTION,
+    scale_boxes: bool = False,
+) -> DatasetConversion:
+    """Open a dataset to convert it.
+
+    Args:
+        path: Its file, or folder.
+        options: Its kind, and how records are made.
+        images: Folder of its images; None: where published layouts have them.
+        convention: Meaning of the numbers of plain JSON and CSV, for `coco`.
+        scale_boxes: Whether boxes are scaled from the sizes that the dataset states.
+
+    Raises:
+        UsageError: If the options lack a kind, or name a folder of images that is none.
+        DataError: If its files cannot be read.
+    """
+    kind = options.kind
+    if kind is None:
+        raise UsageError("--kind: is missing; name the dataset")
+    folders = _folders(path, images, KINDS[kind].folders)
+    given = convention.format or convention.units
+    if given and kind is not DatasetKind.coco:
+        raise UsageError(
+            f"--box-format and --box-units: --kind {kind} defines itself what its numbers mean; "
+            "drop them"
+        )
+    sizes = SizeCheck(path, scale_boxes)
+    rules = RecordRules(
+        ImageFinder(path, folders, deep=True), sizes, options.seed, options.max_regions
+    )
+    boxes = None
+    if kind is DatasetKind.coco:
+        boxes = _boxes(path, convention)
+    elif kind is DatasetKind.llava_instruct and options.annotations is not None:
+        boxes = _boxes(options.annotations, convention)
+    reader = _reader(path, kind, options, rules, boxes)
+    return DatasetConversion(path, reader, sizes, boxes.remarks if boxes else (), options.part())
+
+
+def _reader(
+    path: Path,
+    kind: DatasetKind,
+    options: DatasetOptions,
+    rules: RecordRules,
+    boxes: BoxFile | None,
+) -> DatasetReader:
+    split, second = options.split or "train", options.annotations
+    if kind is DatasetKind.coco and boxes is not None:
+        return CocoReader(boxes, rules)
+    if kind is DatasetKind.visual_genome:
+        return VisualGenomeReader(path, rules)
+    if kind is DatasetKind.flickr30k_entities:
+        return Flickr30kReader(path, rules, split=split)
+    if kind is DatasetKind.gqa and second is not None:
+        return GqaReader(path, rules, scene_graphs=second)
+    if kind in (DatasetKind.vcr, DatasetKind.vcr_named):
+        return VcrReader(path, rules, only_named=kind is DatasetKind.vcr_named)
+    if kind is DatasetKind.llava_instruct:
+        return LlavaReader(path, rules, detections=boxes)
+    question = {
+        DatasetKind.refcoco: wording.REFER,
+        DatasetKind.refcoco_plus: wording.REFER_WITHOUT_PLACE,
+        DatasetKind.refcocog: "",
+    }[kind]
+    words = 1 if kind is DatasetKind.refcocog else 3
+    return RefcocoReader(
+        path, rules, instances=second, split=split, question=question, min_words=words
+    )
+
+
+def _boxes(path: Path, convention: Convention) -> BoxFile:
+    try:
+        return read_boxes(path, format=convention.format, units=convention.units)
+    except BoxFileError as error:
+        raise DataError(str(error)) from None
+
+
+def _folders(path: Path, images: Path | None, published: Sequence[str]) -> list[Path]:
+    """The folders in which images are looked for."""
+    if images is not None and not is_folder(images):
+        raise UsageError(f"--images: there is no folder {images}; name that of the images")
+    tops: Iterable[Path] = image_folders(path, images)
+    return [
+        folder
+        for top in tops
+        for folder in (top, *(top / name for name in published))
+        if folder == top or is_folder(folder)
+    ]
+
+
+def _checked(record: Record) -> Iterator[Part]:
+    """Return a record, or the problems of its texts."""
+    texts = [text for turn in record.turns for text in (turn.question, turn.answer)]
+    wrong = [Problem(record.where, text) for text in text_problems(texts, len(record.regions))]
+    if wrong:
+        yield from wrong
+    else:
+        yield record

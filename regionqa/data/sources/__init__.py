@@ -1,0 +1,1 @@
+"""Public datasets as training records: a module per dataset, `kinds` lists them."""
