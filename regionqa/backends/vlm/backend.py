@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 ImageKey = tuple[ImagePart, bool]
 """An image of a prompt, and whether it is processed as the only one."""
 IMAGES_KEPT = 64
-"""Number of encoded images (whole ones, crops, drawings) that are kept of one photo."""
+"""Number of encoded images (whole ones, crops, drawings) that are kept of one input image."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,8 @@ class VlmBackend:
         """See `Backend.render`."""
         for text in (request.question, *(turn.question for turn in request.history)):
             self.processor.check_text(text)
+        for turn in request.history:
+            self.processor.check_answer(turn.answer)
         told = tell(self.card, request, self._way, self.processor.resized)
         return RenderedVlmPrompt(told, self.processor.render(told.messages), max_new_tokens)
 

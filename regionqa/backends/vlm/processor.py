@@ -5,7 +5,7 @@ values are those that the processor gives for the whole prompt.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,12 +85,9 @@ class VlmProcessor:
         self._budget = dict(card.images.cuda if cuda else card.images.cpu)
         self.tokenizer = self.processor.tokenizer
         self._mark = self._own_mark()
-        special = map(str, self.tokenizer.all_special_tokens)
-        added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
-        # Gemma has tokens of its own for line breaks and runs of spaces, which are mere text
-        found = {token for token in (*special, *added) if token.strip(BLANKS)}
-        controls = sorted(found, key=len, reverse=True)
-        self._controls = re.compile("|".join(map(re.escape, controls)))
+        special = {*map(str, self.tokenizer.all_special_tokens), self.image_token}
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        self._special, self._controls = one_of(special), one_of(special | added)
 
     @property
     def counts_images(self) -> bool:
@@ -119,6 +116,17 @@ class VlmProcessor:
         if found := self._controls.search(text):
             raise QuestionError(
                 f"{what} holds {found[0]!r}, which is a control token of the model "
+                f"{self._card.name}; leave it out"
+            )
+
+    def check_answer(self, text: str) -> None:
+        """QuestionError if an earlier answer holds a token that decoded answers never hold.
+
+        Other control tokens may be what the model answered.
+        """
+        if found := self._special.search(text):
+            raise QuestionError(
+                f"an earlier answer holds {found[0]!r}, which is a control token of the model "
                 f"{self._card.name}; leave it out"
             )
 
@@ -321,6 +329,16 @@ class VlmProcessor:
             images=[images], text=[self._mark * len(images) + question]
         )
         return str(text)
+
+
+def one_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that finds control tokens, the longest first.
+
+    Those of white space are left out: Gemma has tokens of its own for line breaks and runs of
+    spaces, which are mere text.
+    """
+    found = sorted((token for token in tokens if token.strip(BLANKS)), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, found)))
 
 
 def seen_size(inputs: Mapping[str, "Tensor"], patch: int | None) -> str:
