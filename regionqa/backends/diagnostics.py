@@ -51,7 +51,7 @@ class Finding:
 def diagnose(model: str = "starter") -> list[Finding]:
     """Return the findings of the report, from general to specific."""
     vlm = vlm_or_problem(model)
-    bundle = model if vlm is None and not is_not_downloaded(model) else "starter"
+    bundle = model if vlm is None and is_bundle(model) else "starter"
     findings = [
         Finding("python", f"{platform.python_version()} at {sys.executable}"),
         Finding("system", f"{platform.platform()}, {os.cpu_count()} cores"),
@@ -92,6 +92,14 @@ def vlm_or_problem(model: str) -> FoundVlm | Finding | None:
         return find_vlm(model)
     except RegionQAError as error:
         return Finding(f"model {model}", str(error), good=False)
+
+
+def is_bundle(model: str) -> bool:
+    """Return whether a bundle is found by this name; `check_model` reports why it is not."""
+    try:
+        return not is_not_downloaded(model) and bool(find_bundle(model))
+    except RegionQAError:
+        return False
 
 
 def is_not_downloaded(model: str) -> bool:

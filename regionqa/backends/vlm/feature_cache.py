@@ -108,8 +108,7 @@ class FeatureCache:
         lines, self._remarks = self._remarks, []
         if self._read or self._written:
             line = (
-                f"{self.folder}: {self._read} encoded images were read from the cache, "
-                f"{self._written} were encoded"
+                f"{self.folder}: encoded images: {self._read} from the cache, {self._written} new"
             )
             if self._removed:
                 line += f"; {self._removed} older ones were removed, see --cache-size"

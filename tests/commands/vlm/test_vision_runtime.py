@@ -158,10 +158,10 @@ def test_a_second_run_skips_the_encoder(
     asked = ("ask", folder, *ASK, "--way", "crop", "--model", exported.folder, "--cache", kept)
     first = regionqa(*asked)
     # whole images and crops
-    assert f"{kept}: 0 encoded images were read from the cache, 6 were encoded" in first.err
+    assert f"{kept}: encoded images: 0 from the cache, 6 new" in first.err
     forbid(monkeypatch, TorchTower, OnnxTower)
     second = regionqa(*asked)
-    assert f"{kept}: 6 encoded images were read from the cache, 0 were encoded" in second.err
+    assert f"{kept}: encoded images: 6 from the cache, 0 new" in second.err
     assert second.out == first.out and second.status == 0
     quiet = regionqa(*asked, "--quiet")
     assert (quiet.out, quiet.err) == (first.out, "")
@@ -175,7 +175,7 @@ def test_runtimes_share_no_encoded_images(
         "--vision-runtime",
     )  # fmt: skip
     for runtime in ("onnx", "torch"):
-        assert "0 encoded images were read from the cache, 1 were encoded" in regionqa(
+        assert "encoded images: 0 from the cache, 1 new" in regionqa(
             *asked, runtime
         ).err  # fmt: skip
 
@@ -193,8 +193,8 @@ def test_a_damaged_entry_is_named_and_encoded_again(
     second = regionqa(*asked)
     assert second.out == first.out
     assert f"{entry}: is damaged; the image was encoded again" in second.err
-    assert "0 encoded images were read from the cache, 1 were encoded" in second.err
-    assert "1 encoded images were read from the cache" in regionqa(*asked).err
+    assert "encoded images: 0 from the cache, 1 new" in second.err
+    assert "encoded images: 1 from the cache" in regionqa(*asked).err
 
 
 def test_a_cache_that_is_a_file_is_refused(

@@ -74,9 +74,7 @@ def test_equal_inputs_are_encoded_once(tmp_path: Path) -> None:
     again = cached(tmp_path, tower, "weights")
     again.encode(pixels(2))
     assert tower.calls == 2
-    assert again.cache.take_notes() == [
-        f"{tmp_path}: 1 encoded images were read from the cache, 0 were encoded"
-    ]
+    assert again.cache.take_notes() == [f"{tmp_path}: encoded images: 1 from the cache, 0 new"]
     assert again.cache.take_notes() == []
 
 
