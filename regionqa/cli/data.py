@@ -1,4 +1,4 @@
-"""`data`: check and convert training data."""
+"""`data`: check, convert and generate training data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regionqa.cli.finetune import is_checkpoint
-from regionqa.cli.options import only, with_options
+from regionqa.cli.options import GENERATE, only, require, with_options
 from regionqa.data.sources.kinds import DatasetOptions
+from regionqa.errors import UsageError
 from regionqa.flags import Reads, Writes
+from regionqa.generation.options import DataGenerationOptions
 from regionqa.options import BoxOptions, ImageFolderOptions, OutputOptions, RuntimeOptions
 
 if TYPE_CHECKING:
     from regionqa.data.records import TrainingData
+    from regionqa.generation.run import GenerationSummary
+    from regionqa.generation.sources import ReplySource
+    from regionqa.generation.tasks import TaskPlan
     from regionqa.pipeline.console import Console
 
 SOME_FAILED = 3
 
-data_app = typer.Typer(help="Check and convert training data.", no_args_is_help=True)
+data_app = typer.Typer(help="Check, convert and generate training data.", no_args_is_help=True)
 
 Convention = Annotated[BoxOptions, only("box_format", "box_units", "scale_boxes")]
 DataFile = Annotated[
@@ -62,7 +67,6 @@ def check(
     from regionqa.bundles.store import find_bundle
     from regionqa.data.check import decoded, summarise
     from regionqa.data.english import counted
-    from regionqa.errors import UsageError
     from regionqa.finetune.dataset import FitsRecords, sample_builder
     from regionqa.pipeline.console import Console
     from regionqa.pipeline.draw_records import draw_examples
@@ -192,6 +196,61 @@ def convert_dataset(
     print(f"{counted(conversion.records, 'record')} with {regions} written to {out}")
 
 
+@data_app.command()
+@with_options
+def generate(
+    file: DataFile,
+    *,
+    folder: ImageFolderOptions,
+    boxes: Convention,
+    server: Annotated[RuntimeOptions, only("server", "server_model", "server_timeout")],
+    options: DataGenerationOptions,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad records out instead of stopping.")
+    ] = False,
+    output: Annotated[OutputOptions, only("overwrite", "quiet")],
+) -> int:
+    """Generate conversations about regions from annotations, by a server's language model.
+
+    Exit status 3 if some requests had no reply.
+
+    regionqa data generate instances.json --images photos --server http://localhost:8000 --out
+    generated.jsonl --judge
+    """
+    from regionqa.data.english import counted
+    from regionqa.generation.annotations import annotated_images
+    from regionqa.generation.tasks import plan_tasks
+    from regionqa.pipeline.console import Console
+    from regionqa.pipeline.guard import NamedFiles, guarded
+
+    reads = NamedFiles("FILE", Reads.data, (str(file),))
+    derived = [NamedFiles("replies beside --out", Writes.results, (str(options.replies_file),))]
+    if options.rejected is None:
+        name = str(options.rejected_file)
+        derived.append(NamedFiles("--rejected", Writes.results, (name,)))
+    with (
+        guarded([reads, *derived], resume=options.resume, overwrite=output.overwrite),
+        Console(quiet=output.quiet) as console,
+    ):
+        source = _source(server, options)
+        data = read_data(file, folder, boxes, console).or_stop(skip_bad=skip_bad)
+        if data.bad:
+            console.error(f"{file}: {counted(data.bad, 'bad record')} left out")
+        plan = plan_tasks(
+            annotated_images(data),
+            options.chosen_kinds,
+            options.per_image,
+            options.seed,
+            options.part,
+        )
+        summary = _generated(plan, source, options, console)
+        for line in summary.remarks():
+            console.note(line)
+    for line in summary.lines(options):
+        print(line)
+    return SOME_FAILED if summary.failed else 0
+
+
 def read_data(
     file: Path, folder: ImageFolderOptions, boxes: Convention, console: "Console"
 ) -> "TrainingData":
@@ -208,3 +267,40 @@ def read_data(
     for line in data.remarks:
         console.warn(line)
     return data
+
+
+def _source(server: RuntimeOptions, options: DataGenerationOptions) -> "ReplySource":
+    """Find the server's model."""
+    from regionqa.backends.server.client import only_model, read_address
+    from regionqa.generation.sources import ServerSource
+
+    if server.server is None:
+        raise UsageError(
+            "data generate: name a server of a language model with --server URL "
+            "(docs/guide/servers.md)"
+        )
+    require("data generate", "generate", GENERATE)
+    address = read_address(server.server)
+    model = server.server_model or only_model(address, server.server_timeout)
+    return ServerSource(address, model, server.server_timeout, options.server_concurrency)
+
+
+def _generated(
+    plan: "TaskPlan", source: "ReplySource", options: DataGenerationOptions, console: "Console"
+) -> "GenerationSummary":
+    """Carry out a plan, and close what it needs."""
+    from regionqa.generation.run import generate_data
+    from regionqa.generation.sources import ReplyJournal
+
+    journal = ReplyJournal(options.replies_file, resume=options.resume)
+    try:
+        return generate_data(
+            plan,
+            source,
+            options,
+            journal,
+            lambda made: console.track(made, "tasks", len(plan.tasks)),
+        )
+    finally:
+        source.close()
+        journal.close()

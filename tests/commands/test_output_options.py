@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from conftest import Command
 
 NO_FILES = {
-    "box", "choices", "name", "push", "question", "revision", "server", "server_model", "shard",
-    "split", "ways",
+    "box", "choices", "kinds", "name", "push", "question", "revision", "server", "server_model",
+    "shard", "split", "ways",
 }  # fmt: skip
 """Options and arguments that take any text, which names no file."""
 NEEDED = {
@@ -59,7 +59,8 @@ class CliCommand:
         for name, parameter in self.parameters.items():
             if name not in given and not parameter.required:
                 continue
-            value = given.get(name, "dummy")
+            writes = name in self.roles and isinstance(self.roles[name].role, Writes)
+            value = given.get(name, "dummy-output" if writes else "dummy")
             if parameter.param_type_name == "argument":
                 values += [value, *(["what is this?"] if name == "words" else [])]
             else:

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Set
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Set
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -108,17 +108,28 @@ def only_model(address: ServerAddress, timeout: float) -> str:
 class ChatClient:
     """Asks one server, again where that can help."""
 
-    def __init__(self, address: ServerAddress, timeout: float, concurrency: int) -> None:
+    attempts = 0
+    """Number of requests that were sent, repeated ones included."""
+
+    def __init__(
+        self,
+        address: ServerAddress,
+        timeout: float,
+        concurrency: int,
+        optional: Collection[str] = OPTIONAL,
+    ) -> None:
         """Open a client; nothing is sent.
 
         Args:
             address: Where the server is.
             timeout: Seconds to wait for a connection, and for a reply to begin or to continue.
             concurrency: Number of requests at a time.
+            optional: Parts of a request that the server may refuse, and is then asked without.
         """
         import openai
 
         self.address = address
+        self._optional = optional
         self._places = asyncio.Semaphore(concurrency)
         self._key = address.key
         self._client = openai.AsyncOpenAI(
@@ -215,6 +226,7 @@ class ChatClient:
         extra = {name: wanted.pop(name) for name in ("top_k", "chat_template_kwargs")
                  if name in wanted}  # fmt: skip
         sent = wanted.keys() | extra.keys()
+        self.attempts += 1
         try:
             completions = self._client.chat.completions
             stream: Any = await completions.create(**wanted, stream=True, extra_body=extra or None)
@@ -237,7 +249,7 @@ class ChatClient:
         if getattr(failure.error, "status_code", None) not in (400, 422):
             return False
         said = quoted(failure.error, self._key)
-        named = {name for name in OPTIONAL if re.search(rf"\b{name}\b", said)}
+        named = {name for name in self._optional if re.search(rf"\b{name}\b", said)}
         if "logprobs" in named:
             named.add("top_logprobs")
         named &= failure.sent

@@ -42,6 +42,8 @@ class Reply:
     """Whether the server reported thoughts beside the text."""
     count: int = 0
     """Number of tokens: as the server counts them, else pieces of text so far."""
+    prompt_count: int = 0
+    """Number of tokens of the prompt; 0 where the server does not count them."""
 
     def add(self, chunk: Any) -> bool:
         """Add a chunk of the stream; return whether the text has grown.
@@ -57,6 +59,7 @@ class Reply:
     def _add(self, chunk: Any) -> bool:
         if (usage := chunk.usage) is not None and usage.completion_tokens is not None:
             self.count = int(usage.completion_tokens)
+            self.prompt_count = int(getattr(usage, "prompt_tokens", None) or 0)
         if not chunk.choices:
             return False
         choice = chunk.choices[0]

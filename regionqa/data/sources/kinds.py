@@ -140,10 +140,17 @@ class DatasetOptions(Options):
 
     def part(self) -> tuple[int, int]:
         """Return the shard's number, from 1, and the number of shards."""
-        if self.shard is None:
-            return 1, 1
-        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard)
-        number, count = map(int, match.groups()) if match else (0, 0)
-        if not 1 <= number <= count:
-            raise UsageError(f"--shard {self.shard!r}: write part and number of parts, as 1/8")
-        return number, count
+        return (1, 1) if self.shard is None else read_shard(self.shard)
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """Read the value of --shard: the shard's number, from 1, and the number of shards.
+
+    Raises:
+        UsageError: It is none.
+    """
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    number, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard {text!r}: write part and number of parts, as 1/8")
+    return number, count

@@ -67,6 +67,13 @@ OPTIONS = {
         "--skip-bad", "--overwrite", "--debug", "--help",
     ),
     ("data", "kinds"): ("--debug", "--help"),
+    ("data", "generate"): (
+        *SERVER, "--server-concurrency",
+        "--out", "--rejected", "--resume", "--kinds", "--per-image", "--seed", "--temperature",
+        "--max-new-tokens", "--judge", "--max-words", "--near-duplicates", "--max-requests",
+        "--max-tokens", "--shard", "--images", "--box-format", "--box-units", "--scale-boxes",
+        "--skip-bad", "--overwrite", "--quiet", "--debug", "--help",
+    ),
     ("eval",): ("--help",),
     ("eval", "recognition"): (
         "--boxes", "--scale-boxes",

@@ -264,7 +264,10 @@ class ChatHandler(BaseHTTPRequestHandler):
             finish = finish if len(pieces) <= limit else "length"
             self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
             if state.counts:
-                self.event({"choices": [], "usage": {"completion_tokens": len(pieces[:limit]) + 1}})
+                count = len(pieces[:limit]) + 1
+                prompt = len(str(body.get("messages", "")).split())
+                usage = {"completion_tokens": count, "prompt_tokens": prompt}
+                self.event({"choices": [], "usage": usage})
             self.chunk(b"data: [DONE]\n\n")
         self.chunk(b"")
 

@@ -1,0 +1,1 @@
+"""Instruction data from annotations, written by a language model."""
