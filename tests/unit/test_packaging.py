@@ -24,6 +24,7 @@ ROOTS = {
 """Folders at the top of the tree, and where they are installed."""
 DATA = {
     "regionqa/evaluation/metrics": ("*.toml",),
+    "regionqa/generation": ("*.toml",),
     "regionqa/evaluation/fineeval": ("page.html", "page.css", "page.js"),
 }
 """Files beside modules that must be installed, by folder."""
