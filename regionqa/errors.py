@@ -6,6 +6,8 @@ others end the run.
 
 import re
 
+SOME_FAILED = 3
+"""Exit status of a command in which some items failed."""
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Characters that end lines and columns early or steer a terminal, as names and answers may."""
 LONGEST, BEGINNING = 600, 400

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regionqa.cli.options import only, with_options, without
-from regionqa.errors import BoxError, OutputError, UsageError
+from regionqa.errors import SOME_FAILED, BoxError, OutputError, UsageError
 from regionqa.flags import Reads
 from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
 from regionqa.pipeline.console import Console, printable
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from regionqa.pipeline.chat import Chat, SavedConversation
 
 
-SOME_FAILED = 3
 PROMPT = "> "
 
 

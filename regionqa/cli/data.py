@@ -8,7 +8,7 @@ import typer
 from regionqa.cli.finetune import is_checkpoint
 from regionqa.cli.options import GENERATE, only, require, with_options
 from regionqa.data.sources.kinds import DatasetOptions
-from regionqa.errors import UsageError
+from regionqa.errors import SOME_FAILED, UsageError
 from regionqa.flags import Reads, Writes
 from regionqa.generation.options import DataGenerationOptions
 from regionqa.options import BoxOptions, ImageFolderOptions, OutputOptions, RuntimeOptions
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from regionqa.generation.tasks import TaskPlan
     from regionqa.pipeline.console import Console
 
-SOME_FAILED = 3
 
 data_app = typer.Typer(help="Check, convert and generate training data.", no_args_is_help=True)
 

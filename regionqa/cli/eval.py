@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from regionqa.cli.eval_report import (
-    SOME_FAILED,
     MeasuredWays,
     report_rankings,
     run_eval,
     run_ways,
 )
 from regionqa.cli.options import EVAL, only, require, with_options, without
-from regionqa.errors import UsageError
+from regionqa.errors import SOME_FAILED, UsageError
 from regionqa.evaluation.options import EvaluationOptions
 from regionqa.flags import Options, Reads, Section, Writes, flag, option
 from regionqa.options import (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regionqa.cli.options import PLOT, require
-from regionqa.errors import UsageError
+from regionqa.errors import SOME_FAILED, UsageError
 from regionqa.evaluation.options import EvaluationOptions
 from regionqa.options import GenerationOptions, OutputOptions, RuntimeOptions
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from regionqa.evaluation.report import Table
     from regionqa.evaluation.results import Comparison, EvalResult
     from regionqa.evaluation.runner import EvalTask
-
-
-SOME_FAILED = 3
 
 
 def report_rankings(

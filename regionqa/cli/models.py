@@ -322,9 +322,9 @@ def demo(
     *,
     runtime: Annotated[RuntimeOptions, only("model", "device")],
     output: Annotated[OutputOptions, only("overwrite")],
-) -> None:
+) -> int:
     """Ask about a few real photos and draw the answers."""
     from regionqa.pipeline.demo import check_demo, run_demo
 
     check_demo(out, overwrite=output.overwrite)
-    run_demo(regionqa.load(runtime.model, runtime), out, print)
+    return run_demo(regionqa.load(runtime.model, runtime), out, print)

@@ -81,5 +81,6 @@ def read_schema(path: Path) -> AnswerSchema:
     except jsonschema.SchemaError as error:
         raise UsageError(f"--schema {path}: is no JSON schema: {error.message}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"--schema {path}: cannot be read as a JSON schema: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--schema {path}: cannot be read as a JSON schema: {reason}") from None
     return AnswerSchema(json.dumps(content))

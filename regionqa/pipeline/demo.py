@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from regionqa.engine import Engine
-from regionqa.errors import OutputError, UsageError
+from regionqa.errors import SOME_FAILED, OutputError, UsageError
 from regionqa.images.reading import open_image
 from regionqa.pipeline.draw_files import refuse_drawings, save_drawing
 from regionqa.pipeline.drawing import draw_answers
@@ -75,10 +75,13 @@ def copy_photos(folder: Path) -> None:
         raise OutputError(reason) from error
 
 
-def run_demo(engine: Engine, out: Path, show: Callable[[str], None]) -> None:
+def run_demo(engine: Engine, out: Path, show: Callable[[str], None]) -> int:
     """Answer the questions, show each with its answer, and save a drawing per photo to `out`.
 
     Existing files are replaced.
+
+    Returns:
+        The exit status: 0, or `SOME_FAILED`, of a model that takes fixed tasks for instance.
     """
     copy_photos(out / "photos")
     images = {name: open_image(out / "photos" / name) for name in SOURCES}
@@ -96,3 +99,4 @@ def run_demo(engine: Engine, out: Path, show: Callable[[str], None]) -> None:
         path = out / name
         save_drawing(drawing, path, overwrite=True)
         show(f"drawn: {path}")
+    return SOME_FAILED if any(answer.error for answer in answers) else 0

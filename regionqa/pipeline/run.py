@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from regionqa.backends.base import ModelInfo, configured_model
 from regionqa.backends.structured import check_schema
 from regionqa.boxes.files import read_boxes
-from regionqa.errors import ItemError
+from regionqa.errors import SOME_FAILED, ItemError
 from regionqa.images.reading import InputImage, PixelBudget
 from regionqa.language.answer_schemas import short_digest
 from regionqa.options import (
@@ -29,9 +29,6 @@ from regionqa.pipeline.items import STDIN, InputItem, find_images, is_one_image
 from regionqa.pipeline.outputs import AnswerWriter, OutputSettings, prompt_heading
 from regionqa.pipeline.resume import FinishedRequests, answer_missing, resume
 from regionqa.requests import Answer, Request
-
-SOME_FAILED = 3
-"""Exit status of a run in which some items failed."""
 
 
 @dataclass(frozen=True)

@@ -93,3 +93,11 @@ def test_models_of_one_image_are_told_two_regions_by_coordinates_only(
     ran = regionqa(*words, "--way", "crop-only")
     assert (ran.status, ran.out) == (3, "")
     assert "2 regions told by crop-only are as many images" in ran.err
+
+
+def test_the_demo_says_that_questions_failed(
+    regionqa: "Command", tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    ran = regionqa("demo", "--model", tiny_checkpoint("florence2"), "--out", tmp_path / "demo")
+    assert ran.status == 3
+    assert "takes no free questions" in ran.out
