@@ -1,5 +1,6 @@
 """`finetune`."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -87,6 +88,11 @@ def finetune(
     regionqa finetune --data mine.jsonl --out my-model
     """
     require("finetune", "finetune", FINETUNE)
+    if process.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise UsageError(
+            "--shard: has no effect in one process; start several with torchrun, or drop it: "
+            "torchrun --nproc_per_node 2 -m regionqa finetune ..."
+        )
     if stage:
         run_settings["run"] = stage.stages
     chosen = chosen_settings(
@@ -230,6 +236,10 @@ WITHOUT_EFFECT: Mapping[str, tuple[Callable[[FinetuneSettings, Mapping[str, Any]
     "rehearse": (lambda run, _: bool(run.replay), "beside --replay"),
     "rehearse_on": (lambda run, _: bool(run.replay) or not run.rehearse, "without rehearsal"),
     "align_data": (lambda run, _: "align" not in run.run, "without the stage align"),
+    "replay_share": (
+        lambda run, _: not (run.replay or run.rehearse),
+        "without --replay or --rehearse",
+    ),
     "epochs": (lambda _, stage: "steps" in stage, "beside --steps"),
 }
 """Options that another one leaves without effect: when, from the settings of the run and the flags

@@ -139,6 +139,14 @@ def test_option_without_effect_is_refused(
             "--epochs: has no effect beside --steps",
         ),
         (
+            ("finetune", "--data", "x", "--out", "y", "--rehearse", "0", "--replay-share", "0.2"),
+            "--replay-share: has no effect without --replay or --rehearse",
+        ),
+        (
+            ("finetune", "--data", "x", "--out", "y", "--shard"),
+            "--shard: has no effect in one process; start several with torchrun",
+        ),
+        (
             ("init", "y", "--from-llava", "x", "--region-source", "pixels"),
             "--region-source: has no effect without --region-input features",
         ),

@@ -99,6 +99,7 @@ def test_answers_satisfy_a_schema(
     ran = regionqa(
         "ask", photo, "--box", "32,16,160,80", "what is this?", "--model", checkpoint,
         "--schema", schema, "--format", "jsonl", "--temperature", "2", "--seed", str(seed),
+        "--quiet",
     )  # fmt: skip
     assert (ran.status, ran.err) == (0, "")
     record = json.loads(ran.out)
