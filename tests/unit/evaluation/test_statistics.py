@@ -213,12 +213,9 @@ def test_models_are_scored_on_items_that_both_answered(monkeypatch: pytest.Monke
         failed = len(requests) - len(answers)
         return EvalRun(answers, failed, model.name, "1", "cpu", UncertaintyRule())
 
-    def find_model(name: str) -> SimpleNamespace:
-        model = SimpleNamespace(info=None, name=name)
-        model.configured = lambda runtime: model
-        return model
-
-    monkeypatch.setattr(runner, "find_model", find_model)
+    monkeypatch.setattr(
+        runner, "configured_model", lambda name, _: SimpleNamespace(info=None, name=name)
+    )
     monkeypatch.setattr(runner, "run_task", run_task)
     options = EvalSettings(evaluation=EvaluationOptions(compare=("one", "two")))
     task = Listed()

@@ -218,5 +218,6 @@ def test_way_coordinates_is_refused_with_the_reason(
     with pytest.raises(UsageError, match="a server does that itself; use --way crop"):
         configured_model("x", options)
     found = configured_model("x", options.replace(way=RegionWay.drawn))
-    assert found.info.revision == f"{resized_pixels().revision}-server:tiny-vl-drawn"
+    assert isinstance(found, model.ServerModel)
+    assert found.info.revision == f"{found.card.identity}-server:tiny-vl-drawn"
     assert configured_model(found, options.replace(way=RegionWay.drawn)) == found
