@@ -95,3 +95,7 @@ class BoxError(ItemError):
 
 class QuestionError(ItemError):
     """A question names a region that was not given, or does not fit the model."""
+
+
+class LengthError(QuestionError):
+    """A question and what was said before it leave no room for an answer."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regionqa.bundles.card import LanguageRuntime
 from regionqa.bundles.store import Bundle
-from regionqa.errors import QuestionError
+from regionqa.errors import LengthError
 from regionqa.language.decoders import Decoder, LlamaDecoder, TransformersDecoder
 from regionqa.language.decoding import (
     Advance,
@@ -72,10 +72,10 @@ class LanguageModel:
         return self._decoder.hidden_size
 
     def check_length(self, prompt: Prompt, max_new_tokens: int) -> None:
-        """Raise QuestionError if prompt and answer do not fit the model's context."""
+        """Raise LengthError if prompt and answer do not fit the model's context."""
         room = max(self.context - max_new_tokens, 0)
         if len(prompt.input_ids) > room:
-            raise QuestionError(
+            raise LengthError(
                 f"question and regions take {len(prompt.input_ids)} tokens, there is room for "
                 f"{room} beside an answer of {max_new_tokens}; ask a shorter question or lower "
                 "--max-new-tokens"

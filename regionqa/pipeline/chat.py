@@ -10,7 +10,7 @@ from typing import Protocol
 
 from regionqa.data.fields import check_text
 from regionqa.engine import Engine
-from regionqa.errors import ItemError, OutputError, QuestionError
+from regionqa.errors import ItemError, LengthError, OutputError, QuestionError
 from regionqa.files import file_status, with_home
 from regionqa.images.reading import InputImage, open_image
 from regionqa.language.references import REFERENCE, inline_regions, question_text, renumber
@@ -222,8 +222,9 @@ class Chat:
             [request], options, on_text=lambda _, part: listener.part(part), on_prompt=show
         )
         if answer.error:
-            hint = "; remove a question with /undo or start again with /new"
-            raise QuestionError(error_text(answer) + (hint if request.history else ""))
+            too_long = isinstance(answer.error, LengthError) and request.history
+            hint = "; or remove a question with /undo, or start again with /new"
+            raise QuestionError(error_text(answer) + (hint if too_long else ""))
         listener.answer(answer.text)
         conversation = self._current
         turn = ChatTurn(question, answer.text, len(conversation.regions), subjects, introduced)

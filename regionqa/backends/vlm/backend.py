@@ -18,7 +18,7 @@ from regionqa.backends.vlm.language import EncodedPart, VlmLanguage, VlmPrompt
 from regionqa.backends.vlm.processor import PreparedImage, VlmProcessor
 from regionqa.backends.vlm.towers import load_tower
 from regionqa.bundles.prompt_rules import RegionInput
-from regionqa.errors import BundleError, ImageError, ItemError, QuestionError
+from regionqa.errors import BundleError, ImageError, ItemError, LengthError
 from regionqa.images.reading import InputImage
 from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.language.streaming import stable_text
@@ -314,7 +314,7 @@ class VlmBackend:
         ids = self.processor.tokenize(prompt.text, prepared).ids
         context = self.language.context
         if context is not None and len(ids) + prompt.max_new_tokens > context:
-            return QuestionError(
+            return LengthError(
                 f"question and images take {len(ids)} tokens, there is room for "
                 f"{max(context - prompt.max_new_tokens, 0)} beside an answer of "
                 f"{prompt.max_new_tokens}; ask a shorter question or lower --max-new-tokens"

@@ -168,3 +168,19 @@ def test_earlier_answers_hold_no_control_tokens(
         assert answered.error is None
     else:
         assert f"an earlier answer holds {held!r}, which is a control" in str(answered.error)
+
+
+def test_only_a_conversation_that_is_too_long_is_to_be_shortened(
+    regionqa: "Command", copy_of: Callable[[str], Path], images: tuple[Path, ...]
+) -> None:
+    model = copy_of("qwen3_vl")
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 600
+    (model / "config.json").write_text(json.dumps(config))
+    turns = "what?\n" + "why? " * 200 + "\nis it <region1>?\n"
+    ran = regionqa("chat", images[0], "--turns", "-", "--model", model, *FEW, stdin=turns)
+    assert (ran.status, len(ran.lines)) == (3, 1)
+    long, unknown = (line for line in ran.err.splitlines() if line.startswith("regionqa: "))
+    assert "ask a shorter question" in long
+    assert long.endswith("; or remove a question with /undo, or start again with /new")
+    assert unknown.endswith("the question names <region1>, but 0 regions were given")
