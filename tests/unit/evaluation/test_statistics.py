@@ -214,7 +214,9 @@ def test_models_are_scored_on_items_that_both_answered(monkeypatch: pytest.Monke
         return EvalRun(answers, failed, model.name, "1", "cpu", UncertaintyRule())
 
     monkeypatch.setattr(
-        runner, "configured_model", lambda name, _: SimpleNamespace(info=None, name=name)
+        runner,
+        "configured_model",
+        lambda name, _: SimpleNamespace(info=SimpleNamespace(note=""), name=name),
     )
     monkeypatch.setattr(runner, "run_task", run_task)
     options = EvalSettings(evaluation=EvaluationOptions(compare=("one", "two")))
