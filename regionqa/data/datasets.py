@@ -20,14 +20,14 @@ from regionqa.data.images import ImageFinder
 from regionqa.data.records import Problem, Record
 from regionqa.data.sources import wording
 from regionqa.data.sources.coco import CocoReader
+from regionqa.data.sources.dialogues import LlavaReader, OspreyReader, PvitReader
 from regionqa.data.sources.flickr30k import Flickr30kReader
 from regionqa.data.sources.gqa import GqaReader
 from regionqa.data.sources.kinds import KINDS, DatasetKind, DatasetOptions
-from regionqa.data.sources.llava import LlavaReader
-from regionqa.data.sources.placement import RecordRules
+from regionqa.data.sources.placement import DatasetReader, RecordRules
 from regionqa.data.sources.refcoco import RefcocoReader
-from regionqa.data.sources.units import DatasetReader
 from regionqa.data.sources.vcr import VcrReader
+from regionqa.data.sources.visual7w import Visual7wReader
 from regionqa.data.sources.visual_genome import VisualGenomeReader
 from regionqa.errors import BoxError, BoxFileError, DataError, ImageError, UsageError, brief
 from regionqa.files import is_folder
@@ -164,18 +164,26 @@ def _reader(
     boxes: BoxFile | None,
 ) -> DatasetReader:
     split, second = options.split or "train", options.annotations
-    if kind is DatasetKind.coco and boxes is not None:
-        return CocoReader(boxes, rules)
-    if kind is DatasetKind.visual_genome:
-        return VisualGenomeReader(path, rules)
-    if kind is DatasetKind.flickr30k_entities:
-        return Flickr30kReader(path, rules, split=split)
-    if kind is DatasetKind.gqa and second is not None:
-        return GqaReader(path, rules, scene_graphs=second)
-    if kind in (DatasetKind.vcr, DatasetKind.vcr_named):
-        return VcrReader(path, rules, only_named=kind is DatasetKind.vcr_named)
-    if kind is DatasetKind.llava_instruct:
-        return LlavaReader(path, rules, detections=boxes)
+    match kind:
+        case DatasetKind.coco if boxes is not None:
+            return CocoReader(boxes, rules)
+        case DatasetKind.visual_genome | DatasetKind.visual_genome_objects:
+            objects = kind is DatasetKind.visual_genome_objects
+            return VisualGenomeReader(path, rules, objects=objects)
+        case DatasetKind.flickr30k_entities:
+            return Flickr30kReader(path, rules, split=split)
+        case DatasetKind.gqa if second is not None:
+            return GqaReader(path, rules, scene_graphs=second)
+        case DatasetKind.vcr | DatasetKind.vcr_named:
+            return VcrReader(path, rules, only_named=kind is DatasetKind.vcr_named)
+        case DatasetKind.visual7w:
+            return Visual7wReader(path, rules, split=split)
+        case DatasetKind.llava_instruct:
+            return LlavaReader(path, rules, detections=boxes)
+        case DatasetKind.osprey:
+            return OspreyReader(path, rules)
+        case DatasetKind.pvit:
+            return PvitReader(path, rules)
     question = {
         DatasetKind.refcoco: wording.REFER,
         DatasetKind.refcoco_plus: wording.REFER_WITHOUT_PLACE,

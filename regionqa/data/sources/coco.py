@@ -9,8 +9,7 @@ from regionqa.boxes.remarks import LeftOut
 from regionqa.data.boxes import BARE, CROWDS, Part
 from regionqa.data.records import Problem
 from regionqa.data.sources import wording
-from regionqa.data.sources.placement import RecordRules, chunks, reference
-from regionqa.data.sources.units import DatasetUnit
+from regionqa.data.sources.placement import DatasetUnit, RecordRules, chunks, reference
 
 MOST_NAMES = 100
 """Names of classes that a question lists at most."""

@@ -12,9 +12,15 @@ from regionqa.boxes.source import SourceFile
 from regionqa.data.boxes import Part
 from regionqa.data.sources import wording
 from regionqa.data.sources.json_files import unreadable
-from regionqa.data.sources.placement import TOO_MANY, PlacedBoxes, RecordRules, listed, reference
+from regionqa.data.sources.placement import (
+    TOO_MANY,
+    DatasetUnit,
+    PlacedBoxes,
+    RecordRules,
+    listed,
+    reference,
+)
 from regionqa.data.sources.refcoco import ALL_SPLITS
-from regionqa.data.sources.units import DatasetUnit
 from regionqa.errors import BoxFileError, DataError
 from regionqa.regions import WrittenBox
 

@@ -17,11 +17,15 @@ class DatasetKind(StrEnum):
     refcoco_plus = "refcoco+"
     refcocog = "refcocog"
     visual_genome = "visual-genome"
+    visual_genome_objects = "visual-genome-objects"
     flickr30k_entities = "flickr30k-entities"
     gqa = "gqa"
     vcr = "vcr"
     vcr_named = "vcr-named"
+    visual7w = "visual7w"
     llava_instruct = "llava-instruct"
+    osprey = "osprey"
+    pvit = "pvit"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ KINDS: dict[DatasetKind, KindEntry] = {
         "region_descriptions.json",
         folders=("VG_100K", "VG_100K_2"),
     ),
+    DatasetKind.visual_genome_objects: KindEntry(
+        "name every object",
+        "objects.json",
+        folders=("VG_100K", "VG_100K_2"),
+    ),
     DatasetKind.flickr30k_entities: KindEntry(
         "caption regions together, then quote the phrase of each",
         "the folder of Sentences, Annotations and train.txt",
@@ -85,11 +94,26 @@ KINDS: dict[DatasetKind, KindEntry] = {
         _VCR,
         folders=("vcr1images",),
     ),
+    DatasetKind.visual7w: KindEntry(
+        "choose the region that answers",
+        "dataset_v7w_pointing.json",
+        has_splits=True,
+        folders=("images",),
+    ),
     DatasetKind.llava_instruct: KindEntry(
         "converse about the whole image, half of the time with detected boxes",
         "a JSON array, as llava_instruct_150k.json",
         "labelled boxes of a detector, in any format that ask --boxes reads",
         folders=("train2017", "train2014", "coco/train2017"),
+    ),
+    DatasetKind.osprey: KindEntry(
+        "converse about numbered regions, or describe each in detail",
+        "a JSON array of Osprey-724K, as osprey_conversation.json",
+        folders=("train2017", "train2014"),
+    ),
+    DatasetKind.pvit: KindEntry(
+        "converse with inline regions, all files of a mapping in one",
+        "the folder of mapping.yaml and the JSON files that it lists",
     ),
 }
 """Every kind, in the order of the guide."""

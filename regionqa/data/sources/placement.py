@@ -1,4 +1,4 @@
-"""Boxes of datasets as regions of records, by the rules that all datasets share.
+"""What all datasets share: units to convert one at a time, and boxes as regions of records.
 
 A box is clipped to its image. It is left out, and counted, where it lies outside or has no area,
 and where it is narrower or lower than 2 pixels once the image is squashed to 224 x 224, as
@@ -8,11 +8,12 @@ GPT4RoI's training data leaves it out. A record has at most 15 regions unless as
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from regionqa.boxes.entries import BoxEntry, Size
 from regionqa.boxes.remarks import LeftOut
 from regionqa.boxes.sizes import SizeCheck
+from regionqa.data.boxes import Part
 from regionqa.data.images import ImageFile, ImageFinder, place_region
 from regionqa.data.records import Record, Turn
 from regionqa.errors import BoxError
@@ -29,6 +30,34 @@ MAX_REGIONS = 15
 SMALL = f"boxes below {MIN_SIDE} pixels of {SIDE}"
 OUTSIDE = "boxes without area or outside their image"
 TOO_MANY = "boxes above the limit of a record"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetUnit:
+    """An image with its annotations, or one question: the smallest part of a dataset."""
+
+    where: str
+    """Its place, like `train.jsonl:12`."""
+    key: str
+    """What its random numbers derive from."""
+    content: object
+    """What the reader that made it needs to convert it."""
+
+
+class DatasetReader(Protocol):
+    """Reads one dataset."""
+
+    def units(self) -> Iterator[DatasetUnit]:
+        """Iterate over the units in the dataset's order; DataError if its files are broken."""
+
+    def parts(self, unit: DatasetUnit) -> Iterator[Part]:
+        """Convert a unit.
+
+        Raises:
+            DataError: If the unit is malformed.
+            ImageError: If its image is missing or broken.
+            BoxError: If its boxes are.
+        """
 
 
 @dataclass(frozen=True)
@@ -136,6 +165,6 @@ def reference(number: int) -> str:
     return f"<region{number}>"
 
 
-def listed(parts: Sequence[str]) -> str:
-    """Join parts with commas, and the last with `and`."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def listed(parts: Sequence[str], word: str = "and") -> str:
+    """Join parts with commas, and the last with a word."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"

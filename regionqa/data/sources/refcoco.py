@@ -16,8 +16,7 @@ from regionqa.data.boxes import Part
 from regionqa.data.sources import wording
 from regionqa.data.sources.json_files import document, mapped
 from regionqa.data.sources.pickles import load_plain
-from regionqa.data.sources.placement import RecordRules, chunks, reference
-from regionqa.data.sources.units import DatasetUnit
+from regionqa.data.sources.placement import DatasetUnit, RecordRules, chunks, reference
 from regionqa.errors import DataError
 from regionqa.regions import BoxFormat, WrittenBox
 

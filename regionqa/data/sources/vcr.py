@@ -13,11 +13,18 @@ from regionqa.boxes.remarks import LeftOut
 from regionqa.data.boxes import Part
 from regionqa.data.sources import wording
 from regionqa.data.sources.json_files import document, element, lines
-from regionqa.data.sources.placement import TOO_MANY, PlacedBoxes, RecordRules, listed, reference
-from regionqa.data.sources.units import DatasetUnit
+from regionqa.data.sources.placement import (
+    TOO_MANY,
+    DatasetUnit,
+    PlacedBoxes,
+    RecordRules,
+    listed,
+    reference,
+)
 from regionqa.errors import DataError
 from regionqa.regions import WrittenBox
 
+BARE = "samples whose image has no usable box"
 UNANSWERED = "questions without an answer"
 UNTAGGED = "questions that name no object"
 UNBOXED = "questions or answers that name an object without a usable box"
@@ -120,6 +127,9 @@ class VcrReader:
     ) -> Iterator[Part]:
         """The record with all regions, those that the texts name before others."""
         usable = placed.usable
+        if not usable:
+            yield LeftOut(where, BARE)
+            return
         wanted = {index for group in named for index in group}
         limit = self._rules.max_regions
         if not wanted <= set(usable) or len(wanted) > limit:
@@ -130,9 +140,8 @@ class VcrReader:
         yield from [LeftOut(where, TOO_MANY)] * (len(usable) - len(kept))
         random = self._rules.random(where)
         question, answer, why = (tagged_text(text, sample.objects, kept) for text in texts)
-        if kept:
-            regions = listed([reference(number) for number in range(1, len(kept) + 1)])
-            question = f"{random.choice(wording.GIVEN).format(regions=regions)} {question}"
+        regions = listed([reference(number) for number in range(1, len(kept) + 1)])
+        question = f"{random.choice(wording.GIVEN).format(regions=regions)} {question}"
         turns = [(question, answer), (random.choice(wording.WHY), why)]
         yield placed.record(kept, turns, where)
 

@@ -47,6 +47,51 @@ DESCRIBE = (
 )
 """Questions about one region, answered by a phrase."""
 
+DETAIL = (
+    "Describe {region} in detail.",
+    "What is in {region}? Give as many details as you can.",
+    "Tell me everything that you can see in {region}.",
+    "Give a full description of {region}.",
+    "Look closely at {region} and describe it.",
+    "Write a detailed paragraph about {region}.",
+    "What are the details of {region}?",
+    "Describe the appearance of {region} thoroughly.",
+    "Explain in detail what {region} shows.",
+    "Please describe {region} at length.",
+    "Which colours, shapes and materials are in {region}? Describe it.",
+    "Describe {region} for someone who cannot see it.",
+    "Give a close description of what is in {region}.",
+    "Go through {region} and name what stands out.",
+    "What does {region} look like, in detail?",
+    "I would like to know more about {region}. Describe it in full.",
+    "Study {region} and report what you find.",
+    "Provide a complete account of {region}.",
+    "Describe what is special about {region}, and all the rest of it.",
+    "Put {region} into words as exactly as you can.",
+    "How would you describe {region} in several sentences?",
+    "Give an elaborate description of {region}.",
+    "What can be said about {region}? Be thorough.",
+    "Describe {region}, its parts and what is around them.",
+    "Examine {region} and write down every detail.",
+    "Depict {region} in words, leaving nothing out.",
+    "Could you describe {region} with all its details?",
+    "Share all that you notice about {region}.",
+    "Make a detailed note of what {region} contains.",
+    "What exactly is in {region}?",
+)
+"""Questions about one region, answered by several sentences; Osprey has as many."""
+
+BRIEFLY = "Answer in a word or a short phrase."
+"""A sentence after questions whose answers are short."""
+
+CHOOSE = (
+    "Choose one of {regions}.",
+    "Is it {regions}?",
+    "Answer with one of {regions}.",
+    "The choices are {regions}.",
+)
+"""Sentences after a question that one of several regions answers."""
+
 DESCRIBE_ALL = (
     "Describe these areas of the image: {regions}.",
     "What do {regions} show together?",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def converted(path: Path, kind: str, **options: Any) -> list[Record]:
-    conversion = open_dataset(path, DatasetOptions.parse(kind=kind, **options), path.parent)
+def converted(path: Path, kind: str, images: Path | None = None, **options: Any) -> list[Record]:
+    parsed = DatasetOptions.parse(kind=kind, **options)
+    conversion = open_dataset(path, parsed, images or path.parent)
     found = []
     try:
         found = [*conversion.usable(skip_bad=True)]
@@ -148,6 +150,108 @@ def test_vcr_records(folder: Path, boxes: list[Any], limit: int, data: st.DataOb
                 x, y, _, _, _ = corners[int(name)]
                 box = record.regions[int(number) - 1].box
                 assert (box.x0, box.y0) == (max(x, 0), max(y, 0))
+
+
+def write_coco(folder: Path, boxes: list[Any]) -> Path:
+    document = {
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    return write(folder / "instances.json", document)
+
+
+def write_mdetr(folder: Path, boxes: list[Any]) -> Path:
+    numbers = range(len(boxes))
+    document = {
+        "images": [
+            {"id": n, "file_name": "1.jpg", "original_id": 1, "caption": f"it is {n}"}
+            for n in numbers
+        ],
+        "annotations": [{"image_id": n, "bbox": boxes[n]} for n in numbers],
+    }
+    return write(folder / "finetune_refcoco_train.json", document)
+
+
+def write_objects(folder: Path, boxes: list[Any]) -> Path:
+    things = [{"x": x, "y": y, "w": w, "h": h, "names": ["thing"]} for x, y, w, h in boxes]
+    return write(folder / "objects.json", [{"image_id": 1, "objects": things}])
+
+
+def write_pointing(folder: Path, boxes: list[Any]) -> Path:
+    keys = ("x", "y", "width", "height")
+    questions = [
+        {"question": "Which?", "answer": n, "multiple_choices": [*range(max(0, n - 3), n)]}
+        for n in range(len(boxes))
+    ]
+    document = {
+        "boxes": [
+            {"box_id": n, **dict(zip(keys, box, strict=True))} for n, box in enumerate(boxes)
+        ],
+        "images": [{"filename": "1.jpg", "split": "train", "qa_pairs": questions}],
+    }
+    return write(folder / "dataset_v7w_pointing.json", document)
+
+
+def write_osprey(folder: Path, boxes: list[Any]) -> Path:
+    common = {"file_name": "1.jpg", "annotation": [{"bbox": box} for box in boxes]}
+    said = [
+        {"from": "human", "value": f"is <region{len(boxes)}> in <region1>?"},
+        {"from": "gpt", "value": "<region1> is."},
+    ]
+    told = [f"<region{n}>: thing" for n in range(1, len(boxes) + 1)]
+    return write(
+        folder / "osprey.json", [{**common, "conversations": said}, {**common, "description": told}]
+    )
+
+
+def write_flickr(folder: Path, boxes: list[Any]) -> Path:
+    items = "".join(
+        f"<object><name>{n}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
+        f"<xmax>{x + w + 1}</xmax><ymax>{y + h + 1}</ymax></bndbox></object>"
+        for n, (x, y, w, h) in enumerate(boxes)
+    )
+    phrases = " ".join(f"[/EN#{n}/other thing {n}]" for n in range(len(boxes)))
+    for name, text in (
+        ("Annotations/1.xml", f"<annotation>{items}</annotation>"),
+        ("Sentences/1.txt", phrases),
+        ("train.txt", "1"),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def write(path: Path, document: object) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+WRITERS: dict[str, Callable[[Path, list[Any]], Path]] = {
+    "coco": write_coco,
+    "refcoco": write_mdetr,
+    "refcocog": write_mdetr,
+    "visual-genome-objects": write_objects,
+    "visual7w": write_pointing,
+    "osprey": write_osprey,
+    "flickr30k-entities": write_flickr,
+}
+WHOLE = st.integers(-50, 400)
+"""Whole numbers, of which sums are exact."""
+
+
+@pytest.mark.parametrize("kind", [*WRITERS])
+@settings(max_examples=25, deadline=None, suppress_health_check=SLOW_DISK)
+@given(
+    boxes=st.lists(st.tuples(WHOLE, WHOLE, WHOLE, WHOLE), min_size=1, max_size=24),
+    limit=st.integers(1, 15),
+)
+def test_records_of_every_kind(folder: Path, kind: str, boxes: list[Any], limit: int) -> None:
+    path = WRITERS[kind](folder, boxes)
+    records = converted(path, kind, folder, max_regions=limit)
+    check(records, boxes, limit, folder / "any")
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=SLOW_DISK)

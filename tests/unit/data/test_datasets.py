@@ -74,7 +74,14 @@ def test_options_without_sense_are_usage_errors(options: dict[str, Any], reason:
 
 
 def test_numbers_of_wordings() -> None:
-    counts = {"DESCRIBE": 20, "DESCRIBE_ALL": 30, "WHICH_PART": 10, "GIVEN": 6, "WHY": 39}
+    counts = {
+        "DESCRIBE": 20,
+        "DETAIL": 30,
+        "DESCRIBE_ALL": 30,
+        "WHICH_PART": 10,
+        "GIVEN": 6,
+        "WHY": 39,
+    }
     for name, count in counts.items():
         assert len({*getattr(wording, name)}) == count
 

@@ -232,3 +232,23 @@ def test_visual_genome_describes_regions_in_random_order(tmp_path: Path) -> None
     assert [answer for _, answer in turns(third)] == ["a cat"]
     assert third.image.parent.name == "VG_100K_2"
     assert reasons(conversion) == {"empty phrases": 1, "images without annotations": 1}
+
+
+def test_visual_genome_objects_have_their_preferred_name(tmp_path: Path) -> None:
+    save_image(tmp_path, "1.jpg")
+
+    def named(number: int, *names: str) -> dict[str, Any]:
+        return {
+            "synsets": ["tree.n.01"], "object_id": number, "merged_object_ids": [],
+            "names": [*names], "x": 10 * number, "y": 5, "w": 20, "h": 30,
+        }  # fmt: skip
+
+    things = [named(1, "tree"), named(2, "street lamp", "lamp"), named(3)]
+    document = [{"image_id": 1, "image_url": "https://x/1.jpg", "objects": things}]
+    conversion = opened(save_json(tmp_path / "objects.json", document), "visual-genome-objects")
+    (record,) = records(conversion)
+    names = {(10, 5, 30, 35): "tree", (20, 5, 40, 35): "street lamp"}
+    assert dict(zip(boxes(record), [a for _, a in turns(record)], strict=True)) == names
+    opening = wording.NAME_ANYTHING.format(region="<region1>")
+    assert [question for question, _ in turns(record)] == [opening, "<region2>"]
+    assert reasons(conversion) == {"objects without a name": 1}

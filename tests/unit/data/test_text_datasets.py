@@ -220,43 +220,50 @@ def test_vcr_lines_are_read_one_at_a_time(movies: Path) -> None:
     ]  # fmt: skip
 
 
-# -- LLaVA: docs/Data.md of github.com/haotian-liu/LLaVA -----------------------------------------
+# -- Visual7W: common/data_provider.py of github.com/yukezhu/visual7w-toolkit ---------------------
 
 
-def test_llava_begins_half_of_the_conversations_with_boxes(tmp_path: Path) -> None:
-    save_image(tmp_path / "train2017", "000000000001.png")
-    said = [
-        {"from": "human", "value": "<image>\nWhat is this?"},
-        {"from": "gpt", "value": "A kitchen."},
-        {"from": "human", "value": "Why?"},
-        {"from": "gpt", "value": "There is an oven."},
-    ]
-    document: list[object] = [
-        {"id": str(n), "image": "000000000001.png", "conversations": said} for n in range(40)
-    ]
-    path = save_json(tmp_path / "llava_instruct_150k.json", [*document, {"conversations": said}])
-    found = {
-        "000000000001.png": [
-            {"box": [0, 0, 90, 90], "label": "oven"},
-            {"box": [5, 5, 6, 6], "label": "dot"},
-            {"box": [9, 9, 60, 70], "label": "cup"},
-        ]
-    }
-    boxes_file = save_json(tmp_path / "detections.json", found)
-    conversion = opened(path, "llava-instruct", annotations=str(boxes_file))
-    made = records(conversion)
-    told = [record for record in made if record.regions]
-    assert 8 < len(told) < 32
-    assert len(made) == 40
-    assert turns(told[0]) == [
-        (
-            "Some regions of the image, with what they may be: <region1> may be an oven and "
-            "<region2> may be a cup. What is this?",
-            "A kitchen.",
-        ),
-        ("Why?", "There is an oven."),
-    ]
-    assert reasons(conversion) == {
-        "boxes below 2 pixels of 224": len(told), "conversations without an image": 1,
+@pytest.fixture
+def pointing(tmp_path: Path) -> Path:
+    def asked(number: int, answer: int, *wrong: int) -> dict[str, Any]:
+        return {
+            "qa_id": number, "image_id": 9, "question": "Which pillow is red?", "answer": answer,
+            "type": "which", "multiple_choices": [*wrong],
+        }  # fmt: skip
+
+    save_image(tmp_path / "images", "v7w_9.jpg")
+    document = {
+        "dataset": "visual7w-pointing",
+        "boxes": [
+            {"box_id": n, "name": "pillow", "x": 10 * n, "y": 5, "width": 1 if n == 7 else 30,
+             "height": 40}
+            for n in range(9)
+        ],
+        "images": [
+            {"image_id": 9, "filename": "v7w_9.jpg", "split": "train",
+             "qa_pairs": [asked(1, 4, 1, 2, 3), asked(2, 4, 1, 2, 7)]},
+            {"image_id": 8, "filename": "v7w_8.jpg", "split": "test",
+             "qa_pairs": [asked(3, 99, 1, 2, 3)]},
+        ],
     }  # fmt: skip
-    assert not any(record.regions for record in records(opened(path, "llava-instruct")))
+    return save_json(tmp_path / "dataset_v7w_pointing.json", document)
+
+
+def test_visual7w_answers_with_the_region_that_is_right(pointing: Path) -> None:
+    conversion = opened(pointing, "visual7w")
+    (record,) = records(conversion)
+    ((question, answer),) = turns(record)
+    names = "<region1>, <region2>, <region3> or <region4>"
+    asked = {f"Which pillow is red? {text.format(regions=names)}" for text in wording.CHOOSE}
+    assert question in asked
+    assert boxes(record)[int(answer.strip("<region>")) - 1] == (40, 5, 70, 45)
+    assert sorted(box[0] for box in boxes(record)) == [10, 20, 30, 40]
+    assert reasons(conversion) == {
+        "boxes below 2 pixels of 224": 1, "questions with a choice that has no usable box": 1,
+    }  # fmt: skip
+    seeds = {repr(records(opened(pointing, "visual7w", seed=n))) for n in range(8)}
+    assert len(seeds) > 2
+    with pytest.raises(DataError, match="names box 99, which 'boxes' lacks"):
+        records(opened(pointing, "visual7w", split="test"))
+    with pytest.raises(DataError, match="no split 'val'; give --split test or train, or all"):
+        records(opened(pointing, "visual7w", split="val"))
