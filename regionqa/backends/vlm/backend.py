@@ -216,6 +216,9 @@ class VlmBackend:
             or self._tokenize(prompt)
             for prompt in prompts
         ]
+        # the whole image, which may be part of every prompt, stays
+        for key in sorted(wanted & self._encoded.keys(), key=repr):
+            self._encoded.move_to_end(key)
         while len(self._encoded) > IMAGES_KEPT:
             self._encoded.popitem(last=False)
         return encoded

@@ -112,6 +112,19 @@ class RecordingTower:
         return self.tower.encode(inputs)
 
 
+def test_the_whole_image_is_encoded_once_beside_many_crops(
+    tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regionqa.backends.vlm.backend.IMAGES_KEPT", 3)
+    backend = load(tiny_checkpoint("qwen3_vl"), RegionWay.crop)
+    backend.tower = tower = RecordingTower(backend.tower)
+    source = noise(420, 60, 1)
+    for place in range(6):
+        region = Region(Box(place * 60 + 30, 5, place * 60 + 60, 50))
+        backend.encode(source, [backend.render(Request("image", "what?", (region,), source), 6)])
+    assert len(tower.given) == 1 + 6
+
+
 @pytest.mark.parametrize("family", FAMILIES[:8])
 def test_pixels_equal_those_of_the_processor_for_the_whole_prompt(
     family: str, tiny_checkpoint: Callable[[str], Path]
