@@ -202,14 +202,16 @@ def generate(
     *,
     folder: ImageFolderOptions,
     boxes: Convention,
-    server: Annotated[RuntimeOptions, only("server", "server_model", "server_timeout")],
+    runtime: Annotated[
+        RuntimeOptions, only("server", "server_model", "server_timeout", "device", "dtype")
+    ],
     options: DataGenerationOptions,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad records out instead of stopping.")
     ] = False,
     output: Annotated[OutputOptions, only("overwrite", "quiet")],
 ) -> int:
-    """Generate conversations about regions from annotations, by a server's language model.
+    """Generate conversations about regions from annotations, by a language model.
 
     Exit status 3 if some requests had no reply.
 
@@ -231,7 +233,7 @@ def generate(
         guarded([reads, *derived], resume=options.resume, overwrite=output.overwrite),
         Console(quiet=output.quiet) as console,
     ):
-        source = _source(server, options)
+        source = _source(runtime, options)
         data = read_data(file, folder, boxes, console).or_stop(skip_bad=skip_bad)
         if data.bad:
             console.error(f"{file}: {counted(data.bad, 'bad record')} left out")
@@ -268,20 +270,25 @@ def read_data(
     return data
 
 
-def _source(server: RuntimeOptions, options: DataGenerationOptions) -> "ReplySource":
-    """Find the server's model."""
+def _source(runtime: RuntimeOptions, options: DataGenerationOptions) -> "ReplySource":
+    """Find the language model: a server's, or one on this machine."""
     from regionqa.backends.server.client import only_model, read_address
+    from regionqa.bundles.hub import local_or_hub
+    from regionqa.generation.local import LocalSource
     from regionqa.generation.sources import ServerSource
 
-    if server.server is None:
+    if runtime.server is None and options.text_model is None:
         raise UsageError(
-            "data generate: name a server of a language model with --server URL "
-            "(docs/guide/servers.md)"
+            "data generate: name a server of a language model with --server URL, or a model on "
+            "this machine with --text-model (docs/guide/data.md)"
         )
     require("data generate", "generate", GENERATE)
-    address = read_address(server.server)
-    model = server.server_model or only_model(address, server.server_timeout)
-    return ServerSource(address, model, server.server_timeout, options.server_concurrency)
+    if runtime.server is None:
+        name = str(options.text_model)
+        return LocalSource(name, local_or_hub(name), runtime.device, runtime.dtype)
+    address = read_address(runtime.server)
+    model = runtime.server_model or only_model(address, runtime.server_timeout)
+    return ServerSource(address, model, runtime.server_timeout, options.server_concurrency)
 
 
 def _generated(

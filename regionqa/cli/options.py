@@ -292,7 +292,7 @@ EXPORT = ("onnxscript", "sentencepiece", "tomli_w")
 FINETUNE = (*EXPORT, "accelerate", "peft", "tensorboard", "matplotlib")
 PLOT = ("matplotlib",)
 EVAL = (*PLOT, "sentence_transformers")
-GENERATE = ("openai", "datasketch")
+GENERATE = ("openai", "datasketch", "xgrammar")
 """Packages of the extras in pyproject.toml, by the names they are imported as."""
 
 

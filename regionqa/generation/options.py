@@ -8,7 +8,7 @@ from typing import NamedTuple
 from regionqa.data.sources.kinds import read_shard
 from regionqa.errors import UsageError
 from regionqa.files import is_special
-from regionqa.flags import Options, Section, Writes, option, parse_choice
+from regionqa.flags import Options, Reads, Section, Writes, option, parse_choice
 
 ALL = "all"
 """Value of --kinds that stands for every kind."""
@@ -60,6 +60,15 @@ class DataGenerationOptions(Options):
         "-o",
         section=Section.result,
         role=Writes.results,
+    )
+    text_model: str | None = option(
+        None,
+        "Folder, or OWNER/NAME on the Hub, of a language model in transformers, which is asked on "
+        "this machine instead of a server.",
+        metavar="MODEL",
+        section=Section.model,
+        role=Reads.model,
+        excludes=("server", "server_model", "server_timeout", "server_concurrency"),
     )
     rejected: Path | None = option(
         None,

@@ -1,7 +1,8 @@
 """Constrained decoding: answers that satisfy a JSON schema, by xgrammar."""
 
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -41,8 +42,20 @@ class SchemaDecoding:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"--schema: cannot be followed: {reason}") from error
-        self._matchers = [xgrammar.GrammarMatcher(grammar) for _ in range(rows)]
-        self._bitmask = xgrammar.allocate_token_bitmask(rows, vocabulary)
+        self._grammar, self._vocabulary = grammar, vocabulary
+        self._begin(rows)
+
+    def renewed(self, rows: int) -> Self:
+        """Return masks for as many new answers, without compiling the schema again."""
+        other = copy(self)
+        other._begin(rows)
+        return other
+
+    def _begin(self, rows: int) -> None:
+        import xgrammar
+
+        self._matchers = [xgrammar.GrammarMatcher(self._grammar) for _ in range(rows)]
+        self._bitmask = xgrammar.allocate_token_bitmask(rows, self._vocabulary)
         self._apply = xgrammar.apply_token_bitmask_inplace
 
     def mask(self, logits: Tensor, unfinished: Sequence[int]) -> Tensor:

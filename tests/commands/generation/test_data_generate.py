@@ -288,8 +288,8 @@ def test_server_without_structured_output_is_asked_without_it(
 def test_shards_together_are_the_whole(
     regionqa: "Command", writer: ChatServer, tmp_path: Path
 ) -> None:
-    found = instances(tmp_path, 7)
-    words = (*GENERATE, found, "--server", writer.url, "--per-image", "2", "--max-words", "6")
+    found = instances(tmp_path, 5)
+    words = (*GENERATE, found, "--server", writer.url, "--per-image", "3", "--max-words", "6")
     names = ("whole", "1/3", "2/3", "3/3")
     files: dict[str, list[str]] = {"out": [], "rejected": []}
     for place, name in enumerate(names):

@@ -111,7 +111,7 @@ def test_every_annotation_is_delivered_once_or_listed(
 def test_killed_run_asks_nothing_again_that_was_finished(
     regionqa: "Command", writer: ChatServer, tmp_path: Path
 ) -> None:
-    found, whole, out = instances(tmp_path, 6), tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    found, whole, out = instances(tmp_path, 4), tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert regionqa(*words(found, writer, whole, "--judge")).status == 0
     everything = sorted(keys(writer))
     writer.asked.clear()
