@@ -188,8 +188,9 @@ def _reader(
         DatasetKind.refcoco: wording.REFER,
         DatasetKind.refcoco_plus: wording.REFER_WITHOUT_PLACE,
         DatasetKind.refcocog: "",
+        DatasetKind.ref_l4: "",
     }[kind]
-    words = 1 if kind is DatasetKind.refcocog else 3
+    words = 3 if question else 1
     return RefcocoReader(
         path, rules, instances=second, split=split, question=question, min_words=words
     )

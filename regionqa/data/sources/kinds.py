@@ -16,6 +16,7 @@ class DatasetKind(StrEnum):
     refcoco = "refcoco"
     refcoco_plus = "refcoco+"
     refcocog = "refcocog"
+    ref_l4 = "ref-l4"
     visual_genome = "visual-genome"
     visual_genome_objects = "visual-genome-objects"
     flickr30k_entities = "flickr30k-entities"
@@ -62,6 +63,11 @@ KINDS: dict[DatasetKind, KindEntry] = {
     ),
     DatasetKind.refcocog: KindEntry(
         "describe every region in a long phrase", _REFS, _INSTANCES, has_splits=True
+    ),
+    DatasetKind.ref_l4: KindEntry(
+        "describe every region in a long phrase",
+        "ref-l4-val.parquet or ref-l4-test.parquet, which are meant for evaluation",
+        folders=("images",),
     ),
     DatasetKind.visual_genome: KindEntry(
         "describe every region in a phrase",

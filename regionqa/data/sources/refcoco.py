@@ -1,12 +1,14 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: referring expressions for objects of COCO.
+"""RefCOCO, RefCOCO+, RefCOCOg and Ref-L4: referring expressions for objects.
 
-Two layouts are read: the original `refs(unc).p` beside `instances.json`, as the REFER API reads
-them, and MDETR's `finetune_refcoco_train.json`, a COCO document with an image per expression.
+Three layouts are read: the original `refs(unc).p` beside `instances.json`, as the REFER API reads
+them; MDETR's `finetune_refcoco_train.json`, a COCO document with an image per expression; and
+Ref-L4's Parquet, with a row per expression.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -68,6 +70,16 @@ class ReferredObject(msgspec.Struct, gc=False):
     sentences: list[Expression]
 
 
+class ReferredRow(msgspec.Struct, gc=False):
+    """A row of Ref-L4."""
+
+    file_name: str
+    caption: str
+    bbox: Numbers
+    width: int
+    height: int
+
+
 @dataclass
 class ReferredImage:
     """An image, and the expressions for each of its objects, by box."""
@@ -96,7 +108,7 @@ class RefcocoReader:
         """Create a reader.
 
         Args:
-            path: `refs(unc).p`, `refs(umd).p`, `refs(google).p`, or MDETR's JSON.
+            path: `refs(unc).p`, `refs(umd).p`, `refs(google).p`, MDETR's JSON, or Ref-L4's Parquet.
             rules: What to make of images and boxes.
             instances: `instances.json`; by default beside the pickle.
             split: Split of the pickle to read, or `all`.
@@ -112,8 +124,12 @@ class RefcocoReader:
 
     def units(self) -> Iterator[DatasetUnit]:
         """Iterate over the images, in the order in which expressions mention them."""
-        is_json = bytes(mapped(self._path)[:64]).lstrip().startswith(b"{")
-        images = self._of_mdetr() if is_json else self._of_pickle()
+        start = bytes(mapped(self._path)[:64]).lstrip()
+        images: Mapping[Any, ReferredImage]
+        if start.startswith(b"PAR1"):
+            images = self._of_parquet()
+        else:
+            images = self._of_mdetr() if start.startswith(b"{") else self._of_pickle()
         for key, image in images.items():
             yield DatasetUnit(f"{self._path.name}: image {key}", str(key), image)
 
@@ -161,6 +177,32 @@ class RefcocoReader:
                 raise DataError(f"{self._path}: image {image.id} has no annotation; add its box")
             known = found.setdefault(key, ReferredImage(image.file_name, _size(image)))
             known.expressions.setdefault(boxes[image.id], []).append(image.caption)
+        return found
+
+    def _of_parquet(self) -> dict[str, ReferredImage]:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise DataError(
+                f"{self._path}: is a Parquet file, which needs pyarrow: "
+                "pip install 'regionqa[parquet]'"
+            ) from None
+        found: dict[str, ReferredImage] = {}
+        try:
+            with pyarrow.parquet.ParquetFile(self._path) as file:
+                names = [*ReferredRow.__struct_fields__]
+                for batch in file.iter_batches(columns=names):
+                    for row in msgspec.convert(batch.to_pylist(), list[ReferredRow]):
+                        image = ReferredImage(row.file_name, (row.width, row.height))
+                        known = found.setdefault(row.file_name, image)
+                        known.expressions.setdefault(row.bbox, []).append(row.caption)
+        except (pyarrow.ArrowException, msgspec.ValidationError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{self._path}: is not a Parquet file of captions, boxes and images as Ref-L4 "
+                f"has: {reason}; download it again"
+            ) from None
         return found
 
     def _of_pickle(self) -> dict[int, ReferredImage]:

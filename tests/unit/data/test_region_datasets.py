@@ -197,6 +197,40 @@ def test_broken_pickle_is_one_line(tmp_path: Path, content: bytes) -> None:
         load_plain(path)
 
 
+# -- Ref-L4: the dataset card of JierunChen/Ref-L4 ------------------------------------------------
+
+
+def test_ref_l4_rows_are_grouped_by_image(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def row(caption: str, bbox: list[float], name: str = "COCO_train2014_1.png") -> dict[str, Any]:
+        return {
+            "id": 1, "caption": caption, "bbox": bbox, "bbox_area": bbox[2] * bbox[3],
+            "bbox_id": "coco_1", "ori_category_id": "refcoco_1", "image_id": "coco_1",
+            "height": 224, "width": 224, "file_name": name, "is_rewrite": False, "split": "val",
+        }  # fmt: skip
+
+    save_image(tmp_path / "images", "COCO_train2014_1.png")
+    rows = [
+        row("A camera.", [10.5, 20, 30, 40]),
+        row("A man.", [0, 0, 50, 60]),
+        row("It stands within the frame.", [10.5, 20, 30, 40]),
+    ]
+    path = tmp_path / "ref-l4-val.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    first, second = records(opened(path, "ref-l4"))
+    assert boxes(first) == [(10.5, 20, 40.5, 60), (0, 0, 50, 60)]
+    assert [answer for _, answer in turns(first)] == ["A camera.", "A man."]
+    assert [answer for _, answer in turns(second)] == ["It stands within the frame."]
+    parquet.write_table(pyarrow.Table.from_pylist([{"caption": "A man."}]), path)
+    with pytest.raises(DataError, match=r"is not a Parquet file of captions, .*; download it"):
+        records(opened(path, "ref-l4"))
+    path.write_bytes(b"PAR1" + b"\0" * 50)
+    with pytest.raises(DataError, match=r"is not a Parquet file of captions, .*; download it"):
+        records(opened(path, "ref-l4"))
+
+
 # -- Visual Genome: visualgenome.org/static/data/dataset/region_descriptions.json, as in the readme
 #    of github.com/ranjaykrishna/visual_genome_python_driver --------------------------------------
 
