@@ -307,7 +307,7 @@ class VlmCard:
     kind: str = "vlm"
     """The backend's; see `backends.base.KINDS`."""
     revision: str = "1"
-    """Changes whenever an answer could change."""
+    """Changes when answers do for a reason that is not in the card; see `identity`."""
     good_at: str = ""
     """What it is chosen for, in a few words."""
     recommended: str = ""
