@@ -295,9 +295,15 @@ def _generated(
     plan: "TaskPlan", source: "ReplySource", options: DataGenerationOptions, console: "Console"
 ) -> "GenerationSummary":
     """Carry out a plan, and close what it needs."""
+    from regionqa.files import is_filled
     from regionqa.generation.run import generate_data
     from regionqa.generation.sources import ReplyJournal
 
+    if options.resume and is_filled(options.out) and not is_filled(options.replies_file):
+        raise UsageError(
+            f"{options.replies_file}: is missing or empty, and holds the replies of {options.out}; "
+            "restore it, or start anew with --overwrite instead of --resume"
+        )
     journal = ReplyJournal(options.replies_file, resume=options.resume)
     try:
         return generate_data(

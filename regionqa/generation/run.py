@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from regionqa.data.convert import as_document
 from regionqa.data.english import counted
 from regionqa.data.records import Record
+from regionqa.errors import OutputError
 from regionqa.files import open_output, output_error
 from regionqa.generation.annotations import as_conversation
 from regionqa.generation.conversations import ConversationWriter, WrittenConversation
@@ -41,6 +42,8 @@ class GenerationSummary:
     attempts: int = 0
     kept: int = 0
     """Replies of an earlier run."""
+    gone: int = 0
+    """Records that the output held before and holds no more."""
 
     def add(self, made: WrittenConversation) -> None:
         """Count a task."""
@@ -89,6 +92,11 @@ class GenerationSummary:
                 f"{plan.left_out:,} boxes and facts left out of prompts, beyond "
                 "the first 60 of an image"
             )
+        if self.gone:
+            yield (
+                f"{counted(self.gone, 'record')} of the earlier run left out, by other options or "
+                "what is not asked yet; their replies are kept"
+            )
         if self.unasked:
             yield (
                 f"the budget is spent; {counted(self.unasked, 'task')} left, go on with --resume"
@@ -123,6 +131,7 @@ def generate_data(
     writer = ConversationWriter(replies, options)
     folder = options.out.parent.absolute()
     window = AHEAD * options.server_concurrency
+    before = record_ids(options.out) if options.resume else set()
     with (
         open_output(options.out) as records,
         open_output(options.rejected_file) as rejected,
@@ -132,10 +141,31 @@ def generate_data(
             summary.add(made)
             if made.turns:
                 _write(records, options.out, record_document(made, source.name, folder))
+                before.discard(made.task.id)
             if made.rejected:
                 _write(rejected, options.rejected_file, rejected_document(made))
-    summary.attempts, summary.kept = source.attempts, replies.found
+    summary.attempts, summary.kept, summary.gone = source.attempts, replies.found, len(before)
     return summary
+
+
+def record_ids(path: Path) -> set[str]:
+    """Return the ids of the records in a file; a last line that is incomplete has none.
+
+    Raises:
+        OutputError: The file cannot be read, or holds something else.
+    """
+    found: set[str] = set()
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        for line in lines[:-1]:
+            found.add(str(json.loads(line)["id"]))
+    except OSError as error:
+        raise output_error(path, error) from error
+    except (ValueError, LookupError, TypeError):
+        raise OutputError(
+            f"{path}: is not written by data generate, so it is not continued; name another file"
+        ) from None
+    return found
 
 
 def in_order(

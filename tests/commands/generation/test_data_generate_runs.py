@@ -170,6 +170,41 @@ def test_existing_results_are_not_replaced(
     assert (tmp_path / "out.replies.jsonl").read_text() == "earlier\n"
 
 
+def test_continuing_with_other_options_tells_what_is_left_out(
+    regionqa: "Command", writer: ChatServer, tmp_path: Path
+) -> None:
+    found, out = instances(tmp_path, 2), tmp_path / "out.jsonl"
+    line = (*GENERATE, found, "--server", writer.url, "--out", out, "--resume", "--kinds")
+    assert "left out" not in regionqa(*line, "small,relations").err
+    whole = out.read_text()
+    ran = regionqa(*line, "small")
+    assert (ran.status, len(ids(out))) == (0, 2)
+    assert "2 records of the earlier run left out" in ran.err
+    writer.asked.clear()
+    ran = regionqa(*line, "small,relations")
+    assert (ran.err, out.read_text(), writer.asked) == ("", whole, [])
+
+
+def test_results_without_their_replies_are_not_continued(
+    regionqa: "Command", writer: ChatServer, tmp_path: Path
+) -> None:
+    found, out = instances(tmp_path, 1), tmp_path / "out.jsonl"
+    assert regionqa(*words(found, writer, out)).status == 0
+    before = out.read_text()
+    (tmp_path / "out.replies.jsonl").unlink()
+    ran = regionqa(*words(found, writer, out, "--resume"))
+    assert (ran.status, out.read_text()) == (2, before)
+    assert "out.replies.jsonl: is missing or empty, and holds the replies of" in ran.err
+    out.write_text('{"image": "a.png"}\n')
+    (tmp_path / "out.replies.jsonl").write_text(
+        json.dumps({"key": "a", "text": "", "finish": "stop", "prompt_tokens": 1, "tokens": 1})
+        + "\n"
+    )
+    ran = regionqa(*words(found, writer, out, "--resume"))
+    assert (ran.status, out.read_text()) == (1, '{"image": "a.png"}\n')
+    assert "out.jsonl: is not written by data generate" in ran.err
+
+
 # -- budgets ---------------------------------------------------------------------------------------
 
 
