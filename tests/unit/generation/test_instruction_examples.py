@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regionqa.data.files import read_training_data
+from regionqa.data.sources import wording
 from regionqa.generation.annotations import (
     AnnotatedImage,
     annotated_images,
@@ -31,7 +32,7 @@ from regionqa.generation.replies import (
     json_schema,
     read_reply,
 )
-from regionqa.generation.tasks import plan_tasks, targets_of
+from regionqa.generation.tasks import TEXT_FACT, plan_tasks, targets_of
 from regionqa.regions import Box, Region
 
 FORMS: dict[type[msgspec.Struct], Any] = {
@@ -226,6 +227,33 @@ def test_each_box_and_fact_is_listed_once_and_the_rest_is_counted(tmp_path: Path
     (image,) = written(tmp_path, *records, fact, near, near)
     assert (len(image.objects), image.left_out) == (60, 10 + 1)
     assert image.facts == ("is <region4> it? no.",)
+
+
+@pytest.mark.parametrize(
+    ("fact", "told"),
+    [
+        ("a sign that says 'stop'", True),
+        ('"EXIT" above the door', True),
+        ("what is written on <region1>? 42.", True),
+        ("<region2> shows a logo", True),
+        ("the man's dog isn't his wife's", False),
+        ("what would you say? a dog.", False),
+    ],
+)
+def test_facts_about_text_are_known(fact: str, told: bool) -> None:
+    assert bool(TEXT_FACT.search(fact)) is told
+
+
+def test_questions_of_converters_are_no_text_in_the_image() -> None:
+    texts = [
+        text
+        for value in vars(wording).values()
+        if isinstance(value, str | tuple)
+        for text in ([value] if isinstance(value, str) else value)
+        if isinstance(text, str) and "{" in text
+    ]
+    assert len(texts) > 50
+    assert [text for text in texts if TEXT_FACT.search(text)] == []
 
 
 def test_conversations_number_regions_in_order_of_appearance() -> None:
