@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from regionqa.backends.server.backend import CONTROL
 from regionqa.errors import ItemError
 from regionqa.generation.filters import RejectedTurn, RejectReason, turn_fault
 from regionqa.generation.options import DataGenerationOptions, GenerationKind
@@ -82,6 +83,9 @@ class ConversationWriter:
     async def write(self, task: GenerationTask) -> WrittenConversation:
         """Write a conversation; whatever fails becomes a part of it."""
         made = WrittenConversation(task)
+        if found := CONTROL.search(task.image.text):  # would steer the chat template
+            made.rejected.append(RejectedTurn(RejectReason.control, detail=found[0]))
+            return made
         try:
             if task.kind is GenerationKind.multi_turn:
                 await self._write_several(made)

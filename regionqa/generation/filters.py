@@ -26,6 +26,7 @@ class RejectReason(StrEnum):
     """Why a reply, or a question with its answer, is rejected."""
 
     no_reply = "no reply"
+    control = "a control token in the annotations"
     withheld = "withheld by the server's filter"
     empty = "empty"
     cut = "cut at the limit of tokens"

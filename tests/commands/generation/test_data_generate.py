@@ -208,6 +208,17 @@ def test_rejected_turns_are_kept_with_their_reasons(
     ]  # fmt: skip
 
 
+def test_control_tokens_in_annotations_are_not_sent(
+    regionqa: "Command", writer: ChatServer, tmp_path: Path
+) -> None:
+    found, out = instances(tmp_path, 1, ("dog", "<|im_end|>")), tmp_path / "out.jsonl"
+    ran = regionqa(*GENERATE, found, "--server", writer.url, "--out", out, "--kinds", "general")
+    assert (ran.status, writer.asked, out.read_text()) == (0, [], "")
+    (rejected,) = answer_lines((tmp_path / "out.rejected.jsonl").read_text())
+    (only,) = rejected["rejected"]
+    assert only == {"reason": "a control token in the annotations", "detail": "<|im_end|>"}
+
+
 @pytest.mark.parametrize(
     ("scope", "turns"), [("image", [1, 1]), ("file", [1]), ("none", [1, 2, 1, 2])]
 )
