@@ -65,7 +65,7 @@ def save_refcoco(folder: Path) -> Path:
     for number in (7, 8):
         save_image(folder / "train2014", f"COCO_train2014_{number:012}.png")
     listed = [
-        reference(1, 7, "train", "the man on the left", "left guy", "man in a blue shirt"),
+        reference(1, 7, "train", "the man on the left", "left guy", "man in blue"),
         reference(2, 8, "testA", "a dog that sleeps"),
         reference(3, 7, "train", "woman with an umbrella"),
     ]

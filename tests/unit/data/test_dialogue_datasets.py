@@ -36,6 +36,7 @@ def test_llava_begins_half_of_the_conversations_with_boxes(tmp_path: Path) -> No
         "000000000001.png": [
             {"box": [0, 0, 90, 90], "label": "oven"},
             {"box": [5, 5, 6, 6], "label": "dot"},
+            {"box": [1, 1, 70, 70]},
             {"box": [9, 9, 60, 70], "label": "cup"},
         ]
     }

@@ -17,6 +17,7 @@ from helpers.datasets.layouts import (
     save_refcoco,
     turns,
 )
+from regionqa.data.images import ImageFinder
 from regionqa.data.sources import wording
 from regionqa.data.sources.pickles import load_plain
 from regionqa.errors import DataError
@@ -68,6 +69,52 @@ def test_coco_asks_for_the_class_of_every_region(coco: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("size", "box", "kept"),
+    [
+        ((448, 224), [0, 0, 4, 2], True),
+        ((448, 224), [0, 0, 3.9, 2], False),
+        ((448, 224), [0, 0, 4, 1.9], False),
+        ((112, 448), [0, 0, 1, 4], True),
+        ((112, 448), [0, 0, 0.9, 4], False),
+        ((112, 448), [0, 0, 1, 3.9], False),
+    ],
+)
+def test_boxes_are_measured_in_the_square_image(
+    tmp_path: Path, size: tuple[int, int], box: list[float], kept: bool
+) -> None:
+    save_image(tmp_path, "a.png", *size)
+    whole = {"box": [0, 0, *size], "label": "all"}
+    path = save_json(tmp_path / "boxes.json", {"a.png": [whole, {"box": box, "label": "dot"}]})
+    (record,) = records(opened(path, "coco"))
+    assert len(record.regions) == 1 + kept
+
+
+def test_text_that_would_name_no_region_is_a_problem(tmp_path: Path) -> None:
+    save_image(tmp_path, "1.jpg")
+    path = save_json(
+        tmp_path / "region_descriptions.json", [described(1, "see [region 3]"), described(1, "ok")]
+    )
+    conversion = opened(path, "visual-genome")
+    assert [turns(each)[0][1] for each in records(conversion, skip_bad=True)] == ["ok"]
+    assert "which names no region" in str(conversion.problems[0])
+    assert conversion.bad == 1
+
+
+def test_lookup_of_images_forgets_the_oldest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regionqa.data.images.KEPT", 1)
+    for name in ("a.png", "b.png"):
+        save_image(tmp_path, name)
+    finder = ImageFinder(tmp_path / "x.json", [tmp_path])
+    first = finder.find("a.png")
+    assert finder.find("a.png") is first
+    finder.find("b.png")
+    assert finder.find("a.png") is not first
+    assert finder.find("a.png") == first
+
+
 def test_more_regions_than_a_record_has_make_further_records(tmp_path: Path) -> None:
     save_image(tmp_path, "a.png")
     many = [{"box": [n, n, n + 9, n + 9], "label": str(n)} for n in range(40)]
@@ -102,7 +149,7 @@ def test_refcoco_pickle_gives_a_record_per_round_of_expressions(refs: Path) -> N
         ("<region2>", "woman with an umbrella"),
     ]
     assert boxes(first) == [(0, 0, 50, 60), (90, 0, 110, 30)]
-    assert turns(second) == [(opening, "man in a blue shirt")]
+    assert turns(second) == [(opening, "man in blue")]
     assert boxes(second) == [(0, 0, 50, 60)]
     assert reasons(conversion) == {"expressions of fewer than 3 words": 1}
 

@@ -71,6 +71,15 @@ def test_flickr30k_phrases_belong_to_their_boxes(flickr: Path) -> None:
     assert reasons(conversion) == {"captions without boxes": 1}
 
 
+def test_flickr30k_asks_for_the_first_phrase_of_a_box(flickr: Path) -> None:
+    caption = "[/EN#11/clothing A shirt] hangs beside [/EN#11/clothing another shirt] ."
+    (flickr / "Sentences" / "36979.txt").write_text(caption)
+    (record,) = records(opened(flickr, "flickr30k-entities"))
+    assert [answer for _, answer in turns(record)] == [
+        "A shirt hangs beside another shirt.", "A shirt",
+    ]  # fmt: skip
+
+
 def test_flickr30k_split_and_limits(flickr: Path) -> None:
     with pytest.raises(DataError, match=r"5\.jpg: no such file"):
         records(opened(flickr, "flickr30k-entities", split="all"))
@@ -145,6 +154,15 @@ def test_gqa_names_regions_after_their_words(questions: Path) -> None:
         opened(questions, "gqa")
 
 
+def test_gqa_records_have_at_most_ten_questions(questions: Path) -> None:
+    asked = json.loads(questions.read_text())
+    save_json(questions, {str(n): asked["1"] for n in range(23)})
+    graphs = str(questions.with_name("train_sceneGraphs.json"))
+    found = records(opened(questions, "gqa", annotations=graphs))
+    assert [len(record.turns) for record in found] == [10, 10, 3]
+    assert {len(record.regions) for record in found} == {2}
+
+
 @pytest.mark.parametrize("place", ["6", "2:9", "-1", "x", "0:0"])
 def test_gqa_words_that_are_not_there(place: str) -> None:
     with pytest.raises(DataError, match=f"marks word '{place}'"):
@@ -192,6 +210,25 @@ def test_vcr_named_numbers_regions_in_the_order_of_the_question(movies: Path) ->
     assert reasons(conversion) == {
         vcr.ELSEWHERE_WHY: 1, vcr.ELSEWHERE: 1, vcr.UNTAGGED: 1, vcr.UNANSWERED: 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["vcr", "vcr-named"])
+def test_vcr_texts_about_a_box_that_was_left_out(movies: Path, kind: str) -> None:
+    path = movies.parent / "vcr1images" / "lsmdc_3015" / "3015_X@0.json"
+    metadata = json.loads(path.read_text())
+    metadata["boxes"][1] = [10, 5, 10, 5, 0.9]
+    path.write_text(json.dumps(metadata))
+    other = [["It", "is", [2], "."]]
+    good = vcr_sample(
+        question=["Who", "is", [2], "?"], answer_choices=other, rationale_choices=other,
+        answer_label=0,
+    )  # fmt: skip
+    conversion = opened(save_lines(movies, vcr_sample(), good), kind)
+    (record,) = records(conversion)
+    name = "<region2>" if kind == "vcr" else "<region1>"
+    assert turns(record)[0][1] == f"It is person at {name}."
+    assert record.regions[int(name[7]) - 1].box.x0 == 20
+    assert reasons(conversion)[vcr.UNBOXED] == 1
 
 
 def test_vcr_limit_keeps_the_objects_that_texts_name(movies: Path) -> None:
