@@ -1,7 +1,7 @@
 """Measure what sharing an image among questions gains with a vision-language model.
 
     PYTHONPATH=tests python benchmarks/vlm_questions.py [--layers 24] [--tokens 16] [--rounds 1]
-        [--folder DIR]
+        [--folder DIR] [--vision torch|onnx]
 
 Writes a checkpoint of Qwen3-VL's layout with random weights and the language model's size of
 Qwen2.5-0.5B (24 layers, 896 wide, vocabulary 151,936; vision encoder 12 layers, 768 wide), or
@@ -13,7 +13,8 @@ reads one from DIR. Asks 16 questions about boxes of a photo of 640 x 480 pixels
 
 Then one question alone, and 1 and 32 regions of one image. Every way answers in `--tokens` tokens;
 a random model ends no answer before. Ways alternate within one run of `--rounds`, after one
-question each to warm up; prints medians and ratios. The vision encoder runs in torch in all.
+question each to warm up; prints medians and ratios. regionqa's vision encoder runs in torch as that
+of the plain ways, or with `--vision onnx` in ONNX Runtime (`regionqa export DIR` first).
 """
 
 import argparse
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from helpers.vlm.building import chatml, save
+from helpers.vlm.building import chatml
 from helpers.vlm.qwen import IMAGE, image_processor, qwen_tokenizer, token_ids
 from regionqa.backends.vlm.backend import VlmBackend
 from regionqa.engine import Engine
@@ -69,8 +70,12 @@ def write_checkpoint(folder: Path, layers: int) -> Path:
         image_processor(16, 65536, 16777216), tokenizer, Qwen3VLVideoProcessor(),
         chat_template=chatml(IMAGE),
     )  # fmt: skip
-    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return save(folder, Qwen3VLForConditionalGeneration, config, processor, stop)
+    torch.manual_seed(0)
+    model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 def photo() -> InputImage:
@@ -122,13 +127,17 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--vision", choices=("torch", "onnx"), default="torch")
     options = parser.parse_args()
     with TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         if not (folder / "config.json").exists():
             write_checkpoint(folder, options.layers)
-        engine = Engine.load(folder, device="cpu", dtype="float32", vision_runtime="torch")
-    backend = engine.backend
+        engine = Engine.load(folder, device="cpu", dtype="float32", vision_runtime=options.vision)
+        reference = engine
+        if options.vision != "torch":
+            reference = Engine.load(folder, device="cpu", dtype="float32", vision_runtime="torch")
+    backend = reference.backend
     assert isinstance(backend, VlmBackend)
     backend.language.model.generation_config.eos_token_id = None
 
