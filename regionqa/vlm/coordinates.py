@@ -11,6 +11,9 @@ Size = tuple[int, int]
 ResizedSize = Callable[[Size], Size]
 """Returns the size to which a model's image processor resizes an image of some size."""
 
+FRACTIONS = (CoordinateUnit.fraction, CoordinateUnit.square_fraction)
+"""Units whose numbers are no whole ones."""
+
 
 def write_box(way: CoordinatesWay, box: Box, size: Size, resized: ResizedSize) -> str:
     """Write the four numbers of a box.
@@ -29,25 +32,42 @@ def write_box(way: CoordinatesWay, box: Box, size: Size, resized: ResizedSize) -
 def numbers(
     way: CoordinatesWay, box: Box, size: Size, resized: ResizedSize
 ) -> tuple[float, float, float, float]:
-    """Return a box as xyxy in the unit of a way; whole numbers are rounded as the way rounds."""
+    """Return a box as xyxy in the unit of a way, rounded as it is written.
+
+    A box that is too small for the unit is written one step wide: of two equal numbers a model
+    would read an empty box.
+    """
+    x0, y0, x1, y1, across, down = _scaled(way, box, size, resized)
+    step = 10**-way.decimals if way.unit in FRACTIONS else 1
+    x0, x1 = _apart(x0, x1, step, across)
+    y0, y1 = _apart(y0, y1, step, down)
+    return (x0, y0, x1, y1)
+
+
+def _scaled(
+    way: CoordinatesWay, box: Box, size: Size, resized: ResizedSize
+) -> tuple[float, float, float, float, float, float]:
+    """Return a rounded box in the unit of a way, and the largest numbers across and down."""
     width, height = size
     match way.unit:
         case CoordinateUnit.fraction:
-            return (box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height)
+            shares = (box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height)
+            return *_rounded(shares, way.decimals), 1, 1
         case CoordinateUnit.square_fraction:
             side = max(width, height)
             left, top = (side - width) // 2, (side - height) // 2
-            return (
+            shares = (
                 (box.x0 + left) / side,
                 (box.y0 + top) / side,
                 (box.x1 + left) / side,
                 (box.y1 + top) / side,
             )
+            return *_rounded(shares, way.decimals), 1, 1
         case CoordinateUnit.bins:
             most = way.bins - 1
             x0, x1 = (min(floor(x * way.bins / width), most) for x in (box.x0, box.x1))
             y0, y1 = (min(floor(y * way.bins / height), most) for y in (box.y0, box.y1))
-            return (x0, y0, x1, y1)
+            return (x0, y0, x1, y1, most, most)
         case CoordinateUnit.thousand:
             across, down = 1000, 1000
         case CoordinateUnit.resized_pixels:
@@ -59,7 +79,23 @@ def numbers(
         round(box.y0 * down / height),
         round(box.x1 * across / width),
         round(box.y1 * down / height),
+        across,
+        down,
     )
+
+
+def _rounded(
+    values: tuple[float, float, float, float], decimals: int
+) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (round(value, decimals) for value in values)
+    return (x0, y0, x1, y1)
+
+
+def _apart(low: float, high: float, step: float, most: float) -> tuple[float, float]:
+    """Move two equal numbers one step apart, within 0 and the largest number."""
+    if high > low:
+        return low, high
+    return (low, low + step) if low + step <= most else (low - step, low)
 
 
 def read_numbers(
@@ -100,6 +136,6 @@ def read_numbers(
 
 
 def _written(way: CoordinatesWay, number: float) -> str:
-    if way.unit in (CoordinateUnit.fraction, CoordinateUnit.square_fraction):
+    if way.unit in FRACTIONS:
         return f"{number:.{way.decimals}f}"
     return f"{int(number):0{way.digits}d}"

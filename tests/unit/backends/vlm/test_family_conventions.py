@@ -147,7 +147,7 @@ def written(name: str, size: tuple[int, int], box: Box) -> str:
     ("paligemma2-3b", "<loc0000><loc0000><loc1023><loc1023>",
      "<loc1018><loc1021><loc1023><loc1023>"),
     ("gemma-4-e2b", "[0, 0, 1000, 1000]", "[995, 998, 1000, 1000]"),
-    ("llava-1.5-7b", "[0.00, 0.30, 1.00, 0.70]", "[1.00, 0.70, 1.00, 0.70]"),
+    ("llava-1.5-7b", "[0.00, 0.30, 1.00, 0.70]", "[0.99, 0.70, 1.00, 0.71]"),
 ])  # fmt: skip
 def test_boxes_at_the_edges(name: str, whole: str, corner: str) -> None:
     assert written(name, (500, 200), Box(0, 0, 500, 200)) == whole
