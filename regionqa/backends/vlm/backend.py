@@ -274,7 +274,7 @@ class VlmBackend:
         """See `Backend.describe`."""
         told = prompt.rendered.told
         lines = [describe_way(told)]
-        tokens = self.language.token_counts(prompt.prompt)
+        tokens = prompt.prompt.token_counts
         for number, (part, image) in enumerate(zip(told.images, prompt.images, strict=True), 1):
             lines.append(
                 f"image {number}: {describe_image(part, image.size)}, seen as {image.seen}, "

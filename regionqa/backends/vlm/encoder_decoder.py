@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regionqa.backends.vlm.features import join, token_count
+from regionqa.backends.vlm.features import join
 from regionqa.backends.vlm.language import (
     GREEDY,
+    CheckpointLanguage,
     EncodedPart,
     MakeConstraint,
     VlmPrompt,
-    stop_ids,
 )
 from regionqa.language.decoding import (
     AnswerRows,
     DecodedAnswer,
     OnTokens,
-    Stops,
     decode_answers,
     score_answers,
 )
@@ -43,35 +42,10 @@ class _State:
     cache: Any = None
 
 
-class EncoderDecoderLanguage:
+class EncoderDecoderLanguage(CheckpointLanguage):
     """Generates and scores answers with a loaded encoder-decoder model."""
 
-    def __init__(self, model: Any, decode: Callable[[list[int]], str]) -> None:
-        """Wrap a model.
-
-        Args:
-            model: A loaded `...ForConditionalGeneration`, in evaluation mode.
-            decode: Decodes token ids.
-        """
-        self.model = model
-        self.type_name: str | None = None
-        self._decode = decode
-        self._stops = Stops(frozenset(stop_ids(model)))
-
-    @property
-    def stops(self) -> Sequence[int]:
-        """Tokens that end an answer."""
-        return sorted(self._stops.ids)
-
-    @property
-    def context(self) -> int | None:
-        """Number of positions of the encoder and of the decoder, if its config says so."""
-        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(found) if found else None
-
-    def token_counts(self, prompt: VlmPrompt) -> list[int]:
-        """Return the number of tokens of each image of a prompt."""
-        return [token_count(image.features) for image in prompt.images]
+    type_name: str | None = None
 
     def shared_length(self, ids: Sequence[int], image: EncodedPart) -> int:
         """Return 0: no state of the language model is shared."""

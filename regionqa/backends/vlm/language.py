@@ -61,6 +61,11 @@ class VlmPrompt:
     seed: int = 0
     """Random seed of this prompt's answer."""
 
+    @property
+    def token_counts(self) -> list[int]:
+        """Number of tokens of each image."""
+        return [token_count(image.features) for image in self.images]
+
 
 @dataclass
 class _Prefix:
@@ -81,7 +86,33 @@ class _State:
     """(..., Q, 1) position of the last token; the first dimension is that of M-RoPE."""
 
 
-class VlmLanguage:
+class CheckpointLanguage:
+    """What the language models of all checkpoints have in common."""
+
+    def __init__(self, model: Any, decode: Callable[[list[int]], str]) -> None:
+        """Wrap a model.
+
+        Args:
+            model: A loaded `...ForConditionalGeneration`, in evaluation mode.
+            decode: Decodes token ids.
+        """
+        self.model = model
+        self._decode = decode
+        self._stops = Stops(frozenset(stop_ids(model)))
+
+    @property
+    def stops(self) -> Sequence[int]:
+        """Tokens that end an answer."""
+        return sorted(self._stops.ids)
+
+    @property
+    def context(self) -> int | None:
+        """Number of positions of the language model, if its config says so."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(found) if found else None
+
+
+class VlmLanguage(CheckpointLanguage):
     """Generates and scores answers with a loaded model."""
 
     def __init__(
@@ -100,29 +131,12 @@ class VlmLanguage:
             decode: Decodes token ids.
             prefixes: Number of images whose prefix is kept.
         """
-        self.model = model
+        super().__init__(model, decode)
         known = inspect.signature(model.forward).parameters
         self.type_name = next((name for name in TYPE_NAMES if name in known), None)
         self.image_token = image_token
-        self._decode = decode
-        self._stops = Stops(frozenset(stop_ids(model)))
         self._kept: dict[tuple[int, tuple[int, ...]], tuple[EncodedPart, _Prefix]] = {}
         self._limit = prefixes
-
-    @property
-    def stops(self) -> Sequence[int]:
-        """Tokens that end an answer."""
-        return sorted(self._stops.ids)
-
-    @property
-    def context(self) -> int | None:
-        """Number of positions of the language model, if its config says so."""
-        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(found) if found else None
-
-    def token_counts(self, prompt: VlmPrompt) -> list[int]:
-        """Return the number of tokens of each image of a prompt."""
-        return [token_count(image.features) for image in prompt.images]
 
     def shared_length(self, ids: Sequence[int], image: EncodedPart) -> int:
         """Return the number of ids up to the last placeholder of a prompt's first image."""
