@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from helpers.documents.box_files import regions, save, values
 from regionqa.boxes.entries import (
     BoxContents,
     BoxEntry,
@@ -68,24 +69,6 @@ LABELSTUDIO = [
         ],
     }
 ]
-
-
-def save(path: Path, content: object) -> Path:
-    """Writes text as it is and anything else as JSON, in folders made for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = content if isinstance(content, str) else json.dumps(content)
-    path.write_text(text, encoding="utf-8", newline="")
-    return path
-
-
-def values(boxes: Sequence[WrittenBox] | None) -> list[tuple[float, ...]]:
-    assert boxes is not None
-    return [box.values for box in boxes]
-
-
-def regions(boxes: Sequence[WrittenBox] | None, width: int, height: int) -> list[Region]:
-    assert boxes is not None
-    return [box.resolve(width, height) for box in boxes]
 
 
 # ---- a user has a file in some format, and asks about cat.jpg, 200 x 100 pixels ----

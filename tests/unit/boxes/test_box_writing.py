@@ -3,7 +3,6 @@
 import json
 import re
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,34 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.documents.box_files import regions, save, values
 from regionqa.boxes.entries import (
     ImageRegions,
 )
 from regionqa.boxes.files import FORMATS, read_boxes, write_boxes
 from regionqa.boxes.formats.coco import CocoDocument
 from regionqa.errors import BoxFileError, OutputError
-from regionqa.regions import Box, Region, WrittenBox
+from regionqa.regions import Box, Region
 
 FOLDERS = ("voc", "yolo", "labelme")
 SUFFIXES = {"csv": ".csv", "cvat": ".xml", "requests": ".jsonl", "huggingface": ".jsonl"}
-
-
-def save(path: Path, content: object) -> Path:
-    """Writes text as it is and anything else as JSON, in folders made for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = content if isinstance(content, str) else json.dumps(content)
-    path.write_text(text, encoding="utf-8", newline="")
-    return path
-
-
-def values(boxes: Sequence[WrittenBox] | None) -> list[tuple[float, ...]]:
-    assert boxes is not None
-    return [box.values for box in boxes]
-
-
-def regions(boxes: Sequence[WrittenBox] | None, width: int, height: int) -> list[Region]:
-    assert boxes is not None
-    return [box.resolve(width, height) for box in boxes]
 
 
 IMAGES = [{"id": 1, "file_name": "a.jpg"}]

@@ -1,28 +1,13 @@
 """What box file formats allow beyond plain boxes."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from helpers.documents.box_files import regions, save
 from regionqa.boxes.files import read_boxes
 from regionqa.errors import BoxError, BoxFileError
-from regionqa.regions import BoxFormat, BoxUnits, Region, WrittenBox
-
-
-def save(path: Path, content: object) -> Path:
-    """Writes text as it is and anything else as JSON, in folders made for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = content if isinstance(content, str) else json.dumps(content)
-    path.write_text(text, encoding="utf-8", newline="")
-    return path
-
-
-def regions(boxes: Sequence[WrittenBox] | None, width: int, height: int) -> list[Region]:
-    assert boxes is not None
-    return [box.resolve(width, height) for box in boxes]
-
+from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 # ---- the formats' corners ----
 

@@ -1,22 +1,14 @@
 """Box files that cannot be read: one line names the file, the place and what is wrong."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from helpers.documents.box_files import save
 from regionqa.boxes.fields import excerpt
 from regionqa.boxes.files import read_boxes
 from regionqa.errors import BoxError, BoxFileError
-
-
-def save(path: Path, content: object) -> Path:
-    """Writes text as it is and anything else as JSON, in folders made for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = content if isinstance(content, str) else json.dumps(content)
-    path.write_text(text, encoding="utf-8", newline="")
-    return path
 
 
 def task(image: str, *results: object) -> object:
