@@ -22,8 +22,10 @@ from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.options import RegionWay, RuntimeOptions
 from regionqa.requests import Request, Sampling
 from regionqa.schema import read_toml
+from regionqa.vlm.card import VlmCard
 from regionqa.vlm.cards import model_type
 from regionqa.vlm.checkpoints import fetch_checkpoint
+from regionqa.vlm.coordinates import Size
 from regionqa.vlm.store import find_vlm
 
 log = logging.getLogger(__name__)
@@ -205,6 +207,23 @@ class TakesNotes(Protocol):
 
     def take_notes(self) -> Sequence[str]:
         """Return what a user should know since the last call, a line each."""
+
+
+@runtime_checkable
+class HasVlmCard(Protocol):
+    """A model or backend that is told regions in the ways of a card."""
+
+    @property
+    def card(self) -> VlmCard:
+        """The card."""
+
+
+@runtime_checkable
+class ResizesImages(Protocol):
+    """A backend that knows how large its model sees an image."""
+
+    def resized(self, size: Size) -> Size:
+        """Return the width and height to which an image of this size is resized."""
 
 
 class Model(Protocol):

@@ -167,7 +167,7 @@ def convert_dataset(
     skip_bad: bool,
     console: "Console",
 ) -> None:
-    """Convert a public dataset, and tell what was left out."""
+    """Convert a public dataset, and report what was left out."""
     from regionqa.boxes.entries import Convention as BoxConvention
     from regionqa.data.convert import write_training_data
     from regionqa.data.datasets import open_dataset

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from regionqa.backends.base import configured_model
+from regionqa.backends.base import HasVlmCard, configured_model
 from regionqa.errors import DataError, UsageError
 from regionqa.evaluation.report import Table, metric_value, result_document
 from regionqa.evaluation.results import EvalResult
@@ -99,7 +99,7 @@ def compare_ways(
     """
     found = configured_model(settings.runtime.model, settings.runtime)
     ways = parse_ways(text, found.info.ways, found.info.name)
-    card: VlmCard = found.card  # type: ignore[attr-defined]
+    assert isinstance(found, HasVlmCard)  # it has ways
     for line in task.remarks:
         console.warn(line)
     runs = {}
@@ -110,7 +110,9 @@ def compare_ways(
     answered = set.intersection(*(set(run.answers) for run in runs.values()))
     if not answered:
         raise DataError("no request was answered in every way; the reasons are above")
-    return WaysComparison(card, {way: run.evaluate(task, answered) for way, run in runs.items()})
+    return WaysComparison(
+        found.card, {way: run.evaluate(task, answered) for way, run in runs.items()}
+    )
 
 
 def ways_table(comparison: WaysComparison) -> Table:

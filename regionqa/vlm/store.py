@@ -101,7 +101,7 @@ def vlm_on_hub(repo: str, revision: str | None = None) -> FoundVlm | None:
         revision: A branch, tag or commit; None: the card's, else main.
 
     Returns:
-        None if it holds a bundle, or nothing that tells what it is.
+        None if it holds a bundle, or neither a card nor a config.
 
     Raises:
         UnknownFamilyError: It is a checkpoint of a family that no card covers.

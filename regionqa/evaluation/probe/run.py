@@ -7,12 +7,12 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from regionqa.backends.base import HasVlmCard, ResizesImages
 from regionqa.engine import Engine
 from regionqa.evaluation.probe.images import SIZES, SUBJECTS, ProbeItem, probe_items
 from regionqa.evaluation.probe.readings import Reading, other_readings
 from regionqa.options import RegionWay
-from regionqa.vlm.card import CoordinatesWay
-from regionqa.vlm.coordinates import ResizedSize, Size
+from regionqa.vlm.coordinates import Size
 
 MAX_NEW_TOKENS = 24
 """Length of an answer; one word is asked for."""
@@ -152,11 +152,11 @@ def ask_items(engine: Engine, items: tuple[ProbeItem, ...], way: RegionWay | Non
     ):
         failed += answer.error is not None
         named.append(item.layout.read(answer.text))
-    card = getattr(engine.backend, "card", None)
-    coordinates: CoordinatesWay | None = None
-    if way is RegionWay.coordinates and card is not None:
-        coordinates = card.regions.coordinates
-    resized: ResizedSize = getattr(engine.backend, "resized", _as_given)
+    backend = engine.backend
+    coordinates = None
+    if way is RegionWay.coordinates and isinstance(backend, HasVlmCard):
+        coordinates = backend.card.regions.coordinates
+    resized = backend.resized if isinstance(backend, ResizesImages) else _as_given
     readings = tuple(other_readings(coordinates, resized))
     return ProbeOutcome(way, items, tuple(named), failed, readings)
 
