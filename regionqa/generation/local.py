@@ -1,6 +1,5 @@
 """A language model of transformers on this machine as a source of replies."""
 
-import asyncio
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from regionqa.errors import BundleError, ItemError, UsageError
 from regionqa.generation.sources import TextReply, TextRequest
+from regionqa.runtime.event_loop import EventLoopThread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,25 +80,24 @@ class LocalSource:
         self._context = context_of(folder)
         self._closed = threading.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="language model")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._thread = EventLoopThread("replies", self._end_worker)
 
     async def reply(self, request: TextRequest) -> TextReply:
         """See `ReplySource.reply`."""
-        return await self._loop.run_in_executor(self._worker, self._written, request)
+        return await self._thread.loop.run_in_executor(self._worker, self._written, request)
 
     def start(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """See `ReplySource.start`."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._thread.start(work)
 
     def close(self) -> None:
         """See `ReplySource.close`; a reply that is being written ends at its next token."""
         self._closed.set()
+        self._thread.close(seconds=None)
+
+    async def _end_worker(self) -> None:
+        # the worker reports to the loop, so it ends first
         self._worker.shutdown(cancel_futures=True)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     def _written(self, request: TextRequest) -> TextReply:
         """Write a reply, in the worker's thread."""

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import re
-import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Set
 from concurrent.futures import Future
@@ -21,9 +20,10 @@ from regionqa.backends.server import retries
 from regionqa.backends.server.replies import MalformedReplyError, Reply
 from regionqa.backends.server.retries import Fault, ServerProblem, problem_of, quoted
 from regionqa.errors import ItemError, ServerError, UsageError
+from regionqa.runtime.event_loop import EventLoopThread
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    pass
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -39,7 +39,6 @@ OPTIONAL = ("logprobs", "top_logprobs", "seed", "top_k", "stream_options", "chat
 """Parts of a request that a server may refuse, and is then asked without."""
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """What the client raises for replies that are not what the protocol says."""
-SECONDS_TO_CLOSE = 5.0
 
 
 @dataclass(frozen=True)
@@ -139,26 +138,17 @@ class ChatClient:
         self._client.organization = self._client.project = None
         self._dropped: set[str] = set()
         self._down = False
-        self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(
-            target=_run_loop, args=(self._loop,), name="server client", daemon=True
-        )
-        thread.start()
-        self.close = weakref.finalize(self, _close, self._loop, thread, self._client)
+        self._thread = EventLoopThread("server client", self._client.close)
+        self.close = weakref.finalize(self, self._thread.close)
         """Closes the connections; so does the end of the client's life."""
 
     def start(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """Start a coroutine."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._thread.start(work)
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine to its end; it is cancelled if this call is interrupted."""
-        future = self.start(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return self._thread.run(work)
 
     def models(self) -> list[str]:
         """Return the names of the server's models.
@@ -268,30 +258,3 @@ class _FailedError(Exception):
         self.problem = problem
         self.sent = sent
         """Names of what was sent."""
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Run an event loop until it is stopped."""
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
-
-
-def _close(
-    loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: "AsyncOpenAI"
-) -> None:
-    """Close the connections and end the thread, which may be the one that calls."""
-
-    async def end() -> None:
-        others = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await client.close()
-        await loop.shutdown_asyncgens()
-        loop.stop()
-
-    asyncio.run_coroutine_threadsafe(end(), loop)
-    if threading.current_thread() is not thread:
-        thread.join(SECONDS_TO_CLOSE)

@@ -1,5 +1,6 @@
 """`data generate --text-model`: a language model of transformers on this machine."""
 
+import gc
 import json
 import threading
 from pathlib import Path
@@ -97,9 +98,8 @@ def test_closed_source_ends_the_reply_that_it_writes(
     waiting = [source.start(source.reply(asked)) for _ in range(3)]
     assert started.wait(600)
     source.close()
-    assert not source._thread.is_alive()
-    finished = [each for each in waiting if each.done() and not each.cancelled()]
-    assert all(each.exception() for each in finished)
+    assert all(each.cancelled() for each in waiting)
+    gc.collect()  # reports what was never awaited
 
 
 def test_system_text_joins_the_question_of_a_model_without_that_role(
