@@ -42,7 +42,7 @@ COMMANDS = {
     ),
     "finetune": CommandEntry("finetune", "Train a model on your own regions."),
     "models": CommandEntry("models", "Choose, list and show models."),
-    "data": CommandEntry("data", "Check, convert and generate training data."),
+    "data": CommandEntry("data", "Check, look at, convert and generate training data."),
     "eval": CommandEntry("eval", "Evaluate models on your own data, with confidence intervals."),
     "download": CommandEntry(
         "download", "Download a model from the Hub, or its changed files, and print its folder."

@@ -3,31 +3,17 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from regionqa.data.boxes import BARE, CROWDS
 from regionqa.data.english import counted
+from regionqa.data.overview.histograms import LENGTHS, SIZES, Bar, binned, histogram
 from regionqa.data.records import DataFormat, Problem, TrainingData, one_line
 from regionqa.errors import ImageError
 from regionqa.images.reading import open_image
 
-SIZES = (16, 32, 64, 128, 256)
-"""Bin edges of the histogram of regions: their shorter side in pixels."""
-LENGTHS = (2, 3, 6, 11, 21, 51)
-"""Bin edges of the histogram of answers: their number of words."""
 MOST_FREQUENT = 10
 """Number of answers listed."""
-BAR_LENGTH = 40
-"""Characters of the longest bar."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a histogram, or one line of a list."""
-
-    name: str
-    count: int
 
 
 @dataclass(frozen=True)
@@ -54,9 +40,9 @@ class Report:
         yield from (f"  {bar.name:{width}}  {bar.count:>10,}" for bar in self.counts)
         regions = sum(bar.count for bar in self.sizes)
         turns = sum(bar.count for bar in self.lengths)
-        yield from _histogram("regions by shorter side, in pixels", self.sizes, regions)
-        yield from _histogram("answers by length, in words", self.lengths, turns)
-        yield from _histogram("most frequent answers", self.answers, turns)
+        yield from histogram("regions by shorter side, in pixels", self.sizes, regions)
+        yield from histogram("answers by length, in words", self.lengths, turns)
+        yield from histogram("most frequent answers", self.answers, turns)
         yield from _listed(self.data.problems, show)
 
 
@@ -109,42 +95,10 @@ def summarise(data: TrainingData) -> Report:
     return Report(
         data=data,
         counts=tuple(Bar(name, count) for name, count in counts.items()),
-        sizes=_binned(sides, SIZES),
-        lengths=_binned([len(answer.split()) for answer in answers], LENGTHS, whole=True),
+        sizes=binned(sides, SIZES),
+        lengths=binned([len(answer.split()) for answer in answers], LENGTHS, whole=True),
         answers=tuple(Bar(one_line(answer), count) for answer, count in common),
     )
-
-
-def _binned(
-    values: Sequence[float], edges: Sequence[int], *, whole: bool = False
-) -> tuple[Bar, ...]:
-    """Count values in the bins between the edges, up to the last bin that is not empty."""
-    counts = Counter(sum(value >= edge for edge in edges) for value in values)
-    names = [_range_name(low, high, whole) for low, high in pairwise((0, *edges))]
-    names.append(f"{edges[-1]} and more")
-    highest = max(counts, default=-1)
-    return tuple(Bar(name, counts[place]) for place, name in enumerate(names[: highest + 1]))
-
-
-def _range_name(low: int, high: int, whole: bool) -> str:
-    if whole:
-        return f"{max(1, low)}" if high - max(1, low) == 1 else f"{low} to {high - 1}"
-    return f"{low} to {high}" if low else f"below {high}"
-
-
-def _histogram(title: str, bars: Sequence[Bar], total: int) -> Iterator[str]:
-    """Render a line per bar, its length relative to the longest bar."""
-    if not total:
-        return
-    yield from ("", title)
-    names = [
-        bar.name if len(bar.name) <= BAR_LENGTH else f"{bar.name[: BAR_LENGTH - 3]}..."
-        for bar in bars
-    ]
-    width, longest = max(map(len, names)), max(bar.count for bar in bars)
-    for name, bar in zip(names, bars, strict=True):
-        share, length = 100 * bar.count / total, -(-bar.count * BAR_LENGTH // longest)
-        yield f"  {name:{width}}  {bar.count:>10,}  {share:5.1f} %  {'#' * length}".rstrip()
 
 
 def _listed(problems: Sequence[Problem], show: int) -> Iterator[str]:

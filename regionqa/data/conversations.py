@@ -23,7 +23,7 @@ from regionqa.data.fields import (
     unknown_keys,
 )
 from regionqa.data.images import ImageFile, ImageFinder, place_region
-from regionqa.data.records import Problem, Record, Turn
+from regionqa.data.records import Problem, Record, Turn, one_line
 from regionqa.errors import BoxError, ImageError, QuestionError
 from regionqa.language.references import IMAGE, inline_regions, question_text, reference_problems
 from regionqa.regions import Region, WrittenBox
@@ -122,7 +122,8 @@ def _read(
     placed = [(name, box) for name, box in zip(names, inline or boxes, strict=True) if box]
     regions, cut = _placed(placed, image, wrong)
     turns = tuple(map(Turn, texts[::2], texts[1::2]))
-    return Record(image.path, regions, turns, where, cut)
+    kind = one_line(fields.kind) if isinstance(fields.kind, str) else ""
+    return Record(image.path, regions, turns, where, cut, kind)
 
 
 def _texts(conversation: Sequence[object], strict: bool, wrong: list[str]) -> list[str]:

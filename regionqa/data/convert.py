@@ -37,13 +37,14 @@ def as_document(record: Record, folder: Path) -> dict[str, object]:
     image = record.image.absolute()
     name = image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image)
     texts = [text for turn in record.turns for text in (turn.question, turn.answer)]
-    return {
+    document: dict[str, object] = {
         "image": name,
         "regions": [_region(region) for region in record.regions],
         "conversations": [
             {"from": ROLES[place % 2], "value": text} for place, text in enumerate(texts)
         ],
     }
+    return document | ({"kind": record.kind} if record.kind else {})
 
 
 def _region(region: Region) -> object:

@@ -5,7 +5,7 @@ for part in convert_dataset(Path("train.jsonl"), DatasetOptions(kind="vcr"), ima
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -45,6 +45,8 @@ class DatasetConversion:
     path: Path
     reader: DatasetReader
     sizes: SizeCheck
+    kind: str = ""
+    """Of the records."""
     remarks: tuple[str, ...] = ()
     """What reading box files left out or adjusted."""
     shard: tuple[int, int] = (1, 1)
@@ -88,7 +90,7 @@ class DatasetConversion:
                 self.records += 1
                 self.regions += len(part.regions)
                 self.clipped += part.clipped
-                yield part
+                yield replace(part, kind=self.kind)
             elif isinstance(part, LeftOut):
                 count, first = self.left_out.get(part.reason, (0, part.where))
                 self.left_out[part.reason] = (count + 1, first)
@@ -153,7 +155,8 @@ def open_dataset(
     elif kind is DatasetKind.llava_instruct and options.annotations is not None:
         boxes = _boxes(options.annotations, convention)
     reader = _reader(path, kind, options, rules, boxes)
-    return DatasetConversion(path, reader, sizes, boxes.remarks if boxes else (), options.part())
+    remarks = boxes.remarks if boxes else ()
+    return DatasetConversion(path, reader, sizes, str(kind), remarks, options.part())
 
 
 def _reader(

@@ -1,6 +1,11 @@
-"""English nouns: articles, plurals and counts."""
+"""English: articles, plurals and counts of nouns, and the words of texts."""
+
+import re
 
 WITHOUT_ARTICLE = frozenset({"scissors", "skis", "broccoli", "food"})
+
+BYTES_PER_TOKEN = 4
+"""Of English text, where no tokenizer counts."""
 
 IRREGULAR_PLURALS = {
     "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice",
@@ -9,6 +14,18 @@ IRREGULAR_PLURALS = {
     "scarf": "scarves", "half": "halves", "wife": "wives", "sheep": "sheep", "fish": "fish",
     "deer": "deer", "aircraft": "aircraft", "potato": "potatoes", "tomato": "tomatoes",
 }  # fmt: skip
+
+WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
+"""A word of a text, without digits."""
+_FUNCTION_WORDS = """
+a about also am an and any are as at be because been being both but by can could did do does each
+for from had has have he her here his how i if in into is it it's its itself just many may might
+more most my no nor not of on one only or other our own same she should so some such than that the
+their them then there these they this those to too very was we were what when where which while who
+whom whose why will with would you your
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+"""Words that tell nothing about what a text is about."""
 
 
 def with_article(noun: str) -> str:

@@ -22,7 +22,7 @@ from regionqa.boxes.source import SourceFile
 from regionqa.data.boxes import Part, box_records, coco_records, image_folders
 from regionqa.data.conversations import read_record
 from regionqa.data.images import ImageFinder
-from regionqa.data.jsonl import LINES_SUFFIXES, JsonFile, JsonLayout
+from regionqa.data.jsonl import LINES_SUFFIXES, JsonFile, JsonLayout, JsonRecord
 from regionqa.data.records import DataFormat, Problem, Record, TrainingData
 from regionqa.errors import BoxFileError, DataError, UsageError
 from regionqa.files import is_folder
@@ -74,18 +74,23 @@ def read_training_data(
             f"leave {given} out"
         )
     sizes = SizeCheck(path, scale_boxes, advice=ADVICE_ON_SIZES)
-    kind, found = _recognised(file, folders, sizes)
+    images_of, (kind, found) = _recognised(file, folders, sizes)
     if scale_boxes and kind is not DataFormat.coco:
         raise UsageError(f"--scale-boxes: {path} states no sizes of images; leave it out")
     try:
         parts = list(found)
     except BoxFileError as error:
         raise DataError(str(error)) from None
-    return _data(path, kind, parts, file.sha256, sizes)
+    return _data(path, kind, parts, file.sha256, sizes, images_of)
 
 
 def _data(
-    path: Path, format: DataFormat, parts: Iterable[Part], sha256: str, sizes: SizeCheck
+    path: Path,
+    format: DataFormat,
+    parts: Iterable[Part],
+    sha256: str,
+    sizes: SizeCheck,
+    images: ImageFinder,
 ) -> TrainingData:
     parts = list(parts)
     left_out = tuple(part for part in parts if isinstance(part, LeftOut))
@@ -97,6 +102,8 @@ def _data(
         sha256=sha256,
         left_out=left_out,
         remarks=(*(f"{path}: {line}" for line in summarise_remarks(left_out)), *sizes.summary),
+        missing_images=images.missing,
+        broken_images=images.broken,
     )
 
 
@@ -133,8 +140,9 @@ def _box_data(
         file = read_boxes(path, format=convention.format, units=convention.units, source=source)
     except BoxFileError as error:
         raise DataError(str(error)) from None
-    parts = box_records(file, ImageFinder(path, image_folders(path, images), deep=True), sizes)
-    data = _data(path, DataFormat.boxes, parts, _digest(source), sizes)
+    finder = ImageFinder(path, image_folders(path, images), deep=True)
+    parts = box_records(file, finder, sizes)
+    data = _data(path, DataFormat.boxes, parts, _digest(source), sizes, finder)
     return replace(
         data,
         left_out=(*file.left_out, *data.left_out),
@@ -163,28 +171,28 @@ def _digest(source: SourceFile) -> str:
 
 def _recognised(
     file: JsonFile, folders: list[Path], sizes: SizeCheck
-) -> tuple[DataFormat, Iterable[Part]]:
-    """Return the format of a file and an iterator over its contents."""
+) -> tuple[ImageFinder, tuple[DataFormat, Iterable[Part]]]:
+    """Return the lookup of a file's images, its format and an iterator over its contents."""
     document, path = file.document, file.path
     if is_coco(document):
-        return DataFormat.coco, coco_records(
-            document, path, ImageFinder(path, folders, deep=True), sizes
-        )
+        finder = ImageFinder(path, folders, deep=True)
+        return finder, (DataFormat.coco, coco_records(document, path, finder, sizes))
     if file.is_document and file.layout is not JsonLayout.array:
         keys = document.keys() if isinstance(document, dict) else set()
         if not keys & {"image", "conversations"} and path.suffix.lower() not in LINES_SUFFIXES:
             raise DataError(f"{path}: is not training data of a known format; {ADVICE}")
-    images = ImageFinder(path, folders[:1])
+    finder = ImageFinder(path, folders[:1])
     format = DataFormat.lines if file.layout is JsonLayout.lines else DataFormat.array
-    return format, _records(file, images, strict=format is DataFormat.lines)
+    parts = records_of(file.records(path.name), finder, strict=format is DataFormat.lines)
+    return finder, (format, parts)
 
 
-def _records(file: JsonFile, images: ImageFinder, *, strict: bool) -> Iterator[Record | Problem]:
+def records_of(
+    lines: Iterable[JsonRecord], images: ImageFinder, *, strict: bool
+) -> Iterator[Record | Problem]:
     """Read conversations; `strict` as in `read_record`, since LLaVA's files have keys of theirs."""
-    for record in file.records(file.path.name):
-        if record.error is None:
-            yield from read_record(record.document, record.where, images, strict=strict)
+    for line in lines:
+        if line.error is None:
+            yield from read_record(line.document, line.where, images, strict=strict)
         else:
-            yield Problem(
-                record.where, f"is not JSON: {record.error}; write one record in one line"
-            )
+            yield Problem(line.where, f"is not JSON: {line.error}; write one record in one line")

@@ -49,6 +49,10 @@ class ImageFinder:
         """
         self._folders = ImageFolders(source, folders, deep=deep)
         self._found: dict[tuple[str | None, str | None], ImageFile | str] = {}
+        self.missing = 0
+        """Number of names without an image."""
+        self.broken = 0
+        """Number of files that are no images."""
 
     def find(self, name: str | BoxEntry) -> ImageFile:
         """Return the image of this name, or of an entry; ImageError if missing or broken."""
@@ -66,8 +70,13 @@ class ImageFinder:
     def _open(self, entry: BoxEntry) -> ImageFile | str:
         try:
             path = self._folders.find(entry)
+        except ImageError as error:
+            self.missing += 1
+            return str(error)
+        try:
             image = open_image(path)
         except ImageError as error:
+            self.broken += 1
             return str(error)
         return ImageFile(path, image.width, image.height)
 

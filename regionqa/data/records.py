@@ -51,6 +51,8 @@ class Record:
     """Its place, like `mine.jsonl:12`."""
     clipped: int = field(default=0, compare=False)
     """Number of regions that reached outside the image and were clipped to it."""
+    kind: str = field(default="", compare=False)
+    """What the record is of, such as `refcoco` or `relations`; empty: not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,34 @@ class Problem:
 
     def __str__(self) -> str:
         return brief(one_line(f"{self.where}: {self.text}"))
+
+
+@dataclass
+class ProblemCounts:
+    """Numbers of usable and bad records of a file."""
+
+    records: int = 0
+    """Usable records."""
+    bad: int = 0
+    """Records that cannot be used."""
+    problems: int = 0
+    """Their problems; a record may have several."""
+    first: Sequence[Problem] = ()
+    """The first of them."""
+
+    def or_stop(self, source: Path, *, skip_bad: bool, check: str = "") -> None:
+        """Raise DataError where the file cannot be used; see `TrainingData.or_stop`."""
+        if not self.problems and not self.records:
+            raise DataError(f"{source}: holds no records; add some, see docs/guide/data.md")
+        if self.problems and not (skip_bad and self.records):
+            more = self.problems - 1
+            others = f" (and {counted(more, 'more problem')})" if more else ""
+            skip = ", or leave bad records out with --skip-bad" if self.records else ""
+            raise DataError(
+                f"{source}: {self.bad:,} of {self.bad + self.records:,} records cannot "
+                f"be used: {self.first[0]}{others}; "
+                f"see all with: regionqa data check {shlex.quote(str(source))}{check}{skip}"
+            )
 
 
 @dataclass(frozen=True)
@@ -92,6 +122,10 @@ class TrainingData:
     """What was left out or adjusted: a line per reason, with its count and first place."""
     title: str = ""
     """The format's name, if it is `boxes`."""
+    missing_images: int = 0
+    """Number of images that are named and were not found."""
+    broken_images: int = 0
+    """Number of images that were found and are none."""
 
     @property
     def bad(self) -> int:
@@ -123,17 +157,8 @@ class TrainingData:
             DataError: With the first problem, if there are bad records and they may not be left
                 out, or if no usable record is left.
         """
-        if not self.problems and not self.records:
-            raise DataError(f"{self.source}: holds no records; add some, see docs/guide/data.md")
-        if self.problems and not (skip_bad and self.records):
-            more = len(self.problems) - 1
-            others = f" (and {counted(more, 'more problem')})" if more else ""
-            skip = ", or leave bad records out with --skip-bad" if self.records else ""
-            raise DataError(
-                f"{self.source}: {self.bad:,} of {self.bad + len(self.records):,} records cannot "
-                f"be used: {self.problems[0]}{others}; "
-                f"see all with: regionqa data check {shlex.quote(str(self.source))}{check}{skip}"
-            )
+        counts = ProblemCounts(len(self.records), self.bad, len(self.problems), self.problems[:1])
+        counts.or_stop(self.source, skip_bad=skip_bad, check=check)
         return self
 
 

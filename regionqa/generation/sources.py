@@ -14,12 +14,11 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from regionqa.backends.server.choices import response_format
 from regionqa.backends.server.client import OPTIONAL, ChatClient, ServerAddress
+from regionqa.data.english import BYTES_PER_TOKEN
 from regionqa.errors import OutputError
 from regionqa.files import output_error
 
 Result = TypeVar("Result")
-BYTES_PER_TOKEN = 4
-"""Of prompts whose tokens a server does not count."""
 
 
 @dataclass(frozen=True)

@@ -56,15 +56,42 @@ def draw_answers(
         A new RGB image. Small and large images are resized so that the drawing is legible.
     """
     numbers = _numbered(answers)
-    shown = _resized(image)
-    style = _Style(sqrt(shown.width * shown.height))
-    outlines = [_outline(box, image.size, shown.size, style) for box in numbers]
-    _draw_boxes(shown, outlines, style)
+    shown = _resized(image, SMALLEST, LARGEST)
+    style = _draw_boxes(shown, list(numbers), image.size)
     legend = _legend(_entries(answers, numbers, questions), max(shown.width, SMALLEST), style)
     drawing = Image.new("RGB", (legend.width, shown.height + legend.height), PAPER)
     drawing.paste(shown, (0, 0))
     drawing.paste(legend, (0, shown.height))
     return drawing
+
+
+def draw_boxes(
+    image: Image.Image, boxes: Sequence[Box], sides: tuple[int, int] = (SMALLEST, LARGEST)
+) -> Image.Image:
+    """Draw boxes on the image, numbered from 1 in order.
+
+    Args:
+        image: RGB, as displayed.
+        boxes: In its pixels.
+        sides: Range of the drawing's longer side in pixels.
+
+    Returns:
+        A new RGB image.
+    """
+    shown = _resized(image, *sides)
+    _draw_boxes(shown, boxes, image.size)
+    return shown
+
+
+def colour_of(number: int) -> Colour:
+    """Return the colour of a box by its number, from 1."""
+    return COLOURS[(number - 1) % len(COLOURS)]
+
+
+def text_colour(colour: Colour) -> Colour:
+    """Return black or white, whichever is legible on a colour."""
+    luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    return BLACK if luminance > 100 else WHITE
 
 
 @dataclass(frozen=True)
@@ -114,10 +141,10 @@ def _numbered(answers: Sequence[Answer]) -> dict[Box, int]:
     return {box: number for number, box in enumerate(boxes, start=1)}
 
 
-def _resized(image: Image.Image) -> Image.Image:
-    """Return a copy whose longer side is from SMALLEST to LARGEST."""
+def _resized(image: Image.Image, smallest: int, largest: int) -> Image.Image:
+    """Return a copy whose longer side is in this range, in pixels."""
     longer = max(image.size)
-    scale = min(max(longer, SMALLEST), LARGEST) / longer
+    scale = min(max(longer, smallest), largest) / longer
     if scale == 1:
         return image.copy()
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -138,16 +165,22 @@ def _outline(box: Box, size: tuple[int, int], shown: tuple[int, int], style: _St
     )
 
 
-def _draw_boxes(shown: Image.Image, outlines: Sequence[Edges], style: _Style) -> None:
-    """Draw outlines, large boxes first, then tags, so that no box hides another or its tag."""
+def _draw_boxes(shown: Image.Image, boxes: Sequence[Box], size: tuple[int, int]) -> _Style:
+    """Draw outlines, large boxes first, then tags, so that no box hides another or its tag.
+
+    size: of the image that the boxes are on; `shown` is that image resized.
+    """
+    style = _Style(sqrt(shown.width * shown.height))
+    outlines = [_outline(box, size, shown.size, style) for box in boxes]
     draw = ImageDraw.Draw(shown)
     numbered = list(enumerate(outlines, start=1))
     for number, outline in sorted(numbered, key=lambda pair: _area(pair[1]), reverse=True):
-        _draw_outline(draw, outline, _colour(number), style)
+        _draw_outline(draw, outline, colour_of(number), style)
     tags: list[Edges] = []
     for number, outline in numbered:
         tags.append(_tag_place(outline, tags, shown.size, style))
         _draw_tag(draw, tags[-1], number, style)
+    return style
 
 
 def _draw_outline(draw: ImageDraw.ImageDraw, outline: Edges, colour: Colour, style: _Style) -> None:
@@ -210,22 +243,17 @@ def _overlap(one: Edges, other: Edges) -> bool:
 
 def _draw_tag(draw: ImageDraw.ImageDraw, place: Edges, number: int, style: _Style) -> None:
     left, top, right, bottom = place
-    colour = _colour(number)
-    luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    colour = colour_of(number)
     draw.rounded_rectangle(
         (left, top, right - 1, bottom - 1), style.text // 4, fill=colour, outline=BLACK
     )
     draw.text(
         ((left + right) / 2, (top + bottom) / 2),
         str(number),
-        fill=BLACK if luminance > 100 else WHITE,
+        fill=text_colour(colour),
         font=style.font,
         anchor="mm",
     )
-
-
-def _colour(number: int) -> Colour:
-    return COLOURS[(number - 1) % len(COLOURS)]
 
 
 # -- legend ----------------------------------------------------------------------------------------

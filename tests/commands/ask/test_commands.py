@@ -66,6 +66,14 @@ OPTIONS = {
         "--images", "--box-format", "--box-units", "--scale-boxes",
         "--skip-bad", "--overwrite", "--debug", "--help",
     ),
+    ("data", "stats"): (
+        "--images", "--box-format", "--box-units", "--scale-boxes", "--json", "--overwrite",
+        "--quiet", "--debug", "--help",
+    ),
+    ("data", "look"): (
+        "--out", "--images", "--box-format", "--box-units", "--scale-boxes", "--count", "--seed",
+        "--overwrite", "--quiet", "--debug", "--help",
+    ),
     ("data", "kinds"): ("--debug", "--help"),
     ("data", "generate"): (
         *SERVER, "--server-concurrency",

@@ -1,0 +1,1 @@
+"""What is in training data: statistics, and samples to look at."""
