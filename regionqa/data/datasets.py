@@ -14,6 +14,7 @@ from regionqa.boxes.files import BoxFile, read_boxes
 from regionqa.boxes.remarks import LeftOut
 from regionqa.boxes.sizes import SizeCheck
 from regionqa.data.boxes import Part, image_folders
+from regionqa.data.containers.embedded import SavedImages
 from regionqa.data.conversations import text_problems
 from regionqa.data.english import counted
 from regionqa.data.images import ImageFinder
@@ -23,11 +24,13 @@ from regionqa.data.sources.coco import CocoReader
 from regionqa.data.sources.dialogues import LlavaReader, OspreyReader, PvitReader
 from regionqa.data.sources.flickr30k import Flickr30kReader
 from regionqa.data.sources.gqa import GqaReader
+from regionqa.data.sources.huggingface import HuggingFaceReader
 from regionqa.data.sources.kinds import KINDS, DatasetKind, DatasetOptions
+from regionqa.data.sources.masks import DamReader, GarReader
 from regionqa.data.sources.placement import DatasetReader, RecordRules
 from regionqa.data.sources.refcoco import RefcocoReader
 from regionqa.data.sources.vcr import VcrReader
-from regionqa.data.sources.visual7w import Visual7wReader
+from regionqa.data.sources.visual7w import TellingReader, Visual7wReader
 from regionqa.data.sources.visual_genome import VisualGenomeReader
 from regionqa.errors import BoxError, BoxFileError, DataError, ImageError, UsageError, brief
 from regionqa.files import is_folder
@@ -138,9 +141,12 @@ def open_dataset(
     kind = options.kind
     if kind is None:
         raise UsageError("--kind: is missing; name the dataset")
+    saved = SavedImages(options.save_images)
     folders = _folders(path, images, KINDS[kind].folders)
+    if saved.folder is not None:
+        folders = [saved.folder]
     given = convention.format or convention.units
-    if given and kind is not DatasetKind.coco:
+    if given and kind not in (DatasetKind.coco, DatasetKind.huggingface):
         raise UsageError(
             f"--box-format and --box-units: --kind {kind} defines itself what its numbers mean; "
             "drop them"
@@ -154,7 +160,10 @@ def open_dataset(
         boxes = _boxes(path, convention)
     elif kind is DatasetKind.llava_instruct and options.annotations is not None:
         boxes = _boxes(options.annotations, convention)
-    reader = _reader(path, kind, options, rules, boxes)
+    if KINDS[kind].holds_images:
+        reader = _reader_of_images(path, kind, rules, saved, convention)
+    else:
+        reader = _reader(path, kind, options, rules, boxes)
     remarks = boxes.remarks if boxes else ()
     return DatasetConversion(path, reader, sizes, str(kind), remarks, options.part())
 
@@ -181,6 +190,8 @@ def _reader(
             return VcrReader(path, rules, only_named=kind is DatasetKind.vcr_named)
         case DatasetKind.visual7w:
             return Visual7wReader(path, rules, split=split)
+        case DatasetKind.visual7w_telling:
+            return TellingReader(path, rules, answers=second, split=split)
         case DatasetKind.llava_instruct:
             return LlavaReader(path, rules, detections=boxes)
         case DatasetKind.osprey:
@@ -197,6 +208,18 @@ def _reader(
     return RefcocoReader(
         path, rules, instances=second, split=split, question=question, min_words=words
     )
+
+
+def _reader_of_images(
+    path: Path, kind: DatasetKind, rules: RecordRules, saved: SavedImages, convention: Convention
+) -> DatasetReader:
+    """Make the reader of a kind that may hold its images."""
+    match kind:
+        case DatasetKind.dam:
+            return DamReader(path, rules, saved)
+        case DatasetKind.gar:
+            return GarReader(path, rules, saved)
+    return HuggingFaceReader(path, rules, saved, convention)
 
 
 def _boxes(path: Path, convention: Convention) -> BoxFile:

@@ -48,7 +48,7 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
             rows, classes = _parquet_rows(file)
         else:
             rows = _lines(file)
-        entries += (_entry(row, where, classes, convention) for where, row in rows)
+        entries += (row_entry(row, where, classes, convention) for where, row in rows)
     return BoxContents(tuple(entries), classes=tuple(classes) if classes else None)
 
 
@@ -88,7 +88,7 @@ def _parquet_rows(file: SourceFile) -> tuple[Iterator[tuple[str, object]], list[
         reason = str(error).partition("\n")[0]
         raise BoxFileError(f"{file.path}: is not valid Parquet: {reason}") from None
     named = ((f"row {number} of {file.path}", row) for number, row in enumerate(rows, 1))
-    return named, _class_names(schema.metadata or {})
+    return named, class_names(schema.metadata or {})
 
 
 def _children(schema: Any, name: str) -> list[str]:
@@ -96,7 +96,7 @@ def _children(schema: Any, name: str) -> list[str]:
     return [kind.field(index).name for index in range(kind.num_fields)]
 
 
-def _class_names(metadata: Mapping[bytes, bytes]) -> list[str] | None:
+def class_names(metadata: Mapping[bytes, bytes]) -> list[str] | None:
     """Find the names of a ClassLabel among the features that `datasets` keeps in the schema."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -118,7 +118,21 @@ def _named(feature: object) -> Iterator[list[str]]:
             yield from _named(value)
 
 
-def _entry(row: object, where: str, classes: list[str] | None, convention: Convention) -> BoxEntry:
+def row_entry(
+    row: object, where: str, classes: list[str] | None, convention: Convention
+) -> BoxEntry:
+    """Read a row.
+
+    Args:
+        row: Values by column.
+        where: Its place, for messages.
+        classes: Names of classes by number; None: there are none.
+        convention: Meaning of a box's numbers.
+
+    Raises:
+        BoxFileError: The row names no image.
+        BoxError: A box is malformed, once the entry's boxes are read.
+    """
     name = _image_name(row, where)
     assert isinstance(row, dict)
     objects: object = next((row[key] for key in _OBJECTS if row.get(key) is not None), [])

@@ -1,7 +1,7 @@
 """Datasets that are conversations already: LLaVA-Instruct, Osprey-724K, and PVIT's own."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from regionqa.boxes.files import BoxFile
 from regionqa.boxes.remarks import LeftOut
 from regionqa.boxes.shapes import segmentation_bounds
 from regionqa.data.boxes import Part
+from regionqa.data.containers.json_files import document, element, unreadable
 from regionqa.data.conversations import ROLES, read_record
 from regionqa.data.english import with_article
 from regionqa.data.records import Record
 from regionqa.data.sources import wording
-from regionqa.data.sources.json_files import document, element, unreadable
 from regionqa.data.sources.placement import (
     TOO_MANY,
     DatasetUnit,
@@ -189,25 +189,9 @@ class OspreyReader:
     def _conversation(
         self, sample: OspreySample, placed: PlacedBoxes, where: str
     ) -> Iterator[Part]:
-        texts, count, limit = sample.texts(), len(sample.annotation), self._rules.max_regions
-        digits = [number for text in texts for number in REFERENCE.findall(text)]
-        numbers = [int(each) if len(each) <= LONGEST_NUMBER else 0 for each in digits]
-        unknown = [number for number in numbers if not 1 <= number <= count]
-        if unknown:
-            raise DataError(f"names region {unknown[0]}, but has {count}; correct it")
-        named = {number - 1 for number in numbers}
-        if not placed.usable or not named <= set(placed.usable):
-            yield LeftOut(where, UNPLACED)
-            return
-        if len(named) > limit:
-            yield LeftOut(where, CROWDED)
-            return
-        others = [index for index in placed.usable if index not in named]
-        kept = sorted([*named, *others[: limit - len(named)]])
-        yield from [LeftOut(where, TOO_MANY)] * (len(placed.usable) - len(kept))
-        texts = [renumber(text, [index + 1 for index in kept]) for text in texts]
-        questions = [f"{text}{self._suffix}" for text in texts[::2]]
-        yield placed.record(kept, list(zip(questions, texts[1::2], strict=True)), where)
+        texts = sample.texts()
+        texts[::2] = [f"{text}{self._suffix}" for text in texts[::2]]
+        yield from numbered_conversation(texts, placed, self._rules, where)
 
     def _descriptions(
         self, sample: OspreySample, placed: PlacedBoxes, unit: DatasetUnit
@@ -217,15 +201,66 @@ class OspreyReader:
                 f"has {len(sample.description)} descriptions of {len(sample.annotation)} regions; "
                 "correct it"
             )
-        random = self._rules.random(unit.key)
-        for kept in chunks(placed.usable, self._rules.max_regions):
-            turns = []
-            for number, index in enumerate(kept, start=1):
-                text = sample.description[index]
-                match = _DESCRIBED.fullmatch(text)
-                question = random.choice(wording.DETAIL).format(region=reference(number))
-                turns.append((question, match[1] if match else text))
-            yield placed.record(kept, turns, unit.where)
+        texts = []
+        for text in sample.description:
+            match = _DESCRIBED.fullmatch(text)
+            texts.append(match[1] if match else text)
+        yield from detailed_descriptions(texts, placed, self._rules, unit)
+
+
+def numbered_conversation(
+    texts: Sequence[str], placed: PlacedBoxes, rules: RecordRules, where: str
+) -> Iterator[Part]:
+    """Build a record of a conversation whose texts number all boxes of an image.
+
+    Args:
+        texts: Questions and answers in turn; `<region1>` is the first box.
+        placed: The boxes.
+        rules: Limits the regions of a record; those that no text names are left out first.
+        where: The record's place.
+
+    Raises:
+        DataError: A text names a box that is not there.
+    """
+    count, limit = len(placed.regions), rules.max_regions
+    digits = [number for text in texts for number in REFERENCE.findall(text)]
+    numbers = [int(each) if len(each) <= LONGEST_NUMBER else 0 for each in digits]
+    unknown = [number for number in numbers if not 1 <= number <= count]
+    if unknown:
+        raise DataError(f"names region {unknown[0]}, but has {count}; correct it")
+    named = {number - 1 for number in numbers}
+    if not placed.usable or not named <= set(placed.usable):
+        yield LeftOut(where, UNPLACED)
+        return
+    if len(named) > limit:
+        yield LeftOut(where, CROWDED)
+        return
+    others = [index for index in placed.usable if index not in named]
+    kept = sorted([*named, *others[: limit - len(named)]])
+    yield from [LeftOut(where, TOO_MANY)] * (len(placed.usable) - len(kept))
+    own = [renumber(text, [index + 1 for index in kept]) for text in texts]
+    yield placed.record(kept, list(zip(own[::2], own[1::2], strict=True)), where)
+
+
+def detailed_descriptions(
+    texts: Sequence[str], placed: PlacedBoxes, rules: RecordRules, unit: DatasetUnit
+) -> Iterator[Part]:
+    """Build records that describe regions in detail, each in a turn.
+
+    Args:
+        texts: A description for each box.
+        placed: The boxes.
+        rules: Limits the regions of a record; the others make further records.
+        unit: What the texts are from.
+    """
+    random = rules.random(unit.key)
+    for kept in chunks(placed.usable, rules.max_regions):
+        questions = [
+            random.choice(wording.DETAIL).format(region=reference(number))
+            for number in range(1, len(kept) + 1)
+        ]
+        answers = [texts[index] for index in kept]
+        yield placed.record(kept, list(zip(questions, answers, strict=True)), unit.where)
 
 
 def _osprey_box(region: OspreyRegion, where: str) -> WrittenBox:

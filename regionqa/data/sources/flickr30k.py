@@ -10,8 +10,8 @@ from regionqa.boxes.fields import size_of
 from regionqa.boxes.remarks import LeftOut
 from regionqa.boxes.source import SourceFile
 from regionqa.data.boxes import Part
+from regionqa.data.containers.json_files import unreadable
 from regionqa.data.sources import wording
-from regionqa.data.sources.json_files import unreadable
 from regionqa.data.sources.placement import (
     TOO_MANY,
     DatasetUnit,

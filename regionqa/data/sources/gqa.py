@@ -8,7 +8,7 @@ import msgspec
 
 from regionqa.boxes.remarks import LeftOut
 from regionqa.data.boxes import Part
-from regionqa.data.sources.json_files import document, element
+from regionqa.data.containers.json_files import document, element
 from regionqa.data.sources.placement import DatasetUnit, PlacedBoxes, RecordRules, reference
 from regionqa.errors import DataError
 from regionqa.regions import BoxFormat, WrittenBox

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from regionqa.errors import UsageError
-from regionqa.flags import Options, Reads, option
+from regionqa.flags import Options, Reads, Writes, option
 
 
 class DatasetKind(StrEnum):
@@ -24,8 +24,12 @@ class DatasetKind(StrEnum):
     vcr = "vcr"
     vcr_named = "vcr-named"
     visual7w = "visual7w"
+    visual7w_telling = "visual7w-telling"
     llava_instruct = "llava-instruct"
     osprey = "osprey"
+    dam = "dam"
+    gar = "gar"
+    huggingface = "huggingface"
     pvit = "pvit"
 
 
@@ -43,6 +47,8 @@ class KindEntry:
     """Whether it must be given."""
     has_splits: bool = False
     """Whether FILE holds several splits, of which `--split` picks one."""
+    holds_images: bool = False
+    """Whether FILE may hold its images, which `--save-images` writes to a folder."""
     folders: tuple[str, ...] = ()
     """Folders of published layouts below `--images` in which images are looked for."""
 
@@ -106,6 +112,13 @@ KINDS: dict[DatasetKind, KindEntry] = {
         has_splits=True,
         folders=("images",),
     ),
+    DatasetKind.visual7w_telling: KindEntry(
+        "answer questions, with the regions that the answer is about where they are known",
+        "dataset_v7w_telling.json",
+        "v7w_telling_answers.json, boxes of what answers name; by default none",
+        has_splits=True,
+        folders=("images",),
+    ),
     DatasetKind.llava_instruct: KindEntry(
         "converse about the whole image, half of the time with detected boxes",
         "a JSON array, as llava_instruct_150k.json",
@@ -116,6 +129,22 @@ KINDS: dict[DatasetKind, KindEntry] = {
         "converse about numbered regions, or describe each in detail",
         "a JSON array of Osprey-724K, as osprey_conversation.json",
         folders=("train2017", "train2014"),
+    ),
+    DatasetKind.dam: KindEntry(
+        "describe every region in detail",
+        "annotations.json of a part of DAM's data, as COCOStuff/annotations.json",
+        holds_images=True,
+        folders=("images",),
+    ),
+    DatasetKind.gar: KindEntry(
+        "converse about numbered regions, or describe each in detail",
+        "a folder of Grasp Any Region's data-*.arrow, as Relation-Dataset",
+        holds_images=True,
+    ),
+    DatasetKind.huggingface: KindEntry(
+        "name the class of every region",
+        "Parquet with labelled objects, or a folder of it",
+        holds_images=True,
     ),
     DatasetKind.pvit: KindEntry(
         "converse with inline regions, all files of a mapping in one",
@@ -146,6 +175,13 @@ class DatasetOptions(Options):
         metavar="NAME",
         needs=("kind",),
     )
+    save_images: Path | None = option(
+        None,
+        "Folder to write images to that FILE holds; those that are there stay.",
+        role=Writes.shared,
+        needs=("kind",),
+        excludes=("images",),
+    )
     max_regions: int = option(15, "Regions of a record at most.", min=1, needs=("kind",))
     seed: int = option(0, "Random seed of wordings and order.", needs=("kind",))
     shard: str | None = option(
@@ -167,6 +203,9 @@ class DatasetOptions(Options):
             raise UsageError(f"--kind {self.kind}: add --annotations FILE ({entry.annotations})")
         if self.split is not None and not entry.has_splits:
             raise UsageError(f"--split: FILE of --kind {self.kind} is one split; drop it")
+
+        if self.save_images is not None and not entry.holds_images:
+            raise UsageError(f"--save-images: FILE of --kind {self.kind} holds no images; drop it")
 
     def part(self) -> tuple[int, int]:
         """Return the shard's number, from 1, and the number of shards."""

@@ -15,9 +15,10 @@ import msgspec
 from regionqa.boxes.entries import Size
 from regionqa.boxes.remarks import LeftOut
 from regionqa.data.boxes import Part
+from regionqa.data.containers.json_files import document, mapped
+from regionqa.data.containers.pickles import load_plain
+from regionqa.data.containers.tables import table_rows
 from regionqa.data.sources import wording
-from regionqa.data.sources.json_files import document, mapped
-from regionqa.data.sources.pickles import load_plain
 from regionqa.data.sources.placement import DatasetUnit, RecordRules, chunks, reference
 from regionqa.errors import DataError
 from regionqa.regions import BoxFormat, WrittenBox
@@ -180,29 +181,18 @@ class RefcocoReader:
         return found
 
     def _of_parquet(self) -> dict[str, ReferredImage]:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise DataError(
-                f"{self._path}: is a Parquet file, which needs pyarrow: "
-                "pip install 'regionqa[parquet]'"
-            ) from None
+        layout = "a Parquet file of captions, boxes and images as Ref-L4 has"
         found: dict[str, ReferredImage] = {}
-        try:
-            with pyarrow.parquet.ParquetFile(self._path) as file:
-                names = [*ReferredRow.__struct_fields__]
-                for batch in file.iter_batches(columns=names):
-                    for row in msgspec.convert(batch.to_pylist(), list[ReferredRow]):
-                        image = ReferredImage(row.file_name, (row.width, row.height))
-                        known = found.setdefault(row.file_name, image)
-                        known.expressions.setdefault(row.bbox, []).append(row.caption)
-        except (pyarrow.ArrowException, msgspec.ValidationError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(
-                f"{self._path}: is not a Parquet file of captions, boxes and images as Ref-L4 "
-                f"has: {reason}; download it again"
-            ) from None
+        for where, values in table_rows(self._path, layout, [*ReferredRow.__struct_fields__]):
+            try:
+                row = msgspec.convert(values.values(), ReferredRow)
+            except msgspec.ValidationError as error:
+                raise DataError(
+                    f"{self._path}: is not {layout}: {where}: {error}; download it again"
+                ) from None
+            image = ReferredImage(row.file_name, (row.width, row.height))
+            known = found.setdefault(row.file_name, image)
+            known.expressions.setdefault(row.bbox, []).append(row.caption)
         return found
 
     def _of_pickle(self) -> dict[int, ReferredImage]:

@@ -11,8 +11,8 @@ import msgspec
 
 from regionqa.boxes.remarks import LeftOut
 from regionqa.data.boxes import Part
+from regionqa.data.containers.json_files import document, element, lines
 from regionqa.data.sources import wording
-from regionqa.data.sources.json_files import document, element, lines
 from regionqa.data.sources.placement import (
     TOO_MANY,
     DatasetUnit,

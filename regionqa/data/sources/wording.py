@@ -212,3 +212,12 @@ def sentence(words: Sequence[str]) -> str:
         text += word if glued or word in _CLOSING or is_contraction else f" {word}"
         glued = word in _OPENING or is_contraction
     return text.strip()
+
+
+LOOK = (
+    "Look at {regions}.",
+    "See {regions}.",
+    "{regions} shows it.",
+    "Answer from {regions}.",
+)
+"""What follows a question whose answer is about regions."""

@@ -63,6 +63,7 @@ OPTIONS = {
     ),
     ("data", "convert"): (
         "--out", "--kind", "--annotations", "--split", "--max-regions", "--seed", "--shard",
+        "--save-images",
         "--images", "--box-format", "--box-units", "--scale-boxes",
         "--skip-bad", "--overwrite", "--debug", "--help",
     ),

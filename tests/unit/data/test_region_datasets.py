@@ -17,9 +17,9 @@ from helpers.datasets.layouts import (
     save_refcoco,
     turns,
 )
+from regionqa.data.containers.pickles import load_plain
 from regionqa.data.images import ImageFinder
 from regionqa.data.sources import wording
-from regionqa.data.sources.pickles import load_plain
 from regionqa.errors import DataError
 
 # -- COCO: https://cocodataset.org/#format-data ------------------------------------------------

@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from regionqa.data.sources.json_files import unreadable
+from regionqa.data.containers.json_files import unreadable
 from regionqa.errors import DataError
 
 ALLOWED = {
