@@ -109,6 +109,7 @@ def test_convert_command_writes_a_dataset(regionqa: "Command", refs: Path, tmp_p
             {"from": "human", "value": "<region2>"},
             {"from": "gpt", "value": "woman with an umbrella"},
         ],
+        "kind": "refcoco",
     }
     before = out.read_bytes()
     refs.write_bytes(refs.read_bytes()[:-9])

@@ -211,7 +211,7 @@ def test_embedded_images_are_saved_and_named(regionqa: "Command", tmp_path: Path
     made = [json.loads(line) for line in out.read_text().splitlines()]
     assert {each["image"].partition("/")[0] for each in made} == {"images"}
     assert [(tmp_path / each["image"]).read_bytes() for each in made] == [png(1), png(2)]
-    answers = {tuple(each["regions"][n]): each["conversations"][2 * n + 1]["value"]
+    answers = {tuple(each["regions"][n]["box"]): each["conversations"][2 * n + 1]["value"]
                for each in made[:1] for n in range(2)}  # fmt: skip
     assert answers == {(0, 5, 30, 45): "dog", (10, 5, 40, 45): "cat"}
     assert "cat, dog" in made[0]["conversations"][0]["value"]
