@@ -120,13 +120,17 @@ class ClassNames:
         self._longest = max(map(len, self._meant), default=0)
 
     def named(self, reply: str) -> str | None:
-        """Return the class that a reply names, as whole words; None if none, or if it is unsure.
+        """Return the first class of `all_named`; None if the reply names none."""
+        return next(iter(self.all_named(reply)), None)
 
-        Longer phrases win over shorter ones that they overlap ("hot dog" is not a dog); of several
-        that remain, the first one counts.
+    def all_named(self, reply: str) -> tuple[str, ...]:
+        """Return the classes that a reply names, as whole words, in their order; each once.
+
+        Longer phrases win over shorter ones that they overlap ("hot dog" is not a dog). A reply
+        that is unsure names none.
         """
         if is_unsure(reply):
-            return None
+            return ()
         words = words_of(reply)
         taken = [False] * len(words)
         found: list[tuple[int, str]] = []
@@ -137,7 +141,7 @@ class ClassNames:
                 if name is not None and not any(taken[start:end]):
                     taken[start:end] = [True] * length
                     found.append((start, name))
-        return min(found)[1] if found else None
+        return tuple(dict.fromkeys(name for _, name in sorted(found)))
 
     def classify(self, replies: Sequence[str]) -> list[str | None]:
         """Return the class that each reply names; a `Classifier`."""

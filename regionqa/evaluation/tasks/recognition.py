@@ -6,8 +6,8 @@
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,11 +16,9 @@ import numpy as np
 
 from regionqa.backends.base import ModelInfo
 from regionqa.boxes.files import BoxFile, read_boxes
-from regionqa.boxes.images import ImageFolders
 from regionqa.boxes.remarks import LeftOut, summarise_remarks
 from regionqa.boxes.sizes import SizeCheck
 from regionqa.engine import Engine
-from regionqa.errors import DataError, ItemError
 from regionqa.evaluation.metrics.calibration import (
     UncertaintyRule,
     abstention_metrics,
@@ -43,18 +41,28 @@ from regionqa.evaluation.metrics.statistics import (
 )
 from regionqa.evaluation.results import TableRows, TaskScores
 from regionqa.evaluation.runner import EvalTask
-from regionqa.images.reading import open_image
+from regionqa.evaluation.tasks.labelled_boxes import (
+    MIN_SIDE,
+    box_requests,
+    class_list,
+    require_boxes,
+)
 from regionqa.pipeline.outputs import request_boxes
-from regionqa.regions import WrittenBox, clip_all
 from regionqa.requests import NAMING_QUESTION, Answer, Request
 
-MIN_SIDE = 32.0
-"""Default minimum of a box's shorter side, in pixels."""
 SIZE_EDGES = (0, 16, 32, 48, 64, 96, 128, 192, 256, 512)
 """Lower ends of the size groups: pixels of the shorter side."""
+COCO_AREAS = (
+    ("small", "small (area below 32 x 32 px)", 0, 32**2),
+    ("medium", "medium (32 x 32 to 96 x 96 px)", 32**2, 96**2),
+    ("large", "large (96 x 96 px and more)", 96**2, float("inf")),
+)
+"""COCO's three sizes: key, name, and half-open range of the box's area in square pixels."""
 MAX_CONFUSIONS = 15
 """Confusions that are listed."""
 NO_CLASS, NOT_SURE = "(no class)", "(not sure)"
+AllNamed = Callable[[str], Sequence[str]]
+"""Returns all classes that a reply names."""
 
 
 class RecognitionTask(EvalTask):
@@ -98,8 +106,10 @@ class RecognitionTask(EvalTask):
         own = read_synonyms(classes) if classes else {}
         names = list(dict.fromkeys([*class_list(boxfile), *own]))
         self.classify: Classifier
+        self.all_named: AllNamed | None = None
         if encoder is None:
-            self.classify = ClassNames(names, common_synonyms(), own).classify
+            by_words = ClassNames(names, common_synonyms(), own)
+            self.classify, self.all_named = by_words.classify, by_words.all_named
         else:
             self.classify = encoder_classifier(names, encoder)
         self.settings = {
@@ -118,7 +128,8 @@ class RecognitionTask(EvalTask):
 
     def score(self, answers: Mapping[int, Answer], uncertainty: UncertaintyRule) -> TaskScores:
         """Score the boxes that were answered."""
-        return score_recognition(predictions(list(answers.values()), self.classify, uncertainty))
+        given = list(answers.values())
+        return score_recognition(predictions(given, self.classify, uncertainty, self.all_named))
 
 
 # -- predictions -----------------------------------------------------------------------------------
@@ -142,6 +153,10 @@ class BoxPrediction:
     """Confidence of the answer, if the model gives one."""
     side: float
     """The shorter side, in pixels."""
+    area: float
+    """In square pixels."""
+    named: tuple[str, ...] | None = None
+    """All classes that the reply names; None: replies are not matched by words."""
 
     @property
     def correct(self) -> bool:
@@ -215,7 +230,10 @@ def recognise(
 
 
 def predictions(
-    answers: Sequence[Answer], classify: Classifier, uncertainty: UncertaintyRule
+    answers: Sequence[Answer],
+    classify: Classifier,
+    uncertainty: UncertaintyRule,
+    all_named: AllNamed | None = None,
 ) -> Recognition:
     """Return what each answered box was recognised as; a reply that is unsure names no class."""
     boxes = []
@@ -232,77 +250,11 @@ def predictions(
                 unsure=uncertainty.unsure(answer),
                 confidence=answer.confidence,
                 side=min(region.box.width, region.box.height),
+                area=region.box.width * region.box.height,
+                named=None if all_named is None else tuple(all_named(answer.text)),
             )
         )
     return Recognition(tuple(boxes))
-
-
-# -- requests --------------------------------------------------------------------------------------
-
-
-def box_requests(
-    boxfile: BoxFile,
-    folder: Path,
-    min_side: float = MIN_SIDE,
-    question: str = NAMING_QUESTION,
-    left_out: list[LeftOut] | None = None,
-    sizes: SizeCheck | None = None,
-) -> Iterator[Request]:
-    """Yield a request per labelled box that is large enough; one that fails carries its error.
-
-    COCO's crowd annotations show no single object and are left out, as in training. What is left
-    out is appended to `left_out`. `sizes` compares images with the sizes that the file states.
-    """
-    left_out = [] if left_out is None else left_out
-    folders = ImageFolders(boxfile.source, [folder], deep=True)
-    sizes = sizes or SizeCheck(boxfile.source)
-    for entry in boxfile.entries:
-        if entry.name is None:
-            continue
-        name = entry.name
-        try:
-            boxes = entry.checked_boxes()
-            left_out += (LeftOut(name, reason) for box in boxes if (reason := _why_left_out(box)))
-            entry = replace(entry, boxes=tuple(box for box in boxes if not _why_left_out(box)))
-            if not entry.boxes:
-                continue
-            image = open_image(folders.find(entry))
-            size = (image.width, image.height)
-            boxes = sizes.fit(entry, name, size)
-        except ItemError as error:
-            yield Request(name, question, error=error)
-            continue
-        for written in boxes:
-            try:
-                region = written.resolve(*size)
-                if min(region.box.width, region.box.height) >= min_side:
-                    yield Request(name, question, clip_all((region,), *size)[0], image)
-                else:
-                    left_out.append(LeftOut(name, f"boxes with a side below {min_side:g} pixels"))
-            except ItemError as error:
-                yield Request(name, question, source=image, error=error)
-
-
-def _why_left_out(box: WrittenBox) -> str | None:
-    if box.is_crowd:
-        return "crowds"
-    return None if box.label else "boxes without a label"
-
-
-def class_list(boxfile: BoxFile) -> list[str]:
-    """Return the classes of a file, sorted: COCO's categories, else the labels of its boxes."""
-    if boxfile.classes is not None:
-        return sorted(set(boxfile.classes))
-    return sorted({box.label for entry in boxfile.entries for box in entry.boxes if box.label})
-
-
-def require_boxes(items: Sequence[object], boxfile: BoxFile, min_side: float) -> None:
-    """Raise DataError if there are no items, because no box of the file qualifies."""
-    if not items:
-        raise DataError(
-            f"{boxfile.source}: no labelled box of {min_side:g} pixels or more; "
-            "lower --min-side, or give boxes with labels"
-        )
 
 
 # -- scores ----------------------------------------------------------------------------------------
@@ -323,6 +275,9 @@ def score_recognition(found: Recognition) -> TaskScores:
         metrics.append(Metric("without_most_frequent", f"without {frequent}", statistic, count))
     class_mean = mean_over_groups(correct, labels)
     metrics.append(Metric("class_mean", "mean over classes", class_mean, len(set(labels))))
+    if all(box.named is not None for box in boxes):
+        anywhere = weighted_mean([box.label in (box.named or ()) for box in boxes])
+        metrics.append(Metric("label_named", "class named anywhere", anywhere, len(boxes)))
     metrics += abstention_metrics(correct, unsure)
     metrics += calibration_metrics(correct, confidence)
     return TaskScores(
@@ -333,6 +288,7 @@ def score_recognition(found: Recognition) -> TaskScores:
         groups={
             "class": _metrics_by_class(labels, correct),
             "size": _metrics_by_size(boxes, correct),
+            **_metrics_by_area(boxes, correct, unsure),
         },
         tables={
             "always answering the same": constant_baseline(found, frequent),
@@ -364,6 +320,27 @@ def _metrics_by_size(boxes: Sequence[BoxPrediction], correct: Bools) -> tuple[Me
             statistic = weighted_mean(correct, inside)
             metrics.append(Metric(f"{low}", name, statistic, int(inside.sum())))
     return tuple(metrics)
+
+
+def _metrics_by_area(
+    boxes: Sequence[BoxPrediction], correct: Bools, unsure: Bools
+) -> dict[str, tuple[Metric, ...]]:
+    """Accuracy by COCO's sizes; with answers held back, the share answered and its accuracy too."""
+    areas = np.array([box.area for box in boxes])
+    groups: dict[str, list[Metric]] = {"area": [], "area, answered": [], "area, where sure": []}
+    for key, name, low, high in COCO_AREAS:
+        inside = (areas >= low) & (areas < high)
+        sure = inside & ~unsure
+        if not inside.any():
+            continue
+        count = int(inside.sum())
+        groups["area"].append(Metric(key, name, weighted_mean(correct, inside), count))
+        if unsure.any():
+            answered = Metric(key, name, weighted_mean(~unsure, inside), count)
+            groups["area, answered"].append(answered)
+            right = Metric(key, name, weighted_mean(correct, sure), int(sure.sum()))
+            groups["area, where sure"].append(right)
+    return {name: tuple(metrics) for name, metrics in groups.items() if metrics}
 
 
 def constant_baseline(found: Recognition, frequent: str) -> TableRows:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from regionqa.bundles.card import ConfidenceCard
 from regionqa.engine import Engine
 from regionqa.errors import DataError, ImageError
 from regionqa.evaluation.metrics.calibration import UncertaintyRule
+from regionqa.evaluation.metrics.classes import ClassNames, common_synonyms
 from regionqa.evaluation.metrics.statistics import Metric
 from regionqa.evaluation.results import TaskScores
+from regionqa.evaluation.tasks.labelled_boxes import box_requests, class_list
 from regionqa.evaluation.tasks.recognition import (
     BoxPrediction,
     Recognition,
-    box_requests,
-    class_list,
     confusions,
     predictions,
     recognise,
@@ -36,7 +37,7 @@ def prediction(
     label: str, predicted: str | None, side: float = 40.0, *, image: str = "a.jpg", reply: str = ""
 ) -> BoxPrediction:
     reply = reply or f"a {predicted}."
-    return BoxPrediction(image, "0,0,40,40", label, reply, predicted, False, None, side)
+    return BoxPrediction(image, "0,0,40,40", label, reply, predicted, False, None, side, side**2)
 
 
 def values(metrics: Sequence[Metric], items: int) -> dict[str, float]:
@@ -221,6 +222,46 @@ def test_size_groups_are_half_open() -> None:
     assert [each.name for each in group][2:] == [
         "48 to 64 px", "64 to 96 px", "256 to 512 px", "512 px and more",
     ]  # fmt: skip
+
+
+def test_area_groups_are_those_of_coco() -> None:
+    """An area of exactly 32 x 32 is medium, one of 96 x 96 large; empty groups are left out."""
+    sides = {31.9: "dog", 32.0: None, 95.9: "dog", 96.0: "dog", 300.0: None}
+    boxes = [prediction("dog", predicted, side) for side, predicted in sides.items()]
+    group = score(*boxes).groups["area"]
+    assert counts(group) == {"small": 1, "medium": 2, "large": 2}
+    assert values(group, 5) == {"small": 1, "medium": 0.5, "large": 0.5}
+    assert [each.key for each in score(boxes[1]).groups["area"]] == ["medium"]
+    assert "area, answered" not in score(*boxes).groups
+
+
+def test_area_groups_have_what_is_answered() -> None:
+    """Of three large boxes two are answered, one of them rightly; the small one is not."""
+    boxes = [prediction("dog", name, 200) for name in ("dog", "cat", "dog")]
+    boxes += [prediction("dog", "dog", 20)]
+    boxes[2:] = [replace(box, unsure=True) for box in boxes[2:]]
+    groups = score(*boxes).groups
+    assert values(groups["area, answered"], 4) == {
+        "small": 0,
+        "large": pytest.approx(2 / 3),
+    }
+    right = values(groups["area, where sure"], 4)
+    assert (counts(groups["area, where sure"]), right["large"]) == ({"small": 0, "large": 2}, 0.5)
+    assert np.isnan(right["small"])
+
+
+def test_class_named_anywhere() -> None:
+    """The first class decides what is recognised, but a caption may name several."""
+    replies = ("a man with a dog.", "a cat.", "I am not sure, a dog?")
+    names = ClassNames(["person", "dog", "cat"], common_synonyms())
+    found = predictions(
+        list(map(answer, replies)), names.classify, UncertaintyRule(), names.all_named
+    )
+    assert [box.named for box in found.boxes] == [("person", "dog"), ("cat",), ()]
+    scored = values(score_recognition(found).metrics, 3)
+    assert (scored["accuracy"], scored["label_named"]) == (0, pytest.approx(1 / 3))
+    without = predictions(list(map(answer, replies)), names.classify, UncertaintyRule())
+    assert "label_named" not in values(score_recognition(without).metrics, 3)
 
 
 def test_confusions_are_counted_and_limited() -> None:
