@@ -93,26 +93,26 @@ def calibration_error(
     return gaps / total if total else float("nan")
 
 
-def abstention_metrics(correct: Bools, unsure: Bools) -> tuple[Metric, ...]:
+def abstention_metrics(
+    correct: Bools, unsure: Bools, answerable: Bools | None = None
+) -> tuple[Metric, ...]:
     """Return what holding back unsure answers costs and gains; nothing where none is unsure.
 
     Args:
         correct: Whether each answer is right (N,).
         unsure: Whether each answer counts as "not sure" (N,).
+        answerable: Questions that have an answer (N,), which alone count; None: all.
     """
-    if not unsure.any():
+    asked = np.ones(len(correct), bool) if answerable is None else answerable
+    if not (unsure & asked).any():
         return ()
-    count = len(correct)
-    sure = int((~unsure).sum())
+    count, sure = int(asked.sum()), asked & ~unsure
+    held_back = weighted_mean(correct & ~unsure, asked)
+    where_sure = weighted_mean(correct, sure)
     return (
-        Metric("not_sure", "not sure", weighted_mean(unsure), count),
-        Metric("accuracy_when_sure", "accuracy where sure", weighted_mean(correct, ~unsure), sure),
-        Metric(
-            "accuracy_held_back",
-            "accuracy, not sure is wrong",
-            weighted_mean(correct & ~unsure),
-            count,
-        ),
+        Metric("not_sure", "not sure", weighted_mean(unsure, asked), count),
+        Metric("accuracy_when_sure", "accuracy where sure", where_sure, int(sure.sum())),
+        Metric("accuracy_held_back", "accuracy, not sure is wrong", held_back, count),
     )
 
 

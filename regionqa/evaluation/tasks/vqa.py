@@ -1,7 +1,8 @@
 """Visual question answering: replies are scored against known answers.
 
 The known answers of a question determine how a reply is read: as yes or no, a number, a choice, or
-free text.
+free text. A known answer such as "I am not sure." says that there is none: a model that is not sure
+is right.
 """
 
 from collections import Counter
@@ -44,7 +45,10 @@ from regionqa.requests import Answer, Request
 
 MAX_WRONG = 15
 """Wrong answers that are listed."""
-GROUPS = ("kind", "kind, balanced", "kind, within one", "kind, within one, balanced")
+GROUPS = (
+    *("kind", "kind, balanced", "kind, within one", "kind, within one, balanced"),
+    *("kind, by likelihood", "kind, by chance", "kind, not sure"),
+)
 
 
 class AnswerKind(StrEnum):
@@ -54,6 +58,7 @@ class AnswerKind(StrEnum):
     number = "count"
     choice = "choice"
     words = "words"
+    unanswerable = "unanswerable"
 
 
 class VqaTask(EvalTask):
@@ -123,6 +128,8 @@ def answer_kind(question: QuestionRecord) -> AnswerKind:
     """Return what kind of answer the known ones are."""
     if question.choices:
         return AnswerKind.choice
+    if all(map(is_unsure, question.answers)):
+        return AnswerKind.unanswerable
     numbers = all(number_in(each) is not None for each in question.answers)
     if numbers and "how many" in question.request.question.casefold():
         return AnswerKind.number
@@ -133,9 +140,10 @@ def answer_kind(question: QuestionRecord) -> AnswerKind:
 
 def is_correct(question: QuestionRecord, reply: str) -> bool:
     """Return whether the reply gives one of the known answers; an unsure one gives none."""
-    if is_unsure(reply):
-        return False
-    match answer_kind(question):
+    kind = answer_kind(question)
+    if kind is AnswerKind.unanswerable or is_unsure(reply):
+        return kind is AnswerKind.unanswerable and is_unsure(reply)
+    match kind:
         case AnswerKind.yes_no:
             return yes_or_no(reply) in {yes_or_no(each) for each in question.answers}
         case AnswerKind.number:
@@ -153,28 +161,30 @@ def is_answer(question: QuestionRecord, text: str) -> bool:
 
 
 def score_vqa(answered: Sequence[AnsweredQuestion], uncertainty: UncertaintyRule) -> TaskScores:
-    """Score at least one answered question."""
-    correct = np.array([is_correct(each.question, each.reply) for each in answered], bool)
+    """Score at least one answered question; one without an answer counts only as refused or not."""
     kinds = [answer_kind(each.question) for each in answered]
     unsure = np.array([uncertainty.unsure(each.answer) for each in answered], bool)
-    confidence = [each.answer.confidence for each in answered]
-    count = len(answered)
+    unanswerable = _mask(kinds, AnswerKind.unanswerable)
+    correct = np.array([is_correct(each.question, each.reply) for each in answered], bool)
+    correct |= unanswerable & unsure
+    confidence = [
+        None if kind is AnswerKind.unanswerable else each.answer.confidence
+        for each, kind in zip(answered, kinds, strict=True)
+    ]
     return TaskScores(
         task="vqa",
         items=tuple(_identity(each.question) for each in answered),
         images=tuple(each.question.request.image for each in answered),
         metrics=(
-            Metric("accuracy", "all questions", weighted_mean(correct), count),
-            Metric("exact", "exact match", _share(answered, _is_exact), count),
-            Metric("normalised", "normalised match", _share(answered, is_answer), count),
-            Metric("mentions", "answer mentioned", _share(answered, _is_mentioned), count),
+            *_overall_metrics(answered, correct, ~unanswerable),
             *_yes_no_metrics(answered, correct, kinds),
             *_choice_metrics(answered, correct, kinds),
             *_count_metrics(answered, correct, kinds),
-            *abstention_metrics(correct, unsure),
+            *_unanswerable_metrics(correct, unanswerable),
+            *abstention_metrics(correct, unsure, ~unanswerable),
             *calibration_metrics(correct, confidence),
         ),
-        groups=_metrics_by_kind(answered, correct, kinds),
+        groups=_metrics_by_kind(answered, correct, kinds, unsure),
         tables={
             "wrong": _wrong_answers(answered, correct),
             **calibration_tables(correct, confidence),
@@ -188,11 +198,30 @@ def _identity(question: QuestionRecord) -> str:
     return f"{request.image} {request_boxes(request.regions)} {request.question}"
 
 
-def _share(
-    answered: Sequence[AnsweredQuestion], test: Callable[[QuestionRecord, str], bool]
-) -> Statistic:
-    """Return the share of the replies that pass a test."""
-    return weighted_mean([test(each.question, each.reply) for each in answered])
+def _overall_metrics(
+    answered: Sequence[AnsweredQuestion], correct: Bools, answerable: Bools
+) -> list[Metric]:
+    """Metrics of every question that has an answer, whatever its kind."""
+    count = int(answerable.sum())
+    if not count:
+        return []
+
+    def share(test: Callable[[QuestionRecord, str], bool]) -> Statistic:
+        return weighted_mean([test(each.question, each.reply) for each in answered], answerable)
+
+    return [
+        Metric("accuracy", "all questions", weighted_mean(correct, answerable), count),
+        Metric("exact", "exact match", share(_is_exact), count),
+        Metric("normalised", "normalised match", share(is_answer), count),
+        Metric("mentions", "answer mentioned", share(_is_mentioned), count),
+    ]
+
+
+def _unanswerable_metrics(correct: Bools, unanswerable: Bools) -> list[Metric]:
+    if not unanswerable.any():
+        return []
+    share, count = weighted_mean(correct, unanswerable), int(unanswerable.sum())
+    return [Metric("unanswerable", "questions without an answer, not sure", share, count)]
 
 
 def _is_exact(question: QuestionRecord, reply: str) -> bool:
@@ -235,21 +264,30 @@ def _choice_metrics(
         return []
     count = int(mask.sum())
     metrics = [Metric("choice", "choices, by text", weighted_mean(correct, mask), count)]
-    scored = np.array([each.likeliest is not None for each in answered], bool)
+    scored, likely = _likeliest(answered)
     if scored.any():
-        likely = [
-            each.likeliest is not None and is_answer(each.question, each.likeliest.text)
-            for each in answered
-        ]
         statistic = weighted_mean(likely, scored)
         metrics.append(
             Metric("choice_likelihood", "choices, by likelihood", statistic, int(scored.sum()))
         )
-    chance = [1 / len(each.question.choices) if each.question.choices else 0.0 for each in answered]
-    metrics.append(
-        Metric("choice_chance", "choices, by chance", weighted_mean(chance, mask), count)
-    )
+    chance = weighted_mean(_chances(answered), mask)
+    metrics.append(Metric("choice_chance", "choices, by chance", chance, count))
     return metrics
+
+
+def _likeliest(answered: Sequence[AnsweredQuestion]) -> tuple[Bools, Bools]:
+    """Which questions were asked by likelihood (N,), and whether the likeliest is right (N,)."""
+    scored = [each.likeliest is not None for each in answered]
+    likely = [
+        each.likeliest is not None and is_answer(each.question, each.likeliest.text)
+        for each in answered
+    ]
+    return np.array(scored, bool), np.array(likely, bool)
+
+
+def _chances(answered: Sequence[AnsweredQuestion]) -> list[float]:
+    """Probability of a right guess among each question's choices; 0 without choices."""
+    return [1 / len(each.question.choices) if each.question.choices else 0.0 for each in answered]
 
 
 def _count_metrics(
@@ -294,9 +332,12 @@ def _count_errors(answered: Sequence[AnsweredQuestion], mask: Bools) -> Floats:
 
 
 def _metrics_by_kind(
-    answered: Sequence[AnsweredQuestion], correct: Bools, kinds: Sequence[AnswerKind]
+    answered: Sequence[AnsweredQuestion],
+    correct: Bools,
+    kinds: Sequence[AnswerKind],
+    unsure: Bools,
 ) -> dict[str, tuple[Metric, ...]]:
-    """Accuracy by kind of question; also balanced (yes or no) and within one (counts)."""
+    """Accuracy by kind of question, and what else is known of questions of some kinds."""
     names = np.array(
         [each.question.kind or str(kind) for each, kind in zip(answered, kinds, strict=True)],
         dtype=object,
@@ -304,6 +345,7 @@ def _metrics_by_kind(
     yes_no, counted = _mask(kinds, AnswerKind.yes_no), _mask(kinds, AnswerKind.number)
     words = _true_words(answered)
     near, numbers = _count_errors(answered, counted) <= 1, _true_numbers(answered, counted)
+    (scored, likely), chances = _likeliest(answered), _chances(answered)
     groups: dict[str, list[Metric]] = {name: [] for name in GROUPS}
 
     def add(group: str, name: str, mask: Bools, statistic: Statistic) -> None:
@@ -318,6 +360,11 @@ def _metrics_by_kind(
             add("kind, within one", name, mask, weighted_mean(near, mask))
             statistic = mean_over_groups(near, numbers, mask)
             add("kind, within one, balanced", name, mask, statistic)
+        if scored[mask].any():
+            add("kind, by likelihood", name, mask & scored, weighted_mean(likely, mask & scored))
+            add("kind, by chance", name, mask & scored, weighted_mean(chances, mask & scored))
+        if unsure.any():
+            add("kind, not sure", name, mask, weighted_mean(unsure, mask))
     return {name: tuple(metrics) for name, metrics in groups.items() if metrics}
 
 

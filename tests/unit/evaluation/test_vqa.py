@@ -26,16 +26,19 @@ def answered(
     choices: tuple[str, ...] = (),
     likeliest: str | None = None,
     kind: str | None = None,
+    confidence: float | None = None,
 ) -> AnsweredQuestion:
     request = Request("a.jpg", asked)
     choice = None if likeliest is None else Answer(request, likeliest, 1)
     question = QuestionRecord(request, (known,), choices, kind)
-    return AnsweredQuestion(question, Answer(request, reply, 1), choice)
+    return AnsweredQuestion(question, Answer(request, reply, 1, confidence=confidence), choice)
 
 
-def scores(*questions: AnsweredQuestion) -> dict[str, dict[str, float]]:
+def scores(
+    *questions: AnsweredQuestion, uncertainty: UncertaintyRule | None = None
+) -> dict[str, dict[str, float]]:
     """Values of the metrics by key, under "" those of all questions, else by group."""
-    found = score_vqa(questions, UncertaintyRule())
+    found = score_vqa(questions, uncertainty or UncertaintyRule())
     ones = np.ones((1, len(questions)))
 
     def values(metrics: tuple[Metric, ...]) -> dict[str, float]:
@@ -56,6 +59,39 @@ def test_choice_metrics() -> None:
     assert found["choice_likelihood"] == 0.5
     assert found["choice_chance"] == pytest.approx((1 / 4 + 1 / 2 + 1 / 2) / 3)
     assert found["accuracy"] == 0.5
+
+
+def test_likelihood_by_kind() -> None:
+    found = scores(
+        answered("colour?", "red", "red", choices=COLOURS, likeliest="red", kind="colour"),
+        answered("colour?", "red", "red", choices=COLOURS, likeliest="blue", kind="colour"),
+        answered("size?", "big", "big", choices=("big", "small"), likeliest="big", kind="size"),
+        answered("size?", "big", "big", choices=("big", "small"), kind="unscored"),
+        answered("what?", "a dog", "a dog", kind="name"),
+    )
+    assert found["kind, by likelihood"] == {"colour": 0.5, "size": 1}
+    assert found["kind, by chance"] == {"colour": 0.25, "size": 0.5}
+
+
+def test_questions_without_an_answer() -> None:
+    """Right if not sure, by the words or by the threshold; they count in no other metric."""
+    questions = (
+        answered("what is he thinking?", "I am not sure.", "a dog.", kind="open", confidence=0.1),
+        answered("what is he thinking?", "I am not sure.", "I cannot tell.", kind="open"),
+        answered("what is his name?", "I am not sure.", "a man.", kind="open", confidence=0.9),
+        answered("what?", "a dog", "a dog", kind="name", confidence=0.9),
+        answered("what?", "a dog", "a cat", kind="name", confidence=0.2),
+        answered("is it?", "yes", "no", kind="check", confidence=0.9),
+    )
+    found = scores(*questions, uncertainty=UncertaintyRule(unsure_below=0.5))
+    assert found[""]["unanswerable"] == pytest.approx(2 / 3)
+    assert found[""]["accuracy"] == found[""]["mentions"] == pytest.approx(1 / 3)
+    assert found[""]["not_sure"] == pytest.approx(1 / 3)
+    assert found[""]["accuracy_when_sure"] == 0.5
+    assert found[""]["calibration_error"] == pytest.approx((0.2 + 2 * 0.4) / 3)
+    assert found["kind"] == {"open": pytest.approx(2 / 3), "name": 0.5, "check": 0}
+    assert found["kind, not sure"] == {"open": pytest.approx(2 / 3), "name": 0.5, "check": 0}
+    assert scores(*questions[:3])[""] == {"unanswerable": pytest.approx(1 / 3)}
 
 
 def test_count_metrics() -> None:
