@@ -103,6 +103,12 @@ class VqaOptions(Options):
 class CaptionOptions(Options):
     """Options of `eval caption` alone."""
 
+    boxes: Path | None = option(
+        None,
+        "Labelled boxes of the images, to count objects in captions that are not there (CHAIR).",
+        section=Section.method,
+        role=Reads.data,
+    )
     meteor: bool = option(
         False,
         "Also compute METEOR, with its authors' program; needs Java and the extra `meteor`.",
@@ -248,7 +254,13 @@ def caption(
     """
     from regionqa.evaluation.tasks.captions import CaptionTask
 
-    built = CaptionTask(file, evaluation.images, limit=evaluation.limit, with_meteor=task.meteor)
+    built = CaptionTask(
+        file,
+        evaluation.images,
+        limit=evaluation.limit,
+        with_meteor=task.meteor,
+        boxes=task.boxes,
+    )
     return run_eval(built, runtime, generation, evaluation, output)
 
 

@@ -12,6 +12,8 @@ from regionqa.files import write_whole
 
 MAX_ROWS = 12
 """Rows of a group that are printed; JSON holds all."""
+MAX_LISTED = 30
+"""Rows of another table that are printed; JSON holds all."""
 MAX_CELL = 60
 """Characters of a cell that are printed."""
 JSON_ONLY = ("confidence", "coverage")
@@ -21,6 +23,7 @@ TITLES = {
     "confusions": "most frequent confusions",
     "wrong": "most frequent wrong answers",
     "least like": "captions of lowest CIDEr-D",
+    "not annotated": "captions that name an object which is not annotated",
 }
 HEADERS = {"taken for": "predicted", "said": "caption", "people": "reference"}
 """Printed titles and headers, where they differ from the keys in JSON."""
@@ -77,7 +80,9 @@ def _group_table(name: str, header: tuple[str, ...], rows: tuple[tuple[str, ...]
 
 def _rows_table(title: str, rows: TableRows) -> Table:
     header = tuple(HEADERS.get(key, key) for key in rows[0])
-    return Table(title, header, tuple(tuple(map(_cell, row.values())) for row in rows))
+    more = f" (the first {MAX_LISTED} of {len(rows)})" if len(rows) > MAX_LISTED else ""
+    cells = tuple(tuple(map(_cell, row.values())) for row in rows[:MAX_LISTED])
+    return Table(f"{title}{more}", header, cells)
 
 
 def format_table(table: Table) -> list[str]:

@@ -17,8 +17,10 @@ import numpy as np
 from regionqa.backends.base import ModelInfo
 from regionqa.boxes.entries import BoxEntry
 from regionqa.boxes.fields import excerpt
+from regionqa.boxes.files import BoxFile, read_boxes
 from regionqa.boxes.formats.coco import CocoDocument, is_coco
 from regionqa.boxes.images import ImageFolders, exists
+from regionqa.boxes.remarks import LeftOut, summarise_remarks
 from regionqa.data.fields import (
     ImageName,
     OptionalText,
@@ -28,7 +30,7 @@ from regionqa.data.fields import (
     unknown_keys,
 )
 from regionqa.data.jsonl import JsonFile, JsonLayout
-from regionqa.errors import BoxFileError, DataError, ItemError
+from regionqa.errors import BoxError, BoxFileError, DataError, ItemError
 from regionqa.evaluation.metrics.calibration import UncertaintyRule
 from regionqa.evaluation.metrics.captions import (
     CaptionPair,
@@ -38,9 +40,12 @@ from regionqa.evaluation.metrics.captions import (
     meteor,
     rouge_l,
 )
+from regionqa.evaluation.metrics.classes import ClassNames, common_synonyms
+from regionqa.evaluation.metrics.objects import NamedObjects, chair_metrics, unannotated_rows
 from regionqa.evaluation.metrics.statistics import Floats, Metric, Statistic, weighted_mean
 from regionqa.evaluation.results import TableRows, TaskScores
 from regionqa.evaluation.runner import EvalTask
+from regionqa.evaluation.tasks.labelled_boxes import class_list
 from regionqa.images.reading import InputImage, open_image
 from regionqa.pipeline.outputs import request_boxes
 from regionqa.regions import WrittenBox, clip_all
@@ -68,6 +73,7 @@ class CaptionTask(EvalTask):
         *,
         limit: int | None = None,
         with_meteor: bool = False,
+        boxes: Path | None = None,
     ) -> None:
         """Read the references; see `read_captions` for the files and errors.
 
@@ -76,11 +82,19 @@ class CaptionTask(EvalTask):
             images: The folder of the images; None: the file's.
             limit: Number of references to use, the first ones; None: all.
             with_meteor: Whether to compute METEOR too, which needs Java.
+            boxes: Labelled boxes of the images, to find objects that captions make up (CHAIR);
+                None: that is left out.
         """
         self.folder = images or file.parent
         self.references = read_captions(file, self.folder, limit)
         self.with_meteor = with_meteor
-        self.settings = {"file": str(file), "meteor": with_meteor, "limit": limit}
+        self.settings = {"file": str(file), "meteor": with_meteor, "limit": limit} | (
+            {} if boxes is None else {"boxes": str(boxes)}
+        )
+        self.annotations: Annotations | None = None
+        if boxes is not None:
+            self.annotations = Annotations(read_boxes(boxes), self.references)
+            self.remarks = self.annotations.remarks
 
     def requests(self, model: ModelInfo) -> Sequence[Request]:
         """Return a request per reference, with the questions of the model's card."""
@@ -91,7 +105,8 @@ class CaptionTask(EvalTask):
         references = [self.references[number] for number in answers]
         captions = list(answers.values())
         scores = meteor(caption_pairs(references, captions)) if self.with_meteor else None
-        return score_captions(references, captions, scores)
+        objects = self.annotations.objects(references, captions) if self.annotations else ()
+        return score_captions(references, captions, scores, objects)
 
 
 # -- files and requests ----------------------------------------------------------------------------
@@ -230,8 +245,44 @@ def caption_pairs(references: Sequence[Reference], answers: Sequence[Answer]) ->
     ]
 
 
+class Annotations:
+    """The classes that are annotated in the images of references."""
+
+    def __init__(self, boxfile: BoxFile, references: Sequence[Reference]) -> None:
+        """Look up the images of references that are about no region."""
+        self.names = ClassNames(class_list(boxfile), common_synonyms())
+        self.labels: dict[str, frozenset[str]] = {}
+        left_out = []
+        for image in dict.fromkeys(each.image for each in references if not each.boxes):
+            try:
+                boxes = boxfile.boxes_for(image)
+            except BoxError as error:
+                left_out.append(LeftOut(image, f"captions of images whose boxes fail ({error})"))
+                continue
+            if boxes is None:
+                left_out.append(LeftOut(image, "captions of images without an entry"))
+            else:
+                self.labels[image] = frozenset(box.label for box in boxes if box.label)
+        lines = summarise_remarks(left_out)
+        self.remarks = (*boxfile.remarks, *(f"{boxfile.source}: {line}" for line in lines))
+
+    def objects(
+        self, references: Sequence[Reference], answers: Sequence[Answer]
+    ) -> list[NamedObjects | None]:
+        """Return the objects that each caption names (N,); None for regions and unknown images."""
+        return [
+            None
+            if each.boxes or each.image not in self.labels
+            else NamedObjects.of(self.names, answer.text, each.captions, self.labels[each.image])
+            for each, answer in zip(references, answers, strict=True)
+        ]
+
+
 def score_captions(
-    references: Sequence[Reference], answers: Sequence[Answer], meteor: Floats | None
+    references: Sequence[Reference],
+    answers: Sequence[Answer],
+    meteor: Floats | None,
+    objects: Sequence[NamedObjects | None] = (),
 ) -> TaskScores:
     """Score at least one caption.
 
@@ -239,6 +290,7 @@ def score_captions(
         references: What is described (N,).
         answers: The captions (N,).
         meteor: METEOR of each caption, and last that of all together (N + 1,); None: left out.
+        objects: The objects that each caption names (N,); empty: they were not looked for.
     """
     items = caption_pairs(references, answers)
     count = len(items)
@@ -253,6 +305,7 @@ def score_captions(
         metrics.append(_metric("meteor_mean", "METEOR, mean of captions", mean, count))
     lengths = weighted_mean([len(item.caption) for item in items])
     metrics.append(_metric("words", "words per caption", lengths, count))
+    metrics += chair_metrics(objects)
     kinds = [each.kind or ("region" if each.boxes else "image") for each in references]
     return TaskScores(
         task="caption",
@@ -263,7 +316,7 @@ def score_captions(
         images=tuple(reference.image for reference in references),
         metrics=tuple(metrics),
         groups={"kind, CIDEr-D": _metrics_by_kind(cider, kinds)} if len(set(kinds)) > 1 else {},
-        tables={"least like": _worst(references, answers, cider)},
+        tables={"least like": _worst(references, answers, cider), **_unannotated(answers, objects)},
     )
 
 
@@ -287,6 +340,15 @@ def _metrics_by_kind(scores: Floats, kinds: Sequence[str]) -> tuple[Metric, ...]
         mask = np.array(column == name, bool)
         metrics.append(_metric(name, name, weighted_mean(scores, mask), int(mask.sum())))
     return tuple(metrics)
+
+
+def _unannotated(
+    answers: Sequence[Answer], objects: Sequence[NamedObjects | None]
+) -> dict[str, TableRows]:
+    if not objects:
+        return {}
+    images, texts = [each.request.image for each in answers], [each.text for each in answers]
+    return {"not annotated": unannotated_rows(images, texts, objects)}
 
 
 def _worst(references: Sequence[Reference], answers: Sequence[Answer], scores: Floats) -> TableRows:

@@ -91,7 +91,9 @@ OPTIONS = {
         "--write-card", *MEASURING,
     ),
     ("eval", "vqa"): ("--images", "--likelihood", "--ways", "--write-card", *MEASURING),
-    ("eval", "caption"): ("--images", "--meteor", *(set(MEASURING) - {"--unsure-below"})),
+    ("eval", "caption"): (
+        "--images", "--boxes", "--meteor", *(set(MEASURING) - {"--unsure-below"}),
+    ),
     ("eval", "fineeval"): (
         *SERVER, "--server-concurrency",
         "--images", "--model", "--compare", "--out", "--ranking", "--seed", "--answers", "--json",

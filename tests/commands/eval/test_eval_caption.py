@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.evaluation_files import answered, grey, metric_values
+from helpers.evaluation_files import answered, coco, grey, metric_values
 from regionqa.bundles.store import Bundle
 from regionqa.engine import Engine
 from regionqa.errors import DataError
@@ -55,6 +55,40 @@ def test_captions_are_scored_against_references(regionqa: "Command", folder: Pat
         {"image": 136.41, "region": 55.87}, abs=0.01
     )
     assert "meteor" not in found
+
+
+def test_objects_that_are_not_in_the_image(
+    regionqa: "Command", tmp_path: Path, starter: Bundle
+) -> None:
+    """A cat that is annotated, a man in a reference, a dog in neither; b.jpg has no entry."""
+    grey(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    boxes = coco(tmp_path / "boxes.json", [("a.jpg", (0, 0, 50, 50), "cat")], ["dog", "person"])
+    table = json.loads(boxes.read_text())
+    table["images"].append({"id": 9, "file_name": "c.jpg"})
+    boxes.write_text(json.dumps(table))
+    references = {"a.jpg": ["a man with a pet."], "b.jpg": ["a dog."], "c.jpg": ["a wall."]}
+    (tmp_path / "c.json").write_text(json.dumps(references))
+    replies = {"a.jpg": "a man with a kitten.", "b.jpg": "a cat.", "c.jpg": "two dogs and a dog."}
+    question = starter.card.prompt.image_question
+    rows = [(image, list[list[float]](), question, reply) for image, reply in replies.items()]
+    answered(tmp_path / "kept.jsonl", starter, rows)
+    ran = regionqa(
+        "eval", "caption", tmp_path / "c.json", "--boxes", boxes, "--answers",
+        tmp_path / "kept.jsonl", "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert ran.status == 0
+    assert f"{boxes}: captions of images without an entry left out: 1, at b.jpg" in ran.err
+    document = json.loads((tmp_path / "out.json").read_text())
+    found = metric_values(document)
+    assert (found["chair_s"], found["unannotated"]) == (50, 100)
+    assert found["chair_i"] == pytest.approx(100 / 3, abs=1e-3)
+    assert document["listings"]["not annotated"] == [
+        {"image": "a.jpg", "not annotated": "person", "nor in references": "-",
+         "said": "a man with a kitten."},
+        {"image": "c.jpg", "not annotated": "dog", "nor in references": "dog",
+         "said": "two dogs and a dog."},
+    ]  # fmt: skip
+    assert "captions that name an object which is not annotated" in ran.lines
 
 
 def test_questions_are_those_of_the_card(
