@@ -1,11 +1,11 @@
 """Write the boxes of the photos that the starter's recipe holds out from training.
 
-    python benchmarks/held_out_boxes.py DATA/coco_small held_out.json
+    PYTHONPATH=. python benchmarks/held_out_boxes.py DATA/coco_small held_out.json
     regionqa eval recognition --boxes held_out.json --images DATA/coco_small/images
 
 The photos are a part of `instances_train.json`. The starter is not trained on them, only its
 confidence is calibrated on them. They show how far choosing between candidates on dev has
-overfitted dev.
+overfitted dev. Which photos they are is read from the recipe, hence the PYTHONPATH.
 
 Prints the number of photos and of boxes.
 """
@@ -14,13 +14,18 @@ import json
 import sys
 from pathlib import Path
 
-from recipes.starter.vision.photos import read_photos, split
+
+def held_out_names(folder: Path) -> set[str]:
+    """Return the file names of the photos that the recipe holds out."""
+    from recipes.starter.vision.photos import read_photos, split
+
+    _, held_out = split(read_photos(folder, "train"))
+    return {photo.path.name for photo in held_out.photos}
 
 
 def main(folder: Path, out: Path) -> None:
     """Write the annotations of the held-out photos, and print how many there are."""
-    _, held_out = split(read_photos(folder, "train"))
-    names = {photo.path.name for photo in held_out.photos}
+    names = held_out_names(folder)
     instances = json.loads((folder / "instances_train.json").read_text(encoding="utf-8"))
     instances["images"] = [each for each in instances["images"] if each["file_name"] in names]
     images = {each["id"] for each in instances["images"]}

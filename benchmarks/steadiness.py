@@ -12,19 +12,37 @@ Prints a line per photo: its class, the share of right answers, and the most fre
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 import regionqa
+from regionqa.engine import Engine
 from regionqa.evaluation.metrics.classes import ClassNames, common_synonyms
 from regionqa.images.reading import open_image
 from regionqa.pipeline.demo import QUESTIONS, SOURCES, photo_folder
 from regionqa.regions import Box, Region
-from regionqa.requests import Request
+from regionqa.requests import NAMING_QUESTION, Request
 
 TRUTHS = {"cat.png": "cat", "cup.png": "cup", "astronaut.png": "person"}
 TRUTHS |= {"motorcycle.png": "motorcycle"}
-QUESTION = "what is this?"
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """The replies about one photo."""
+
+    label: str
+    """The class of what its box shows."""
+    replies: int
+    wrong: Counter[str]
+    """Wrong replies with their number."""
+
+    @property
+    def right(self) -> float:
+        """Right replies in percent."""
+        return 100 * (self.replies - self.wrong.total()) / self.replies
 
 
 def jittered(box: Box, share: float, rng: np.random.Generator, width: int, height: int) -> Box:
@@ -38,6 +56,23 @@ def jittered(box: Box, share: float, rng: np.random.Generator, width: int, heigh
     return Box(*low.tolist(), *high.tolist())
 
 
+def steadiness(
+    engine: Engine, count: int = 100, share: float = 0.1, *, guess: bool = False
+) -> Iterator[Steadiness]:
+    """Ask about every photo."""
+    names = ClassNames(sorted(set(TRUTHS.values())), common_synonyms())
+    for photo, label in TRUTHS.items():
+        box = next(each.boxes[0] for each in QUESTIONS if each.photo == photo and each.boxes)
+        image = open_image(photo_folder() / SOURCES[photo])
+        rng = np.random.default_rng(0)
+        boxes = [jittered(box, share, rng, image.width, image.height) for _ in range(count)]
+        requests = [Request(image.name, NAMING_QUESTION, (Region(each),), image) for each in boxes]
+        answers = engine.answer(requests, unsure_below=0.0 if guess else None)
+        replies = [answer.text for answer in answers]
+        wrong = Counter(reply for reply in replies if names.named(reply) != label)
+        yield Steadiness(label, len(replies), wrong)
+
+
 def main() -> None:
     """Ask about every photo and print the results."""
     parser = argparse.ArgumentParser(prog="python benchmarks/steadiness.py")
@@ -47,21 +82,9 @@ def main() -> None:
     parser.add_argument("--guess", action="store_true", help="answer even if the model is not sure")
     options = parser.parse_args()
     engine = regionqa.load(options.model, device="cpu")
-    names = ClassNames(sorted(set(TRUTHS.values())), common_synonyms())
-    for photo, label in TRUTHS.items():
-        box = next(each.boxes[0] for each in QUESTIONS if each.photo == photo and each.boxes)
-        image = open_image(photo_folder() / SOURCES[photo])
-        rng = np.random.default_rng(0)
-        width, height = image.width, image.height
-        boxes = [jittered(box, options.share, rng, width, height) for _ in range(options.count)]
-        requests = [Request(image.name, QUESTION, (Region(each),), image) for each in boxes]
-        unsure_below = 0.0 if options.guess else None
-        answers = engine.answer(requests, unsure_below=unsure_below)
-        replies = [answer.text for answer in answers]
-        wrong = Counter(reply for reply in replies if names.named(reply) != label)
-        right = len(replies) - wrong.total()
-        most = ", ".join(f"{reply} ({times})" for reply, times in wrong.most_common(3))
-        print(f"{label:<12}{100 * right / len(replies):5.1f} %  {most}")
+    for found in steadiness(engine, options.count, options.share, guess=options.guess):
+        most = ", ".join(f"{reply} ({times})" for reply, times in found.wrong.most_common(3))
+        print(f"{found.label:<12}{found.right:5.1f} %  {most}")
 
 
 if __name__ == "__main__":
