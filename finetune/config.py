@@ -198,6 +198,13 @@ class FinetuneSettings:
             **DATA,
         )
     )
+    mixture: str | None = option(
+        None,
+        "TOML file of weighted data files and their stages, in place of --data "
+        "(docs/guide/data.md).",
+        excludes=("data", "align_data"),
+        **DATA,
+    )
     model: str = field(
         metadata=flag("Model to start from. Default: starter.", "--model", "-m", role=Reads.model)
     )
@@ -263,8 +270,8 @@ class FinetuneSettings:
     )
 
     def __post_init__(self) -> None:
-        if not self.data:
-            raise UsageError("no training data; name a file with --data")
+        if not self.data and self.mixture is None:
+            raise UsageError("no training data; name a file with --data, or a --mixture")
         if not self.run or not set(self.run) <= {"align", "instruct"}:
             raise UsageError(f"stages {self.run}: known are align and instruct")
         for name in ("held_out_share", "lora_dropout"):

@@ -15,8 +15,9 @@ import numpy as np
 from regionqa.bundles.card import ModelCard
 from regionqa.bundles.store import Bundle
 from regionqa.data.files import read_training_data
+from regionqa.data.mixtures.reading import MixtureSource, capped, read_mixture, weighted
 from regionqa.data.records import Problem, Record
-from regionqa.errors import DataError, QuestionError
+from regionqa.errors import DataError, QuestionError, UsageError
 from regionqa.finetune.config import FinetuneSettings
 from regionqa.language.prompts import render_conversation
 from regionqa.language.references import REFERENCE, renumber
@@ -218,6 +219,8 @@ def sample_builder(base: Bundle) -> SampleBuilder:
 def read_run_data(settings: FinetuneSettings, builder: FitsRecords, say: Say) -> RunData:
     """Read all records of a run; DataError for the first file that cannot be used."""
     reader = _Reader(settings, builder, say)
+    if settings.mixture is not None:
+        return _read_mixture(settings, reader)
     main = reader.read(settings.data, "training")
     align = reader.read(settings.align_data, "align") or main
     replay = reader.read(settings.replay, "replay")
@@ -243,6 +246,42 @@ def read_run_data(settings: FinetuneSettings, builder: FitsRecords, say: Say) ->
     ).checked()
 
 
+def _read_mixture(settings: FinetuneSettings, reader: "_Reader") -> RunData:
+    """Read the sources of a mixture; whole images are held out of all of them."""
+    path, seed = Path(str(settings.mixture)), settings.seed
+    sources = read_mixture(path).source
+    for stage in settings.run:
+        if not any(source.trains(stage) for source in sources):
+            raise UsageError(
+                f"{path}: has no source for the stage {stage}; add one, or run the other with "
+                "--stage"
+            )
+    found = [reader.read_source(n, source, seed) for n, source in enumerate(sources, 1)]
+    replay = reader.read(settings.replay, "replay")
+    every = tuple(record for records in found for record in records)
+    if settings.held_out:
+        held_out = reader.read((settings.held_out,), "held out")
+        images = {record.image for record in held_out}
+    else:
+        images = held_out_images(every, settings.held_out_share, seed)
+        held_out = tuple(dict.fromkeys(record for record in every if record.image in images))
+
+    def of_stage(stage: str) -> tuple[Record, ...]:
+        used = [records for source, records in zip(sources, found, strict=True)
+                if source.trains(stage)]  # fmt: skip
+        return _without([record for records in used for record in records], images)
+
+    align, instruct = of_stage("align"), of_stage("instruct")
+    return RunData(
+        align if "align" in settings.run else instruct,
+        instruct if "instruct" in settings.run else align,
+        replay,
+        held_out,
+        files=tuple(reader.files),
+        digests=reader.digests,
+    ).checked()
+
+
 class _Reader:
     """Read files of records and describe them."""
 
@@ -261,18 +300,39 @@ class _Reader:
         """Read the usable records of several files."""
         return tuple(record for name in names for record in self._read(Path(name), use))
 
-    def _read(self, path: Path, use: str) -> list[Record]:
-        data = read_training_data(path, self._images)
+    def read_source(self, number: int, source: MixtureSource, seed: int) -> list[Record]:
+        """Read the records of a mixture's source, as often as its weight says."""
+        images = Path(source.images) if source.images else self._images
+
+        def select(records: Sequence[Record]) -> list[Record]:
+            return weighted(capped(records, source, seed), source, seed)
+
+        use = f"source {number} of the mixture, {source.stage}"
+        return self._read(Path(source.file), use, images, select)
+
+    def _read(
+        self,
+        path: Path,
+        use: str,
+        images: Path | None = None,
+        select: Callable[[Sequence[Record]], list[Record]] = list,
+    ) -> list[Record]:
+        data = read_training_data(path, images or self._images)
         for warning in data.remarks:
             self._say(f"warning: {warning}")
         records, misfits = self._builder.fitting(data.records)
         data = replace(data, records=tuple(records), problems=(*data.problems, *misfits)).or_stop(
             skip_bad=self._skip_bad, check=self._check
         )
+        usable = len(records)
+        records = select(records)
         digests = tuple(map(record_digest, records))
         self.digests[f"{use}: {path.name}"] = digests
         left_out = f", {data.bad:,} left out" if data.bad else ""
-        self._say(f"{path}: {len(records):,} records of {len(data.images):,} images{left_out}")
+        taken = "" if len(records) == usable else f", of {usable:,} in the file"
+        self._say(
+            f"{path}: {len(records):,} records of {len(data.images):,} images{taken}{left_out}"
+        )
         self.files.append(
             {
                 "file": path.name,

@@ -139,7 +139,8 @@ def chosen_settings(
     path = resumed / TRAINING / SETTINGS if resumed else None
     given = {name: value for name, value in run_values.items() if value is not None}
     stage_given = {name: value for name, value in stage_values.items() if value is not None}
-    if path and path.is_file() and file is None and not given.get("data"):
+    has_data = given.get("data") or given.get("mixture")
+    if path and path.is_file() and file is None and not has_data:
         if given or stage_given or preset:
             one = next(iter((*given, *stage_given, "preset")))
             raise UsageError(
@@ -222,7 +223,7 @@ def with_absolute_paths(settings: FinetuneSettings) -> FinetuneSettings:
     changes: dict[str, Any] = {}
     for name in ("data", "align_data", "replay"):
         changes[name] = tuple(str(Path(path).absolute()) for path in getattr(settings, name))
-    for name in ("images", "held_out", "rehearse_on"):
+    for name in ("images", "mixture", "held_out", "rehearse_on"):
         path = getattr(settings, name)
         changes[name] = None if path is None else str(Path(path).absolute())
     if is_folder(Path(settings.model)):

@@ -8,6 +8,7 @@ import typer
 from regionqa.cli.data.app import Convention, data_app, open_data
 from regionqa.cli.options import only, with_options
 from regionqa.data.sources.kinds import DatasetOptions
+from regionqa.errors import UsageError
 from regionqa.flags import Reads, Writes
 from regionqa.options import ImageFolderOptions, OutputOptions
 
@@ -77,6 +78,29 @@ def kinds() -> None:
         print(f"  FILE: {entry.file}")
         if entry.annotations:
             print(f"  --annotations: {entry.annotations}")
+
+
+@data_app.command()
+@with_options
+def mixtures(
+    name: Annotated[
+        str | None, typer.Argument(help="Mixture to print. Default: list them.")
+    ] = None,
+) -> None:
+    """Print a mixture of data files, as the papers train on it; finetune --mixture reads it.
+
+    regionqa data mixtures gpt4roi > gpt4roi.toml
+    """
+    from regionqa.data.mixtures.reading import shipped_mixtures
+
+    known = shipped_mixtures()
+    if name is None:
+        for each, text in known.items():
+            print(f"{each}\t{text.partition(chr(10))[0].removeprefix('# ')}")
+    elif name in known:
+        print(known[name], end="")
+    else:
+        raise UsageError(f"data mixtures {name!r}: must be one of {', '.join(known)}")
 
 
 def convert_dataset(

@@ -49,8 +49,9 @@ OPTIONS = {
     ("models", "recommend"): ("--debug", "--help"),
     ("models", "show"): ("--debug", "--help"),
     ("finetune",): (
-        "--data", "--model", "--out", "--images", "--align-data", "--replay", "--rehearse",
-        "--rehearse-on", "--held-out", "--held-out-share", "--stage", "--preset", "--settings",
+        "--data", "--mixture", "--model", "--out", "--images", "--align-data", "--replay",
+        "--rehearse", "--rehearse-on", "--held-out", "--held-out-share", "--stage", "--preset",
+        "--settings",
         "--epochs", "--steps", "--batch", "--accumulate", "--learning-rate", "--replay-share",
         "--box-noise", "--way", "--lora", "--keep-adapter", "--precision",
         "--gradient-checkpointing", "--skip-bad", "--evaluate-every", "--save-every", "--seed",
@@ -75,6 +76,7 @@ OPTIONS = {
         "--out", "--images", "--box-format", "--box-units", "--scale-boxes", "--count", "--seed",
         "--overwrite", "--quiet", "--debug", "--help",
     ),
+    ("data", "mixtures"): ("--debug", "--help"),
     ("data", "kinds"): ("--debug", "--help"),
     ("data", "generate"): (
         *SERVER, "--server-concurrency",
