@@ -4,12 +4,12 @@ A labelled box is an object. What a record says beside names (a caption, a relat
 fact, in which `<region3>` names the third object of the image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from regionqa.data.records import Record, TrainingData, Turn, one_line
+from regionqa.data.records import Record, Turn, one_line
 from regionqa.images.reading import open_image
 from regionqa.language.references import REFERENCE, renumber
 from regionqa.regions import Box, Region
@@ -79,19 +79,21 @@ def annotation_text(
     return "\n".join(lines)
 
 
-def annotated_images(data: TrainingData) -> Iterator[AnnotatedImage]:
-    """Collect what the records say about each image, in order of appearance.
+def annotated_images(images: Iterable[Sequence[Record]], source: Path) -> Iterator[AnnotatedImage]:
+    """Collect what the records say about each image.
 
     An image is opened for its size.
+
+    Args:
+        images: The records of each image.
+        source: The file or folder that they are from.
 
     Raises:
         ImageError: An image has vanished since the records were read.
     """
-    records: dict[Path, list[Record]] = {}
-    for record in data.records:
-        records.setdefault(record.image, []).append(record)
-    folder = (data.source if data.source.is_dir() else data.source.parent).absolute()
-    for path, found in records.items():
+    folder = (source if source.is_dir() else source.parent).absolute()
+    for found in images:
+        path = found[0].image
         image = open_image(path)
         objects = _objects(found)
         kept = objects[:MOST_OBJECTS]

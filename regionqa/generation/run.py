@@ -4,6 +4,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 from regionqa.data.convert import as_document
 from regionqa.data.english import counted
 from regionqa.data.records import Record
+from regionqa.data.streams.disk_index import DiskIndex
 from regionqa.errors import OutputError
 from regionqa.files import open_output, output_error
 from regionqa.generation.annotations import as_conversation
@@ -131,12 +133,12 @@ def generate_data(
     writer = ConversationWriter(replies, options)
     folder = options.out.parent.absolute()
     window = AHEAD * options.server_concurrency
-    before = record_ids(options.out) if options.resume else set()
     with (
+        closing(record_ids(options.out) if options.resume else DiskIndex()) as before,
         open_output(options.out) as records,
         open_output(options.rejected_file) as rejected,
     ):
-        for made in track(in_order(source, writer, plan.tasks, window)):
+        for made in track(in_order(source, writer, plan.tasks(), window)):
             reject_duplicates(made, duplicates)  # there are no turns if it is not finished
             summary.add(made)
             if made.turns:
@@ -144,21 +146,24 @@ def generate_data(
                 before.discard(made.task.id)
             if made.rejected:
                 _write(rejected, options.rejected_file, rejected_document(made))
-    summary.attempts, summary.kept, summary.gone = source.attempts, replies.found, len(before)
+        summary.gone = len(before)
+    summary.attempts, summary.kept = source.attempts, replies.found
     return summary
 
 
-def record_ids(path: Path) -> set[str]:
+def record_ids(path: Path) -> DiskIndex:
     """Return the ids of the records in a file; a last line that is incomplete has none.
 
     Raises:
         OutputError: The file cannot be read, or holds something else.
     """
-    found: set[str] = set()
+    found = DiskIndex()
     try:
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        for line in lines[:-1]:
-            found.add(str(json.loads(line)["id"]))
+        if path.exists():
+            with path.open("rb") as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        found[str(json.loads(line)["id"])] = 1
     except OSError as error:
         raise output_error(path, error) from error
     except (ValueError, LookupError, TypeError):

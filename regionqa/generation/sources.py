@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 from regionqa.backends.server.choices import response_format
 from regionqa.backends.server.client import OPTIONAL, ChatClient, ServerAddress
 from regionqa.data.english import BYTES_PER_TOKEN
+from regionqa.data.streams.disk_index import DiskIndex
 from regionqa.errors import OutputError
 from regionqa.files import output_error
 
@@ -179,17 +180,17 @@ class ReplyJournal:
             OutputError: It cannot be opened, or holds something else.
         """
         self._path = path
-        self._places: dict[str, int] = {}
         try:
             if not (resume and path.exists()):
                 path.write_bytes(b"")
             self._file: BinaryIO = path.open("r+b")
         except OSError as error:
             raise output_error(path, error) from error
+        self._places = DiskIndex()
         try:
             self._read()
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _read(self) -> None:
@@ -229,6 +230,7 @@ class ReplyJournal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._places.close()
 
 
 def _kept_reply(line: bytes, path: Path) -> dict[str, Any]:

@@ -42,9 +42,18 @@ class GenerationTask:
 
 @dataclass
 class TaskPlan:
-    """The tasks of a file, and what was not made a task."""
+    """The tasks of a shard, planned as they are taken, and what was not made a task."""
 
-    tasks: list[GenerationTask] = field(default_factory=list)
+    found: Iterable[AnnotatedImage]
+    """All images, of every shard."""
+    kinds: Sequence[GenerationKind]
+    """The kinds wanted."""
+    per_image: int | None
+    """Number of kinds per image; None: all that are possible."""
+    seed: int
+    """Of what is drawn; each image has a generator of its own."""
+    shard: Shard
+    """The part of the images."""
     unsupported: Counter[GenerationKind] = field(default_factory=Counter)
     """Images whose annotations do not allow a kind."""
     without_objects: int = 0
@@ -53,47 +62,31 @@ class TaskPlan:
     """Objects and facts that exceed what a prompt holds."""
     images: int = 0
 
+    def tasks(self) -> Iterator[GenerationTask]:
+        """Iterate over the tasks, and count."""
+        for place, image in enumerate(self.found):
+            if place % self.shard.parts == self.shard.part:
+                self.images += 1
+                self.left_out += image.left_out
+                yield from self._of_image(image)
 
-def plan_tasks(
-    images: Iterable[AnnotatedImage],
-    kinds: Sequence[GenerationKind],
-    per_image: int | None,
-    seed: int,
-    shard: Shard,
-) -> TaskPlan:
-    """Plan the tasks of a shard.
-
-    Args:
-        images: All images, of every shard.
-        kinds: The kinds wanted.
-        per_image: Number of kinds per image; None: all that are possible.
-        seed: Of what is drawn; each image has a generator of its own.
-        shard: The part of the images.
-    """
-    plan = TaskPlan()
-    for place, image in enumerate(images):
-        if place % shard.parts != shard.part:
-            continue
-        plan.images += 1
-        plan.left_out += image.left_out
+    def _of_image(self, image: AnnotatedImage) -> Iterator[GenerationTask]:
         if not image.objects:
-            plan.without_objects += 1
-            continue
+            self.without_objects += 1
+            return
         possible = []
-        for kind in kinds:
+        for kind in self.kinds:
             targets = targets_of(image, kind)
             if targets is None:
-                plan.unsupported[kind] += 1
+                self.unsupported[kind] += 1
             else:
                 possible.append((kind, targets))
-        if per_image is not None and per_image < len(possible):
-            drawn = random.Random(seed_of(seed, image.name)).sample(range(len(possible)), per_image)
+        if self.per_image is not None and self.per_image < len(possible):
+            generator = random.Random(seed_of(self.seed, image.name))
+            drawn = generator.sample(range(len(possible)), self.per_image)
             possible = [possible[index] for index in sorted(drawn)]
-        plan.tasks += (
-            GenerationTask(image, kind, targets, seed_of(seed, image.name, kind))
-            for kind, targets in possible
-        )
-    return plan
+        for kind, targets in possible:
+            yield GenerationTask(image, kind, targets, seed_of(self.seed, image.name, kind))
 
 
 def seed_of(*parts: object) -> int:

@@ -11,7 +11,7 @@ from regionqa.options import BoxOptions, ImageFolderOptions
 
 if TYPE_CHECKING:
     from regionqa.data.records import TrainingData
-    from regionqa.data.streaming import TrainingStream
+    from regionqa.data.streams.training import TrainingStream
     from regionqa.pipeline.console import Console
 
 
@@ -49,7 +49,7 @@ def open_data(
     file: Path, folder: ImageFolderOptions, boxes: Convention, console: "Console"
 ) -> "TrainingStream":
     """Open training data as the options say, to read it record by record."""
-    from regionqa.data.streaming import open_training_stream
+    from regionqa.data.streams.training import open_training_stream
 
     stream = open_training_stream(
         file,

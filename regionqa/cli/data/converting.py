@@ -48,7 +48,7 @@ def convert(
     """
     from regionqa.data.convert import write_training_data
     from regionqa.data.english import counted
-    from regionqa.data.streaming import UsableRecords
+    from regionqa.data.streams.training import UsableRecords
     from regionqa.pipeline.console import Console
 
     console = Console()

@@ -1,10 +1,11 @@
 """`data generate`: training data written by a language model."""
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regionqa.cli.data.app import Convention, DataFile, data_app, read_data
+from regionqa.cli.data.app import Convention, DataFile, data_app, open_data
 from regionqa.cli.options import GENERATE, only, require, with_options
 from regionqa.errors import SOME_FAILED, UsageError
 from regionqa.flags import Reads, Writes
@@ -42,8 +43,10 @@ def generate(
     generated.jsonl --judge
     """
     from regionqa.data.english import counted
+    from regionqa.data.streams.disk_index import RecordsByImage
+    from regionqa.data.streams.training import UsableRecords
     from regionqa.generation.annotations import annotated_images
-    from regionqa.generation.tasks import plan_tasks
+    from regionqa.generation.tasks import TaskPlan
     from regionqa.pipeline.console import Console
     from regionqa.pipeline.guard import NamedFiles, guarded
 
@@ -57,17 +60,21 @@ def generate(
         Console(quiet=output.quiet) as console,
     ):
         source = _source(runtime, options)
-        data = read_data(file, folder, boxes, console).or_stop(skip_bad=skip_bad)
-        if data.bad:
-            console.error(f"{file}: {counted(data.bad, 'bad record')} left out")
-        plan = plan_tasks(
-            annotated_images(data),
-            options.chosen_kinds,
-            options.per_image,
-            options.seed,
-            options.part,
-        )
-        summary = _generated(plan, source, options, console)
+        stream = open_data(file, folder, boxes, console)
+        usable = UsableRecords(stream)
+        with closing(RecordsByImage(stream)) as images:
+            for key, record in console.track(usable.or_stop(skip_bad=skip_bad), "records"):
+                images.add(key, record.image)
+            if usable.counts.bad:
+                console.error(f"{file}: {counted(usable.counts.bad, 'bad record')} left out")
+            plan = TaskPlan(
+                annotated_images(images, stream.source),
+                options.chosen_kinds,
+                options.per_image,
+                options.seed,
+                options.part,
+            )
+            summary = _generated(plan, source, options, console)
         for line in summary.remarks():
             console.note(line)
     for line in summary.lines(options):
@@ -116,7 +123,7 @@ def _generated(
             source,
             options,
             journal,
-            lambda made: console.track(made, "tasks", len(plan.tasks)),
+            lambda made: console.track(made, "tasks"),
         )
     finally:
         source.close()

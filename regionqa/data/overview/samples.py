@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from regionqa.data.records import ProblemCounts, Record
-from regionqa.data.streaming import Key, TrainingStream, UsableRecords
+from regionqa.data.streams.training import Key, TrainingStream, UsableRecords
 
 OTHER = "other"
 """Kind of a record that has none."""

@@ -16,7 +16,7 @@ import numpy as np
 from regionqa.data.english import BYTES_PER_TOKEN, FUNCTION_WORDS, WORD, counted
 from regionqa.data.overview.histograms import LENGTHS, SIZES, Bar, bars_of, bin_of, histogram
 from regionqa.data.records import ProblemCounts, Record, one_line
-from regionqa.data.streaming import TrainingStream, UsableRecords
+from regionqa.data.streams.training import TrainingStream, UsableRecords
 from regionqa.language.references import REFERENCE
 
 AREAS = (32**2, 96**2)

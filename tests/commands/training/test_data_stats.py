@@ -12,7 +12,7 @@ from PIL import Image
 
 from helpers.documents.training_data import coco, good, save, turns
 from regionqa.data.overview.samples import RecordSample, sample_records
-from regionqa.data.streaming import LinesStream, LoadedStream, open_training_stream
+from regionqa.data.streams.training import LinesStream, LoadedStream, open_training_stream
 
 if TYPE_CHECKING:
     from conftest import Command

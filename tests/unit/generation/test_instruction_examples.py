@@ -1,6 +1,7 @@
 """Few-shot examples, forms of replies, filters, and what annotations say."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from regionqa.data.files import read_training_data
 from regionqa.data.sources import wording
+from regionqa.data.streams.disk_index import RecordsByImage
+from regionqa.data.streams.training import UsableRecords, open_training_stream
 from regionqa.generation.annotations import (
     AnnotatedImage,
     annotated_images,
@@ -32,7 +34,7 @@ from regionqa.generation.replies import (
     json_schema,
     read_reply,
 )
-from regionqa.generation.tasks import TEXT_FACT, plan_tasks, targets_of
+from regionqa.generation.tasks import TEXT_FACT, TaskPlan, targets_of
 from regionqa.regions import Box, Region
 
 FORMS: dict[type[msgspec.Struct], Any] = {
@@ -196,7 +198,11 @@ def written(folder: Path, *records: dict[str, Any]) -> list[AnnotatedImage]:
     Image.new("RGB", (100, 50)).save(folder / "a.png")
     path = folder / "a.jsonl"
     path.write_text("".join(json.dumps({"image": "a.png", **each}) + "\n" for each in records))
-    return list(annotated_images(read_training_data(path).or_stop(skip_bad=False)))
+    stream = open_training_stream(path)
+    with closing(RecordsByImage(stream)) as images:
+        for key, record in UsableRecords(stream).or_stop(skip_bad=False):
+            images.add(key, record.image)
+        return list(annotated_images(images, path))
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
@@ -269,10 +275,11 @@ def test_shards_divide_the_tasks(parts: int, count: int, per_image: int | None, 
     images = [scene(names[n]) for n in range(count)]
     kinds = tuple(GenerationKind)
     per_image = per_image or None
-    whole = plan_tasks(images, kinds, per_image, seed, Shard(0, 1))
-    shards = [plan_tasks(images, kinds, per_image, seed, Shard(n, parts)) for n in range(parts)]
-    divided = sorted((task.id, task.seed) for shard in shards for task in shard.tasks)
-    assert divided == sorted((task.id, task.seed) for task in whole.tasks)
+    whole = TaskPlan(images, kinds, per_image, seed, Shard(0, 1))
+    shards = [TaskPlan(images, kinds, per_image, seed, Shard(n, parts)) for n in range(parts)]
+    divided = sorted((task.id, task.seed) for shard in shards for task in shard.tasks())
+    tasks = list(whole.tasks())
+    assert divided == sorted((task.id, task.seed) for task in tasks)
     assert sum(shard.images for shard in shards) == whole.images == count
     if per_image is not None:
-        assert len(whole.tasks) == count * per_image
+        assert len(tasks) == count * per_image
