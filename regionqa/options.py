@@ -298,14 +298,22 @@ class GenerationOptions(Options):
             raise UsageError(
                 "--guess: answers at any confidence, so --unsure-below has no effect; drop one"
             )
+        if any(not part for part in self._parts):
+            raise UsageError(
+                f"--choices {','.join(self.choices)}: has an empty answer; remove a comma, or use "
+                "'choices' of a request for an answer that has commas"
+            )
         if self.choices and len(self.allowed) < 2:
             raise UsageError("--choices: give at least two, separated by commas")
 
     @property
     def allowed(self) -> tuple[str, ...]:
         """The allowed answers, each once; empty: any answer is."""
-        parts = (part.strip() for text in self.choices for part in text.split(","))
-        return tuple(dict.fromkeys(filter(None, parts)))
+        return tuple(dict.fromkeys(self._parts))
+
+    @property
+    def _parts(self) -> list[str]:
+        return [part.strip() for text in self.choices for part in text.split(",")]
 
     @property
     def threshold(self) -> float | None:

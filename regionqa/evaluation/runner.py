@@ -6,7 +6,7 @@ A model is asked by the same path as in `regionqa ask`: `Engine.answer`, greedy 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -132,9 +132,21 @@ def evaluate_models(
 
 
 def run_task(
-    requests: Sequence[Request], settings: EvalSettings, model: Model, console: Console
+    requests: Sequence[Request],
+    settings: EvalSettings,
+    model: Model,
+    console: Console,
+    report: Callable[[str], None] | None = None,
 ) -> EvalRun:
-    """Ask one model everything; requests that fail are reported on the console."""
+    """Ask one model everything.
+
+    Args:
+        requests: What to ask.
+        settings: How the model is run.
+        model: The model.
+        console: For progress, and for the errors of requests that fail.
+        report: Called with these instead.
+    """
     info, runtime, variant = model.info, settings.runtime, settings.variant
     output = OutputSettings(
         OutputFormat.jsonl, info.name, info.revision, runtime.device, runtime.dtype
@@ -157,7 +169,7 @@ def run_task(
             answered[index] = answer
         else:
             failed += 1
-            console.error(error_text(answer))
+            (report or console.error)(error_text(answer))
     device = "cached answers"
     if load.cache_info().currsize:
         device = str(load().device)

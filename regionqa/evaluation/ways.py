@@ -103,10 +103,17 @@ def compare_ways(
     for line in task.remarks:
         console.warn(line)
     runs = {}
+    failures: dict[tuple[str, int], list[str]] = {}
     for way in ways:
         told = replace(settings, runtime=settings.runtime.replace(way=way))
         model = found.configured(told.runtime)
-        runs[way] = run_task(task.requests(model.info), told, model, console)
+        errors: list[str] = []
+        runs[way] = run_task(task.requests(model.info), told, model, console, errors.append)
+        for place, line in enumerate(errors):  # several items may fail alike
+            failures.setdefault((line, errors[:place].count(line)), []).append(str(way))
+    for (line, _), failed in failures.items():
+        told_in = "every way" if len(failed) == len(ways) else ", ".join(failed)
+        console.error(f"{line} (in {told_in})")
     answered = set.intersection(*(set(run.answers) for run in runs.values()))
     if not answered:
         raise DataError("no request was answered in every way; the reasons are above")

@@ -30,6 +30,8 @@ from regionqa.options import (
         (GenerationOptions, {"guess": True, "unsure_below": 0.5}, "--unsure-below has no effect"),
         (GenerationOptions, {"unsure_below": 1.01}, "--unsure-below 1.01: must be from 0 to 1"),
         (GenerationOptions, {"unsure_below": -0.1}, "--unsure-below -0.1: must be from 0 to 1"),
+        (GenerationOptions, {"choices": ("a,,b",)}, "--choices a,,b: has an empty answer"),
+        (GenerationOptions, {"choices": ("a",)}, "--choices: give at least two"),
         (GenerationOptions, {"temperature": -1.0}, "--temperature -1: must be 0 or more"),
         (GenerationOptions, {"temperature": float("nan")}, "--temperature nan: must be 0 or more"),
         (GenerationOptions, {"max_new_tokens": 0}, "--max-new-tokens 0: must be 1 or more"),

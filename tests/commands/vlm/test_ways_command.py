@@ -106,3 +106,18 @@ def test_what_ways_do_not_go_with(
     ran = regionqa(*command, "--model", model, "--ways", "all", "--write-card",
                    tmp_path / "card.toml")  # fmt: skip
     assert f"the card of a folder lies in it; write it to {model / 'card.toml'}" in ran.err
+
+
+def test_an_item_that_fails_in_every_way_is_reported_once(
+    regionqa: "Command", model: Path, questions: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "b.png"
+    Image.linear_gradient("L").save(broken)
+    broken.write_bytes(broken.read_bytes()[:200])
+    line = questions.read_text().splitlines()[0].replace("a.png", "b.png")
+    questions.write_text(f"{questions.read_text()}{line}\n")
+    ran = regionqa("eval", "vqa", questions, "--model", model, "--ways", "drawn,crop",
+                   "--max-new-tokens", "1")  # fmt: skip
+    assert ran.status == 3
+    (told,) = [line for line in ran.err.splitlines() if "b.png" in line]
+    assert told.endswith(" (in every way)")
