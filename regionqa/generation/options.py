@@ -70,6 +70,14 @@ class DataGenerationOptions(Options):
         role=Reads.model,
         excludes=("server", "server_model", "server_timeout", "server_concurrency"),
     )
+    look_with: str | None = option(
+        None,
+        "Vision model of `models list`, a folder, or OWNER/NAME on the Hub, that describes each "
+        "region of an image first; what it says is told to the language model as facts.",
+        metavar="MODEL",
+        section=Section.model,
+        role=Reads.model,
+    )
     rejected: Path | None = option(
         None,
         "JSON-lines file of rejected replies, each with its reason. Default: beside --out.",

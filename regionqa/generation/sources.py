@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from regionqa.backends.server.choices import response_format
@@ -180,6 +181,7 @@ class ReplyJournal:
             OutputError: It cannot be opened, or holds something else.
         """
         self._path = path
+        self._lock = Lock()  # a vision model's answers are kept while replies arrive
         try:
             if not (resume and path.exists()):
                 path.write_bytes(b"")
@@ -208,24 +210,26 @@ class ReplyJournal:
 
     def find(self, key: str) -> TextReply | None:
         """Return the reply that is kept for a request."""
-        place = self._places.get(key)
-        if place is None:
-            return None
-        self._file.seek(place)
-        kept = _kept_reply(self._file.readline(), self._path)
+        with self._lock:
+            place = self._places.get(key)
+            if place is None:
+                return None
+            self._file.seek(place)
+            kept = _kept_reply(self._file.readline(), self._path)
         del kept["key"]
         return TextReply(**kept)
 
     def add(self, key: str, reply: TextReply) -> None:
         """Keep a reply."""
-        place = self._file.seek(0, 2)
         line = json.dumps({"key": key, **vars(reply)}) + "\n"
-        try:
-            self._file.write(line.encode())
-            self._file.flush()
-        except OSError as error:
-            raise output_error(self._path, error) from error
-        self._places[key] = place
+        with self._lock:
+            try:
+                place = self._file.seek(0, 2)
+                self._file.write(line.encode())
+                self._file.flush()
+            except OSError as error:
+                raise output_error(self._path, error) from error
+            self._places[key] = place
 
     def close(self) -> None:
         """Close the file."""

@@ -4,8 +4,9 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from regionqa.generation.annotations import AnnotatedImage, references
 from regionqa.generation.options import GenerationKind, Shard
@@ -54,6 +55,8 @@ class TaskPlan:
     """Of what is drawn; each image has a generator of its own."""
     shard: Shard
     """The part of the images."""
+    look: Callable[[Iterable[AnnotatedImage]], Iterable[AnnotatedImage]] = iter
+    """Passes the images of the shard on, as a vision model that adds facts does."""
     unsupported: Counter[GenerationKind] = field(default_factory=Counter)
     """Images whose annotations do not allow a kind."""
     without_objects: int = 0
@@ -64,11 +67,11 @@ class TaskPlan:
 
     def tasks(self) -> Iterator[GenerationTask]:
         """Iterate over the tasks, and count."""
-        for place, image in enumerate(self.found):
-            if place % self.shard.parts == self.shard.part:
-                self.images += 1
-                self.left_out += image.left_out
-                yield from self._of_image(image)
+        own = islice(self.found, self.shard.part, None, self.shard.parts)
+        for image in self.look(own):
+            self.images += 1
+            self.left_out += image.left_out
+            yield from self._of_image(image)
 
     def _of_image(self, image: AnnotatedImage) -> Iterator[GenerationTask]:
         if not image.objects:

@@ -13,6 +13,7 @@ from regionqa.generation.options import DataGenerationOptions
 from regionqa.options import ImageFolderOptions, OutputOptions, RuntimeOptions
 
 if TYPE_CHECKING:
+    from regionqa.engine import Engine
     from regionqa.generation.run import GenerationSummary
     from regionqa.generation.sources import ReplySource
     from regionqa.generation.tasks import TaskPlan
@@ -74,7 +75,7 @@ def generate(
                 options.seed,
                 options.part,
             )
-            summary = _generated(plan, source, options, console)
+            summary = _generated(plan, source, options, runtime, console)
         for line in summary.remarks():
             console.note(line)
     for line in summary.lines(options):
@@ -103,11 +104,25 @@ def _source(runtime: RuntimeOptions, options: DataGenerationOptions) -> "ReplySo
     return ServerSource(address, model, runtime.server_timeout, options.server_concurrency)
 
 
+def _vision_model(name: str, runtime: RuntimeOptions) -> "Engine":
+    """Load the model that looks at regions, on this machine."""
+    from regionqa.engine import Engine
+
+    return Engine.load(
+        options=RuntimeOptions(model=name, device=runtime.device, dtype=runtime.dtype)
+    )
+
+
 def _generated(
-    plan: "TaskPlan", source: "ReplySource", options: DataGenerationOptions, console: "Console"
+    plan: "TaskPlan",
+    source: "ReplySource",
+    options: DataGenerationOptions,
+    runtime: RuntimeOptions,
+    console: "Console",
 ) -> "GenerationSummary":
-    """Carry out a plan, and close what it needs."""
+    """Carry out a plan, with a vision model if there is one, and close what it needs."""
     from regionqa.files import is_filled
+    from regionqa.generation.looking import RegionLooker
     from regionqa.generation.run import generate_data
     from regionqa.generation.sources import ReplyJournal
 
@@ -118,13 +133,16 @@ def _generated(
         )
     journal = ReplyJournal(options.replies_file, resume=options.resume)
     try:
-        return generate_data(
-            plan,
-            source,
-            options,
-            journal,
-            lambda made: console.track(made, "tasks"),
+        looker = None
+        if options.look_with is not None:
+            looker = RegionLooker(_vision_model(options.look_with, runtime), journal)
+            plan.look = looker.look
+        summary = generate_data(
+            plan, source, options, journal, lambda made: console.track(made, "tasks")
         )
+        for line in looker.remarks() if looker else ():
+            console.note(line)
+        return summary
     finally:
         source.close()
         journal.close()

@@ -83,8 +83,8 @@ OPTIONS = {
         "--out", "--rejected", "--resume", "--kinds", "--per-image", "--seed", "--temperature",
         "--max-new-tokens", "--judge", "--max-words", "--near-duplicates", "--max-requests",
         "--max-tokens", "--shard", "--images", "--box-format", "--box-units", "--scale-boxes",
-        "--text-model", "--device", "--dtype", "--skip-bad", "--overwrite", "--quiet", "--debug",
-        "--help",
+        "--text-model", "--look-with", "--device", "--dtype", "--skip-bad", "--overwrite",
+        "--quiet", "--debug", "--help",
     ),
     ("eval",): ("--help",),
     ("eval", "recognition"): (
