@@ -28,7 +28,7 @@ mutants: $(VENV)/installed
 	$(BIN)/python -c "import cosmic_ray" || $(BIN)/python -m pip install --quiet --editable '.[mutants]'
 	$(BIN)/python benchmarks/mutants.py $(FILES)
 
-# Five commands killed at random moments, resumed, and compared with an undisturbed run.
+# Six commands killed at random moments, resumed, and compared with an undisturbed run.
 KILLS ?= 200
 kill: $(VENV)/installed
 	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m campaigns.kills --kills $(KILLS)

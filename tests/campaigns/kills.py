@@ -2,7 +2,7 @@
 
     make kill KILLS=200
 
-Each trial starts one of five commands in a process of its own, sends SIGKILL after a random time of
+Each trial starts one of six commands in a process of its own, sends SIGKILL after a random time of
 at most the length of an undisturbed run, checks what is left, runs the command to its end, and
 compares every file that it writes. Prints a line for each trial that differs, and a summary.
 """
@@ -323,12 +323,16 @@ def hub_process(material: Path) -> Iterator[str]:
 
 def import_libraries() -> None:
     """Import once what every trial needs."""
+    import datasketch  # noqa: F401
     import filelock  # noqa: F401
     import huggingface_hub  # noqa: F401
+    import openai  # noqa: F401
     import torch
 
+    import regionqa.cli.data
     import regionqa.cli.finetune
     import regionqa.finetune.run
+    import regionqa.generation.run
     import regionqa.pipeline.run  # noqa: F401
 
     torch.set_num_threads(1)
@@ -336,7 +340,7 @@ def import_libraries() -> None:
 
 def main() -> int:
     """Run the campaigns; 1 if anything was lost, doubled or different."""
-    from campaigns.server_kills import asking, chat_process
+    from campaigns.server_kills import asking, chat_process, generating
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="number of kills in all")
@@ -354,10 +358,13 @@ def main() -> int:
             raise SystemExit(Path(root, "log").read_text())
         with hub_process(material) as url, chat_process(material) as server:
             campaigns = [captions(material), training(material), conversion(material),
-                         fetching(material, url), asking(material, server)]  # fmt: skip
+                         fetching(material, url), asking(material, server),
+                         generating(material, server)]  # fmt: skip
             if options.only:
                 wanted = options.only.split(",")
-                campaigns = [each for each in campaigns if each.name.split()[0] in wanted]
+                campaigns = [
+                    each for each in campaigns if {each.name, each.name.split()[0]} & {*wanted}
+                ]
             rng, trials = random.Random(seed), Path(root, "trial")
             summaries = run_trials(campaigns, options.kills, options.minutes, trials, rng)
     report = {name: vars(summary) for name, summary in summaries.items()}
