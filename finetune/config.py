@@ -200,8 +200,7 @@ class FinetuneSettings:
     )
     mixture: str | None = option(
         None,
-        "TOML file of weighted data files and their stages, in place of --data "
-        "(docs/guide/data.md).",
+        "TOML file of weighted data files, in place of --data (docs/guide/data.md).",
         excludes=("data", "align_data"),
         **DATA,
     )
