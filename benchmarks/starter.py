@@ -44,7 +44,7 @@ from regionqa.evaluation.runner import EvalSettings, EvalTask, evaluate_models
 from regionqa.evaluation.tasks.captions import CaptionTask
 from regionqa.evaluation.tasks.recognition import RecognitionTask
 from regionqa.evaluation.tasks.vqa import VqaTask
-from regionqa.options import RuntimeOptions
+from regionqa.options import DeviceChoice, RuntimeOptions
 from regionqa.pipeline.console import Console
 from regionqa.pipeline.demo import QUESTIONS
 
@@ -74,7 +74,7 @@ class Measured:
     def evaluate(self, task: EvalTask) -> dict[str, Any]:
         """Run a task as `regionqa eval` does; return what its --json writes."""
         kept = None if self.answers is None else self.answers / "answers.jsonl"
-        runtime = RuntimeOptions(model=self.model, device="cpu")
+        runtime = RuntimeOptions(model=self.model, device=DeviceChoice.cpu)
         settings = EvalSettings(runtime, evaluation=EvaluationOptions(answers=kept))
         with Console() as console:
             result = evaluate_models(task, settings, console)
@@ -138,9 +138,9 @@ def questions(measured: Measured) -> Figures:
 def share_of_kinds(document: dict[str, Any], group: str, kinds: Sequence[str]) -> float:
     """Return the mean over the questions of several kinds; 0 where the group is missing."""
     found = [each for each in document["groups"].get(group, []) if each["key"] in kinds]
-    return sum(each["value"] * each["of"] for each in found) / max(
-        1, sum(each["of"] for each in found)
-    )
+    count: int = sum(each["of"] for each in found)
+    total: float = sum(each["value"] * each["of"] for each in found)
+    return total / max(1, count)
 
 
 def captions(measured: Measured) -> Figures:
