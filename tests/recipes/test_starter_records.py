@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ NAMES = ("cat", "orange", "person", "sports ball", "dog", "bench")
 UNSURE = "I am not sure."
 
 
-def scene_of(image: Path, boxes: list[list[float]], labels: list[int]) -> Scene:
+def scene_of(image: Path, boxes: Sequence[Sequence[float]], labels: list[int]) -> Scene:
     """A scene of 200 x 100 pixels that the encoder is certain of."""
     counts = np.bincount(labels, minlength=len(NAMES)).astype(np.float32)
     return Scene(

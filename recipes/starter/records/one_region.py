@@ -185,7 +185,8 @@ def activities(name: str, count: int, captions: Iterable[str]) -> Iterator[str]:
 
     A caption does not say which of the boxes it means, so it is believed only where there are few.
     """
-    one, several = (name,), (words.many_of(name),)
+    one: tuple[str, ...] = (name,)
+    several: tuple[str, ...] = (words.many_of(name),)
     if name == "person":
         one, several = ACTIVITIES["one"], ACTIVITIES["several"]
     subjects = (*one * (count <= FEW[0]), *several * (count <= FEW[1]))

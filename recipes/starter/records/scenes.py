@@ -82,12 +82,13 @@ class Belief:
         levels = scene.posteriors.cumsum(axis=1)  # (N, C)
         draws = rng.random((len(levels), 1)) * levels[:, -1:]
         present = rng.random(len(scene.names)) < scene.presence
-        boxes = scene.boxes / np.array(scene.size * 2, np.float32)
+        sides: Floats = np.array(scene.size * 2, np.float32)
+        boxes = (scene.boxes / sides).astype(np.float32)
         return cls(scene, boxes, (levels <= draws).sum(axis=1), present)
 
     def name(self, row: int) -> str:
         """`dog`: the believed class of a box."""
-        return self.scene.names[self.labels[row]]
+        return self.scene.names[int(self.labels[row])]
 
     def thing(self, row: int) -> str:
         """`a dog`."""

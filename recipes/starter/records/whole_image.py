@@ -16,7 +16,8 @@ def absent(belief: Belief, rng: Rng) -> int:
 def presence(belief: Belief, rng: Rng) -> DrawnQuestion:
     """Whether the image shows a thing; half of the answers are yes."""
     shown = rng.random() < 0.5
-    label = int(pick(np.flatnonzero(belief.present), rng)) if shown else absent(belief, rng)
+    there = np.flatnonzero(belief.present).tolist()
+    label = pick(there, rng) if shown else absent(belief, rng)
     text = ask("presence", rng, **belief.slots(label, rng))
     return DrawnQuestion(text, "yes." if shown else "no.")
 
@@ -33,7 +34,7 @@ def counting(least: int, most: int) -> Maker:
         if most == 0:
             fits = np.array([absent(belief, rng)])
             fits = fits[counts[fits] == 0]
-        label = int(pick(fits, rng))
+        label = int(pick(fits.tolist(), rng))
         text = ask("counting", rng, **belief.slots(label, rng))
         return DrawnQuestion(text, f"{number_word(belief.count(label))}.")
 
@@ -44,7 +45,7 @@ def finding(belief: Belief, rng: Rng) -> DrawnQuestion:
     """Where the image shows a thing, where it shows one of it or none."""
     if rng.random() < 0.75:
         labels, counts = np.unique(belief.labels, return_counts=True)
-        label = int(pick(labels[counts == 1], rng))
+        label = int(pick(labels[counts == 1].tolist(), rng))
         answer = place_of(belief.boxes[int(np.flatnonzero(belief.labels == label)[0])])
     else:
         label = absent(belief, rng)

@@ -100,5 +100,5 @@ def misspelt(question: str, rng: Rng) -> str:
         return question
     start, end = pick(spans, rng)
     at = int(rng.integers(start, end - 1))
-    one, two = question[at : at + 2]
+    one, two = question[at], question[at + 1]
     return question[:at] + pick((two + one, two, one + one + two), rng) + question[at + 2 :]
