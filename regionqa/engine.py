@@ -184,6 +184,7 @@ class Engine:
         *,
         on_text: OnText | None = None,
         on_prompt: OnPrompt | None = None,
+        together: bool = False,
         **values: Any,
     ) -> Iterator[Answer]:
         """Answer requests in order, in bounded memory.
@@ -198,6 +199,8 @@ class Engine:
             on_text: Called with the parts of each answer as they are generated; joined, they are
                 its text.
             on_prompt: Called with each request that is asked, and what the model is given.
+            together: Answer all requests as one window, as those of several users who wait at the
+                same time; the caller bounds their number.
             values: Fields of `GenerationOptions`, such as `max_new_tokens=20`; they replace those
                 of `options`.
 
@@ -209,7 +212,7 @@ class Engine:
         """
         chosen = (options or GenerationOptions()).replace(**values)
         settings = replace(self._settings(chosen, on_text), on_prompt=on_prompt)
-        batches = windows(requests, self._batch_size)
+        batches = [list(requests)] if together else windows(requests, self._batch_size)
         return (answer for window in batches for answer in self._answer_window(window, settings))
 
     def _settings(self, options: GenerationOptions, on_text: OnText | None) -> DecodingSettings:

@@ -17,6 +17,7 @@ from regionqa.boxes.entries import (
     BoxEntry,
     Convention,
     FileFormat,
+    Files,
     ImageRegions,
     labels_of,
     stands_beside,
@@ -249,8 +250,7 @@ def write_boxes(path: Path, images: Sequence[ImageRegions], format: str) -> None
     Raises:
         OutputError: If the path cannot be written, or a name or label does not fit the format.
     """
-    _refuse_unwritable(images)
-    files = FORMATS[format].write(images)
+    files = render_boxes(images, format)
     try:
         for relative, text in files.items():
             file = path / relative
@@ -258,6 +258,12 @@ def write_boxes(path: Path, images: Sequence[ImageRegions], format: str) -> None
             file.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def render_boxes(images: Sequence[ImageRegions], format: str) -> Files:
+    """Render the regions of images as the texts that `write_boxes` writes; its errors too."""
+    _refuse_unwritable(images)
+    return FORMATS[format].write(images)
 
 
 def _refuse_unwritable(images: Sequence[ImageRegions]) -> None:

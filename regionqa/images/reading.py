@@ -36,7 +36,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 class InputImage:
     """An image that is decoded when needed; equal only to itself.
 
-    Create it with `open_image` or `image_from_memory`.
+    Create it with `open_image`, `image_from_bytes` or `image_from_memory`.
     """
 
     name: str
@@ -46,7 +46,7 @@ class InputImage:
     height: int
     """Height as displayed, in pixels."""
     source: Path | bytes | Image.Image = field(repr=False)
-    """The file, its bytes where it is a pipe, or the RGB pixels of an image in memory."""
+    """The file, its bytes where it is a pipe or an upload, or the RGB pixels of one in memory."""
     warnings: list[str] = field(default_factory=list, init=False, repr=False)
     """What was found by opening and decoding it and is no error; see `take_warnings`."""
     _keep: bool = field(default=False, init=False, repr=False)
@@ -127,14 +127,28 @@ class PixelBudget:
             self._room += image.width * image.height
 
 
-def open_image(path: str | Path) -> InputImage:
+def open_image(path: str | Path, name: str | None = None) -> InputImage:
     """Read the header of an image file; of several pages or frames the first is used.
+
+    Args:
+        path: The file.
+        name: Name of the image in answers and errors; None: the path.
 
     Raises:
         ImageError: Not an image of a format that is read, or too large.
     """
-    name = str(path)
-    source = find_source(Path(path), name)
+    name = str(path) if name is None else name
+    return _opened(find_source(Path(path), name), name)
+
+
+def image_from_bytes(content: bytes, name: str) -> InputImage:
+    """Read the header of an image file's content, as `open_image` does."""
+    if not content:
+        raise ImageError(f"{name}: empty file; copy it again")
+    return _opened(content, name)
+
+
+def _opened(source: Path | bytes, name: str) -> InputImage:
     width, height, several = use_image(source, name, _header)
     image = InputImage(name, width, height, source)
     if several:

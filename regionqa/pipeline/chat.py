@@ -4,10 +4,11 @@ A line is a question, or a command that begins with `/`. Questions go through `E
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from regionqa.backends.base import ModelInfo
 from regionqa.data.fields import check_text
 from regionqa.engine import Engine
 from regionqa.errors import ItemError, LengthError, OutputError, QuestionError
@@ -106,6 +107,54 @@ class SavedConversation:
 
 
 Write = Callable[[Path, Sequence[SavedConversation]], None]
+
+
+def chat_turn(model: ModelInfo, said: HistoryTurn, earlier: Sequence[ChatTurn]) -> ChatTurn:
+    """Return a turn with the regions that its question was about.
+
+    Args:
+        model: The model that answered.
+        said: Question, answer, and number of the conversation's regions at that time.
+        earlier: The turns before it.
+    """
+    new = tuple(range((earlier[-1].regions if earlier else 0) + 1, said.regions + 1))
+    named = named_regions(said.question, said.regions)
+    if model.multi_turn:
+        subjects, introduced = named, tuple(number for number in new if number not in named)
+    else:
+        subjects = named or new or (earlier[-1].subjects if earlier else ())
+        introduced = () if named else subjects
+    return ChatTurn(said.question, said.answer, said.regions, subjects, introduced)
+
+
+def named_regions(question: str, regions: int) -> tuple[int, ...]:
+    """Return the numbers that a question names, of so many regions, in order of appearance."""
+    known = {str(number): number for number in range(1, regions + 1)}
+    mentioned = dict.fromkeys(REFERENCE.findall(question))
+    return tuple(known[digits] for digits in mentioned if digits in known)
+
+
+def follow_up(model: ModelInfo, request: Request, turns: Sequence[ChatTurn]) -> Request:
+    """Return a conversation's next request, as its model takes it.
+
+    A model that answers one question at a time gets the regions that the question is about, and no
+    history.
+
+    Args:
+        model: The model.
+        request: The question, with all regions of the conversation.
+        turns: The turns before it.
+    """
+    if model.multi_turn:
+        history = tuple(HistoryTurn(t.question, t.answer, t.regions) for t in turns)
+        return replace(request, history=history)
+    question, regions = request.question, request.regions
+    asked = HistoryTurn(question, "", len(regions))
+    subjects = chat_turn(model, asked, turns).subjects
+    if len(named_regions(question, len(regions))) < len(set(REFERENCE.findall(question))):
+        return request  # the engine reports the unknown region
+    kept = tuple(regions[number - 1] for number in subjects)
+    return replace(request, question=renumber(question, subjects), regions=kept)
 
 
 class Chat:
@@ -214,7 +263,7 @@ class Chat:
         """Answer a question and remember both; QuestionError if it cannot be answered."""
         check_text(question, self._current.image.name)
         question = self._with_inline(question_text(question))
-        request, subjects, introduced = self._request(question)
+        request = self._request(question)
         listener = self._listener
         options = self._settings.generation
         show = self._show_prompt if self._settings.show_prompt else None
@@ -226,9 +275,9 @@ class Chat:
             hint = "; or remove a question with /undo, or start again with /new"
             raise QuestionError(error_text(answer) + (hint if too_long else ""))
         listener.answer(answer.text)
-        conversation = self._current
-        turn = ChatTurn(question, answer.text, len(conversation.regions), subjects, introduced)
-        conversation.turns.append(turn)
+        now = self._current
+        said = HistoryTurn(question, answer.text, len(now.regions))
+        now.turns.append(chat_turn(self._model, said, now.turns))
 
     def _show_prompt(self, request: Request, lines: Sequence[str]) -> None:
         self._listener.show(prompt_heading(request), lines)
@@ -279,34 +328,13 @@ class Chat:
     def _label(self, number: int) -> str:
         return f"<region{number}> {self._current.regions[number - 1].box}"
 
-    def _request(self, question: str) -> tuple[Request, tuple[int, ...], tuple[int, ...]]:
-        """Make the request of a question.
-
-        Returns:
-            The request, the numbers of the regions that it is about, and those that it does not
-            name itself.
-        """
+    def _request(self, question: str) -> Request:
         now = self._current
-        new = tuple(range(now.last_regions + 1, len(now.regions) + 1))
-        mentioned = dict.fromkeys(REFERENCE.findall(question))
-        known = {str(number): number for number in range(1, len(now.regions) + 1)}
-        named = tuple(known[digits] for digits in mentioned if digits in known)
-        if self._model.multi_turn:
-            history = tuple(HistoryTurn(t.question, t.answer, t.regions) for t in now.turns)
-            unnamed = tuple(number for number in new if number not in named)
-            regions = tuple(now.regions)
-            request = Request(now.image.name, question, regions, now.image, history=history)
-            return request, named, unnamed
-        if now.turns and not self._warned_single:
+        if now.turns and not self._model.multi_turn and not self._warned_single:
             self._warned_single = True
             self._listener.warn(SINGLE)
-        subjects = named or new or (now.turns[-1].subjects if now.turns else ())
-        regions = tuple(now.regions)
-        if len(named) == len(mentioned):  # else the engine reports the unknown region
-            question = renumber(question, subjects)
-            regions = tuple(now.regions[number - 1] for number in subjects)
-        request = Request(now.image.name, question, regions, now.image)
-        return request, subjects, () if named else subjects
+        request = Request(now.image.name, question, tuple(now.regions), now.image)
+        return follow_up(self._model, request, now.turns)
 
     def _as_saved(self, conversation: Conversation) -> SavedConversation:
         turns = (

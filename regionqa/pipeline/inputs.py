@@ -41,7 +41,10 @@ class AskSettings:
 
 
 def make_requests(
-    items: Iterable[InputItem], settings: AskSettings, warn: Callable[[str], None]
+    items: Iterable[InputItem],
+    settings: AskSettings,
+    warn: Callable[[str], None],
+    find_image: Callable[[str], InputImage] | None = None,
 ) -> Iterator[Request]:
     """Make the requests of items, in their order, each before the next item is read.
 
@@ -54,8 +57,9 @@ def make_requests(
         items: Items of `find_images`.
         settings: Questions and boxes for items without their own.
         warn: Called with a line for each box that is clipped.
+        find_image: Opens the image of a name; None: `open_image`.
     """
-    open_cached = lru_cache(maxsize=1)(open_image)
+    open_cached = lru_cache(maxsize=1)(find_image or open_image)
     boxes_of = None
     if settings.boxfile is not None:
         boxes_of = FileBoxes(settings.boxfile, warn, scale=settings.scale_boxes)

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
@@ -298,7 +298,16 @@ def _parse_line(text: str, where: str) -> InputItem:
     if not isinstance(record.document, dict):
         error = f"{where}: is not a JSON request: {record.error}"
         return InputItem(STDIN, error=ItemError(error))
-    document = record.document
+    return item_of(record.document, where)
+
+
+def item_of(document: Mapping[str, object], where: str) -> InputItem:
+    """Read a request from a JSON object; what is wrong with it becomes the item's error.
+
+    Args:
+        document: The object.
+        where: Its place, for messages.
+    """
     fields, problems = read_fields(document, RequestFields)
     item = InputItem(fields.image or STDIN, question=fields.question)
     try:
