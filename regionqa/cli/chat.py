@@ -1,4 +1,4 @@
-"""`chat`: questions from a terminal, a file or a pipe.
+"""`chat` and `serve`: questions from a terminal, a file or a pipe, and from a page and programs.
 
 At a terminal, lines can be edited and answers appear while they are generated; elsewhere an answer
 is one line. Answers go to stdout, everything else to stderr.
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regionqa.cli.options import only, with_options, without
+from regionqa.cli.options import SERVE, only, require, with_options, without
 from regionqa.errors import SOME_FAILED, BoxError, OutputError, UsageError
 from regionqa.flags import Reads
 from regionqa.options import BoxOptions, GenerationOptions, OutputOptions, RuntimeOptions
 from regionqa.pipeline.console import Console, printable
+from regionqa.serve.options import ServeOptions
 
 if TYPE_CHECKING:
     from regionqa.pipeline.chat import Chat, SavedConversation
@@ -71,6 +72,32 @@ def chat(
         console.note(f"{engine.info.name} is ready; /help lists the commands")
     converse(conversation, lines, interactive=interactive)
     return SOME_FAILED if conversation.failed and not interactive else 0
+
+
+@with_options
+def serve(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FOLDER|IMAGE...", help="Images and folders to show. Default: none but uploads."
+        ),
+        Reads.images,
+    ] = None,
+    *,
+    serving: ServeOptions,
+    runtime: RuntimeOptions,
+    generation: Annotated[GenerationOptions, without("choices", "schema")],
+    output: Annotated[OutputOptions, only("quiet")],
+) -> int:
+    """Serve a page to draw regions on and ask about them, and a JSON API.
+
+    regionqa serve photos
+    """
+    require("serve", "serve", SERVE)
+    from regionqa.serve.server import ServeRun, serve_images
+
+    run = ServeRun(tuple(images or ()), serving, runtime, generation)
+    return serve_images(run, Console(quiet=output.quiet))
 
 
 def converse(conversation: "Chat", lines: Iterator[str], *, interactive: bool) -> None:

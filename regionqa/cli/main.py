@@ -40,6 +40,9 @@ COMMANDS = {
     "chat": CommandEntry(
         "chat", "Talk about an image and add boxes as you go; /help lists the commands."
     ),
+    "serve": CommandEntry(
+        "chat", "Serve a page to draw regions on and ask about them, and a JSON API."
+    ),
     "finetune": CommandEntry("finetune", "Train a model on your own regions."),
     "models": CommandEntry("models", "Choose, list and show models."),
     "data": CommandEntry("data", "Check, look at, convert and generate training data."),

@@ -293,6 +293,7 @@ FINETUNE = (*EXPORT, "accelerate", "peft", "tensorboard", "matplotlib")
 PLOT = ("matplotlib",)
 EVAL = (*PLOT, "sentence_transformers")
 GENERATE = ("openai", "datasketch", "xgrammar")
+SERVE = ("starlette", "uvicorn")
 """Packages of the extras in pyproject.toml, by the names they are imported as."""
 
 

@@ -26,6 +26,7 @@ DATA = {
     "regionqa/evaluation/metrics": ("*.toml",),
     "regionqa/generation": ("*.toml",),
     "regionqa/evaluation/fineeval": ("page.html", "page.css", "page.js"),
+    "regionqa/serve": ("page/*.html",),
 }
 """Files beside modules that must be installed, by folder."""
 HEAVY = (
@@ -87,7 +88,8 @@ def sources() -> set[str]:
         for pattern in ("*.py", *DATA.get(folder, ())):
             matches = list((TREE / folder).glob(pattern))
             assert matches, f"{folder}/{pattern}"
-            found |= {f"{package}/{path.name}" for path in matches}
+            inside = (path.relative_to(TREE / folder).as_posix() for path in matches)
+            found |= {f"{package}/{name}" for name in inside}
     models = TREE / "models"
     found |= {
         f"regionqa/models/{path.relative_to(models).as_posix()}"
@@ -147,7 +149,7 @@ def test_package_import_is_light() -> None:
 def test_help_and_lists_import_no_torch() -> None:
     code = """
 from regionqa.cli import main
-commands = ("", "ask", "caption", "chat", "models list", "models recommend", "models show",
+commands = ("", "ask", "caption", "chat", "serve", "models list", "models recommend", "models show",
     "finetune", "data check", "data convert", "eval recognition", "eval vqa", "eval caption",
     "eval fineeval", "download", "export", "init", "doctor", "demo")
 for words in commands:

@@ -44,6 +44,12 @@ OPTIONS = {
         "--quantize", "--way", *VISION, "--max-new-tokens", "--guess", "--unsure-below",
         "--temperature", "--seed", "--show-prompt", "--quiet", "--debug", "--help",
     ),
+    ("serve",): (
+        *SERVER, "--server-concurrency",
+        "--port", "--host", "--token", "--no-browser", "--model", "--device", "--dtype",
+        "--quantize", "--way", *VISION, "--batch-size", "--max-new-tokens", "--guess",
+        "--unsure-below", "--temperature", "--seed", "--quiet", "--debug", "--help",
+    ),
     ("models",): ("--help",),
     ("models", "list"): ("--format", "--debug", "--help"),
     ("models", "recommend"): ("--debug", "--help"),
