@@ -150,7 +150,10 @@ def _image_name(row: object, where: str) -> str:
                 value = value.get("path")
             if isinstance(value, (str, int)) and value != "":
                 return str(value)
-    raise BoxFileError(f"{where}: names no image; add a column 'file_name'")
+    raise BoxFileError(
+        f"{where}: names no image; add a column 'file_name', or write the images that the file "
+        "holds to a folder: regionqa data convert --kind huggingface --save-images FOLDER"
+    )
 
 
 def _boxes(
