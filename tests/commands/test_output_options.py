@@ -30,6 +30,7 @@ NO_FILES = {
 """Options and arguments that take any text, which names no file."""
 NEEDED = {
     ("data convert", "annotations"): ("--kind", "gqa"),
+    ("data convert", "save_images"): ("--kind", "dam"),
     ("init", "vision"): ("--llm", "x"),
     ("init", "llm"): ("--vision", "x"),
     ("eval recognition", "encoder"): ("--by", "sentence-encoder"),

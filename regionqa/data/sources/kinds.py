@@ -198,14 +198,20 @@ class DatasetOptions(Options):
             return
         entry = KINDS[self.kind]
         if self.annotations is not None and not entry.annotations:
-            raise UsageError(f"--annotations: --kind {self.kind} reads no second file; drop it")
+            raise UsageError(
+                f"--annotations: has no effect beside --kind {self.kind}, which reads no second "
+                "file; drop it"
+            )
         if self.annotations is None and entry.needs_annotations:
             raise UsageError(f"--kind {self.kind}: add --annotations FILE ({entry.annotations})")
         if self.split is not None and not entry.has_splits:
             raise UsageError(f"--split: FILE of --kind {self.kind} is one split; drop it")
 
         if self.save_images is not None and not entry.holds_images:
-            raise UsageError(f"--save-images: FILE of --kind {self.kind} holds no images; drop it")
+            raise UsageError(
+                f"--save-images: has no effect beside --kind {self.kind}, whose FILE holds no "
+                "images; drop it"
+            )
 
     def part(self) -> tuple[int, int]:
         """Return the shard's number, from 1, and the number of shards."""

@@ -58,7 +58,10 @@ def test_missing_and_truncated_files_are_one_line(tmp_path: Path, kind: DatasetK
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"kind": "vcr", "annotations": "a.json"}, "--annotations: --kind vcr reads no second"),
+        (
+            {"kind": "vcr", "annotations": "a.json"},
+            "--annotations: has no effect beside --kind vcr",
+        ),
         ({"kind": "vcr", "split": "val"}, "--split: FILE of --kind vcr is one split"),
         ({"kind": "vcr", "shard": "0/2"}, "--shard '0/2': write part and number of parts"),
         ({"kind": "vcr", "shard": "3/2"}, "--shard '3/2'"),

@@ -227,7 +227,9 @@ def test_images_beside_the_table_are_looked_up(tmp_path: Path) -> None:
         tmp_path / "a.parquet", [object_row({"bytes": None, "path": "a.png"}, 0)], ["cat"]
     )
     assert [record.image.name for record in records(opened(path, "huggingface"))] == ["a.png"]
-    with pytest.raises(UsageError, match="--save-images: FILE of --kind coco holds no images"):
+    with pytest.raises(
+        UsageError, match="--save-images: has no effect beside --kind coco, whose FILE"
+    ):
         opened(path, "coco", save_images=str(tmp_path / "saved"))
 
 
