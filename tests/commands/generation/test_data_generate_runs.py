@@ -82,7 +82,7 @@ def test_every_annotation_is_delivered_once_or_listed(
     }
     writer.faults["is 117 x"] = [status(500)] * 99
     writer.faults["is 116 x"] = [hang]
-    ran = regionqa(*words(found, writer, out, "--server-timeout", "0.5"))
+    ran = regionqa(*words(found, writer, out, "--server-timeout", "3"))
     assert ran.status == 3
     kept, rejected = ids(out), ids(tmp_path / "out.rejected.jsonl")
     listed = answer_lines((tmp_path / "out.rejected.jsonl").read_text())
