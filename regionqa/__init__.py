@@ -13,19 +13,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from regionqa.detection.detector import ObjectDetector, load_detector
     from regionqa.engine import Engine
     from regionqa.options import RuntimeOptions
     from regionqa.regions import Region
     from regionqa.requests import Answer, Request
 
 __version__ = "0.2.0"
-__all__ = ["Answer", "Engine", "Region", "Request", "__version__", "load"]
+__all__ = [
+    "Answer",
+    "Engine",
+    "ObjectDetector",
+    "Region",
+    "Request",
+    "__version__",
+    "load",
+    "load_detector",
+]
 
 _MODULES = {
     "Answer": "regionqa.requests",
     "Engine": "regionqa.engine",
+    "ObjectDetector": "regionqa.detection.detector",
     "Region": "regionqa.regions",
     "Request": "regionqa.requests",
+    "load_detector": "regionqa.detection.detector",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for defined

@@ -105,7 +105,7 @@ class BoxOptions(Options):
     boxes: Path | None = option(
         None,
         "File or folder of boxes by image: COCO, Pascal VOC, YOLO, CVAT, LabelMe, Label Studio, "
-        "CSV, JSON and others (docs/guide/boxes.md).",
+        "CSV, JSON and others (docs/guide/boxes.md); auto or auto:MODEL detects them.",
         role=Reads.data,
     )
     box_format: BoxFormat | None = option(
@@ -178,7 +178,8 @@ class RuntimeOptions(Options):
     )
     vision_runtime: VisionRuntime = option(
         VisionRuntime.auto,
-        "Where a vision-language model's vision encoder runs; auto is onnx if it was exported.",
+        "Where a vision-language model's vision encoder, or a detector, runs; auto is onnx if it "
+        "was exported.",
         section=Section.runtime,
     )
     cache: Path | None = option(

@@ -6,7 +6,7 @@ a `WrittenBox`, which becomes a `Region` once the size of its image is known.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from numbers import Real  # also numpy's
 from typing import Self
@@ -94,7 +94,9 @@ class Region:
 
     box: Box
     label: str | None = None
-    """Label in the file that the box is from."""
+    """Label in the file that the box is from, or what a detector found in it."""
+    score: float | None = None
+    """Score of the detector, from 0 to 1; None: the box is not a detector's."""
 
 
 class WrittenBox(msgspec.Struct, frozen=True, gc=False):  # large files have a million
@@ -191,5 +193,5 @@ def clip_all(
             warnings.append(
                 f"box {region.box} reaches outside {width} x {height}: clipped to {box}"
             )
-        clipped.append(Region(box, region.label))
+        clipped.append(replace(region, box=box))
     return tuple(clipped), warnings

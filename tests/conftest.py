@@ -376,3 +376,18 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return root / family
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns the folder of a family's tiny object detector, which no test changes."""
+    from helpers.detection.detectors import WRITERS
+
+    root = tmp_path_factory.mktemp("detectors")
+
+    def folder(family: str) -> Path:
+        if not (root / family).exists():
+            WRITERS[family](root / family)
+        return root / family
+
+    return folder

@@ -10,9 +10,10 @@ import io
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ class ModuleCall:
     """Number of places in those fields of its output that are sequences."""
     fixed: bool = False
     """Whether its arguments have these shapes for images of any size."""
+    varying: Mapping[str, tuple[int, ...]] | None = None
+    """Axes of each argument whose lengths vary, of calls that are not fixed; None: all may."""
 
 
 def export_vision_encoder(
@@ -89,6 +92,22 @@ def export_vision_encoder(
             f"{card.name}: by its card, the vision encoder of this family is not exported; it "
             "runs in torch"
         )
+    return keep_export(checkpoint, partial(_write_export, card, checkpoint), again=again)
+
+
+def keep_export(
+    checkpoint: Path, write: Callable[[Path], None], *, again: bool = False
+) -> tuple[VisionExport, bool]:
+    """Write the export of a checkpoint to its folder, complete or not at all.
+
+    Args:
+        checkpoint: Folder of its files.
+        write: Writes graphs and manifest to a folder.
+        again: Replace an export that can be used.
+
+    Returns:
+        The export, and whether it is new.
+    """
     target = export_folder(checkpoint)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target):
@@ -101,7 +120,7 @@ def export_vision_encoder(
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
         part.mkdir()
         try:
-            _write_export(card, checkpoint, part)
+            write(part)
             shutil.rmtree(target, ignore_errors=True)
             part.rename(target)
         finally:
@@ -238,10 +257,19 @@ def write_module(call: ModuleCall, path: Path) -> dict[str, Any]:
     with quiet():
         exporter = OnnxExporter()
         arguments = {name: detached(value) for name, value in call.arguments.items()}
-        exported = exporter.export(call.module, arguments, OnnxConfig(dynamic=not call.fixed))
+        config = OnnxConfig(dynamic=not call.fixed, dynamic_shapes=dynamic_shapes(call))
+        exported = exporter.export(call.module, arguments, config)
         ClearMetadataAndDocStringPass()(exported.program)  # paths of this machine, stack traces
         exporter.save_program(exported.program, path)
     return constants_of(call)
+
+
+def dynamic_shapes(call: ModuleCall) -> dict[str, dict[int, Any]] | None:
+    """Return torch.export's description of the axes that vary; None: it is to find them."""
+    if call.fixed or call.varying is None:
+        return None
+    auto = torch.export.Dim.AUTO
+    return {name: dict.fromkeys(axes, auto) for name, axes in call.varying.items()}
 
 
 def shapes_of(call: ModuleCall) -> tuple[tuple[str, torch.Size], ...]:

@@ -307,7 +307,7 @@ def find_model(model: str | Path | Bundle | Model) -> Model:
 
         folder, source = found.folder, found.card.source
         if folder is None and source is not None and looks_like_repo(model):
-            folder = fetch_checkpoint(source, _announce)
+            folder = fetch_checkpoint(source, announce_fetch)
         return VlmModel(found.card, folder, has_card=found.path is not None)
     folder = find_folder(model)
     kind = card_kind(folder)
@@ -322,7 +322,7 @@ def find_model(model: str | Path | Bundle | Model) -> Model:
     return opener(folder)
 
 
-def _announce(listing: Listing) -> None:
+def announce_fetch(listing: Listing) -> None:
     """Log the licence and size of what is fetched without a command to download it."""
     size = readable(sum(file.size for file in listing.missing))
     log.warning("fetching %s: %s, licence %s", listing.repo, size, listing.licence or "not stated")

@@ -205,6 +205,11 @@ def entry_per_file(
     return tuple(entries)
 
 
+def score_field(region: Region, key: str = "score") -> dict[str, float]:
+    """Return the member of a JSON object that holds a detector's score; empty without one."""
+    return {} if region.score is None else {key: region.score}
+
+
 def labels_of(images: Sequence[ImageRegions]) -> list[str]:
     """Distinct labels in order of appearance; an empty text stands for unlabelled regions."""
     return list(dict.fromkeys(r.label or "" for image in images for r in image.regions))

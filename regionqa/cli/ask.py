@@ -1,4 +1,4 @@
-"""`ask` and `caption`."""
+"""`ask`, `caption` and `detect`."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from regionqa.cli.options import with_options
+from regionqa.cli.options import only, with_options, without
+from regionqa.detection.options import DetectionOptions, DetectionOutputOptions
 from regionqa.errors import UsageError
 from regionqa.flags import Reads
 from regionqa.options import (
@@ -32,6 +33,7 @@ def ask(
     *,
     inputs: InputOptions,
     boxes: BoxOptions,
+    detection: DetectionOptions,
     each: Annotated[bool, typer.Option("--each", help="Ask about each box separately.")] = False,
     runtime: RuntimeOptions,
     generation: GenerationOptions,
@@ -45,7 +47,8 @@ def ask(
     from regionqa.pipeline.run import RunOptions, run_requests
 
     images, question = split_words(words)
-    if each and not boxes.box and boxes.boxes is None and STDIN not in images:
+    has_boxes = boxes.box or boxes.boxes is not None or detection.find
+    if each and not has_boxes and STDIN not in images:
         raise UsageError("--each: has no effect without boxes; add --box or --boxes, or drop it")
     return run_requests(
         RunOptions(
@@ -54,6 +57,7 @@ def ask(
             each=each,
             inputs=inputs,
             boxes=boxes,
+            detection=detection,
             generation=generation,
             runtime=runtime,
             output=output,
@@ -71,6 +75,7 @@ def caption(
     *,
     inputs: InputOptions,
     boxes: BoxOptions,
+    detection: DetectionOptions,
     runtime: RuntimeOptions,
     generation: GenerationOptions,
     output: OutputOptions,
@@ -87,7 +92,51 @@ def caption(
             caption=True,
             inputs=inputs,
             boxes=boxes,
+            detection=detection,
             generation=generation,
+            runtime=runtime,
+            output=output,
+        )
+    )
+
+
+@with_options
+def detect(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Images, folders, globs or - (stdin)."),
+        Reads.images,
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Detector (docs/guide/detect.md), folder, or OWNER/NAME on the Hub. Default: the "
+            "first of the named ones that is downloaded.",
+        ),
+        Reads.model,
+    ] = None,
+    *,
+    inputs: InputOptions,
+    detection: DetectionOptions,
+    runtime: Annotated[RuntimeOptions, only("device", "vision_runtime")],
+    output: Annotated[DetectionOutputOptions, without("timing", "confidence", "show_prompt")],
+) -> int:
+    """Find objects and write their boxes, with labels and scores.
+
+    regionqa detect photos --format coco --out boxes.json
+
+    regionqa detect photo.jpg --find "red cup" --draw found.png
+    """
+    from regionqa.pipeline.detection.run import DetectRunOptions, run_detection
+
+    return run_detection(
+        DetectRunOptions(
+            images=tuple(images),
+            model=model or "",
+            inputs=inputs,
+            detection=detection,
             runtime=runtime,
             output=output,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regionqa.cli.export import prepare_vision
+from regionqa.cli.export import prepare_detector, prepare_vision
 from regionqa.cli.options import with_options
 from regionqa.cli.published import ConversionOptions, download_published
 from regionqa.errors import DownloadError, UsageError
@@ -16,6 +16,7 @@ from regionqa.flags import Reads
 if TYPE_CHECKING:
     from regionqa.bundles.card import ModelCard
     from regionqa.bundles.hub import Listing
+    from regionqa.detection.cards import FoundDetector
     from regionqa.vlm.card import VlmCard
     from regionqa.vlm.store import FoundVlm
 
@@ -42,9 +43,9 @@ def download(
 ) -> None:
     """Download a model from the Hub, or its changed files, and print its folder.
 
-    Of a vision-language model, the files that are needed to run it are fetched, of other
-    repositories all files. Its vision encoder is then exported to ONNX, if regionqa[export] is
-    installed.
+    Of a vision-language model or a detector, the files that are needed to run it are fetched, of
+    other repositories all files. Its vision encoder, or the detector, is then exported to ONNX, if
+    regionqa[export] is installed.
 
     regionqa download qwen3-vl-2b
 
@@ -86,11 +87,15 @@ def download_from_hub(name: str, revision: str | None, *, dry_run: bool) -> list
     """
     from regionqa.bundles.hub import fetch, list_files
     from regionqa.bundles.store import CARD, no_such_model, open_bundle, shipped_bundles
+    from regionqa.detection.cards import FoundDetector
 
     if name in (shipped := shipped_bundles()):
         print(f"{name}: ships with regionqa; there is nothing to download", file=sys.stderr)
         return [str(shipped[name])]
-    if found := find_checkpoint(name, revision):
+    found = find_checkpoint(name, revision)
+    if isinstance(found, FoundDetector):
+        return download_detector(found, dry_run=dry_run)
+    if found:
         return plan_of_checkpoint(found) if dry_run else [str(download_checkpoint(found))]
     if "/" not in name:
         raise DownloadError(no_such_model(name))
@@ -101,6 +106,21 @@ def download_from_hub(name: str, revision: str | None, *, dry_run: bool) -> list
     folder = fetch(name, revision=revision, announce=show_licence)
     if (folder / CARD).exists():
         open_bundle(folder)
+    return [str(folder)]
+
+
+def download_detector(found: "FoundDetector", *, dry_run: bool) -> list[str]:
+    """Fetch a detector and export it; its folder, or with `dry_run` files and sizes, as lines."""
+    from regionqa.vlm.checkpoints import fetch_checkpoint, list_checkpoint
+
+    source = found.source
+    assert source is not None
+    if dry_run:
+        listing = list_checkpoint(source)
+        show_licence(listing, source.licence)
+        return [*listing_lines(listing), f"next: regionqa detect IMAGE --model {found.name}"]
+    folder = fetch_checkpoint(source, lambda listing: show_licence(listing, source.licence))
+    prepare_detector(found.name, folder)
     return [str(folder)]
 
 
@@ -130,23 +150,26 @@ def listing_lines(listing: "Listing") -> list[str]:
 # -- vision-language models ------------------------------------------------------------------------
 
 
-def find_checkpoint(name: str, revision: str | None) -> "FoundVlm | None":
-    """Find a vision-language model by its card's name or its repository; None for anything else.
+def find_checkpoint(name: str, revision: str | None) -> "FoundVlm | FoundDetector | None":
+    """Find a vision-language model or detector by name or repository; None for anything else.
 
     Raises:
         DownloadError: The Hub cannot be asked what the repository holds.
     """
     from regionqa.bundles.hub import looks_like_repo
     from regionqa.bundles.store import shipped_vlm_names
+    from regionqa.detection.cards import detector_cards, detector_checkpoint
     from regionqa.vlm.cards import UnknownFamilyError, shipped_vlm_card
     from regionqa.vlm.store import vlm_on_hub
 
     if name in shipped_vlm_names() and (source := shipped_vlm_card(name).source):
         return vlm_on_hub(source.repo, revision)
+    if name in detector_cards():
+        return detector_checkpoint(name, revision)
     try:
         return vlm_on_hub(name, revision) if looks_like_repo(name) else None
-    except UnknownFamilyError:  # a language model, for instance, which `init` puts into a bundle
-        return None
+    except UnknownFamilyError:  # or a language model, for instance, which `init` puts into a bundle
+        return detector_checkpoint(name, revision)
 
 
 def download_checkpoint(found: "FoundVlm") -> Path:

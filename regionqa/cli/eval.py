@@ -12,8 +12,9 @@ from regionqa.cli.eval_report import (
     report_rankings,
     run_eval,
     run_ways,
+    show,
 )
-from regionqa.cli.options import EVAL, only, require, with_options, without
+from regionqa.cli.options import DETECTION, EVAL, only, require, with_options, without
 from regionqa.errors import SOME_FAILED, UsageError
 from regionqa.evaluation.options import EvaluationOptions
 from regionqa.flags import Options, Reads, Section, Writes, flag, option
@@ -195,6 +196,55 @@ def recognition(
         measured = MeasuredWays(ways.ways, ways.write_card, task.boxes)
         return run_ways(built, measured, runtime, generation, evaluation, output)
     return run_eval(built, runtime, generation, evaluation, output)
+
+
+@eval_app.command()
+@with_options
+def detection(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Detector (docs/guide/detect.md), folder, or OWNER/NAME on the Hub. Default: the "
+            "first of the named ones that is downloaded.",
+        ),
+        Reads.model,
+    ] = None,
+    *,
+    task: Annotated[RecognitionOptions, only("boxes")],
+    boxes: ScaleBoxes,
+    runtime: Annotated[RuntimeOptions, only("device", "vision_runtime")],
+    evaluation: Annotated[EvaluationOptions, only("images", "json", "limit")],
+    output: Output,
+) -> int:
+    """Detect objects, and compare their boxes with labelled ones by average precision.
+
+    regionqa eval detection --boxes instances.json --images photos --model rtdetrv2-r18
+    """
+    require("eval detection", "detect", DETECTION)
+    from regionqa.evaluation.detection import evaluate_detector
+    from regionqa.evaluation.report import write_json
+    from regionqa.pipeline.console import Console
+
+    with Console(quiet=output.quiet) as console:
+        result = evaluate_detector(
+            model or "",
+            task.boxes,
+            evaluation.images,
+            runtime=runtime,
+            limit=evaluation.limit,
+            scale_boxes=boxes.scale_boxes,
+            track=lambda images: console.track(images, "images"),
+        )
+        for line in result.failed:
+            console.error(line)
+        for line in result.remarks:
+            console.warn(line)
+    show(result.tables())
+    if evaluation.json:
+        write_json(evaluation.json, result.document())
+    return SOME_FAILED if result.failed else 0
 
 
 @eval_app.command()

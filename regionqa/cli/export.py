@@ -12,7 +12,9 @@ from regionqa.errors import BundleError, ExportError, UsageError
 from regionqa.flags import Reads, Writes
 
 if TYPE_CHECKING:
+    from regionqa.detection.cards import FoundDetector
     from regionqa.vlm.card import VlmCard
+    from regionqa.vlm.store import FoundVlm
     from regionqa.vlm.vision_exports import VisionExport
 
 
@@ -40,28 +42,20 @@ def export(
 
     Of a vision-language model of the Hub, the vision encoder is exported to ONNX, compared with
     torch and kept beside the Hub's cache, so that it runs in ONNX Runtime (--vision-runtime).
-    `regionqa download` does this too.
+    Of an object detector, the whole network is. `regionqa download` does this too.
 
     regionqa export my-model --push OWNER/NAME
 
     regionqa export qwen3-vl-2b
     """
     from regionqa.bundles.store import find_bundle
-    from regionqa.vlm.store import download_command, find_vlm
 
     if private and not push:
         raise UsageError("--private: needs --push OWNER/NAME")
     if out:
         free_folder(out)
-    if found := find_vlm(model):
-        if out or push:
-            raise UsageError(
-                f"--out, --push: {model} is a checkpoint of the Hub, of which the vision encoder "
-                "alone is exported, to regionqa's folder in HF_HOME; leave them out"
-            )
-        if found.folder is None:
-            raise BundleError(f"{model}: not downloaded yet; run: {download_command(found.card)}")
-        print(export_vision(found.card, found.folder, again=True).folder)
+    if found := find_checkpoint(model):
+        print(export_checkpoint(model, found, elsewhere=bool(out or push)).folder)
         return
     bundle = find_bundle(model)
     require("export", "export", EXPORT)
@@ -78,7 +72,59 @@ def export(
         print(publish(bundle, push, private=private))
 
 
-# -- vision encoders -------------------------------------------------------------------------------
+def export_checkpoint(
+    name: str, found: "FoundVlm | FoundDetector", *, elsewhere: bool
+) -> "VisionExport":
+    """Export what runs in ONNX Runtime of a checkpoint.
+
+    Args:
+        name: The model as the user gave it.
+        found: What was found.
+        elsewhere: Whether it is to be written to a folder or published.
+
+    Raises:
+        UsageError: It is to be.
+        BundleError: It is not downloaded.
+    """
+    from regionqa.detection.cards import FoundDetector
+    from regionqa.vlm.store import download_command
+
+    if elsewhere:
+        what = "network" if isinstance(found, FoundDetector) else "vision encoder"
+        raise UsageError(
+            f"--out, --push: {name} is a checkpoint of the Hub, of which the {what} alone is "
+            "exported, to regionqa's folder in HF_HOME; leave them out"
+        )
+    if isinstance(found, FoundDetector):
+        if found.folder is None:
+            raise BundleError(f"{name}: not downloaded yet; run: regionqa download {name}")
+        return export_detector(found.name, found.folder, again=True)
+    if found.folder is None:
+        raise BundleError(f"{name}: not downloaded yet; run: {download_command(found.card)}")
+    return export_vision(found.card, found.folder, again=True)
+
+
+def find_checkpoint(model: str) -> "FoundVlm | FoundDetector | None":
+    """Find a vision-language model or a detector; None for a bundle.
+
+    Raises:
+        UnknownFamilyError: It is a checkpoint of a family that is not known.
+    """
+    from regionqa.detection.cards import detector_cards, detector_checkpoint
+    from regionqa.vlm.cards import UnknownFamilyError
+    from regionqa.vlm.store import find_vlm
+
+    if model in detector_cards():
+        return detector_checkpoint(model)
+    try:
+        return find_vlm(model)
+    except UnknownFamilyError:
+        if detector := detector_checkpoint(model):
+            return detector
+        raise
+
+
+# -- vision encoders and detectors -----------------------------------------------------------------
 
 
 def export_vision(card: "VlmCard", folder: Path, *, again: bool) -> "VisionExport":
@@ -109,6 +155,38 @@ def export_vision(card: "VlmCard", folder: Path, *, again: bool) -> "VisionExpor
     if not new:
         print("exported before; nothing was written", file=sys.stderr)
     return export
+
+
+def export_detector(name: str, folder: Path, *, again: bool) -> "VisionExport":
+    """Export a detector to ONNX and report on stderr how it compares with torch.
+
+    Raises:
+        UsageError: The extra `export` is not installed.
+        ExportError: It cannot be exported, or differs from torch.
+    """
+    require("exporting a detector", "export", EXPORT)
+    from regionqa.export.detectors import export_detector as write_export
+
+    print(f"exporting the detector {name} to ONNX", file=sys.stderr)
+    export, new = write_export(name, folder, again=again)
+    for check in export.manifest.checks:
+        width, height = check.size
+        print(
+            f"detector {name}: differs from torch by {check.difference:.1e} "
+            f"({width} x {height} pixels, {check.tokens} boxes)",
+            file=sys.stderr,
+        )
+    if not new:
+        print("exported before; nothing was written", file=sys.stderr)
+    return export
+
+
+def prepare_detector(name: str, folder: Path) -> None:
+    """Export a downloaded detector; where that fails, say so and use torch."""
+    try:
+        export_detector(name, folder, again=False)
+    except (UsageError, ExportError) as error:
+        print(f"the detector {name} runs in torch: {error}", file=sys.stderr)
 
 
 def prepare_vision(card: "VlmCard", folder: Path) -> None:

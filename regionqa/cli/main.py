@@ -37,6 +37,7 @@ COMMANDS = {
     "caption": CommandEntry(
         "ask", "Describe each box of an image, or the whole image if there is none."
     ),
+    "detect": CommandEntry("ask", "Find objects and write their boxes, with labels and scores."),
     "chat": CommandEntry(
         "chat", "Talk about an image and add boxes as you go; /help lists the commands."
     ),

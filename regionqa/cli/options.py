@@ -291,6 +291,7 @@ def _item_type(hint: Any) -> Any:
 EXPORT = ("onnxscript", "sentencepiece", "tomli_w")
 FINETUNE = (*EXPORT, "accelerate", "peft", "tensorboard", "matplotlib")
 PLOT = ("matplotlib",)
+DETECTION = ("faster_coco_eval",)
 EVAL = (*PLOT, "sentence_transformers")
 GENERATE = ("openai", "datasketch", "xgrammar")
 SERVE = ("starlette", "uvicorn")

@@ -205,8 +205,9 @@ def _read_label(item: Mapping[str, object], training: bool) -> tuple[str | None,
     """Return the label of a region, and every problem of its fields."""
     if not training:
         fields, wrong = read_fields(item, RegionFields)
-        # a region of an answer has its number as id
-        problems = list(unknown_keys(item, RegionFields, strict=True, unused=["id"]))
+        # a region of an answer has its number as id, a detected one its score
+        unused = ("id", "score")
+        problems = list(unknown_keys(item, RegionFields, strict=True, unused=unused))
         return fields.label, problems + wrong
     learned, problems = read_fields(item, LearnedRegionFields)
     problems += unknown_keys(item, LearnedRegionFields, strict=True)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from regionqa.detection.options import AUTO
 from regionqa.errors import UsageError
 from regionqa.files import (
     Identity,
@@ -149,6 +150,8 @@ def _read_paths(value: str, role: Reads | Writes) -> Iterator[Path]:
         yield from _model_folders(value)
     elif role is Reads.data or value != "-":
         yield path
+        if role is Reads.data and value.startswith(f"{AUTO}:"):  # --boxes auto:MODEL
+            yield from _read_paths(value.removeprefix(f"{AUTO}:"), Reads.model)
         if (
             role is not Reads.data
             and any(mark in value for mark in "*?[")

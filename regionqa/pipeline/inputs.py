@@ -7,6 +7,7 @@ their questions. A fault of one item becomes the error of its request; the strea
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from regionqa.boxes.files import BoxFile
 from regionqa.boxes.lookup import is_same_file
@@ -20,6 +21,9 @@ from regionqa.pipeline.items import InputItem
 from regionqa.regions import Region, WrittenBox, clip_all
 from regionqa.requests import Request
 
+if TYPE_CHECKING:
+    from regionqa.detection.detector import ObjectDetector
+
 
 @dataclass(frozen=True)
 class AskSettings:
@@ -31,6 +35,8 @@ class AskSettings:
     """Question about a single region, if `each`; None: `question`."""
     boxes: tuple[WrittenBox, ...] = ()
     """Boxes on every image; empty: the whole image."""
+    detector: "ObjectDetector | None" = None
+    """What finds the boxes of images; None: they are given, or there are none."""
     boxfile: BoxFile | None = None
     """Boxes by image; an image that it does not list is an error."""
     scale_boxes: bool = False
@@ -60,7 +66,9 @@ def make_requests(
         find_image: Opens the image of a name; None: `open_image`.
     """
     open_cached = lru_cache(maxsize=1)(find_image or open_image)
-    boxes_of = None
+    boxes_of: FileBoxes | DetectedBoxes | None = None
+    if settings.detector is not None:
+        boxes_of = DetectedBoxes(settings.detector, warn, each=settings.each)
     if settings.boxfile is not None:
         boxes_of = FileBoxes(settings.boxfile, warn, scale=settings.scale_boxes)
     for item in items:
@@ -164,6 +172,45 @@ class FileBoxes:
             )
 
 
+class DetectedBoxes:
+    """The boxes that a detector finds in images; those of the last image are kept."""
+
+    def __init__(
+        self, detector: "ObjectDetector", warn: Callable[[str], None], *, each: bool
+    ) -> None:
+        """each: whether an image without boxes has no request; otherwise it is an error."""
+        self._detector, self._warn, self._each = detector, warn, each
+        self._last: tuple[InputImage, tuple[WrittenBox, ...]] | None = None
+        self._empty: list[str] = []
+
+    def of(self, image: InputImage) -> tuple[WrittenBox, ...]:
+        """Return the boxes of an image; ItemError if it cannot be used, or must have some."""
+        if self._last is None or self._last[0] is not image:
+            regions = self._detector.find(image).regions
+            self._last = image, tuple(map(WrittenBox.of, regions))
+            if not regions:
+                self._empty.append(image.name)
+        boxes = self._last[1]
+        if not boxes and not self._each:
+            raise ItemError(
+                f"{image.name}: {self._detector.info.name} found nothing to ask about; lower "
+                "--min-score, or leave the boxes out to ask about the whole image"
+            )
+        return boxes
+
+    def finish(self, *, each: bool) -> None:
+        """Warn about what was found for all images together; see `FileBoxes.finish`."""
+        name = self._detector.info.name
+        if each and self._empty:
+            self._warn(
+                f"{name}: found nothing in {counted(len(self._empty), 'image')}, so nothing was "
+                f"asked about them; the first is {self._empty[0]}; --min-score finds more"
+            )
+        if self._detector.empty:
+            boxes = counted(self._detector.empty, "box")
+            self._warn(f"{name}: {boxes} left out, which had no area inside the image")
+
+
 def _check_size(item: InputItem, image: InputImage) -> None:
     """Raise ItemError if the boxes of a line are for an image of another size."""
     if item.size not in (None, (image.width, image.height)):
@@ -179,7 +226,8 @@ def _with_inline(item: InputItem, settings: AskSettings) -> InputItem:
     question = item.question or settings.question or ""
     (text,), inline = inline_regions([question_text(question)], with_boxes=False)
     if inline:
-        given = settings.boxes or settings.boxfile if item.boxes is None else item.boxes
+        command = settings.boxes or settings.boxfile or settings.detector
+        given = command if item.boxes is None else item.boxes
         inline_regions([question], with_boxes=bool(given))
         if settings.each:
             raise ItemError(f"{item.image}: the question holds its regions; leave out --each")
@@ -188,7 +236,10 @@ def _with_inline(item: InputItem, settings: AskSettings) -> InputItem:
 
 
 def _groups(
-    item: InputItem, settings: AskSettings, image: InputImage, boxes_of: FileBoxes | None
+    item: InputItem,
+    settings: AskSettings,
+    image: InputImage,
+    boxes_of: "FileBoxes | DetectedBoxes | None",
 ) -> list[tuple[WrittenBox, ...]]:
     """Return the boxes of each request to make; an empty group stands for the whole image."""
     boxes = settings.boxes if item.boxes is None else item.boxes

@@ -208,11 +208,11 @@ def error_text(answer: Answer) -> str:
     return printable(named)
 
 
-class AnswerWriter:
-    """Write answers to stdout or a file, each in one write and one flush.
+class RecordWriter:
+    """Write records to stdout or a file, each in one write and one flush.
 
-    Readers see every answer at once, and a run that is killed loses at most the line that it was
-    writing. Use it in a `with` statement, which ends the JSON array and closes the file.
+    Readers see every record at once, and a run that is killed loses at most the line that it was
+    writing. Use it in a `with` statement, which writes what ends the output and closes the file.
     """
 
     failed: int
@@ -220,27 +220,25 @@ class AnswerWriter:
 
     def __init__(
         self,
-        settings: OutputSettings,
-        report_error: Callable[[str], None],
+        layout: Layout,
         out: Path | None = None,
         *,
         append: bool = False,
+        resumable: bool = False,
     ) -> None:
         """Prepare to write; the file is opened by `with`.
 
         Args:
-            settings: Format, and facts about the model.
-            report_error: Called with a line for each error, in the text format; the other formats
-                have a record for it.
+            layout: Text around the records.
             out: The file; None: stdout.
             append: Append to the file instead of replacing it; the caller has checked what it is.
+            resumable: Whether a later run can continue the file.
         """
         self.failed = 0
-        self._settings = settings
-        self._layout = settings.layout
-        self._report_error = report_error
+        self._layout = layout
         self._out = out
         self._append = append
+        self._resumable = resumable and out is not None
         self._started = False
         self._broken = False
         self._stream: BinaryIO
@@ -268,6 +266,67 @@ class AnswerWriter:
             if self._out is not None:
                 self._close()
 
+    def put_record(self, record: str) -> None:
+        """Write the text of a record.
+
+        Raises:
+            OutputError: It cannot be written.
+            BrokenPipeError: The reader has gone.
+        """
+        self._put((self._layout.between if self._started else self._layout.start) + record)
+        self._started = True
+
+    def _put(self, text: str) -> None:
+        try:
+            self._stream.write(encode(text))
+            self._stream.flush()
+        except OSError as error:
+            self._broken = True
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise self._write_error(error) from error
+
+    def _close(self) -> None:
+        try:
+            self._stream.close()
+        except OSError as error:
+            # closing writes again what a failed write left in the buffer
+            if not self._broken:
+                raise self._write_error(error) from error
+
+    def _write_error(self, error: OSError) -> OutputError:
+        again = "run again with --resume" if self._resumable else "run again"
+        return OutputError(
+            f"{self._out or 'stdout'}: cannot be written: {error.strerror}; the answers so far are "
+            f"saved; fix this, then {again}"
+        )
+
+
+class AnswerWriter(RecordWriter):
+    """Write answers; see `RecordWriter`."""
+
+    def __init__(
+        self,
+        settings: OutputSettings,
+        report_error: Callable[[str], None],
+        out: Path | None = None,
+        *,
+        append: bool = False,
+    ) -> None:
+        """Prepare to write; the file is opened by `with`.
+
+        Args:
+            settings: Format, and facts about the model.
+            report_error: Called with a line for each error, in the text format; the other formats
+                have a record for it.
+            out: The file; None: stdout.
+            append: Append to the file instead of replacing it; the caller has checked what it is.
+        """
+        resumable = settings.format in RESUMABLE
+        super().__init__(settings.layout, out, append=append, resumable=resumable)
+        self._settings = settings
+        self._report_error = report_error
+
     def write(self, answer: Answer) -> None:
         """Write an answer.
 
@@ -283,11 +342,11 @@ class AnswerWriter:
         if answer.error is not None:
             self.failed += 1
         if self._settings.format is not OutputFormat.text:
-            self._put_record(self._render(answer))
+            self.put_record(self._render(answer))
         elif answer.error is not None:
             self._report_error(error_text(answer))
         else:
-            self._put_record(as_text(answer, bare=self._settings.bare))
+            self.put_record(as_text(answer, bare=self._settings.bare))
 
     def _with_columns(self, answer: Answer) -> Answer:
         """Begin a file with columns for `id` and `meta`, or say why they cannot be written."""
@@ -311,33 +370,3 @@ class AnswerWriter:
                 return as_json(answer, self._settings) + "\n"
             case _:
                 return as_json(answer, self._settings)
-
-    def _put_record(self, record: str) -> None:
-        self._put((self._layout.between if self._started else self._layout.start) + record)
-        self._started = True
-
-    def _put(self, text: str) -> None:
-        try:
-            self._stream.write(encode(text))
-            self._stream.flush()
-        except OSError as error:
-            self._broken = True
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise self._write_error(error) from error
-
-    def _close(self) -> None:
-        try:
-            self._stream.close()
-        except OSError as error:
-            # closing writes again what a failed write left in the buffer
-            if not self._broken:
-                raise self._write_error(error) from error
-
-    def _write_error(self, error: OSError) -> OutputError:
-        resumable = self._out is not None and self._settings.format in RESUMABLE
-        again = "run again with --resume" if resumable else "run again"
-        return OutputError(
-            f"{self._out or 'stdout'}: cannot be written: {error.strerror}; the answers so far are "
-            f"saved; fix this, then {again}"
-        )

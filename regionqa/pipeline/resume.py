@@ -46,6 +46,10 @@ class WrittenRecord:
         return self.error is not None
 
 
+ParseLine = Callable[[bytes], WrittenRecord]
+"""Reads a line; ValueError if it is damaged, another error if it is something else."""
+
+
 class FinishedRequests:
     """Requests that the file has a record of."""
 
@@ -73,12 +77,16 @@ class FinishedRequests:
         model = (self.settings.model, self.settings.revision)
         known = self.settings.carried or self.settings.format is not OutputFormat.csv
         own = carried_text(request.carried if known else {})
-        key = _key(request.image, boxes, request.question, *model, *own)
-        if not (records := self._unused.get(key)):
+        record = self.take(record_key(request.image, boxes, request.question, *model, *own))
+        if record is None:
             return None
-        record = records.popleft()
         error = None if record.error is None else ItemError(record.error)
         return Answer(request, record.answer, error=error)
+
+    def take(self, key: Key) -> WrittenRecord | None:
+        """Return a record of this key, which counts once; None if there is none left."""
+        records = self._unused.get(key)
+        return records.popleft() if records else None
 
 
 def answer_missing(
@@ -114,7 +122,13 @@ def answer_missing(
     yield from known()
 
 
-def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -> FinishedRequests:
+def resume(
+    out: Path,
+    settings: OutputSettings,
+    *,
+    retry_errors: bool = False,
+    parse: ParseLine | None = None,
+) -> FinishedRequests:
     """Prepare a file for appending, and return what it holds.
 
     A last line that is incomplete or damaged is cut off: a killed run leaves one. A missing file
@@ -125,6 +139,7 @@ def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -
         settings: Format and model of this run.
         retry_errors: Remove the records of errors, so that these requests are repeated; otherwise
             they count as finished.
+        parse: Reads a line of JSON; None: one of an answer.
 
     Raises:
         OutputError: The file cannot be read, is not an output of regionqa, or is damaged before
@@ -136,7 +151,7 @@ def resume(out: Path, settings: OutputSettings, *, retry_errors: bool = False) -
         if not out.is_file():
             raise OutputError(f"{out}: is not a file; name another")
         settings = _with_columns_of(out, settings)
-        records, end = _read(out, settings)
+        records, end = _read(out, settings, parse or _from_json)
         if retry_errors and any(record.failed for record in records):
             _remove_failed(out.resolve(), records, end)
             records = [record for record in records if not record.failed]
@@ -160,7 +175,9 @@ def _with_columns_of(path: Path, settings: OutputSettings) -> OutputSettings:
     return wide if is_wide else settings
 
 
-def _read(path: Path, settings: OutputSettings) -> tuple[list[WrittenRecord], int]:
+def _read(
+    path: Path, settings: OutputSettings, parse: ParseLine
+) -> tuple[list[WrittenRecord], int]:
     """Read the complete records of a file; return them and the offset at which the last ends."""
     kind = settings.format
     is_csv = kind is OutputFormat.csv
@@ -173,11 +190,11 @@ def _read(path: Path, settings: OutputSettings) -> tuple[list[WrittenRecord], in
             return [], 0
         if not is_csv:
             file.seek(0)
-        return _read_records(file, path, settings.columns if is_csv else ())
+        return _read_records(file, path, settings.columns if is_csv else (), parse)
 
 
 def _read_records(
-    file: BinaryIO, path: Path, columns: tuple[str, ...]
+    file: BinaryIO, path: Path, columns: tuple[str, ...], parse: ParseLine
 ) -> tuple[list[WrittenRecord], int]:
     """Read records from here on. columns: columns of CSV; empty: the lines are JSON."""
     end = file.tell()
@@ -188,7 +205,7 @@ def _read_records(
         if fault is not None:
             raise OutputError(f"{fault}; fix or remove the line, then run again")
         try:
-            record = _from_csv(line, columns) if columns else _from_json(line)
+            record = _from_csv(line, columns) if columns else parse(line)
         except ValueError as error:  # an error unless it is the last line
             fault = f"{where} is damaged: {error}"
             continue
@@ -221,7 +238,7 @@ def _from_json(line: bytes) -> WrittenRecord:
     fields = json.loads(line)
     boxes = boxes_text(region["box"] for region in fields["regions"])
     model = (fields["model"], fields["revision"])
-    key = _key(fields["image"], boxes, fields["question"], *model, *carried_text(fields))
+    key = record_key(fields["image"], boxes, fields["question"], *model, *carried_text(fields))
     answer = fields["answer"] or ""
     text = answer if isinstance(answer, str) else json.dumps(answer)  # by a schema
     return WrittenRecord(key, text, fields["error"], len(line))
@@ -234,11 +251,11 @@ def _from_csv(line: bytes, columns: tuple[str, ...]) -> WrittenRecord:
     except csv.Error as error:
         raise ValueError(error) from error
     cells = dict(zip(columns, row, strict=True))
-    key = _key(*(cells.get(column, "") for column in KEY_COLUMNS))
+    key = record_key(*(cells.get(column, "") for column in KEY_COLUMNS))
     return WrittenRecord(key, cells["answer"], cells["error"] or None, len(line))
 
 
-def _key(*parts: str) -> Key:
+def record_key(*parts: str) -> Key:
     """Make a key of parts as a file holds them: undecodable bytes of names are escaped."""
     return tuple(encode(part).decode() for part in parts)
 

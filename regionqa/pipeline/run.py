@@ -6,11 +6,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from regionqa.backends.base import ModelInfo, configured_model
 from regionqa.backends.structured import check_schema
 from regionqa.boxes.files import read_boxes
+from regionqa.detection.options import DetectionOptions, detector_of
 from regionqa.errors import SOME_FAILED, ItemError
 from regionqa.images.reading import InputImage, PixelBudget
 from regionqa.language.answer_schemas import short_digest
@@ -30,6 +32,9 @@ from regionqa.pipeline.outputs import AnswerWriter, OutputSettings, prompt_headi
 from regionqa.pipeline.resume import FinishedRequests, answer_missing, resume
 from regionqa.requests import Answer, Request
 
+if TYPE_CHECKING:
+    from regionqa.detection.detector import ObjectDetector
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -45,6 +50,7 @@ class RunOptions:
     """Ask about each region separately."""
     inputs: InputOptions = field(default_factory=InputOptions)
     boxes: BoxOptions = field(default_factory=BoxOptions)
+    detection: DetectionOptions = field(default_factory=DetectionOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
@@ -117,7 +123,8 @@ def show_prompt(console: Console, request: Request, lines: Sequence[str]) -> Non
 
 def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettings:
     boxes, boxfile = options.boxes, None
-    if boxes.boxes:
+    detector = detector_of(boxes, options.detection)
+    if boxes.boxes and detector is None:
         boxfile = read_boxes(boxes.boxes, format=boxes.box_format, units=boxes.box_units)
         if one:
             boxfile = boxfile.for_one_image()
@@ -125,9 +132,19 @@ def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettin
         question=model.image_question if options.caption else options.question,
         region_question=model.region_question if options.caption else None,
         boxes=boxes.written(),
+        detector=None if detector is None else _load_detector(detector, options),
         boxfile=boxfile,
         scale_boxes=boxes.scale_boxes,
         each=options.each or options.caption,
+    )
+
+
+def _load_detector(name: str, options: RunOptions) -> "ObjectDetector":
+    from regionqa.detection.detector import load_detector
+
+    runtime = options.runtime
+    return load_detector(
+        name, options.detection, device=runtime.device, vision_runtime=runtime.vision_runtime
     )
 
 
@@ -145,7 +162,10 @@ def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> Output
         dtype=options.runtime.dtype,
         timing=options.output.timing,
         confidence=options.output.confidence,
-        bare=one and (len(boxes.box) <= 1 or not each) and boxes.boxes is None,
+        bare=one
+        and (len(boxes.box) <= 1 or not each)
+        and boxes.boxes is None
+        and not options.detection.find,
     )
 
 

@@ -1,6 +1,6 @@
-"""Vision encoders of checkpoints as ONNX graphs: where they lie, and whether they can be used.
+"""Vision encoders and detectors as ONNX graphs: where they lie, and whether they can be used.
 
-`regionqa.export.vlm` writes them, once per checkpoint. A graph belongs to the weights it was made
+`regionqa.export` writes them, once per checkpoint. A graph belongs to the weights it was made
 of, so its folder is named after them and not after the model.
 """
 
@@ -31,7 +31,7 @@ class GraphPart:
     """One module as a graph."""
 
     name: str
-    """`encoder` or `projector`."""
+    """`encoder`, `projector` or `detector`."""
     graph: str
     """Name of its file."""
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -47,9 +47,10 @@ class VisionCheck:
     size: tuple[int, int]
     """Width and height of the image, in pixels."""
     tokens: int
-    """Its number of image tokens."""
+    """Its number of image tokens, or of boxes."""
     difference: float
-    """Largest |ONNX - torch| over the features, relative to their largest value."""
+    """Largest |ONNX - torch| over the features, relative to their largest value; of a detector,
+    over scores and boxes in fractions of the image."""
 
 
 @dataclass(frozen=True)
@@ -154,22 +155,20 @@ def choose_vision(
     )
 
 
-def open_export(checkpoint: Path) -> VisionExport:
-    """Open the export of a checkpoint; BundleError if there is none that can be used."""
+def open_export(checkpoint: Path, what: str = "the vision encoder") -> VisionExport:
+    """Open the export of a checkpoint; BundleError, naming `what`, if none can be used."""
     folder = export_folder(checkpoint)
     try:
         table = read_object(folder / MANIFEST)
     except FileNotFoundError:
-        raise BundleError("the vision encoder was not exported to ONNX yet") from None
+        raise BundleError(f"{what} was not exported to ONNX yet") from None
     if table.get("format") != FORMAT:
-        raise BundleError("the vision encoder was exported by another version of regionqa")
+        raise BundleError(f"{what} was exported by another version of regionqa")
     manifest = from_table(VisionManifest, table, str(folder / MANIFEST))
     # transformers computes what enters the graphs
     made, installed = manifest.packages.get("transformers"), version("transformers")
     if made != installed:
-        raise BundleError(
-            f"the vision encoder was exported with transformers {made}, {installed} is installed"
-        )
+        raise BundleError(f"{what} was exported with transformers {made}, {installed} is installed")
     for name, size in manifest.files.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != size:
             raise BundleError(f"{folder / name} is missing or damaged")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from conftest import Command
 
 NO_FILES = {
-    "box", "choices", "host", "kinds", "name", "push", "question", "revision", "server",
-    "server_model", "shard", "split", "token", "ways",
+    "box", "choices", "find", "host", "kinds", "name", "only", "push", "question", "revision",
+    "server", "server_model", "shard", "split", "token", "ways",
 }  # fmt: skip
 """Options and arguments that take any text, which names no file."""
 NEEDED = {

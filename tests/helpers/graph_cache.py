@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from regionqa.export import bundle as bundle_module
+from regionqa.export import detectors as detectors_module
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.onnx.export import export_region, export_vision
 from regionqa.export.onnx.verify import ParityReport
@@ -49,7 +50,8 @@ class GraphCache:
         for module in (bundle_module, published_module):
             monkeypatch.setattr(module, "export_vision", self.export_vision)
             monkeypatch.setattr(module, "export_region", self.export_region)
-        monkeypatch.setattr(vision_module, "write_module", self.write_module)
+        for module in (vision_module, detectors_module):
+            monkeypatch.setattr(module, "write_module", self.write_module)
 
     def write_module(self, call: vision_module.ModuleCall, path: Path) -> dict[str, Any]:
         """As regionqa.export.vlm.vision.write_module, once for modules with equal weights."""

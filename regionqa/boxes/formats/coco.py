@@ -16,6 +16,7 @@ from regionqa.boxes.entries import (
     ImageRegions,
     Size,
     labels_of,
+    score_field,
 )
 from regionqa.boxes.fields import (
     Numbers,
@@ -358,7 +359,7 @@ def _large(file: SourceFile) -> CocoDocument | None:
 
 
 def write(images: Sequence[ImageRegions]) -> Files:
-    """Render instances; an unlabelled box has no `category_id`."""
+    """Render instances; an unlabelled box has no `category_id`, a detected one a `score`."""
     numbers = {label: index for index, label in enumerate(filter(None, labels_of(images)), 1)}
     records: list[object] = []
     annotations: list[object] = []
@@ -371,7 +372,8 @@ def write(images: Sequence[ImageRegions]) -> Files:
             bbox = [plain_number(value) for value in (box.x0, box.y0, box.width, box.height)]
             area = plain_number(box.width * box.height)
             ids = {"id": len(annotations) + 1, "image_id": number, **category}
-            annotations.append({**ids, "bbox": bbox, "area": area, "iscrowd": 0})
+            fields = {**ids, "bbox": bbox, "area": area, "iscrowd": 0}
+            annotations.append(fields | score_field(region))
     categories = [{"id": number, "name": label} for label, number in numbers.items()]
     document = {"images": records, "annotations": annotations, "categories": categories}
     return {PurePosixPath(): json_text(document)}

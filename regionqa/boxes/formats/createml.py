@@ -9,6 +9,7 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
+    score_field,
 )
 from regionqa.boxes.fields import four, json_text, member, optional_text, plain_number
 from regionqa.boxes.source import SourceFile
@@ -78,4 +79,5 @@ def _annotation(region: Region) -> object:
     centre = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
     numbers = map(plain_number, (*centre, box.width, box.height))
     label = {"label": region.label} if region.label else {}
-    return {**label, "coordinates": dict(zip(_NUMBERS, numbers, strict=True))}
+    coordinates = {"coordinates": dict(zip(_NUMBERS, numbers, strict=True))}
+    return label | coordinates | score_field(region, "confidence")

@@ -275,11 +275,14 @@ def write(images: Sequence[ImageRegions]) -> Files:
     """Render a table, xyxy in pixels; an image without regions keeps a row."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_HEADER)
+    scored = any(region.score is not None for image in images for region in image.regions)
+    header = (*_HEADER, *(("score",) if scored else ()))
+    writer.writerow(header)
     for image in images:
         for region in image.regions:
-            values = [plain_number(value) for value in region.box.xyxy]
-            writer.writerow([image.name, *values, region.label or ""])
+            cells = [*map(plain_number, region.box.xyxy), region.label or ""]
+            score = "" if region.score is None else plain_number(region.score)
+            writer.writerow([image.name, *cells, *([score] if scored else ())])
         if not image.regions:
-            writer.writerow([image.name, *[""] * 5])
+            writer.writerow([image.name, *[""] * (len(header) - 1)])
     return {PurePosixPath(): file.getvalue()}

@@ -151,6 +151,9 @@ def write(images: Sequence[ImageRegions]) -> Files:
                 name: str(plain_number(value))
                 for name, value in zip(_CORNERS, region.box.xyxy, strict=True)
             }
-            ElementTree.SubElement(element, "box", {"label": region.label or "", **corners})
+            box = ElementTree.SubElement(element, "box", {"label": region.label or "", **corners})
+            if region.score is not None:
+                score = ElementTree.SubElement(box, "attribute", {"name": "score"})
+                score.text = str(plain_number(region.score))
     ElementTree.indent(root)
     return {PurePosixPath(): ElementTree.tostring(root, encoding="unicode") + "\n"}

@@ -223,6 +223,8 @@ def write(images: Sequence[ImageRegions]) -> Files:
             for r in image.regions
         ]
         objects = {"bbox": boxes, "categories": [r.label or "" for r in image.regions]}
+        if any(r.score is not None for r in image.regions):
+            objects["scores"] = [r.score for r in image.regions]
         record = {"file_name": image.name, "objects": objects}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     return {PurePosixPath(): "".join(lines)}

@@ -12,6 +12,7 @@ from regionqa.boxes.entries import (
     ImageRegions,
     entry_per_file,
     file_per_image,
+    score_field,
 )
 from regionqa.boxes.fields import (
     json_text,
@@ -120,4 +121,5 @@ def _shape(region: Region) -> object:
         "group_id": None,
         "shape_type": "rectangle",
         "flags": {},
+        **score_field(region),
     }

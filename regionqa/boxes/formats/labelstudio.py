@@ -13,6 +13,7 @@ from regionqa.boxes.entries import (
     Files,
     ImageRegions,
     Size,
+    score_field,
 )
 from regionqa.boxes.fields import (
     excerpt,
@@ -285,7 +286,8 @@ def _task(number: int, image: ImageRegions) -> object:
         kind = "rectanglelabels" if region.label else "rectangle"
         labels = {kind: [region.label]} if region.label else {}
         ids = {"id": f"{number}-{index + 1}", "type": kind, **names}
-        results.append({**ids, **size, "image_rotation": 0, "value": {**value, **labels}})
+        result = {**ids, **size, "image_rotation": 0, "value": {**value, **labels}}
+        results.append(result | score_field(region))
     return {
         "id": number,
         "data": {"image": quote(image.name)},

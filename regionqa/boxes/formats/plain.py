@@ -14,6 +14,7 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
+    score_field,
 )
 from regionqa.boxes.fields import excerpt, json_text, plain_number
 from regionqa.boxes.objects import is_box, misspelt, read_box, refuse_unknown
@@ -209,4 +210,6 @@ def write(images: Sequence[ImageRegions]) -> Files:
 
 def _box(region: Region) -> object:
     values = [plain_number(value) for value in region.box.xyxy]
-    return {"box": values, "label": region.label} if region.label else values
+    label = {"label": region.label} if region.label else {}
+    fields = label | score_field(region)
+    return {"box": values, **fields} if fields else values

@@ -11,6 +11,7 @@ from regionqa.boxes.entries import (
     Files,
     ImageRegions,
     Size,
+    score_field,
 )
 from regionqa.boxes.fields import excerpt, plain_number, size_of
 from regionqa.boxes.objects import misspelt, read_box, refuse_unknown
@@ -25,6 +26,8 @@ ABSENT_IS_EMPTY = False
 _REGIONS = "regions"
 _MEANT = {"boxes": _REGIONS, "bbox": _REGIONS, "bboxes": _REGIONS, "box": _REGIONS}
 """Keys that stand for `regions` elsewhere."""
+_REVISION = "revision"
+"""Key of answers, which resembles `regions`."""
 _OWN = frozenset({_REGIONS, "question", "answer", "conversations", "captions"})
 
 
@@ -61,7 +64,7 @@ def _entries(file: SourceFile, convention: Convention) -> Iterator[BoxEntry]:
         for key, meant in _MEANT.items():
             if key in record:
                 raise BoxFileError(f"{where}: unknown key {key!r}; did you mean {meant!r}?")
-        for key, meant in misspelt(record, (_REGIONS, "image")):
+        for key, meant in misspelt(record.keys() - {_REVISION}, (_REGIONS, "image")):
             raise BoxFileError(f"{where}: unknown key {excerpt(key)}; did you mean {meant!r}?")
         name = record.get("image")
         if not isinstance(name, str) or not name:
@@ -117,4 +120,6 @@ def write(images: Sequence[ImageRegions]) -> Files:
 
 def _region(region: Region) -> object:
     box = [plain_number(value) for value in region.box.xyxy]
-    return {"box": box, "label": region.label} if region.label else box
+    label = {"label": region.label} if region.label else {}
+    fields = label | score_field(region)
+    return {"box": box, **fields} if fields else box

@@ -11,6 +11,7 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
+    score_field,
 )
 from regionqa.boxes.fields import (
     excerpt,
@@ -178,5 +179,5 @@ def _region(region: Region) -> object:
     box = region.box
     numbers = map(plain_number, (box.x0, box.y0, box.width, box.height))
     shape = dict(zip(("x", "y", "width", "height"), numbers, strict=True))
-    attributes = {"label": region.label} if region.label else {}
+    attributes = ({"label": region.label} if region.label else {}) | score_field(region)
     return {"shape_attributes": {"name": "rect", **shape}, "region_attributes": attributes}

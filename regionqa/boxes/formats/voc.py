@@ -143,5 +143,7 @@ def _text(image: ImageRegions) -> str:
         corners = ElementTree.SubElement(element, "bndbox")
         for name, value in zip(_CORNERS, region.box.xyxy, strict=True):
             ElementTree.SubElement(corners, name).text = str(plain_number(value))
+        if region.score is not None:
+            ElementTree.SubElement(element, "score").text = str(plain_number(region.score))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"

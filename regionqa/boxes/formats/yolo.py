@@ -27,7 +27,7 @@ from regionqa.boxes.source import SourceFile
 from regionqa.boxes.unreadable import other_labels
 from regionqa.boxes.yolo_names import CLASS_NAMES, DATASET, YoloDataset, find_dataset
 from regionqa.errors import BoxError, BoxFileError
-from regionqa.regions import Box, BoxFormat, BoxUnits, WrittenBox
+from regionqa.regions import Box, BoxFormat, BoxUnits, Region, WrittenBox
 
 TITLE = "YOLO"
 IMAGE_SUFFIX = ".txt"
@@ -274,12 +274,16 @@ def write(images: Sequence[ImageRegions]) -> Files:
 
     def text_of(image: ImageRegions) -> str:
         return "".join(
-            f"{numbers[region.label or '']} {_fractions(region.box, image)}\n"
+            f"{numbers[region.label or '']} {_fractions(region.box, image)}{_confidence(region)}\n"
             for region in image.regions
         )
 
     names = {PurePosixPath(CLASS_NAMES): "".join(f"{name}\n" for name in labels)}
     return names | file_per_image(images, IMAGE_SUFFIX, text_of)
+
+
+def _confidence(region: Region) -> str:
+    return "" if region.score is None else f" {region.score:g}"
 
 
 def _fractions(box: Box, image: ImageRegions) -> str:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 SERVER = ("--server", "--server-model", "--server-timeout")
 VISION = ("--vision-runtime", "--cache", "--cache-size")
+DETECTING = ("--find", "--min-score", "--max-boxes", "--only", "--nms")
 ASKING = (
-    *SERVER, "--server-concurrency",
+    *SERVER, "--server-concurrency", *DETECTING,
     "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
     "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device",
     "--dtype", "--quantize", "--way", *VISION, "--batch-size", "--max-new-tokens",
@@ -38,6 +39,11 @@ OPTIONS = {
     (): ("--version", "--help"),
     ("ask",): (*ASKING, "--each"),
     ("caption",): ASKING,
+    ("detect",): (
+        *DETECTING,
+        "--null", "--model", "--format", "--out", "--resume", "--retry-errors", "--draw",
+        "--overwrite", "--device", "--vision-runtime", "--quiet", "--debug", "--help",
+    ),
     ("chat",): (
         *SERVER,
         "--box", "--box-format", "--box-units", "--turns", "--model", "--device", "--dtype",
@@ -97,6 +103,10 @@ OPTIONS = {
         "--boxes", "--scale-boxes",
         "--images", "--min-side", "--question", "--by", "--encoder", "--classes", "--ways",
         "--write-card", *MEASURING,
+    ),
+    ("eval", "detection"): (
+        "--boxes", "--scale-boxes", "--images", "--model", "--json", "--limit", "--device",
+        "--vision-runtime", "--quiet", "--overwrite", "--debug", "--help",
     ),
     ("eval", "vqa"): ("--images", "--likelihood", "--ways", "--write-card", *MEASURING),
     ("eval", "caption"): (

@@ -35,6 +35,8 @@ LABELS = st.none() | st.text(
     st.characters(blacklist_categories=["C", "Z"]) | st.just(" "), min_size=1
 ).map(str.strip).filter(bool)
 
+SCORES = st.none() | st.floats(0, 1).map(lambda score: round(score, 4))
+
 
 @st.composite
 def images_with_regions(draw: st.DrawFn) -> ImageRegions:
@@ -47,7 +49,7 @@ def images_with_regions(draw: st.DrawFn) -> ImageRegions:
     found = []
     for _ in range(draw(st.integers(0, 3))):
         (x0, x1), (y0, y1) = span(width), span(height)
-        found.append(Region(Box(x0, y0, x1, y1), draw(LABELS)))
+        found.append(Region(Box(x0, y0, x1, y1), draw(LABELS), draw(SCORES)))
     return ImageRegions(draw(NAMES), width, height, tuple(found))
 
 

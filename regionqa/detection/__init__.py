@@ -1,0 +1,1 @@
+"""Object detectors: boxes for images that have none."""

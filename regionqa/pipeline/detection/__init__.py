@@ -1,0 +1,1 @@
+"""The command `detect`: images of a command line to boxes in files and drawings."""
