@@ -36,14 +36,23 @@ from regionqa.backends.vlm.backend import VlmModel
 from regionqa.bundles.store import Bundle
 from regionqa.errors import TrainingError, UsageError
 from regionqa.files import write_whole
-from regionqa.finetune.config import SETTINGS, FinetuneSettings, read_saved, without_none
+from regionqa.finetune.config import SETTINGS, FinetuneSettings, read_saved
 from regionqa.finetune.dataset import RunData, Say
+from regionqa.schema import without_none
 
 PROGRESS = "progress.json"
 RECORDS = "records.json"
 """Digests of the records that a run trains on, beside its settings."""
 KEPT = 2
 """Checkpoints that are kept, so that there is another where the newest cannot be read."""
+
+
+@dataclass(frozen=True)
+class BestStep:
+    """The step of a stage with the lowest held-out loss so far."""
+
+    step: int
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -58,15 +67,28 @@ class TrainingProgress:
     """Names of all weights that training has changed."""
     seconds: float
     """Training time, over all stages and resumptions."""
+    best: BestStep | None = None
+    """The best step of a planned stage. Its checkpoint is kept as long as the stage trains."""
 
 
 def newest(folder: Path) -> tuple[Path, TrainingProgress] | None:
     """Find the newest complete checkpoint of a run; None where there is none yet."""
     for path in sorted(folder.glob("*-*"), key=_age, reverse=True):
         if path.suffix != ".partial" and (path / PROGRESS).is_file():
-            table = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
-            return path, TrainingProgress(**{**table, "trained": tuple(table["trained"])})
+            return path, read_progress(path)
     return None
+
+
+def read_progress(path: Path) -> TrainingProgress:
+    """Read the progress at a checkpoint."""
+    table = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+    best = BestStep(**table["best"]) if table.get("best") else None
+    return TrainingProgress(**{**table, "trained": tuple(table["trained"]), "best": best})
+
+
+def path_of(folder: Path, number: int, step: int) -> Path:
+    """Return the path of a checkpoint of stage `number`, counted from 1."""
+    return folder / f"{number}-{step:06d}"
 
 
 def _age(path: Path) -> tuple[int, int]:
@@ -89,7 +111,7 @@ def save_checkpoint(
     Raises:
         TrainingError: It cannot be written, as where the disk is full; the older ones are kept.
     """
-    target = folder / f"{number}-{progress.step:06d}"
+    target = path_of(folder, number, progress.step)
     partial = target.with_name(f"{target.name}.partial")
     first = not dist.is_initialized() or dist.get_rank() == 0
     problem: OSError | None = None
@@ -141,6 +163,14 @@ def load_checkpoint(
             (torch.cuda if kind == "cuda" else torch).set_rng_state(state)
 
 
+def load_weights(path: Path, trained: Sequence[str], model: nn.Module) -> None:
+    """Restore the weights of a checkpoint in place, without its optimizers; a collective call."""
+    states = {"model": _trained(model, trained)}
+    with _without_single_process_warning():
+        load_states(states, checkpoint_id=str(path))
+    set_model_state_dict(model, states["model"], options=StateDictOptions(strict=False))
+
+
 def _random_states() -> dict[str, torch.Tensor]:
     """Random states of the CPU and of this process's GPU, from which dropout draws."""
     states = {"cpu": torch.get_rng_state()}
@@ -161,15 +191,15 @@ def _states(
     model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: TrainingProgress
 ) -> dict[str, Any]:
     return {
-        "model": _trained(model, progress),
+        "model": _trained(model, progress.trained),
         "optimizer": get_optimizer_state_dict(model, optimizers),
     }
 
 
-def _trained(model: nn.Module, progress: TrainingProgress) -> dict[str, Any]:
+def _trained(model: nn.Module, names: Sequence[str]) -> dict[str, Any]:
     """Return the weights that training has changed, not copied."""
     weights: Mapping[str, Any] = get_model_state_dict(model)
-    return {name: weights[name] for name in progress.trained}
+    return {name: weights[name] for name in names}
 
 
 def _os_error(error: BaseException) -> OSError:
@@ -185,9 +215,15 @@ def _os_error(error: BaseException) -> OSError:
 
 
 def _drop_old(folder: Path) -> None:
-    whole = [path for path in folder.glob("*-*") if path.suffix != ".partial"]
-    for path in sorted(whole, key=_age)[:-KEPT]:
-        remove(path)
+    """Remove all checkpoints but the newest, and the best of those that these know of."""
+    whole = sorted((p for p in folder.glob("*-*") if p.suffix != ".partial"), key=_age)
+    best = set()
+    for path in whole[-KEPT:]:
+        if (path / PROGRESS).is_file() and (found := read_progress(path).best):
+            best.add(path_of(folder, _age(path)[0], found.step))
+    for path in whole[:-KEPT]:
+        if path not in best:
+            remove(path)
 
 
 def remove(folder: Path) -> None:
@@ -252,6 +288,7 @@ def save_settings(
         before = read_saved(path)
         changes = data_changes(folder, before, data)
         known = {"files": table["files"]} if changes is not None else {}
+        table |= {"plan": before["plan"]} if "plan" in before else {}
         skip = {"skip_bad": settings.skip_bad}  # may be added to leave out what stopped the run
         difference = first_difference(
             {**before, **known, "settings": {**before["settings"], **skip}}, table

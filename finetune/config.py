@@ -16,8 +16,6 @@ from regionqa.options import RegionWay
 
 TRAINING, SETTINGS = "training", "settings.toml"
 """Folder of a run's own files below the new model, and the file of its settings in it."""
-
-
 DATA: Mapping[str, Any] = {"parse": Path, "role": Reads.data}
 LOWEST = {"rehearse": 0, "lora_rank": 0, "lora_alpha": 1, "evaluate_every": 1, "save_every": 1}
 """Least values of a run's numbers."""
@@ -48,8 +46,10 @@ class TrainingPrecision(StrEnum):
 class StageSettings:
     """Settings of one stage; an epoch is one pass over the records of `--data`."""
 
-    epochs: float = option(
-        1.0, "Passes over the data in each stage; --steps takes precedence.", section=Section.method
+    epochs: float | None = option(
+        None,
+        "Passes over the data in each stage. Default: planned from the number of records.",
+        section=Section.method,
     )
     steps: int | None = option(
         None, "Optimizer steps per stage. Default: from epochs.", section=Section.method, min=1
@@ -109,8 +109,8 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epochs", "batch", "accumulate", "group", "clip"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise UsageError(f"{name} is {value}; it must be above 0")
         if self.steps is not None and self.steps < 1:
             raise UsageError(f"steps is {self.steps}; it must be 1 or more")
         for name in ("warm_up", "replay_share"):
@@ -124,6 +124,11 @@ class StageSettings:
         if self.schedule not in ("cosine", "constant"):
             raise UsageError(f"schedule is {self.schedule!r}; known are cosine and constant")
 
+    @property
+    def planned(self) -> bool:
+        """Whether the steps follow from the number of records; see `finetune.schedule`."""
+        return self.steps is None and self.epochs is None
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -136,10 +141,8 @@ class Stages:
 
 
 DEFAULT = Stages(
-    align=StageSettings(learning_rate=3e-4, epochs=1.0, warm_up=0.1),
-    instruct=StageSettings(
-        learning_rate=2e-4, epochs=3.0, projector=True, language=True, warm_up=0.1
-    ),
+    align=StageSettings(learning_rate=3e-4, warm_up=0.1),
+    instruct=StageSettings(learning_rate=2e-4, projector=True, language=True, warm_up=0.1),
 )
 PVIT = Stages(
     align=StageSettings(
@@ -163,16 +166,6 @@ GPT4ROI = Stages(
     ),
 )  # fmt: skip
 """arXiv 2307.03601, its two training scripts; meant for 4 and 8 GPUs (batches 4 and 16)."""
-VLM_LORA, VLM_RATE = 16, 1e-5
-"""Default rank of LoRA for vision-language models, and learning rate for all of their weights."""
-VLM = Stages(
-    align=DEFAULT.align,
-    instruct=StageSettings(
-        learning_rate=1e-4, epochs=3.0, batch=2, accumulate=8, projector=True, language=True,
-        warm_up=0.1,
-    ),
-)  # fmt: skip
-"""Default for vision-language models of the Hub, whose images take many tokens."""
 
 
 class Preset(StrEnum):
@@ -234,7 +227,11 @@ class FinetuneSettings:
         **DATA,
     )
     held_out: str | None = option(None, "Records to evaluate on; never trained on.", **DATA)
-    held_out_share: float = option(0.1, "Share of the images to hold out if no file is named.")
+    held_out_share: float | None = option(
+        None,
+        "Share of the images to hold out if no file is named. Default: a tenth, and where steps "
+        "are planned none of fewer than 40 images and 500 at most.",
+    )
     way: RegionWay | None = option(
         None,
         "How a vision-language model is told a region. Default: its card's.",
@@ -258,8 +255,11 @@ class FinetuneSettings:
     skip_bad: bool = option(
         False, "Leave bad records out instead of stopping.", section=Section.record
     )
-    evaluate_every: int = option(
-        100, "Steps between evaluations on held-out records.", section=Section.record, min=1
+    evaluate_every: int | None = option(
+        None,
+        "Steps between evaluations on held-out records. Default: 100, or as planned.",
+        section=Section.record,
+        min=1,
     )
     save_every: int = option(100, "Steps between checkpoints.", section=Section.record, min=1)
     seed: int = option(
@@ -274,11 +274,16 @@ class FinetuneSettings:
         if not self.run or not set(self.run) <= {"align", "instruct"}:
             raise UsageError(f"stages {self.run}: known are align and instruct")
         for name in ("held_out_share", "lora_dropout"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
         for name, low in LOWEST.items():
-            if getattr(self, name) < low:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+            if (value := getattr(self, name)) is not None and value < low:
+                raise UsageError(f"{name} is {value}; it must be {low} or more")
+
+    @property
+    def plans(self) -> bool:
+        """Whether the steps of all stages are planned."""
+        return all(getattr(self.stages, name).planned for name in self.run)
 
 
 @dataclass(frozen=True)
@@ -360,15 +365,6 @@ def _read_old_stages(
         if second is not None:
             lora[key] = second
     return lora
-
-
-def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out keys whose value is None, which TOML cannot hold."""
-    return {
-        key: without_none(value) if isinstance(value, Mapping) else value
-        for key, value in table.items()
-        if value is not None
-    }
 
 
 def saved_settings(path: Path) -> FinetuneSettings:

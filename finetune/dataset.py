@@ -19,6 +19,7 @@ from regionqa.data.mixtures.reading import MixtureSource, capped, read_mixture, 
 from regionqa.data.records import Problem, Record
 from regionqa.errors import DataError, QuestionError, UsageError
 from regionqa.finetune.config import FinetuneSettings
+from regionqa.finetune.schedule.plan import share_to_hold_out
 from regionqa.language.prompts import render_conversation
 from regionqa.language.references import REFERENCE, renumber
 from regionqa.language.tokenization import BundleTokenizer, Preceding, answer_ids, tokenize
@@ -235,7 +236,7 @@ def read_run_data(settings: FinetuneSettings, builder: FitsRecords, say: Say) ->
             files=tuple(reader.files),
             digests=reader.digests,
         ).checked()
-    held = held_out_images(main, settings.held_out_share, settings.seed)
+    held = held_out_images(main, settings)
     return RunData(
         _without(align, held),
         _without(main, held),
@@ -263,7 +264,7 @@ def _read_mixture(settings: FinetuneSettings, reader: "_Reader") -> RunData:
         held_out = reader.read((settings.held_out,), "held out")
         images = {record.image for record in held_out}
     else:
-        images = held_out_images(every, settings.held_out_share, seed)
+        images = held_out_images(every, settings)
         held_out = tuple(dict.fromkeys(record for record in every if record.image in images))
 
     def of_stage(stage: str) -> tuple[Record, ...]:
@@ -352,17 +353,18 @@ def record_digest(record: Record) -> str:
     return hashlib.blake2b(content.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
-def held_out_images(records: Sequence[Record], share: float, seed: int) -> set[Path]:
+def held_out_images(records: Sequence[Record], settings: FinetuneSettings) -> set[Path]:
     """Choose a share of the images by seed and file name, at least one of several.
 
     Whole images are held out, because boxes of one image are not independent questions.
     """
     images = sorted({record.image for record in records})
+    share = share_to_hold_out(settings, len(images))
     if share <= 0 or len(images) < 2:
         return set()
 
     def rank(path: Path) -> str:
-        return hashlib.sha256(f"{seed} {path.name}".encode()).hexdigest()
+        return hashlib.sha256(f"{settings.seed} {path.name}".encode()).hexdigest()
 
     return set(sorted(images, key=rank)[: max(1, round(share * len(images)))])
 

@@ -90,6 +90,13 @@ class ProcessGroup:
         """Sum over all processes."""
         return cast(Tensor, self._accelerator.reduce(values, "sum"))
 
+    def agreed(self, value: float) -> float:
+        """Return the first process's value in every process; a collective call."""
+        if self.count == 1:
+            return value
+        own = torch.tensor(value if self.is_first else 0.0, device=self.device)
+        return float(self.sum(own))
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         self._accelerator.wait_for_everyone()

@@ -34,7 +34,7 @@ from regionqa.export.onnx.export import round_to_float16
 from regionqa.export.onnx.verify import ParityReport
 from regionqa.finetune.calibrate import ENOUGH, TEMPERATURES, ScoredAnswers, calibrate
 from regionqa.finetune.config import FinetuneSettings
-from regionqa.finetune.dataset import single_turns
+from regionqa.finetune.dataset import Say, single_turns
 from regionqa.finetune.model import AnswerModel, RegionLanguageModel, add_lora
 from regionqa.images.reading import open_image
 from regionqa.language.prompts import render_answer
@@ -291,3 +291,27 @@ def update_card(
         table["confidence"] = dict(confidence)
     write_card(bundle.root, table, parts.vision, parts.region)
     return open_bundle(bundle.root)
+
+
+def measure_result(
+    bundle: Bundle, parts: BundleModules, held_out: Sequence[Record], say: Say
+) -> Bundle:
+    """Ask the bundle its held-out questions, and write accuracy and confidence into its card."""
+    questions = held_out_questions(held_out)
+    facts: dict[str, Any] = {}
+    confidence = None
+    if questions:
+        answers = ask_held_out(bundle, questions)
+        facts = accuracy_facts(answers)
+    if rule := bundle.card.confidence:
+        if questions:
+            confidence, note = recalibrate(bundle, rule, questions, answers, say)
+        else:
+            note = "the base's; there are no held-out answers to compute it again"
+        facts["confidence"] = note
+        say(f"confidence table: {note}")
+    if facts:
+        bundle = update_card(bundle, parts, facts, confidence)
+    if questions:
+        say(str(facts["measured"]))
+    return bundle

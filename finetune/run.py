@@ -4,6 +4,7 @@ OUT/training holds settings, log, curves and, until the run is finished, checkpo
 """
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from regionqa.backends.bundle import BundleModel
 from regionqa.backends.vlm.backend import VlmModel
 from regionqa.bundles.card import ModelCard
 from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
-from regionqa.data.records import Record
+from regionqa.data.english import counted
 from regionqa.errors import TrainingError, UsageError
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import TrainingProgress, base_identity, save_settings
@@ -33,22 +34,22 @@ from regionqa.finetune.dataset import RunData, Say, read_run_data, sample_builde
 from regionqa.finetune.distributed import ProcessGroup, ran_out_of_memory
 from regionqa.finetune.finish import (
     BundleModules,
-    accuracy_facts,
-    ask_held_out,
     changed_weights,
     describe_run,
-    held_out_questions,
+    measure_result,
     merge_weights,
     read_modules,
-    recalibrate,
-    update_card,
     write_result,
 )
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.rehearsal import with_rehearsal
 from regionqa.finetune.sampler import BrokenImages, Collates, RecordStream, StepSampler
+from regionqa.finetune.schedule.control import StageControl
+from regionqa.finetune.schedule.pace import Clock
+from regionqa.finetune.schedule.plan import EVALUATE_EVERY, Planner, describe_plan, evaluated
+from regionqa.finetune.schedule.signals import StopSignal
 from regionqa.finetune.tracking import TrainingLog, describe_stage, read_log, truncate_log
-from regionqa.finetune.trainer import StageRun, StopSignal, train_stages
+from regionqa.finetune.trainer import StageRun, train_stages
 from regionqa.options import RuntimeOptions
 
 CHECKPOINTS, REHEARSAL = "checkpoints", "rehearsal.jsonl"
@@ -97,6 +98,7 @@ class TrainingRun(Generic[Base]):
     processes: ProcessGroup
     log: TrainingLog
     broken: BrokenImages
+    planner: Planner
 
     @property
     def checkpoints(self) -> Path:
@@ -149,6 +151,7 @@ def finetune(
     shard: bool = False,
     max_minutes: float | None = None,
     quiet: bool = False,
+    clock: Clock = time.monotonic,
 ) -> Bundle | None:
     """Train a bundle and write the result into `out`.
 
@@ -158,8 +161,9 @@ def finetune(
         resume: Continue a run that was stopped; start one where there is none.
         device: "auto", "cpu" or "cuda".
         shard: Spread the weights over the processes (FSDP2).
-        max_minutes: Save and stop after so long.
+        max_minutes: Time limit: of planned stages, which end in time; else save and stop after it.
         quiet: Print no progress.
+        clock: Tells the seconds by which time is measured.
 
     Returns:
         The bundle in the first process, None in the others. A finished run is returned as it is.
@@ -171,7 +175,7 @@ def finetune(
         TrainingError: The run cannot continue.
     """
     kind = ModelKind(find_bundle, open_bundle, bundle_stages, prepare_data, run_stages, finish)
-    options = ProcessSettings(resume, device, shard, max_minutes, quiet)
+    options = ProcessSettings(resume, device, shard, max_minutes, quiet, clock)
     return train_model(kind, settings, out, options)
 
 
@@ -184,6 +188,7 @@ class ProcessSettings:
     shard: bool = False
     max_minutes: float | None = None
     quiet: bool = False
+    clock: Clock = time.monotonic
 
 
 def train_model(
@@ -194,7 +199,7 @@ def train_model(
     if (out / CARD).is_file() and not (out / TRAINING / CHECKPOINTS).exists():
         return kind.open(out)  # finished: checkpoints are removed last
     processes = ProcessGroup(options.device, shard=options.shard)
-    quiet = options.quiet
+    quiet, started = options.quiet, options.clock()
 
     def say(text: str) -> None:
         if processes.is_first and not quiet:
@@ -206,12 +211,14 @@ def train_model(
         start = TrainingStart(settings, base, out / TRAINING, processes, say, options.resume)
         data = kind.prepare(start)
         resumed = find_checkpoint(settings, out / TRAINING, processes)
+        minutes = options.max_minutes
+        planner = Planner(out / TRAINING, settings, processes, minutes, options.clock, started)
         with (
-            StopSignal(options.max_minutes) as stop,
+            StopSignal(None if settings.plans else minutes) as stop,
             TrainingLog(out / TRAINING, processes, quiet=quiet) as log,
         ):
             broken = BrokenImages(skip=settings.skip_bad, say=log.say)
-            run = TrainingRun(settings, base, stages, data, out, processes, log, broken)
+            run = TrainingRun(settings, base, stages, data, out, processes, log, broken, planner)
             trained = kind.train(run, stop, resumed)
         return kind.finish(run, trained) if processes.is_first else None
     except (MemoryError, RuntimeError) as error:
@@ -313,26 +320,36 @@ def collated_stage(
     run: TrainingRun[Base], collator: Collates[LabelledBatch], name: str, number: int
 ) -> StageRun:
     """Build the sampler of a stage whose batches a collator makes."""
-    settings = dict(run.stages)[name]
+    settings, held_out = dict(run.stages)[name], run.data.held_out
     seed, replay = run.settings.seed, run.data.replay
+    sampler = StepSampler(
+        RecordStream(run.data.records(name), settings.group, (seed, number, 0)),
+        RecordStream(replay, settings.group, (seed, number, 1)) if replay else None,
+        settings.batch * settings.accumulate * run.processes.count,
+        settings.replay_share,
+        seed,
+    )
+    control, every = None, run.settings.evaluate_every or EVALUATE_EVERY
+    if settings.planned:
+        held_out = evaluated(held_out)
+        records = len(sampler.fresh.records)
+        every = run.planner.stage(name, records, sampler.drawn, len(held_out)).evaluate_every
+        control = StageControl(run.planner, name, run.log.say)
     return StageRun(
         name=name,
         number=number,
         settings=settings,
-        sampler=StepSampler(
-            RecordStream(run.data.records(name), settings.group, (seed, number, 0)),
-            RecordStream(replay, settings.group, (seed, number, 1)) if replay else None,
-            settings.batch * settings.accumulate * run.processes.count,
-            settings.replay_share,
-            seed,
-        ),
-        held_out=run.data.held_out,
+        sampler=sampler,
+        held_out=held_out,
         collator=collator,
-        evaluate_every=run.settings.evaluate_every,
+        evaluate_every=every,
         save_every=run.settings.save_every,
         folder=run.checkpoints,
         spare=run.data.records(name),
         broken=run.broken,
+        control=control,
+        first_pass=None if settings.box_noise else sampler.first_pass,
+        clock=run.planner.clock,
     )
 
 
@@ -340,13 +357,16 @@ def announce(run: TrainingRun[Base], stage: StageRun, progress: TrainingProgress
     """Print what a stage will do before it starts."""
     settings, count, sampler = stage.settings, run.processes.count, stage.sampler
     assert isinstance(sampler, StepSampler)
-    processes = "1 process" if count == 1 else f"{count} processes"
+    processes, records = counted(count, "process"), len(sampler.fresh.records)
     run.log.say(
-        f"{stage.name}: {len(sampler.fresh.records):,} records, {stage.steps:,} steps; "
+        f"{stage.name}: {records:,} records, {stage.steps:,} steps; "
         f"effective batch {sampler.effective_batch} = {settings.batch} x {settings.accumulate} "
         f"accumulated x {processes}"
         + (f", {sampler.replayed} of them replayed" if sampler.replayed else "")
     )
+    if stage.control:
+        plan = describe_plan(stage.control.plan, records, sampler.drawn, len(stage.held_out))
+        run.log.say(f"{stage.name}: {plan}")
     if progress:
         run.log.say(f"{stage.name}: resumes after step {progress.step:,}")
 
@@ -367,34 +387,12 @@ def finish(run: TrainingRun[Bundle], result: TrainedWeights) -> Bundle:
     return bundle
 
 
-def measure_result(
-    bundle: Bundle, parts: BundleModules, held_out: Sequence[Record], say: Say
-) -> Bundle:
-    """Ask the bundle its held-out questions, and write accuracy and confidence into its card."""
-    questions = held_out_questions(held_out)
-    facts: dict[str, Any] = {}
-    confidence = None
-    if questions:
-        answers = ask_held_out(bundle, questions)
-        facts = accuracy_facts(answers)
-    if rule := bundle.card.confidence:
-        if questions:
-            confidence, note = recalibrate(bundle, rule, questions, answers, say)
-        else:
-            note = "the base's; there are no held-out answers to compute it again"
-        facts["confidence"] = note
-        say(f"confidence table: {note}")
-    if facts:
-        bundle = update_card(bundle, parts, facts, confidence)
-    if questions:
-        say(str(facts["measured"]))
-    return bundle
-
-
 def provenance_of(
     run: TrainingRun[Base], base: Mapping[str, Any], licence: object
 ) -> dict[str, Any]:
     """Describe for the card what a run has trained, and how; see `describe_run`."""
-    entries = read_log(run.out / TRAINING)
-    stages = [describe_stage(name, settings, entries) for name, settings in run.stages]
+    entries, plans = read_log(run.out / TRAINING), run.planner.plan.stages
+    stages = [
+        describe_stage(name, settings, entries, plans.get(name)) for name, settings in run.stages
+    ]
     return describe_run(base, licence, run.settings, run.data.files, stages)

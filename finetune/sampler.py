@@ -6,6 +6,7 @@ drawn. With `--skip-bad`, another record of the batch takes its place, so that b
 size.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,14 +98,26 @@ class StepSampler:
         """Number of replayed records in each step."""
         return round(self.replay_share * self.effective_batch) if self.replay else 0
 
+    @property
+    def drawn(self) -> int:
+        """Number of fresh records in each step."""
+        return self.effective_batch - self.replayed
+
+    @property
+    def first_pass(self) -> int:
+        """Number of steps after which every record has been drawn."""
+        streams = [(self.fresh, self.drawn)]
+        if self.replay:
+            streams.append((self.replay, self.replayed))
+        return max(math.ceil(len(s.records) / count) for s, count in streams if count)
+
     def steps(self, epochs: float) -> int:
         """Return the number of steps of so many passes over the fresh records."""
-        per_step = max(1, self.effective_batch - self.replayed)
-        return max(1, round(epochs * len(self.fresh.records) / per_step))
+        return max(1, round(epochs * len(self.fresh.records) / max(1, self.drawn)))
 
     def step(self, step: int) -> list[DrawnRecord]:
         """Draw the records of one step, fresh ones first; step counts from 0."""
-        count = self.effective_batch - self.replayed
+        count = self.drawn
         chosen = list(self.fresh.take(step * count, count))
         if self.replay:
             chosen += self.replay.take(step * self.replayed, self.replayed)

@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from regionqa.errors import TrainingError
-from regionqa.finetune.config import StageSettings, without_none
+from regionqa.finetune.config import StageSettings
 from regionqa.finetune.distributed import ProcessGroup
+from regionqa.finetune.schedule.plan import StagePlan
+from regionqa.schema import without_none
 
 LOG = "log.jsonl"
 CURVES = "curves.png"
@@ -156,7 +158,7 @@ class TrainingLog:
         if entry.held_out:
             self.say(f"{entry.stage} {entry.step}/{steps}: held-out {state}")
         elif self._bar:
-            self._bar.update(self._task, completed=entry.step, state=state)
+            self._bar.update(self._task, completed=entry.step, total=steps, state=state)
         elif time.monotonic() - self._last_line > LINE_EVERY or entry.step == steps:
             self._last_line = time.monotonic()
             pace = f"{entry.seconds:.0f} s"
@@ -214,9 +216,13 @@ def truncate_log(folder: Path, done: Sequence[str], stage: str, step: int) -> No
         partial.replace(folder / LOG)
 
 
-def describe_stage(name: str, settings: StageSettings, entries: list[LogEntry]) -> dict[str, Any]:
-    """Describe a stage for the card: its settings, and its last figures."""
+def describe_stage(
+    name: str, settings: StageSettings, entries: list[LogEntry], plan: StagePlan | None = None
+) -> dict[str, Any]:
+    """Describe a stage for the card: settings, plan, and figures of the step that is kept."""
     own = [entry for entry in entries if entry.stage == name]
+    if plan and plan.kept:
+        own = [entry for entry in own if entry.step <= plan.kept]
     figures: dict[str, Any] = {}
     for held_out, key in ((False, "training"), (True, "held_out")):
         last = next((entry for entry in reversed(own) if entry.held_out is held_out), None)
@@ -224,7 +230,8 @@ def describe_stage(name: str, settings: StageSettings, entries: list[LogEntry]) 
             figures[f"{key}_loss"] = round(last.loss, 4)
             figures[f"{key}_answers_right"] = round(last.accuracy, 4)
             figures["steps"] = last.step
-    return {"name": name, **figures, "settings": without_none(asdict(settings))}
+    planned = {"plan": without_none(asdict(plan))} if plan else {}
+    return {"name": name, **figures, **planned, "settings": without_none(asdict(settings))}
 
 
 def draw_curves(entries: Sequence[LogEntry], path: Path) -> None:

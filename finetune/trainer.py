@@ -5,23 +5,20 @@ several processes compute what one would with their batches together.
 """
 
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from regionqa.data.records import Record
-from regionqa.errors import RegionQAError, TrainingError
+from regionqa.errors import TrainingError
 from regionqa.finetune import checkpoint as checkpoints
-from regionqa.finetune.checkpoint import TrainingProgress
+from regionqa.finetune.checkpoint import BestStep, TrainingProgress
 from regionqa.finetune.collate import LabelledBatch
 from regionqa.finetune.config import StageSettings, TrainingPrecision
 from regionqa.finetune.distributed import (
@@ -39,75 +36,10 @@ from regionqa.finetune.model import (
     select_trainable,
 )
 from regionqa.finetune.sampler import BrokenImages, Collates, DrawnRecord
+from regionqa.finetune.schedule.control import StageControl, StageEnding
+from regionqa.finetune.schedule.pace import RECENT, Clock, Pace, about
+from regionqa.finetune.schedule.signals import StoppedError, StopReason, StopSignal
 from regionqa.finetune.tracking import LogEntry, TrainingLog
-
-
-class StopReason(IntEnum):
-    """Why a run stops before its end; the largest wins where processes differ."""
-
-    none = 0
-    time = 1
-    interrupt = 2
-    terminate = 3
-
-
-STOPS = {
-    StopReason.time: ("time limit reached", 3),
-    StopReason.interrupt: ("interrupted", 130),
-    StopReason.terminate: ("terminated by SIGTERM", 143),
-}
-"""Message and exit status: 3 for an unfinished run, the shell's own for signals."""
-
-
-class StoppedError(RegionQAError):
-    """A run stopped before its end, after saving a checkpoint."""
-
-    def __init__(self, reason: StopReason, text: str) -> None:
-        message, self.exit_status = STOPS[reason]
-        super().__init__(f"{message} {text}")
-
-
-class StopSignal:
-    """Record signals and the time limit, for the loop to check between steps.
-
-    A context manager that handles SIGINT and SIGTERM. A second SIGINT ends the program at once.
-    """
-
-    def __init__(self, max_minutes: float | None) -> None:
-        self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else None
-        self._reason = StopReason.none
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._reason is StopReason.interrupt and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._reason = StopReason.interrupt if number == signal.SIGINT else StopReason.terminate
-
-    def reason(self, processes: ProcessGroup) -> StopReason:
-        """Return why to stop now, the same in every process; a collective call."""
-        own = self._reason
-        if own is StopReason.none and self._deadline and time.monotonic() > self._deadline:
-            own = StopReason.time
-        if processes.count == 1:
-            return own
-        counts = torch.zeros(len(StopReason), device=processes.device)
-        counts[own] = 1
-        counts = processes.sum(counts)
-        return StopReason(int(counts.nonzero().max()))
 
 
 class Sampler(Protocol):
@@ -141,11 +73,22 @@ class StageRun:
     teacher: AnswerModel | None = None
     """The base before training, where replayed records hold its own answers: these are learned by
     distillation, as distributions over tokens rather than as the one text."""
+    control: StageControl | None = None
+    """The plan of the stage, where its settings say no number of steps."""
+    first_pass: int | None = None
+    """Steps after which every record was read, and its features are cached; None: never."""
+    clock: Clock = time.monotonic
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the stage."""
-        return self.settings.steps or self.sampler.steps(self.settings.epochs)
+        """Optimizer steps of the stage, as planned at its start."""
+        return self.steps_at(0)
+
+    def steps_at(self, done: int) -> int:
+        """Optimizer steps of the stage, as planned when `done` of them are finished."""
+        if self.control:
+            return self.control.plan.steps_at(done)
+        return self.settings.steps or self.sampler.steps(self.settings.epochs or 1.0)
 
 
 @dataclass(frozen=True)
@@ -230,85 +173,141 @@ class StageTrainer:
         self._optimizers = make_optimizers(model, run.settings)
         # read from the optimizers: sharding replaces the parameters of the model
         self._parameters = [p for each in self._optimizers for p in parameters_of(each)]
-        self._first = 0
+        self._first, self._best = 0, None
         if resumed:
             checkpoints.load_checkpoint(*resumed, unwrap(self._model), self._optimizers)
-            self._first = resumed[1].step
-        self._started = time.monotonic() - before.seconds
+            self._first, self._best = resumed[1].step, resumed[1].best
+        self._started = run.clock() - before.seconds
+        self._pace = Pace(run.clock, run.first_pass, run.evaluate_every)
 
     def train(self, stop: StopSignal) -> StageResult:
-        """Train to the last step; raises as `train_stages` does."""
-        run, steps = self._run, self._run.steps
-        self._log.start_stage(run.name, self._first, steps)
-        if self._first == 0:
+        """Train until the stage ends; raises as `train_stages` does."""
+        run, done = self._run, self._first
+        self._log.start_stage(run.name, done, run.steps_at(done))
+        if done == 0:
             self._evaluate(0)
-        for step in range(self._first, steps):
-            self._train_step(step)
-            done = step + 1
-            if done % run.evaluate_every == 0 or done == steps:
-                self._evaluate(done)
+        else:
+            self._review(done)
+        while (ending := self._ending(done)) is None:
+            self._train_step(done)
+            done += 1
+            self._review(done)
+            due = done % run.evaluate_every == 0 or self._ending(done) is not None
+            improved = due and self._evaluate(done)
+            ends = self._ending(done) is not None
             reason = stop.reason(self._processes)
-            if done % run.save_every == 0 or done == steps or reason is not StopReason.none:
+            if ends or improved or done % run.save_every == 0 or reason is not StopReason.none:
                 path = self._save(done)
-                if reason is not StopReason.none and done < steps:
+                if reason is not StopReason.none and not ends:
                     raise StoppedError(
                         reason,
-                        f"at step {done} of {steps} of {run.name}; saved in {path}; continue with "
-                        "the same command and --resume",
+                        f"at step {done} of {run.steps_at(done)} of {run.name}; saved in {path}; "
+                        "continue with the same command and --resume",
                     )
+        if run.control:
+            self._keep_best(run.control, done, ending)
         return StageResult(self._trained, self._seconds())
+
+    def _ending(self, done: int) -> StageEnding | None:
+        """Return why the stage ends after so many steps; None where it goes on."""
+        if done >= self._run.steps_at(done):
+            return StageEnding.steps
+        control = self._run.control
+        if control is None:
+            return None
+        return control.ending(done, self._best.step if self._best else None)
+
+    def _review(self, done: int) -> None:
+        """Say the time that is left, and let the plan follow it."""
+        run, pace, steps = self._run, self._pace, self._run.steps_at(done)
+        if run.control:
+            run.control.review(done, self._seconds(), pace, self._processes)
+        if pace.measured == RECENT and done < steps:
+            left = about(pace.seconds_left(done, run.steps_at(done)))
+            self._log.say(f"{run.name}: {left} left")
+
+    def _keep_best(self, control: StageControl, done: int, ending: StageEnding) -> None:
+        """Load the weights of the step with the lowest held-out loss, and note the stage's end."""
+        best = self._best
+        if best and best.step != done:
+            path = checkpoints.path_of(self._run.folder, self._run.number, best.step)
+            checkpoints.load_weights(path, self._trained, unwrap(self._model))
+        control.finish(done, best.step if best else done, ending)
+        self._log.say(f"{self._run.name}: {control.describe_end(best and best.loss)}")
 
     def _train_step(self, step: int) -> None:
         """Take one optimizer step and log it; step counts from 0."""
         run = self._run
         self._language.train()  # enables dropout and gradient checkpointing
-        rate = learning_rate(run.settings, step, run.steps)
+        rate = learning_rate(run.settings, step, run.steps_at(step))
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:  # loading a checkpoint replaces the groups
                 group["lr"] = rate * group["share"]
-        totals = forward_and_backward(run, self._model, step, self._processes, bf16=self._bf16)
+        started = run.clock()
+        batches = own_batches(run, step, self._processes)
+        collated = run.clock()
+        totals = forward_and_backward(run, self._model, batches, self._processes, bf16=self._bf16)
         norm = nn.utils.clip_grad_norm_(self._parameters, run.settings.clip)
         check_finite(run, step, float(totals[0]), full_tensor(norm))
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self._pace.add_step(started, collated, run.clock())
         loss, accuracy = loss_and_accuracy(totals)
         tokens, seconds = int(totals[1]), round(self._seconds(), 1)
         entry = LogEntry(run.name, step + 1, loss, accuracy, rate, tokens, seconds)
-        self._log.add(entry, run.steps)
+        self._log.add(entry, run.steps_at(step))
 
-    def _evaluate(self, step: int) -> None:
-        """Log loss and accuracy on the held-out records, if there are any."""
-        if self._run.held_out:
-            self._language.eval()
-            loss, accuracy = evaluate_held_out(
-                self._run, unwrap(self._model), self._processes, bf16=self._bf16
-            )
-            entry = LogEntry(self._run.name, step, loss, accuracy, held_out=True)
-            self._log.add(entry, self._run.steps)
+    def _evaluate(self, step: int) -> bool:
+        """Log loss and accuracy on the held-out records, if there are any.
+
+        Returns:
+            Whether the stage has a plan and this is its lowest loss so far.
+        """
+        run = self._run
+        if not run.held_out:
+            return False
+        self._language.eval()
+        started = run.clock()
+        loss, accuracy = evaluate_held_out(
+            run, unwrap(self._model), self._processes, bf16=self._bf16
+        )
+        self._pace.add_evaluation(started, run.clock())
+        entry = LogEntry(run.name, step, loss, accuracy, held_out=True)
+        self._log.add(entry, run.steps_at(step))
+        if run.control is None or step == 0 or (self._best and self._best.loss <= loss):
+            return False
+        self._best = BestStep(step, loss)
+        return True
 
     def _save(self, step: int) -> Path:
         """Write a checkpoint after so many steps."""
         run = self._run
-        progress = TrainingProgress(run.name, step, self._trained, self._seconds())
+        progress = TrainingProgress(run.name, step, self._trained, self._seconds(), self._best)
         return checkpoints.save_checkpoint(
             run.folder, run.number, progress, unwrap(self._model), self._optimizers
         )
 
     def _seconds(self) -> float:
         """Training time so far, earlier stages included."""
-        return time.monotonic() - self._started
+        return self._run.clock() - self._started
 
 
 def forward_and_backward(
-    run: StageRun, model: nn.Module, step: int, processes: ProcessGroup, *, bf16: bool
+    run: StageRun,
+    model: nn.Module,
+    batches: Sequence[LabelledBatch],
+    processes: ProcessGroup,
+    *,
+    bf16: bool,
 ) -> Tensor:
     """Compute a step's gradients, of the mean loss over all its tokens.
+
+    batches: this process's share of the step.
 
     Returns:
         The summed metrics (5,) of all processes, in the order of `BatchMetrics`.
     """
-    batches = own_batches(run, step, processes)
     own_tokens = sum(batch.answer_tokens for batch in batches)
     tokens = processes.sum(torch.tensor(own_tokens, device=processes.device))
     totals = torch.zeros(5, dtype=torch.float64, device=processes.device)

@@ -87,6 +87,15 @@ def from_table(
         raise BundleError(_describe(error, checked, where)) from error
 
 
+def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out keys whose value is None, which TOML cannot hold."""
+    return {
+        key: without_none(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }
+
+
 def _checked(info: inspect.Type, value: Any, where: str, renamed: Mapping[str, str]) -> Any:
     """Rename old keys of a value; BundleError for an unknown key, or an unknown name of an enum.
 

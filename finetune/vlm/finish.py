@@ -22,7 +22,7 @@ from regionqa.errors import TrainingError
 from regionqa.files import write_whole
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import base_identity
-from regionqa.finetune.config import FinetuneSettings, without_none
+from regionqa.finetune.config import FinetuneSettings
 from regionqa.finetune.finish import DTYPES, accuracy_facts, ask_engine, held_out_questions
 from regionqa.finetune.model import add_lora
 from regionqa.finetune.run import TrainedWeights, TrainingRun, provenance_of
@@ -30,6 +30,7 @@ from regionqa.finetune.vlm.model import VisionLanguageModel, language_layers
 from regionqa.finetune.vlm.samples import answer_text
 from regionqa.runtime.devices import Device
 from regionqa.runtime.precision import SINGLE
+from regionqa.schema import without_none
 from regionqa.vlm.card import SmallRegions, VlmCard
 from regionqa.vlm.checkpoints import SUFFIXES
 

@@ -31,7 +31,8 @@ from regionqa.finetune.run import (
     collated_stage,
     train_model,
 )
-from regionqa.finetune.trainer import StopSignal, computes_in_bf16, train_stages
+from regionqa.finetune.schedule.signals import StopSignal
+from regionqa.finetune.trainer import computes_in_bf16, train_stages
 from regionqa.finetune.vlm.base import conversation_builder, find_checkpoint
 from regionqa.finetune.vlm.batches import (
     ConversationCollator,

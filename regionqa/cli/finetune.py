@@ -13,12 +13,10 @@ from regionqa.cli.options import FINETUNE, Overrides, only, require, with_option
 from regionqa.errors import BundleError, RegionQAError, UsageError
 from regionqa.files import is_folder
 from regionqa.finetune.config import (
+    DEFAULT,
     PRESETS,
     SETTINGS,
     TRAINING,
-    VLM,
-    VLM_LORA,
-    VLM_RATE,
     FinetuneSettings,
     Preset,
     StageOverrides,
@@ -27,10 +25,19 @@ from regionqa.finetune.config import (
     override_stages,
     read_settings_file,
     saved_settings,
-    without_none,
 )
 from regionqa.flags import Options, Reads, Section, Writes, option
 from regionqa.options import OutputOptions, RuntimeOptions
+
+VLM_LORA, VLM_RATE = 16, 1e-5
+"""Default rank of LoRA for vision-language models, and learning rate for all of their weights."""
+VLM = Stages(
+    align=DEFAULT.align,
+    instruct=StageSettings(
+        learning_rate=1e-4, batch=2, accumulate=8, projector=True, language=True, warm_up=0.1,
+    ),
+)  # fmt: skip
+"""Default for vision-language models of the Hub, whose images take many tokens."""
 
 
 class StageChoice(StrEnum):
@@ -54,7 +61,10 @@ class ProcessOptions(Options):
         False, "Continue the run in --out exactly where it stopped.", section=Section.record
     )
     max_minutes: float | None = option(
-        None, "Save and stop after this time (exit status 3).", section=Section.record
+        None,
+        "Time for all of it: as many steps are planned as fit. With --steps, --epochs or a preset "
+        "of a paper: save and stop after this time (exit status 3).",
+        section=Section.record,
     )
     shard: bool = option(
         False, "Under torchrun: shard the weights over the GPUs (FSDP2).", section=Section.general
@@ -178,7 +188,7 @@ def chosen_settings(
 
 def _settings(table: Mapping[str, Any], where: str) -> FinetuneSettings:
     """Make settings of a table; UsageError where a key or value is wrong."""
-    from regionqa.schema import from_table
+    from regionqa.schema import from_table, without_none
 
     try:
         return from_table(FinetuneSettings, without_none(table), where)

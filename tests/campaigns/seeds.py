@@ -203,7 +203,8 @@ def settings_files() -> Iterator[bytes]:
     """Settings of finetuning, after a byte: 0 as a user writes them, 1 as a run saves them."""
     import tomli_w
 
-    from regionqa.finetune.config import PRESETS, FinetuneSettings, without_none
+    from regionqa.finetune.config import PRESETS, FinetuneSettings
+    from regionqa.schema import without_none
 
     yield b'\0data = ["a.jsonl"]\nmodel = "starter"\nseed = 1\nlora_rank = 8\nrun = ["instruct"]\n'
     yield (b'\0data = ["a.jsonl"]\nheld_out_share = 0.2\n[align]\nepochs = 1\n'

@@ -25,6 +25,18 @@ CPU = torch.device("cpu")
 STAGE = StageSettings(learning_rate=1e-3, batch=4, region=RegionPart.all)
 
 
+class Ticks:
+    """A clock that goes on by the same time whenever it is read."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now = 0.0
+        self._seconds = seconds
+
+    def __call__(self) -> float:
+        self.now += self._seconds
+        return self.now
+
+
 def make_stage_run(
     records: Sequence[Record], collator: Any, stage: StageSettings = STAGE, seed: int = 0
 ) -> StageRun:

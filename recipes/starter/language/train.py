@@ -39,8 +39,9 @@ from regionqa.finetune.dataset import SampleBuilder
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.run import CHECKPOINTS
+from regionqa.finetune.schedule.signals import StopSignal
 from regionqa.finetune.tracking import TrainingLog
-from regionqa.finetune.trainer import StageRun, StopSignal, train_stages
+from regionqa.finetune.trainer import StageRun, train_stages
 from regionqa.language.tokenization import BundleTokenizer
 
 LANGUAGE_STAGE = StageSettings(

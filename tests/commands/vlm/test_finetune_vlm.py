@@ -20,11 +20,12 @@ from transformers import AutoModelForImageTextToText
 
 from helpers.hub_server import Hub
 from helpers.tiny_models import log_of
-from helpers.training import call_at_step
+from helpers.training import Ticks, call_at_step
 from helpers.vlm.checkpoints import WRITERS
 from helpers.vlm.tuning import COLORS, write_colors
 from regionqa.cli import main
 from regionqa.cli.finetune import chosen_settings
+from regionqa.finetune.run import ProcessSettings
 from regionqa.finetune.vlm import finish, run
 from regionqa.vlm.cards import read_vlm_card
 
@@ -148,6 +149,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     finally:
         shutil.move(base.with_suffix(".moved"), base)
     assert (again.status, again.out) == (0, f"{stopped}\n")
+
+
+def test_planned_steps_end_in_time(base: Path, colors: Path, tmp_path: Path) -> None:
+    values = {"data": [colors], "model": str(base)}
+    settings = chosen_settings(None, None, None, values, {"batch": 1, "accumulate": 1})
+    out, clock = tmp_path / "mine", Ticks(0.5)
+    options = ProcessSettings(device="cpu", max_minutes=1.0, quiet=True, clock=clock)
+    assert run.finetune_checkpoint(settings, out, options) is not None
+    assert 40 < clock.now <= 60
+    plan = tomllib.loads((out / "training" / "settings.toml").read_text())["plan"]
+    assert plan["max_minutes"] == 1
+    (own,) = plan["stages"].values()
+    assert 5 < own["taken"] == own["kept"] < own["steps"]
+    (stage,) = read_vlm_card(out / "card.toml").provenance["stages"]
+    assert (stage["name"], stage["plan"]) == ("instruct", own)
 
 
 @pytest.mark.parametrize("vision", [True, False])

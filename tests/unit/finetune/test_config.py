@@ -19,9 +19,9 @@ from regionqa.finetune.config import (
     RegionPart,
     read_saved,
     saved_settings,
-    without_none,
 )
 from regionqa.finetune.dataset import RunData
+from regionqa.schema import without_none
 
 GIVEN = {"data": [Path("mine.jsonl")]}
 

@@ -16,6 +16,7 @@ from helpers.training import plain_record
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record, Turn
 from regionqa.errors import QuestionError
+from regionqa.finetune.config import DEFAULT, FinetuneSettings
 from regionqa.finetune.dataset import (
     IGNORE_INDEX,
     SampleBuilder,
@@ -34,13 +35,16 @@ Tiny = Callable[[str], Bundle]
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.randoms(), st.integers(0, 3))
 def test_held_out_images_do_not_depend_on_order(images: list[int], random: Any, seed: int) -> None:
     records = [plain_record(number, image) for number, image in enumerate(images)]
-    held = held_out_images(records, 0.25, seed)
+    run = FinetuneSettings(
+        data=("mine.jsonl",), model="starter", stages=DEFAULT, held_out_share=0.25, seed=seed
+    )
+    held = held_out_images(records, run)
     random.shuffle(records)
-    assert held_out_images(records, 0.25, seed) == held
+    assert held_out_images(records, run) == held
     distinct = len(set(images))
     assert len(held) == (0 if distinct < 2 else max(1, round(0.25 * distinct)))
     assert held < {record.image for record in records}
-    assert held_out_images(records, 0, seed) == set()
+    assert held_out_images(records, replace(run, held_out_share=0.0)) == set()
 
 
 @given(

@@ -21,11 +21,10 @@ from regionqa.finetune.dataset import IGNORE_INDEX
 from regionqa.finetune.distributed import ProcessGroup, deterministic_kernels
 from regionqa.finetune.model import RegionLanguageModel, make_optimizers, parameters_of
 from regionqa.finetune.sampler import DrawnRecord
+from regionqa.finetune.schedule.signals import StopReason, StopSignal
 from regionqa.finetune.tracking import TrainingLog
 from regionqa.finetune.trainer import (
     StageRun,
-    StopReason,
-    StopSignal,
     evaluate_held_out,
     forward_and_backward,
     loss_and_accuracy,
@@ -89,7 +88,7 @@ def test_processes_split_a_step() -> None:
 
 def test_time_limit_in_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("regionqa.finetune.trainer.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("regionqa.finetune.schedule.signals.time.monotonic", lambda: now[0])
     stop, endless = StopSignal(0.5), StopSignal(None)
     for after, reason in ((30, StopReason.none), (30.1, StopReason.time)):
         now[0] = 1000 + after
@@ -202,7 +201,8 @@ def step_gradients(
     )
     processes = ProcessGroup("cpu")
     try:
-        totals = forward_and_backward(run, unfrozen(model), 0, processes, bf16=False)
+        batches = own_batches(run, 0, processes)
+        totals = forward_and_backward(run, unfrozen(model), batches, processes, bf16=False)
     finally:
         processes.close()
     named = model.named_parameters()
@@ -252,7 +252,8 @@ def test_loss_is_divided_by_tokens_of_all_processes(
         return nullcontext()
 
     one_of_two = process(1, 2, sum=lambda each: 2 * each, delay_sync=delay_sync)
-    totals = forward_and_backward(run, unfrozen(model), 0, one_of_two, bf16=False)
+    batches = own_batches(run, 0, one_of_two)
+    totals = forward_and_backward(run, unfrozen(model), batches, one_of_two, bf16=False)
     assert delayed == [True, False], "gradients are exchanged after the last batch"
     assert loss_and_accuracy(totals) == pytest.approx(metrics, abs=1e-5)
     assert totals[3] == 2 * len(drawn)

@@ -1,0 +1,1 @@
+"""The length of training: planned steps, early stopping, time."""
