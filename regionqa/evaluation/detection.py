@@ -240,7 +240,10 @@ def score_detections(
     found: Sequence[tuple[LabelledImage, Sequence[Region]]],
     names: Sequence[str],
     detector: ObjectDetector,
-    **others: Any,
+    *,
+    failed: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
 ) -> DetectionResult:
     """Score detected boxes.
 
@@ -248,7 +251,9 @@ def score_detections(
         found: Images with their true boxes, and the boxes detected in them.
         names: The classes; detected boxes of other classes do not count.
         detector: What detected them.
-        others: Further fields of the result.
+        failed: Why images could not be used.
+        remarks: What was left out.
+        settings: Options, by name.
     """
     numbers = {name: number for number, name in enumerate(names, start=1)}
     truth, results = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -278,7 +283,9 @@ def score_detections(
             name: (_mean(precision[0, :, number - 1]), counts[name])
             for name, number in numbers.items()
         },
-        **{name: tuple(each) if isinstance(each, list) else each for name, each in others.items()},
+        failed=tuple(failed),
+        remarks=tuple(remarks),
+        settings=settings or {},
     )
 
 

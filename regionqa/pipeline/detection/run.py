@@ -78,11 +78,12 @@ def run_detection(options: DetectRunOptions) -> int:
         finished = resume(output.out, settings, retry_errors=output.retry_errors, parse=parse_line)
     with ExitStack() as stack:
         stack.enter_context(console)
-        writer = stack.enter_context(
-            DetectionWriter(output, settings, console.error)
-            if output.format in (DetectionFormat.text, DetectionFormat.jsonl)
-            else BoxFileWriter(output, console.error)
-        )
+        writer: DetectionWriter | BoxFileWriter
+        if output.format in (DetectionFormat.text, DetectionFormat.jsonl):
+            writer = DetectionWriter(output, settings, console.error)
+        else:
+            writer = BoxFileWriter(output, console.error)
+        stack.enter_context(writer)
         if drawings:
             stack.enter_context(drawings)
         run = DetectionRun(detector, settings, console, drawings, finished)

@@ -14,7 +14,7 @@ Detector = Callable[[str], Path]
 FEW = ("--min-score", "0.1", "--max-boxes", "2")
 
 
-def regions(line: str) -> list[object]:
+def regions(line: str) -> list[tuple[list[float], str]]:
     return [(each["box"], each["label"]) for each in json.loads(line)["regions"]]
 
 
@@ -49,7 +49,7 @@ def test_questions_are_about_all_detected_boxes(
     assert each.lines[0].split("\t")[0] == str(cat)
     phrase = ("--find", "cup", "--boxes", f"auto:{tiny_detector('owlv2')}", "--max-boxes", "1")
     (line,) = regionqa("ask", cat, "what is this?", *phrase, "--format", "jsonl").lines
-    assert [label for _, label in regions(line)] == ["cup"]  # type: ignore[misc]
+    assert [label for _, label in regions(line)] == ["cup"]
 
 
 def test_images_without_boxes(
@@ -69,8 +69,8 @@ def test_a_run_with_detected_boxes_is_resumed(
     shared_engine: Engine,
 ) -> None:  # fmt: skip
     out = tmp_path / "out.jsonl"
-    words = ("caption", photos, "--boxes", f"auto:{tiny_detector('yolos')}", *FEW)
-    words = (*words, "--format", "jsonl", "--out", out)
+    auto = ("--boxes", f"auto:{tiny_detector('yolos')}", *FEW)
+    words = ("caption", photos, *auto, "--format", "jsonl", "--out", out)
     assert regionqa(*words).status == 0
     whole = out.read_bytes()
     out.write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))

@@ -82,7 +82,7 @@ def test_a_model_with_a_detector_of_its_own(
 def test_the_revision_depends_on_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "KINDS", {BUNDLE: lambda *_: MiddleDetector()})
     revisions = {
-        load_detector("starter", device="cpu", **options).revision  # type: ignore[arg-type]
+        load_detector("starter", device="cpu", **options).revision
         for options in ({}, {"min_score": 0.4}, {"max_boxes": 3}, {"only": ("thing",)})
     }
     assert len(revisions) == 4
