@@ -43,7 +43,7 @@ class SaidTurn(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AskedRequest(RequestFields, kw_only=True):
-    """One question about an image; `history` makes it a further turn of a conversation."""
+    """One question about an image; `history` makes it a turn of a conversation."""
 
     history: list[SaidTurn] = msgspec.field(default_factory=list)
 
@@ -217,10 +217,10 @@ def split_body(document: dict[str, Any], most: int) -> tuple[list[dict[str, Any]
     return [dict(each) for each in requests], options
 
 
-def read_history(document: object, where: str) -> list[SaidTurn]:
-    """Read the earlier turns of a request; HttpError if they are malformed."""
+def read_history(document: object, where: str) -> list[SaidTurn] | None:
+    """Read the earlier turns of a request, None without any; HttpError if they are malformed."""
     if document is None:
-        return []
+        return None
     try:
         said = msgspec.convert(document, list[SaidTurn])
     except msgspec.ValidationError as error:
@@ -230,11 +230,14 @@ def read_history(document: object, where: str) -> list[SaidTurn]:
     return said
 
 
-def continued(request: Request, said: Sequence[SaidTurn], model: ServedModel) -> Request:
-    """Return a request as a further turn of a conversation, as `regionqa chat` asks it."""
-    if not said or request.error is not None:
+def continued(request: Request, said: Sequence[SaidTurn] | None, model: ServedModel) -> Request:
+    """Return a request as a turn of a conversation, as `regionqa chat` asks it.
+
+    said: the turns before it; empty: it is the first; None: it belongs to no conversation.
+    """
+    if said is None or request.error is not None:
         return request
-    if said[-1].regions > len(request.regions):
+    if said and said[-1].regions > len(request.regions):
         return replace(
             request,
             error=QuestionError(

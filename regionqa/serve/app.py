@@ -39,7 +39,12 @@ from regionqa.serve.scheduler import NotAnsweringError, Scheduler, ServedModel
 Result = TypeVar("Result")
 Endpoint = Callable[[HttpRequest], Awaitable[Response]]
 
-PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+PAGE_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 SIDES = (64, 2048)
 """Range of the longest side of a smaller image, in pixels."""
 DECODED_AT_ONCE = 2

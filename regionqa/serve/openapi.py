@@ -3,15 +3,18 @@
 Schemas come from the structs that read the bodies, so that the two do not differ.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 import regionqa
 
+CODE = re.compile("`([^`]+)`")
 REFERENCES = "#/components/schemas/{name}"
 
 
@@ -108,7 +111,8 @@ def docs_page(document: dict[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<title>regionqa API</title>\n<link rel=stylesheet href=/page/style.css>\n</head>\n"
+        "<title>regionqa API</title>\n<link rel=icon href=/page/icon.svg>\n"
+        "<link rel=stylesheet href=/page/style.css>\n</head>\n"
         '<body class="docs">\n<main>\n<h1>regionqa API</h1>\n'
         "<p>Send the token as <code>Authorization: Bearer TOKEN</code>. "
         "<a href=/openapi.json>OpenAPI document</a>, <a href=/>the page</a></p>\n"
@@ -118,9 +122,10 @@ def docs_page(document: dict[str, Any]) -> str:
 
 
 def _section(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
+    description = CODE.sub(r"<code>\1</code>", escape(operation["description"]))
     parts = [
         f"<section>\n<h2><code>{method} {escape(path)}</code></h2>",
-        f"<p>{escape(operation['description'])}</p>",
+        f"<p>{description}</p>",
     ]
     parameters = [
         (each["name"], each["schema"]["type"], each.get("description", "Part of the path."))
@@ -156,11 +161,18 @@ def _fields(
     for name, each in schema.get("properties", {}).items():
         reference = each.get("$ref") or each.get("items", {}).get("$ref")
         kind = _kind(each, schemas) + (", required" if name in required else "")
-        rows.append((prefix + name, kind, each.get("description", "")))
+        rows.append((prefix + name, kind, _description(each)))
         inner = schemas.get(str(reference).rpartition("/")[2], {})
         if "properties" in inner:
             rows += _fields(inner, schemas, f"{prefix}{name}[].")
     return rows
+
+
+def _description(schema: dict[str, Any]) -> str:
+    """Return the description of a value, or of the first of its alternatives that has one."""
+    if "description" in schema:
+        return str(schema["description"])
+    return next(filter(None, map(_description, schema.get("anyOf", ()))), "")
 
 
 def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
@@ -168,7 +180,8 @@ def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     if "$ref" in schema:
         return _kind(schemas[schema["$ref"].rpartition("/")[2]], schemas)
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(each, schemas) for each in schema["anyOf"]))
+        kinds = (_kind(each, schemas).split(" or ") for each in schema["anyOf"])
+        return " or ".join(dict.fromkeys(chain.from_iterable(kinds)))
     if "enum" in schema:
         return ", ".join(str(each) for each in schema["enum"])
     if schema.get("type") == "array":

@@ -91,7 +91,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         family, _, _, _, place = found[0]
-        bound = socket.create_server(place[:2], family=family)  # type: ignore[arg-type]
+        bound = socket.create_server(place[:2], family=family)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UsageError(

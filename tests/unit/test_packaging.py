@@ -26,7 +26,7 @@ DATA = {
     "regionqa/evaluation/metrics": ("*.toml",),
     "regionqa/generation": ("*.toml",),
     "regionqa/evaluation/fineeval": ("page.html", "page.css", "page.js"),
-    "regionqa/serve": ("page/*.html",),
+    "regionqa/serve": ("page/*.html", "page/*.css", "page/*.js", "page/*.svg"),
 }
 """Files beside modules that must be installed, by folder."""
 HEAVY = (

@@ -18,7 +18,7 @@ from regionqa.engine import Engine
 from regionqa.errors import ItemError
 from regionqa.language.answer_schemas import AnswerSchema
 from regionqa.options import RuntimeOptions
-from regionqa.requests import Sampling
+from regionqa.requests import Request, Sampling
 from regionqa.serve.access import Guard
 from regionqa.serve.app import make_app
 from regionqa.serve.gallery import Gallery
@@ -147,3 +147,38 @@ def image_bytes(colour: str = "red", size: tuple[int, int] = (8, 8), kind: str =
     file = BytesIO()
     Image.new("RGB", size, colour).save(file, kind)
     return file.getvalue()
+
+
+# -- questions about red.png -----------------------------------------------------------------------
+
+
+def ask(app: Served, **body: object) -> dict[str, object]:
+    """The reply to a question that is answered."""
+    sent = app.client().post("/v1/answers", json={"image": "red.png", "question": "what?"} | body)
+    assert sent.status_code == 200, sent.text
+    document: dict[str, object] = sent.json()
+    return document
+
+
+def records(app: Served, **body: object) -> list[dict[str, Any]]:
+    """Its answers."""
+    found = ask(app, **body)["answers"]
+    assert isinstance(found, list)
+    return found
+
+
+def answers(app: Served, **body: object) -> list[object]:
+    """Their texts."""
+    return [record["answer"] for record in records(app, **body)]
+
+
+def asked_by(app: Served) -> list[Request]:
+    """Requests as the model gets them from now on."""
+    found: list[Request] = []
+
+    def script(request: Request) -> Completion:
+        found.append(request)
+        return Completion("so", 1)
+
+    app.backend.script = script
+    return found

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.serve.apps import Served, events, served
+from helpers.serve.apps import answers, ask, asked_by, events, records, served
 from regionqa.backends.base import Completion
-from regionqa.errors import BundleError, LengthError, QuestionError
+from regionqa.errors import BundleError, QuestionError
 from regionqa.requests import Request
 from regionqa.serve.options import ServeLimits
 
@@ -17,19 +17,6 @@ if TYPE_CHECKING:
     from conftest import Command
 
 BOX = [1, 2, 5, 7]
-
-
-def ask(app: Served, **body: object) -> dict[str, object]:
-    sent = app.client().post("/v1/answers", json={"image": "red.png", "question": "what?"} | body)
-    assert sent.status_code == 200, sent.text
-    document: dict[str, object] = sent.json()
-    return document
-
-
-def answers(app: Served, **body: object) -> list[object]:
-    records = ask(app, **body)["answers"]
-    assert isinstance(records, list)
-    return [record["answer"] for record in records]
 
 
 # -- records ---------------------------------------------------------------------------------------
@@ -43,7 +30,7 @@ def test_answers_are_records_of_ask(
                    "--model", toy, "--confidence", "--device", "cpu")  # fmt: skip
     (record,) = json.loads(ran.out)
     with served(colours) as app:
-        (sent,) = ask(app, question="what is <region1>?", regions=[BOX])["answers"]  # type: ignore[misc]
+        (sent,) = records(app, question="what is <region1>?", regions=[BOX])
     assert list(sent) == list(record)
     own = {"model": "toy", "revision": "1", "device": "toy", "dtype": "none", "ms": sent["ms"]}
     assert sent == record | own
@@ -205,80 +192,6 @@ def test_ways_that_the_model_has_not(colours: Path) -> None:
         found = asked_by(app)
         ask(app, way="crop")
         assert found[0].way == "crop"
-
-
-# -- conversations ---------------------------------------------------------------------------------
-
-
-def asked_by(app: Served) -> list[Request]:
-    """Requests as the model gets them from now on."""
-    found: list[Request] = []
-
-    def script(request: Request) -> Completion:
-        found.append(request)
-        return Completion("so", 1)
-
-    app.backend.script = script
-    return found
-
-
-HISTORY = [
-    {"question": "what is it?", "answer": "a cat", "regions": 1},
-    {"question": "and <region2>?", "answer": "a dog", "regions": 2},
-]
-
-
-def test_follow_up_turns_of_a_model_with_memory(colours: Path) -> None:
-    with served(colours, multi_turn=True) as app:
-        found = asked_by(app)
-        ask(app, regions=[BOX] * 3, history=HISTORY)
-        (request,) = found
-        assert [(t.question, t.answer, t.regions) for t in request.history] == [
-            ("what is it?", "a cat", 1),
-            ("and <region2>?", "a dog", 2),
-        ]
-        assert len(request.regions) == 3
-
-
-@pytest.mark.parametrize(
-    ("regions", "question", "sent", "kept"),
-    [
-        (2, "and now?", "and now?", [2]),  # about that of the turn before
-        (3, "and now?", "and now?", [3]),  # about the new one
-        (3, "is <region1> on <region3>?", "is <region1> on <region2>?", [1, 3]),
-    ],
-)
-def test_follow_up_turns_of_a_model_without_memory(
-    colours: Path, regions: int, question: str, sent: str, kept: list[int]
-) -> None:
-    """Each question is about the regions it names, as in `regionqa chat`."""
-    boxes = [[n, n, n + 2, n + 2] for n in (1, 2, 3)]
-    with served(colours, multi_turn=False) as app:
-        found = asked_by(app)
-        ask(app, regions=boxes[:regions], question=question, history=HISTORY)
-        (request,) = found
-        assert (request.question, request.history) == (sent, ())
-        assert [region.box.x0 for region in request.regions] == kept
-
-
-def test_histories_that_do_not_fit(colours: Path) -> None:
-    with served(colours) as app:
-        client = app.client()
-        body = {"image": "red.png", "question": "?", "history": HISTORY}
-        few = client.post("/v1/answers", json=body | {"regions": [BOX]})
-        assert few.status_code == 422
-        assert "the history has 2 regions, and the request 1" in few.json()["error"]
-        turned = client.post("/v1/answers", json=body | {"history": HISTORY[::-1]})
-        assert "'regions' never decreases" in turned.json()["error"]
-
-
-def test_a_conversation_that_is_too_long(colours: Path) -> None:
-    with served(colours) as app:
-        app.backend.script = lambda request: LengthError("too long")
-        sent = app.client().post("/v1/answers", json={
-            "image": "red.png", "question": "?", "regions": [BOX] * 2, "history": HISTORY,
-        })  # fmt: skip
-        assert sent.json()["error"] == "too long; or begin a new conversation"
 
 
 # -- events ----------------------------------------------------------------------------------------
