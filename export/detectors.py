@@ -78,9 +78,12 @@ def export_detector(
         The export, and whether it is new.
 
     Raises:
-        ExportError: It cannot be exported, or differs from torch; nothing is kept.
+        ExportError: Its family is not exported, it cannot be, or it differs from torch; nothing is
+            kept.
         BundleError: The checkpoint cannot be loaded.
     """
+    if not checkpoint_family(checkpoint).onnx:
+        raise ExportError(f"{name}: detectors of this family are not exported; it runs in torch")
     return keep_export(checkpoint, partial(_write_export, name, checkpoint), again=again)
 
 

@@ -51,6 +51,8 @@ class DetectorFamily:
     nms: float = 1.0
     """Intersection over union above which the lower of two boxes of a class is left out; 1: none
     is, as where training has each object found once."""
+    onnx: bool = True
+    """Whether its network is exported; otherwise it runs in torch."""
 
 
 @dataclass(frozen=True)

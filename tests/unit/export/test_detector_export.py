@@ -9,12 +9,14 @@ import torch
 from helpers.detection.detectors import OPEN, WRITERS
 from helpers.vlm.exports import use_home
 from helpers.vlm.photos import noise
+from regionqa.detection.cards import family_of
 from regionqa.detection.detector import load_detector
 from regionqa.errors import BundleError, ExportError
 from regionqa.export import detectors
 from regionqa.export.detectors import compare_outputs, export_detector
 from regionqa.vlm.vision_exports import export_folder
 
+EXPORTED = [family for family in WRITERS if getattr(family_of(family), "onnx", False)]
 SIZES = ((200, 120), (90, 170), (400, 300))
 
 
@@ -48,7 +50,7 @@ def test_boxes_equal_those_of_torch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("family", EXPORTED)
 def test_every_family_is_exported_and_finds_what_torch_finds(
     family: str,
     tiny_detector: Callable[[str], Path],
@@ -59,6 +61,14 @@ def test_every_family_is_exported_and_finds_what_torch_finds(
     folder = tiny_detector(family)
     export_detector(family, folder)
     check_boxes(folder)
+
+
+def test_a_family_that_is_not_exported_runs_in_torch(
+    tiny_detector: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_home(monkeypatch, tmp_path)
+    with pytest.raises(ExportError, match="are not exported; it runs in torch"):
+        export_detector("tiny", tiny_detector("grounding-dino"))
 
 
 def test_a_graph_that_differs_is_not_kept(
