@@ -4,9 +4,10 @@ The frozen encoders encode an image once for all questions about it in a batch, 
 features as long as there is room.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -125,12 +126,25 @@ class FrozenEncoders:
         region: RegionModule | None,
         device: torch.device,
         cache_bytes: int = CACHE_BYTES,
+        boxes: Mapping[Path, Collection[Box]] = MappingProxyType({}),
     ) -> None:
+        """Begin with an empty cache.
+
+        Args:
+            card: Of the model.
+            vision: The vision encoder.
+            region: The region encoder; None where the model has none.
+            device: Where both are.
+            cache_bytes: Bytes of encoded images to cache.
+            boxes: All boxes that will be asked about, by image, where the region encoder is frozen
+                in all stages: their vectors then take the place of the much larger levels.
+        """
         self._card = card
         self._vision = vision
         self._region = region
         self._device = device
         self._room = cache_bytes
+        self._boxes = boxes
         self._images: dict[Path, FrozenFeatures] = {}
         self._vectors: dict[tuple[Path, Box], Tensor] = {}
 
@@ -156,6 +170,9 @@ class FrozenEncoders:
             else:
                 sources = (torch.from_numpy(own[0]).to(self._device),)
         encoded = FrozenFeatures(source.width, source.height, features[0], sources)
+        if path in self._boxes:
+            self._vectors |= self._computed(path, encoded, list(self._boxes[path]))
+            encoded = replace(encoded, sources=())
         if encoded.size <= self._room:
             self._images[path] = encoded
             self._room -= encoded.size
@@ -170,18 +187,27 @@ class FrozenEncoders:
     @torch.no_grad()
     def vectors(self, path: Path, image: FrozenFeatures, boxes: Sequence[Box]) -> list[Tensor]:
         """Compute region vectors (D,) of boxes of one image with the frozen region encoder."""
-        assert self._region is not None
         known = {box: self._vectors.get((path, box)) for box in boxes}
         new = [box for box, vector in known.items() if vector is None]
         if new:
-            sources = [source.unsqueeze(0) for source in image.sources]
-            fitted = torch.tensor(self.fitted(image, new), device=self._device)  # (N, 4)
-            index = torch.zeros(len(new), dtype=torch.long, device=self._device)
-            vectors = self._region.region_vectors(sources, fitted, index)  # (N, D)
-            known |= {box: vector.clone() for box, vector in zip(new, vectors, strict=True)}
-        if len(self._vectors) < MAX_VECTORS:  # jittered boxes do not recur
-            self._vectors |= {(path, box): v for box, v in known.items() if v is not None}
+            computed = self._computed(path, image, new)
+            known |= {box: vector for (_, box), vector in computed.items()}
+            if len(self._vectors) < MAX_VECTORS:  # jittered boxes do not recur
+                self._vectors |= computed
         return [vector for box in boxes if (vector := known[box]) is not None]
+
+    def _computed(
+        self, path: Path, image: FrozenFeatures, boxes: Sequence[Box]
+    ) -> dict[tuple[Path, Box], Tensor]:
+        """Compute region vectors (D,) of boxes of one image from its sources."""
+        assert self._region is not None
+        if not boxes:
+            return {}
+        sources = [source.unsqueeze(0) for source in image.sources]
+        fitted = torch.tensor(self.fitted(image, boxes), device=self._device)  # (N, 4)
+        index = torch.zeros(len(boxes), dtype=torch.long, device=self._device)
+        vectors = self._region.region_vectors(sources, fitted, index)  # (N, D)
+        return {(path, box): vector.clone() for box, vector in zip(boxes, vectors, strict=True)}
 
 
 class Encoders(Protocol):

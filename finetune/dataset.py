@@ -5,8 +5,10 @@ Prompts are rendered as for asking. Only answers, and the stop that ends each, h
 
 import hashlib
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -193,6 +195,13 @@ class RunData:
     def records(self, stage: str) -> tuple[Record, ...]:
         """Return the records that a stage trains on."""
         return self.align if stage == "align" else self.instruct
+
+    def boxes(self) -> dict[Path, tuple[Box, ...]]:
+        """Return the boxes of all records by image, each once."""
+        found: dict[Path, dict[Box, None]] = defaultdict(dict)
+        for record in chain(self.align, self.instruct, self.replay, self.held_out):
+            found[record.image].update((region.box, None) for region in record.regions)
+        return {image: tuple(boxes) for image, boxes in found.items()}
 
     def checked(self) -> "RunData":
         """Return the data itself; DataError where nothing is left to train on."""

@@ -300,7 +300,9 @@ def frozen_encoders(run: TrainingRun[Bundle], parts: BundleModules) -> FrozenEnc
                 "--shard needs the same `region` in both stages; set it to all or projector"
             )
         region = deepcopy(region).to(device)  # sharded weights only work inside the model
-    return FrozenEncoders(run.base.card, parts.vision.to(device), region, device)
+    jittered = any(settings.box_noise for _, settings in run.stages)
+    boxes = {} if region is None or frozen != {True} or jittered else run.data.boxes()
+    return FrozenEncoders(run.base.card, parts.vision.to(device), region, device, boxes=boxes)
 
 
 def stage_run(

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -78,6 +79,12 @@ class LearnedRegionFields(msgspec.Struct):
     label: Annotated[str | int | None, Meta(description="text")] = None
 
 
+@cache
+def fields_of(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of a schema; msgspec reads all annotations anew in each call."""
+    return msgspec.structs.fields(schema)
+
+
 def read_fields(document: Mapping[str, object], schema: type[Fields]) -> tuple[Fields, list[str]]:
     """Read the fields of a JSON object that a schema knows.
 
@@ -86,7 +93,7 @@ def read_fields(document: Mapping[str, object], schema: type[Fields]) -> tuple[F
     """
     values: dict[str, object] = {}
     problems: list[str] = []
-    for field in msgspec.structs.fields(schema):
+    for field in fields_of(schema):
         key = field.encode_name
         value = document.get(key)
         try:
@@ -114,7 +121,7 @@ def unknown_keys(
             holds boxes.
         unused: Keys that are allowed besides, and not proposed.
     """
-    known = [field.encode_name for field in msgspec.structs.fields(schema)]
+    known = [field.encode_name for field in fields_of(schema)]
     for key in document:
         if key in known or key in unused or key.startswith("_"):
             continue

@@ -216,6 +216,23 @@ def test_cached_vectors_belong_to_their_boxes(
         assert computed == expected
 
 
+def test_vectors_take_the_place_of_levels_where_all_boxes_are_known(
+    tiny: Tiny, records: tuple[Record, ...]
+) -> None:
+    bundle = tiny("levels")
+    parts = read_modules(bundle)
+    path, boxes = records[0].image, [Box(4, 4, 30, 30), Box(40, 10, 60, 60)]
+    usual = FrozenEncoders(bundle.card, parts.vision, parts.region, CPU)
+    knowing = FrozenEncoders(
+        bundle.card, parts.vision, parts.region, CPU, boxes={path: tuple(boxes)}
+    )
+    image, known = usual.image(path), knowing.image(path)
+    assert known.sources == () and known.size < image.size
+    assert torch.equal(known.features, image.features)
+    wanted = usual.vectors(path, image, boxes[::-1])
+    assert all(map(torch.equal, knowing.vectors(path, known, boxes[::-1]), wanted))
+
+
 def test_cached_vectors_are_of_fitted_boxes(
     tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
