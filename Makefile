@@ -4,13 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow coverage mutants kill fuzz guide lint wheel-check lock sync clean
+.PHONY: demo test slow browser coverage mutants kill fuzz guide lint wheel-check lock sync clean
 
 demo: $(VENV)/installed
 	$(BIN)/regionqa demo --out demo-images --overwrite
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-DEFAULT := -n auto --dist worksteal -m "not slow and not gpu"
+DEFAULT := -n auto --dist worksteal -m "not slow and not gpu and not browser"
 
 # One process a core with one thread each: more threads would wait for each other. Tests run in a
 # random order; to repeat one, add PYTEST_ADDOPTS=--randomly-seed=N.
@@ -19,6 +19,11 @@ test: $(VENV)/installed
 
 slow: $(VENV)/installed
 	HYPOTHESIS_PROFILE=slow $(BIN)/python -m pytest -m "slow or gpu or hypothesis"
+
+# The page of `regionqa serve` in Chromium, of the system or of `playwright install chromium`.
+browser: $(VENV)/installed
+	$(BIN)/python -c "import playwright" || $(BIN)/python -m pip install --quiet --editable '.[browser]'
+	$(PYTEST) -m browser tests/commands/serve
 
 coverage: $(VENV)/installed
 	$(PYTEST) $(DEFAULT) --cov --cov-report=term:skip-covered --cov-fail-under=90

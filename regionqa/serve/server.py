@@ -73,7 +73,7 @@ def serve_images(run: ServeRun, console: Console) -> int:
         served = counted(len(gallery.names()), "image")
         opened = None if run.serve.no_browser else url
         server = PageServer(app, run.limits, scheduler.close, opened)
-        console.show(f"regionqa: {engine.info.name}, {served}: {url}", ["Ctrl-C ends it"])
+        console.show(f"regionqa: {engine.info.name}, {served}, until Ctrl-C: {url}", ())
         try:
             asyncio.run(server.serve(sockets=[bound]))
         finally:

@@ -70,8 +70,7 @@ def test_a_folder_is_served_until_ctrl_c(photos: Path) -> None:
         assert post(port, "x" * 43, "/v1/answers", body)[0] == 401
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=120)
-        assert (running.returncode, out) == (0, "")
-        assert err.splitlines() == ["  Ctrl-C ends it"]
+        assert (running.returncode, out, err) == (0, "", "")
 
 
 def test_a_port_in_use_is_told_in_one_line(regionqa: "Command", photos: Path) -> None:
