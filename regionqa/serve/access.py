@@ -1,6 +1,6 @@
 """Who may use the server: token, Host and Origin of every request, and headers of every response.
 
-docs/adr/34-serving-safely.md gives the reasons.
+docs/adr/35-serving-safely.md gives the reasons.
 """
 
 import hmac

@@ -1,4 +1,4 @@
-"""Who may use the server: every rule of docs/adr/34-serving-safely.md."""
+"""Who may use the server: every rule of docs/adr/35-serving-safely.md."""
 
 from pathlib import Path
 
