@@ -1,4 +1,4 @@
-"""Assemble an untrained bundle from a vision tower and a causal language model.
+"""Assemble an untrained bundle from a vision encoder and a causal language model.
 
 The projector and the region encoder are new. Sizes, preprocessing, prompt template and stop tokens
 are read from the checkpoints.
@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import PreTrainedModel
 
 from regionqa.bundles.model_config import TextSizes, VisionSizes, text_sizes, vision_sizes
 from regionqa.bundles.prompt_rules import RegionInput
-from regionqa.bundles.store import Bundle, find_bundle
+from regionqa.bundles.store import Bundle
 from regionqa.errors import BundleError
-from regionqa.export.bundle import read_encoders, write_bundle
-from regionqa.export.modules.base import RegionModule
-from regionqa.export.modules.crops import CropRegionEncoder
+from regionqa.export.backbones import VisionPart, new_crop_encoder, timm_part
+from regionqa.export.bundle import write_bundle
+from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.modules.tower import (
     TOWERS,
@@ -48,12 +49,10 @@ from regionqa.export.sources.checkpoints import (
     runtime_of,
 )
 from regionqa.export.sources.image_processors import image_table
+from regionqa.export.sources.timm_checkpoints import TimmCheckpoint
 from regionqa.images.preprocessing import Fit
 from regionqa.options import RegionSource
 
-SHORTEST, LONGEST = 512, 853
-"""Shorter and longer side, in pixels, of the image for a region encoder that reads pixels. PVIT's
-are 800 and 1333, whose ratio is kept."""
 LEVELS = 4
 """Number of hidden states for a region encoder that reads levels, if the tower has so many."""
 LONGEST_ANSWER = 512
@@ -67,7 +66,7 @@ SEED = 0
 class BundleParts:
     """The parts of a new bundle."""
 
-    vision: TowerVision
+    vision: VisionModule
     region: RegionModule | None
     region_table: Mapping[str, Any]
     """The card's [region]; empty without a region encoder."""
@@ -98,7 +97,7 @@ class InitResult:
 
 
 def init_bundle(
-    vision: Path,
+    vision: Path | TimmCheckpoint,
     language: Path,
     out: Path,
     *,
@@ -109,10 +108,10 @@ def init_bundle(
     projector: ProjectorKind = ProjectorKind.mlp2x_gelu,
     origins: tuple[str, str] | None = None,
 ) -> InitResult:
-    """Write an untrained bundle from checkpoints of a vision tower and of a causal language model.
+    """Write an untrained bundle from checkpoints of a vision encoder and a causal language model.
 
     Args:
-        vision: Folder of the vision tower.
+        vision: Folder of a vision tower, or a timm backbone.
         language: Folder of the language model.
         out: The new bundle's folder.
         name: The model's name; None: the folder's.
@@ -126,37 +125,55 @@ def init_bundle(
         BundleError: A folder does not hold what it should.
     """
     with quiet_transformers(), new_weights():
-        (config, weights), text = read_tower(vision), read_text_config(language)
-        tower, sizes = vision_sizes(config), text_sizes(text)
-        tokenizer = read_tokenizer(language)
-        image, notes = image_table(vision, tower.side, fit)
+        text = read_text_config(language)
+        sizes, tokenizer = text_sizes(text), read_tokenizer(language)
         source = region_source if region_input is RegionInput.features else None
-        levels, region, region_table = new_region_encoder(source, tower, sizes.hidden_size)
-        encoder = TowerVision(
-            TowerConfig(
-                tower=tower_table(config),
-                hidden_size=sizes.hidden_size,
-                drop_class_token=TOWERS[config.model_type].first_tokens > 0,
-                levels=levels,
-                projector=projector,
-            )
-        )
-        encoder.load_tower(weights)
+        if isinstance(vision, TimmCheckpoint):
+            part = timm_part(vision, source, sizes.hidden_size, fit, projector)
+        else:
+            part = tower_part(vision, source, sizes.hidden_size, fit, projector)
         parts = BundleParts(
-            vision=encoder,
-            region=region,
-            region_table=region_table,
+            vision=part.vision,
+            region=part.region,
+            region_table=part.region_table,
             language=read_language(language),
             sizes=sizes,
             conversation=read_conversation(language, tokenizer, end_ids(language, text), None),
-            image=image,
+            image=part.image,
             region_input=region_input,
-            untrained=("projector", *(["region encoder"] if region else [])),
-            notes=tuple(notes),
+            untrained=("projector", *(["region encoder"] if part.region else [])),
+            notes=part.notes,
         )
         first, second = origins or (vision.name, language.name)
         provenance = {"vision": first, "language": second}
+        if part.licence:
+            provenance["vision_licence"] = part.licence
         return assemble(parts, out, name or out.name, f"{first} and {second}", provenance)
+
+
+def tower_part(
+    folder: Path,
+    source: RegionSource | None,
+    hidden_size: int,
+    fit: Fit,
+    projector: ProjectorKind,
+) -> VisionPart:
+    """Create a vision encoder on a published tower, and a region encoder; as `timm_part`."""
+    config, weights = read_tower(folder)
+    tower = vision_sizes(config)
+    image, notes = image_table(folder, tower.side, fit)
+    levels, region, region_table = new_region_encoder(source, tower, hidden_size)
+    encoder = TowerVision(
+        TowerConfig(
+            tower=tower_table(config),
+            hidden_size=hidden_size,
+            drop_class_token=TOWERS[config.model_type].first_tokens > 0,
+            levels=levels,
+            projector=projector,
+        )
+    )
+    encoder.load_tower(weights)
+    return VisionPart(encoder, region, region_table, image, tuple(notes))
 
 
 def new_region_encoder(
@@ -172,26 +189,10 @@ def new_region_encoder(
         tower: Sizes of the vision tower.
         hidden_size: Width of the language model's embeddings.
     """
-    table: dict[str, Any] = {"graph": "region.onnx", "tokens": 1}
     if source is None:
         return (), None, {}
     if source is RegionSource.pixels:
-        starter = find_bundle("starter")
-        _, trained = read_encoders(starter)
-        assert isinstance(trained, CropRegionEncoder)
-        own = starter.card.image
-        table["image"] = {
-            "size": SHORTEST,
-            "longest": LONGEST,
-            "fit": "shortest",
-            "resample": str(own.resample),
-            "mean": list(own.mean),
-            "std": list(own.std),
-        }
-        encoder = CropRegionEncoder.with_new_projector(
-            trained, hidden_size=hidden_size, input_size=None
-        )
-        return (), encoder, table
+        return (), *new_crop_encoder(hidden_size)
     indices = level_indices(tower.layers)
     levels, width = len(indices), max(16, tower.width // 16 * 16)
     config = MultiLevelConfig(
@@ -207,7 +208,7 @@ def new_region_encoder(
         hidden_size=hidden_size,
         sides=(tower.grid,) * levels,
     )
-    return indices, MultiLevelRegionEncoder(config), table
+    return indices, MultiLevelRegionEncoder(config), {"graph": "region.onnx", "tokens": 1}
 
 
 def level_indices(layers: int) -> tuple[int, ...]:
@@ -263,18 +264,17 @@ def assemble(
         bundle, reports = write_bundle(
             out, card, parts.vision, parts.region, parts.language, tokenizer
         )
-    modules = {
-        "vision tower": parts.vision.tower,
-        "projector": parts.vision.projector,
-        "region encoder": parts.region,
-    }
-    counts = {
-        name: sum(weight.numel() for weight in module.parameters())
-        for name, module in modules.items()
-        if module is not None
-    }
+    modules = {"projector": parts.vision.projector, "region encoder": parts.region}
+    counts = {name: count_weights(module) for name, module in modules.items() if module is not None}
+    tower = count_weights(parts.vision) - counts["projector"]
+    counts = {"vision tower": tower, **counts}
     counts["language model"] = sum(prod(shape) for shape in shapes.values())
     return InitResult(bundle, tuple(reports), counts, parts.untrained, parts.notes)
+
+
+def count_weights(module: nn.Module) -> int:
+    """Return the number of a module's parameters."""
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def check_vocabulary(parts: BundleParts) -> None:

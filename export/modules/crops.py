@@ -7,20 +7,17 @@ antialiasing weights, equal to Pillow's bilinear resize, so a box may be larger 
 crop.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regionqa.export.modules.base import RegionModule
+from regionqa.export.modules.positions import PLACES, PositionedRegionModule, box_position
 from regionqa.export.modules.resnet import residual_stages, residual_stem
 
-PLACES = 8
-"""Numbers of a box's position: corners, sides, and the logarithms of the sides."""
 PATCH = 4
 """Side, in pixels, of a cell of the trunk's first map."""
 SMALLEST = 2.0
@@ -83,11 +80,10 @@ class CropTrunk(nn.Module):
         return torch.cat(means[-2:], 1)
 
 
-class CropRegionEncoder(RegionModule):
+class CropRegionEncoder(PositionedRegionModule):
     """Pixels of B images and N boxes -> N region tokens."""
 
     config: CropConfig
-    projector_parts: ClassVar[tuple[str, ...]] = ("carry_linear", "place")
     reads_pixels: ClassVar[bool] = True
 
     def __init__(self, config: CropConfig) -> None:
@@ -95,37 +91,12 @@ class CropRegionEncoder(RegionModule):
         self.config = config
         self.trunk = CropTrunk(config)
         self.join = nn.Linear(2 * config.trunk_width + PLACES, config.region_width)
-        self.carry_linear = nn.Linear(config.vector_width, config.hidden_size)
-        self.place: nn.Module = nn.Identity()
-        if config.place_width:
-            self.place = PositionEmbedding(config.place_width, config.hidden_size)
-
-    @classmethod
-    def with_new_projector(cls, trained: "CropRegionEncoder", **changes: Any) -> Self:
-        """Copy a trained encoder, except for its projector, which is untrained.
-
-        Args:
-            trained: The encoder to copy.
-            changes: Changed fields of its config, such as `hidden_size` and `input_size`.
-        """
-        encoder = cls(replace(trained.config, **changes))
-        state = {
-            name: value
-            for name, value in trained.state_dict().items()
-            if name.split(".")[0] not in cls.projector_parts
-        }
-        encoder.load_state_dict(state, strict=False)
-        return encoder.eval()
+        self.add_projector()
 
     @property
     def source_shapes(self) -> tuple[tuple[int, int | None, int | None], ...]:
         """(3, h, w) of the one source; None where the sides vary from image to image."""
         return ((3, self.config.input_size, self.config.input_size),)
-
-    @property
-    def tokens(self) -> int:
-        """One token a region."""
-        return 1
 
     def found(self, close: Tensor, wide: Tensor, places: Tensor) -> Tensor:
         """Joint features (N, region_width) of both crops' features (N, trunk_width).
@@ -152,25 +123,6 @@ class CropRegionEncoder(RegionModule):
         places = box_position(boxes)
         colours = crop_windows(images, pixels, config.colour_grid).flatten(1)  # (N, 3 grid ** 2)
         return torch.cat([self.found(close, wide, places), places, colours], 1)
-
-    def moved(self, vectors: Tensor, boxes: Tensor) -> Tensor:
-        """Replace the position in vectors (N, vector_width) by that of boxes (N, 4) in [0, 1]."""
-        start = self.config.region_width
-        before, after = vectors[:, :start], vectors[:, start + PLACES :]
-        return torch.cat([before, box_position(boxes).to(vectors.dtype), after], 1)
-
-    def project(self, vectors: Tensor, boxes: Tensor) -> Tensor:
-        """Vectors (N, vector_width) -> region tokens (N, 1, hidden_size)."""
-        tokens: Tensor = self.carry_linear(vectors)
-        if self.config.place_width:
-            tokens = tokens + self.place(boxes)
-        return tokens.unsqueeze(1)
-
-
-def box_position(boxes: Tensor) -> Tensor:
-    """(N, PLACES): boxes (N, 4) in [0, 1], their sides, and half the logarithms of these."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return torch.cat([boxes, sides, sides.clamp(min=0.01).log() / 2], 1)
 
 
 def grown(boxes: Tensor, grow: float, slim: float) -> Tensor:
@@ -237,33 +189,3 @@ def crop_windows(images: Tensor, window: Tensor, side: int) -> Tensor:
     across = sampling_weights(window[:, 0], window[:, 2], width, side)  # (N, side, w)
     rows = down.unsqueeze(1) @ images  # (N, 3, side, w)
     return rows @ across.transpose(1, 2).unsqueeze(1)
-
-
-WAVES = (1, 2, 4)
-"""Frequencies of the position embedding, in half waves per image side."""
-POSITION_STD = 0.3
-"""Initial standard deviation of the last layer: the position must have about the same magnitude in
-a token as the content, or comparisons of boxes are learned late."""
-NUMBERS = 9
-"""Numbers per box: corners, centre, sides, and the logarithm of the area."""
-
-
-class PositionEmbedding(nn.Module):
-    """Boxes (N, 4) xyxy in [0, 1] -> (N, hidden_size)."""
-
-    def __init__(self, width: int, hidden_size: int) -> None:
-        super().__init__()
-        self.inner = nn.Linear(NUMBERS * (1 + 2 * len(WAVES)), width)
-        self.outer = nn.Linear(width, hidden_size)
-        nn.init.normal_(self.outer.weight, std=POSITION_STD)
-
-    def forward(self, boxes: Tensor) -> Tensor:
-        """float32 in, float32 out."""
-        low, high = boxes[:, :2], boxes[:, 2:]
-        sides = high - low  # (N, 2)
-        area = sides.prod(1, keepdim=True).clamp(min=1e-4).log() / 9  # (N, 1), -1 to 0
-        numbers = torch.cat([boxes, (low + high) / 2, sides, area], 1)  # (N, NUMBERS)
-        angles = torch.cat([numbers * (math.pi * count) for count in WAVES], 1)
-        waves = torch.cat([numbers, angles.sin(), angles.cos()], 1)
-        placed: Tensor = self.outer(self.inner(waves).relu())
-        return placed

@@ -17,17 +17,21 @@ from regionqa.export.modules.crops import CropConfig, CropRegionEncoder
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
+from regionqa.export.modules.roi import RoIConfig, RoIRegionEncoder
+from regionqa.export.modules.timm_vision import TimmConfig, TimmVision
 from regionqa.export.modules.tower import TowerConfig, TowerVision
 from regionqa.schema import from_table
 
 VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
     "resnet": (ResNetConfig, ResNetVision),
+    "timm": (TimmConfig, TimmVision),
     "tower": (TowerConfig, TowerVision),
 }
 REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
     "cuts": (CropConfig, CropRegionEncoder),
     "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),
     "regionclip": (RegionClipConfig, RegionClipEncoder),
+    "roi": (RoIConfig, RoIRegionEncoder),
 }
 
 

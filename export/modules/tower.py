@@ -104,16 +104,27 @@ class TowerConfig:
 class LlavaProjector(nn.Module):
     """Two linear layers with an activation in between; weights have LLaVA's names."""
 
-    def __init__(self, width: int, config: TowerConfig) -> None:
+    def __init__(
+        self, width: int, hidden_size: int, activation: str = "gelu", bias: bool = True
+    ) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(width, config.hidden_size, bias=config.bias)
-        self.act = ACT2FN[config.activation]
-        self.linear_2 = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.linear_1 = nn.Linear(width, hidden_size, bias=bias)
+        self.act = ACT2FN[activation]
+        self.linear_2 = nn.Linear(hidden_size, hidden_size, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, hidden_size)."""
         tokens: Tensor = self.linear_2(self.act(self.linear_1(features)))
         return tokens
+
+
+def new_projector(
+    kind: ProjectorKind, width: int, hidden_size: int, activation: str = "gelu", bias: bool = True
+) -> nn.Module:
+    """Create a projector (B, T, width) -> (B, T, hidden_size) with random weights."""
+    if kind is ProjectorKind.linear:
+        return nn.Linear(width, hidden_size, bias=bias)
+    return LlavaProjector(width, hidden_size, activation, bias)
 
 
 class TowerVision(VisionModule):
@@ -139,10 +150,8 @@ class TowerVision(VisionModule):
             setattr(self.tower, name, nn.Identity())
         self.width, self.grid, self.side = sizes.width, sizes.grid, sizes.side
         self.first_tokens = kind.first_tokens
-        self.projector = (
-            nn.Linear(sizes.width, config.hidden_size, bias=config.bias)
-            if config.projector is ProjectorKind.linear
-            else LlavaProjector(sizes.width, config)
+        self.projector = new_projector(
+            config.projector, sizes.width, config.hidden_size, config.activation, config.bias
         )
 
     @property

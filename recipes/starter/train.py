@@ -63,7 +63,8 @@ from regionqa.engine import Engine
 from regionqa.evaluation.tasks.recognition import recognise
 from regionqa.export.bundle import read_encoders, write_bundle, write_card
 from regionqa.export.modules.base import RegionModule, VisionModule
-from regionqa.export.modules.crops import PATCH, PLACES, CropConfig, CropRegionEncoder
+from regionqa.export.modules.crops import PATCH, CropConfig, CropRegionEncoder
+from regionqa.export.modules.positions import PLACES
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.finetune.model import RegionLanguageModel

@@ -17,7 +17,10 @@ from regionqa.options import RegionSource
 
 if TYPE_CHECKING:
     from regionqa.export.init import InitResult
+    from regionqa.export.sources.timm_checkpoints import TimmCheckpoint
 
+TIMM = "timm:"
+"""Beginning of a vision encoder's name that is an architecture of timm."""
 
 BESIDE_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Files of a transformers checkpoint beside its weights."""
@@ -36,7 +39,18 @@ class InitOptions(Options):
     """Parts of a new bundle, and how they are connected."""
 
     vision: str | None = option(
-        None, "Vision tower: CLIP or SigLIP.", metavar="ID", role=Reads.model
+        None,
+        "Vision encoder: a CLIP or SigLIP, or timm:NAME, a backbone of timm.",
+        metavar="ID",
+        role=Reads.model,
+    )
+    vision_weights: Path | None = option(
+        None,
+        "With timm:NAME: a .safetensors or .pth file of its weights, or a folder. Default: timm's, "
+        "on the Hub.",
+        metavar="PATH",
+        role=Reads.data,
+        needs=("vision",),
     )
     llm: str | None = option(
         None, "Causal language model, with its tokenizer.", metavar="ID", role=Reads.model
@@ -68,6 +82,8 @@ class InitOptions(Options):
         llava = self.from_llava and not self.vision and not self.llm
         if not parts and not llava:
             raise UsageError("give either --vision and --llm, or --from-llava alone")
+        if self.vision_weights and timm_name(self.vision) is None:
+            raise UsageError("--vision-weights: has no effect without --vision timm:NAME")
         chosen = self.region_input or (RegionInput.coordinates if llava else RegionInput.features)
         if self.region_source is RegionSource.pixels and chosen is not RegionInput.features:
             raise UsageError("--region-source: has no effect without --region-input features")
@@ -84,6 +100,8 @@ def init(
     """Assemble a model from published parts, each a folder or a repository on the Hub.
 
     regionqa init my-model --vision openai/clip-vit-large-patch14 --llm Qwen/Qwen2-0.5B-Instruct
+
+    regionqa init my-model --vision timm:convnext_tiny --llm Qwen/Qwen2-0.5B-Instruct
 
     regionqa init my-llava --from-llava llava-hf/llava-1.5-7b-hf
     """
@@ -111,16 +129,33 @@ def assemble(folder: Path, parts: InitOptions) -> "InitResult":
             origin=display_name(parts.from_llava),
         )
     assert parts.vision and parts.llm
+    vision, origin = vision_checkpoint(parts.vision, parts.vision_weights)
     return init_bundle(
-        checkpoint(parts.vision),
+        vision,
         checkpoint(parts.llm),
         folder,
         name=parts.name,
         region_input=parts.region_input or RegionInput.features,
         region_source=parts.region_source,
         fit=Fit(parts.fit or FitChoice.squash),
-        origins=(display_name(parts.vision), display_name(parts.llm)),
+        origins=(origin, display_name(parts.llm)),
     )
+
+
+def timm_name(vision: str | None) -> str | None:
+    """Return NAME of timm:NAME; None for anything else."""
+    return vision.removeprefix(TIMM) if vision and vision.startswith(TIMM) else None
+
+
+def vision_checkpoint(vision: str, weights: Path | None) -> "tuple[Path | TimmCheckpoint, str]":
+    """Return the folder of a tower, or a timm backbone; and its name for a card."""
+    name = timm_name(vision)
+    if name is None:
+        return checkpoint(vision), display_name(vision)
+    from regionqa.export.sources.timm_checkpoints import find_timm
+
+    found = find_timm(name, weights)
+    return found, found.origin
 
 
 def checkpoint(name: str) -> Path:

@@ -32,6 +32,7 @@ NEEDED = {
     ("data convert", "annotations"): ("--kind", "gqa"),
     ("data convert", "save_images"): ("--kind", "dam"),
     ("init", "vision"): ("--llm", "x"),
+    ("init", "vision_weights"): ("--vision", "timm:x", "--llm", "x"),
     ("init", "llm"): ("--vision", "x"),
     ("eval recognition", "encoder"): ("--by", "sentence-encoder"),
     ("eval recognition", "write_card"): ("--ways", "all"),

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from recipes.starter.vision.classifier import AT_LEAST
 from recipes.starter.vision.photos import Floats, Ints, Photo, PhotoSet, Tiles
-from regionqa.export.modules.crops import PLACES, CropConfig, box_mask, box_position, grown, within
+from regionqa.export.modules.crops import CropConfig, box_mask, grown, within
+from regionqa.export.modules.positions import PLACES, box_position
 
 SAME_NAMES: dict[str, tuple[int, ...]] = {
     "cat": (30, 31, 32), "dog": (24, 25, 26, 27, 28, 29), "bear": (35,), "elephant": (57,),

@@ -124,8 +124,8 @@ OPTIONS = {
     ),
     ("export",): ("--push", "--private", "--out", "--debug", "--help"),
     ("init",): (
-        "--vision", "--llm", "--from-llava", "--region-input", "--region-source", "--fit",
-        "--name", "--debug", "--help",
+        "--vision", "--vision-weights", "--llm", "--from-llava", "--region-input",
+        "--region-source", "--fit", "--name", "--debug", "--help",
     ),
     ("doctor",): (
         *SERVER, "--server-concurrency",

@@ -15,7 +15,6 @@ from recipes.starter.vision.classifier import CropClassifier, read_classifier
 from regionqa.bundles.store import Bundle
 from regionqa.export.bundle import read_encoders
 from regionqa.export.modules.crops import (
-    PLACES,
     CropConfig,
     CropRegionEncoder,
     box_mask,
@@ -23,6 +22,7 @@ from regionqa.export.modules.crops import (
     grown,
     within,
 )
+from regionqa.export.modules.positions import PLACES
 from regionqa.export.modules.registry import architecture_table
 from regionqa.export.modules.resnet import BasicBlock
 from regionqa.export.onnx.interface import RegionGraph
