@@ -19,6 +19,7 @@ from regionqa.data.records import Record
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.finetune.dataset import IGNORE_INDEX, Sample, SampleBuilder, jitter_box
 from regionqa.images.reading import open_image
+from regionqa.language.packing import PackedRows, pack_prompts
 from regionqa.regions import Box
 
 CACHE_BYTES = 2 << 30
@@ -77,6 +78,8 @@ class Batch(LabelledBatch):
         places: (N, 2) group and row of each box's image in `sources`.
         vectors: (N, D) of a frozen region encoder, else None.
         region_slots: (M, 3) question, position and box of every region slot.
+        packed: The questions in rows where those about one image share its tokens; None where that
+            saves nothing.
     """
 
     features: Tensor
@@ -87,11 +90,13 @@ class Batch(LabelledBatch):
     places: Tensor
     vectors: Tensor | None
     region_slots: Tensor
+    packed: PackedRows | None = None
 
     def to(self, device: torch.device) -> Self:
         """Copy the batch to a device."""
         sources = [[t.to(device) for t in group] for group in self.sources]
-        return replace(super().to(device), sources=sources)
+        packed = self.packed and self.packed.to(device)
+        return replace(super().to(device), sources=sources, packed=packed)
 
 
 @dataclass(frozen=True)
@@ -250,14 +255,16 @@ class Collator:
         ]
         length = max(len(sample.input_ids) for sample in samples)
         lengths = torch.tensor([len(sample.input_ids) for sample in samples])
+        image_rows = [paths.index(sample.record.image) for sample in samples]
         return Batch(
             input_ids=padded_rows([sample.input_ids for sample in samples], length, 0),
             labels=padded_rows([sample.labels for sample in samples], length, IGNORE_INDEX),
             mask=(torch.arange(length) < lengths.unsqueeze(1)).long(),
             features=torch.stack([image.features for image in encoded.values()]),
-            image_rows=torch.tensor([paths.index(sample.record.image) for sample in samples]),
+            image_rows=torch.tensor(image_rows),
             image_starts=torch.tensor([sample.image_start for sample in samples]),
             distilled=torch.zeros(len(samples), dtype=torch.bool),
+            packed=pack_prompts(image_rows, lengths.tolist(), samples[0].shared, length),
             **self._regions(samples, encoded),
         )
 

@@ -42,6 +42,7 @@ class Sample:
         labels: As many, IGNORE_INDEX outside of answers.
         image_start: Position of the first image token.
         region_starts: (position, region index) of every region slot, in reading order.
+        shared: Length of the prefix that all samples of an image share; see `Prompt.shared`.
     """
 
     record: Record
@@ -50,6 +51,7 @@ class Sample:
     labels: tuple[int, ...]
     image_start: int
     region_starts: tuple[tuple[int, int], ...]
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class SampleBuilder:
         following = Preceding.token if stop_is_token else Preceding.text
         ids: list[int] = []
         labels: list[int] = []
-        image_start = 0
+        image_start, shared = 0, 0
         region_starts: list[tuple[int, int]] = []
         for position, (pieces, turn) in enumerate(zip(rendered, record.turns, strict=True)):
             prompt = tokenize(
@@ -94,13 +96,15 @@ class SampleBuilder:
                 before=following if position else Preceding.nothing,
             )
             if position == 0:
-                image_start = prompt.image_start
+                image_start, shared = prompt.image_start, prompt.shared
             region_starts += [(len(ids) + start, index) for start, index in prompt.region_starts]
             answer = self.answer_ids(turn.answer)
             labels += [IGNORE_INDEX] * len(prompt.input_ids) + answer
             ids += [*prompt.input_ids, *answer]
         self.check(record, len(ids))
-        return Sample(record, placed, tuple(ids), tuple(labels), image_start, tuple(region_starts))
+        return Sample(
+            record, placed, tuple(ids), tuple(labels), image_start, tuple(region_starts), shared
+        )
 
     def answer_ids(self, answer: str) -> list[int]:
         """Encode an answer and the stop that ends it."""

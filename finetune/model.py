@@ -6,6 +6,7 @@ Image and region tokens are spliced into the embedded ids as for asking.
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.finetune.collate import Batch, LabelledBatch
 from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings
 from regionqa.finetune.distributed import decoder_layers
+from regionqa.language.packing import longest_packed_prompt
 from regionqa.language.splicing import splice_tokens
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ class RegionLanguageModel(AnswerModel):
         self.language = language
         extras = any(getattr(language.config, key, None) for key in HEAD_EXTRAS)
         self._plain_head = language.get_output_embeddings() is not None and not extras
+        self._longest_packed = longest_packed_prompt(language)
 
     @property
     def decoder(self) -> PreTrainedModel:
@@ -131,7 +134,14 @@ class RegionLanguageModel(AnswerModel):
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (A, V) of the positions before a learned token."""
-        return self._logits(self.embed(batch), batch.mask, batch.learned)
+        embeds = self.embed(batch)  # (Q, L, H)
+        before = F.pad(batch.learned, (0, 1))  # (Q, L)
+        packed = batch.packed
+        if packed is None or embeds.shape[1] > self._longest_packed:
+            inputs = {"inputs_embeds": embeds, "attention_mask": batch.mask}
+            return self._logits(inputs, lambda hidden: hidden[before])
+        inputs = packed.inputs(embeds, self.language.config._attn_implementation)
+        return self._logits(inputs, lambda hidden: packed.unpack(hidden, before))
 
     def embed(self, batch: Batch) -> Tensor:
         """Embed a batch (Q, L, H), with image and region tokens in their slots."""
@@ -161,14 +171,13 @@ class RegionLanguageModel(AnswerModel):
         order = torch.cat(members).argsort()
         return torch.cat(parts)[order]
 
-    def _logits(self, embeds: Tensor, mask: Tensor, learned: Tensor) -> Tensor:
-        """Logits (A, V) of the positions before a learned token."""
-        inputs = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": False}
-        if self._plain_head:  # the head reads learned positions only: most are none
-            hidden = self.language.base_model(**inputs).last_hidden_state[:, :-1]  # (Q, L - 1, H)
-            logits: Tensor = self.language.get_output_embeddings()(hidden[learned])
-        else:
-            logits = self.language(**inputs).logits[:, :-1][learned]
+    def _logits(self, inputs: dict[str, Tensor], select: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (A, V) of the positions that `select` takes from the model's rows."""
+        if not self._plain_head:
+            return select(self.language(**inputs, use_cache=False).logits)
+        # the head reads learned positions only: most are none
+        hidden = self.language.base_model(**inputs, use_cache=False).last_hidden_state
+        logits: Tensor = self.language.get_output_embeddings()(select(hidden))
         return logits
 
 
