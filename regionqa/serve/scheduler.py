@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from regionqa.backends.base import ModelInfo, configured_model
 from regionqa.engine import Engine
 from regionqa.errors import RegionQAError, UsageError, brief
+from regionqa.images.reading import InputImage
 from regionqa.options import GenerationOptions, RuntimeOptions
 from regionqa.requests import Answer, Request
 
@@ -135,6 +136,7 @@ class Scheduler:
         self._entries: deque[Job | _Switch] = deque()
         self._closed = False
         self._pace = 1.0  # seconds per question, of recent batches
+        self._last_image: InputImage | None = None
         self.models = dict(models)
         self.model = ServedModel.of(name or engine.info.name, engine)
         """The model that is loaded."""
@@ -247,11 +249,13 @@ class Scheduler:
                 taken.append((job, job.taken))
                 job.taken += 1
         self._entries = deque(e for e in self._entries if isinstance(e, _Switch) or e.left)
-        by_image: dict[int, list[Place]] = {}
+        by_image: dict[InputImage | None, list[Place]] = {}
         for job, number in taken:
-            image = id(job.requests[number].source)
-            by_image.setdefault(image, []).append((job, number))
-        return [place for places in by_image.values() for place in places]
+            by_image.setdefault(job.requests[number].source, []).append((job, number))
+        # the image that was encoded last is still encoded, so it comes first
+        images = sorted(by_image, key=lambda image: image is not self._last_image)
+        self._last_image = images[-1]
+        return [place for image in images for place in by_image[image]]
 
     def _answer(self, batch: Sequence[Place], options: GenerationOptions) -> None:
         engine = self._engine

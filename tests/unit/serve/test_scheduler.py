@@ -25,11 +25,13 @@ from regionqa.serve.scheduler import (
 class Client:
     """A job and what became of it."""
 
-    def __init__(self, app: Served, *questions: str, **options: Any) -> None:
+    def __init__(
+        self, app: Served, *questions: str, image: str = "red.png", **options: Any
+    ) -> None:
         self.app = app
         self.news: queue.Queue[tuple[str, Any]] = queue.Queue()
-        image = app.gallery.open("red.png")
-        requests = [Request(image.name, question, (), image) for question in questions]
+        source = app.gallery.open(image)
+        requests = [Request(image, question, (), source) for question in questions]
 
         def answered(number: int, answer: Answer, warnings: Sequence[str]) -> None:
             self.news.put(("answer", number))
@@ -91,6 +93,26 @@ def test_a_long_job_delays_no_short_one(colours: Path) -> None:
             ["long 0", "long 1", "long 2", "short"],
             ["long 3", "long 4", "long 5"],
         ]
+
+
+def test_a_batch_begins_with_the_image_that_was_encoded_last(colours: Path) -> None:
+    """A backend need not encode it again."""
+    with served(colours) as app:
+        for _ in range(2):
+            with app.backend.paused():
+                running(app)
+                red, blue = Client(app, "?"), Client(app, "?", image="blue.png")
+                red.submit(), blue.submit()
+            red.answers(1), blue.answers(1)
+        images = [image for image, _ in app.backend.encoded]
+        assert images == ["red.png", "red.png", "blue.png", "red.png", "red.png", "blue.png"]
+        with app.backend.paused():
+            Client(app, "?", image="blue.png").submit()
+            assert app.backend.started.wait(60)
+            red, blue = Client(app, "?"), Client(app, "?", image="blue.png")
+            red.submit(), blue.submit()
+        red.answers(1), blue.answers(1)
+        assert [image for image, _ in app.backend.encoded][-2:] == ["blue.png", "red.png"]
 
 
 def test_jobs_with_other_options_are_answered_apart(colours: Path) -> None:
