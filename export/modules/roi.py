@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from regionqa.export.modules.positions import PLACES, PositionedRegionModule, box_position
 
@@ -92,12 +91,10 @@ class RoIRegionEncoder(PositionedRegionModule):
         """Features (N, pooled_width) of the levels, without weights; arguments as in `forward`."""
         config = self.config
         maps = sources[config.pixels :]
-        parts = []
-        for level in maps:
-            found = aligned(level, boxes, image_index, config.roi_size, SAMPLES)
-            each = config.roi_size // config.pool
-            cells = found.reshape(-1, level.shape[1], config.pool, each, config.pool, each)
-            parts.append(cells.mean((3, 5)).flatten(1))  # (N, C pool ** 2)
+        samples = SAMPLES * config.roi_size
+        parts = [
+            roi_means(level, boxes, image_index, config.pool, samples).flatten(1) for level in maps
+        ]
         if config.context:
             parts.append(maps[-1].mean((2, 3))[image_index])
         return torch.cat(parts, 1)
@@ -107,7 +104,8 @@ class RoIRegionEncoder(PositionedRegionModule):
         if not self.config.pixels:
             return boxes[:, :0]
         grid = self.config.colour_grid
-        return aligned(sources[0], boxes, image_index, grid, COLOUR_SAMPLES).flatten(1)
+        samples = COLOUR_SAMPLES * grid
+        return roi_means(sources[0], boxes, image_index, grid, samples).flatten(1)
 
     def features(self, pooled: Tensor) -> Tensor:
         """Map `pooled` (N, pooled_width) through the hidden layer; (N, region_width)."""
@@ -126,16 +124,46 @@ class RoIRegionEncoder(PositionedRegionModule):
         return self.vectors(features, boxes, self.colours(sources, boxes, image_index))
 
 
-def aligned(level: Tensor, boxes: Tensor, image_index: Tensor, size: int, samples: int) -> Tensor:
-    """RoIAlign of a level (B, C, h, w) for boxes (N, 4) in [0, 1]; (N, C, size, size)."""
-    height, width = level.shape[-2:]
-    scale = torch.tensor([width, height] * 2, dtype=boxes.dtype)
-    index = image_index.to(boxes.dtype).unsqueeze(1)  # (N, 1)
-    rois = torch.cat([index, inside(boxes) * scale], 1)  # (N, 5)
-    found: Tensor = roi_align(
-        level, rois.to(level.dtype), size, 1.0, sampling_ratio=samples, aligned=True
-    )
-    return found
+def roi_means(
+    level: Tensor, boxes: Tensor, image_index: Tensor, cells: int, samples: int
+) -> Tensor:
+    """Average RoIAlign's samples in a grid over each box; (N, C, cells, cells).
+
+    RoIAlign reads a map at points between its pixels, by bilinear interpolation. As the points of a
+    box are the rows and columns of a grid, their mean is a product of the map with weights of its
+    rows and of its columns: all boxes take two matrix products, and no point is ever read.
+
+    Args:
+        level: (B, C, h, w).
+        boxes: (N, 4) xyxy in [0, 1].
+        image_index: (N,) the image of each box.
+        cells: Rows and columns of the grid, whose cells are averaged.
+        samples: Points along a side of the box, a multiple of `cells`.
+    """
+    count, channels, height, width = level.shape
+    placed = inside(boxes)
+    down = sample_weights(placed[:, 1], placed[:, 3], height, cells, samples)  # (N, cells, h)
+    across = sample_weights(placed[:, 0], placed[:, 2], width, cells, samples)  # (N, cells, w)
+    weights = down[:, :, None, :, None] * across[:, None, :, None, :]  # (N, cells, cells, h, w)
+    own = (image_index.unsqueeze(1) == torch.arange(count)).to(level.dtype)  # (N, B)
+    weights = weights.reshape(-1, cells**2, 1, height * width).to(level.dtype)
+    spread = weights * own.reshape(-1, 1, count, 1)  # (N, cells ** 2, B, h * w)
+    pixels = level.permute(0, 2, 3, 1).reshape(-1, channels)  # (B * h * w, C)
+    means = spread.reshape(-1, cells**2, count * height * width) @ pixels
+    return means.transpose(1, 2).reshape(-1, channels, cells, cells)
+
+
+def sample_weights(start: Tensor, stop: Tensor, side: int, cells: int, samples: int) -> Tensor:
+    """Weigh the `side` pixels of a line for the cells between start and stop (N,) in [0, 1].
+
+    Bilinear weights (N, cells, side) of evenly spaced points, averaged over the points of a cell.
+    """
+    shares = torch.tensor([(index + 0.5) / samples for index in range(samples)])
+    points = start.unsqueeze(1) + shares * (stop - start).unsqueeze(1)  # (N, samples)
+    points = (points * side - 0.5).clamp(0.0, float(side - 1))
+    distance = (points.unsqueeze(2) - torch.arange(side)).abs()  # (N, samples, side)
+    weights = (1 - distance).clamp(min=0.0)
+    return weights.reshape(-1, cells, samples // cells, side).mean(2)
 
 
 def inside(boxes: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 timm names the architectures and defines their layers; weights come from its checkpoints.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import timm
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from regionqa.errors import BundleError
 from regionqa.export.modules.base import VisionModule
+from regionqa.export.modules.folding import fold_batch_norm
 from regionqa.export.modules.tower import ProjectorKind, new_projector
 
 
@@ -46,6 +48,8 @@ class TimmConfig:
     """Whether a first token is the mean of the last map, through a layer of its own."""
     projector: ProjectorKind = ProjectorKind.linear
     """Kind of the projector."""
+    folded: bool = False
+    """Whether batch normalization is part of the convolutions; see `TimmVision.folded`."""
 
     def __post_init__(self) -> None:
         if not timm.is_model(self.name):
@@ -158,6 +162,8 @@ class TimmBackbone(nn.Module):
                 setattr(self.model, name, nn.Identity())
         # also what timm has left out, such as the classifier
         self.cut = {name for name, each in self.model.named_children() if not each.state_dict()}
+        if self.config.folded:
+            fold_batch_norm(self.model)
         return tuple((each.shape[1], each.shape[2], each.shape[3]) for each in maps)
 
 
@@ -214,16 +220,38 @@ class TimmVision(VisionModule):
     def features(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (B, T, C), the scene's first; and one map (B, C_l, h_l, w_l) per level."""
         maps = self.backbone(pixel_values)
+        return self.tokens(self.cell_means(maps)), self.levels(pixel_values, maps)
+
+    def cell_means(self, maps: Sequence[Tensor]) -> Tensor:
+        """Means (B, T, C) of the last map: over all of it for a scene token, then in each cell."""
         last = maps[-1].flatten(2).transpose(1, 2)  # (B, h * w, C)
-        tokens = self.token(self.get_buffer("cells").to(last.dtype) @ last)  # (B, g * g, width)
+        means = self.get_buffer("cells").to(last.dtype) @ last  # (B, g * g, C)
         if self.config.scene_token:
-            scene = self.scene(last.mean(1, keepdim=True))  # (B, 1, width)
-            tokens = torch.cat([scene, tokens], 1)
+            means = torch.cat([last.mean(1, keepdim=True), means], 1)
+        return means
+
+    def tokens(self, means: Tensor) -> Tensor:
+        """Map the result of `cell_means` (B, T, C) to features (B, T, width)."""
+        if not self.config.scene_token:
+            found: Tensor = self.token(means)
+            return found
+        return torch.cat([self.scene(means[:, :1]), self.token(means[:, 1:])], 1)
+
+    def levels(self, pixel_values: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Levels (B, C_l, h_l, w_l) among the pixels and the backbone's maps."""
         if not self.config.levels:
-            return tokens, []
+            return []
         pixels = self.config.pixels
         first = [F.avg_pool2d(pixel_values, pixels)] if pixels else []
-        return tokens, [*first, *maps[: self._read]]
+        return [*first, *maps[: self._read]]
+
+    def folded(self) -> "TimmVision":
+        """Return a copy with batch normalization folded into the convolutions (`folded`)."""
+        copied = copy.deepcopy(self)
+        copied.config = replace(self.config, folded=True)
+        copied.backbone.config = copied.config
+        fold_batch_norm(copied.backbone)
+        return copied
 
 
 def create_model(config: TimmConfig) -> Any:

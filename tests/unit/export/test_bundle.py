@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from helpers.graph_cache import GraphCache
-from recipes.starter.language.model import new_language_model
+from recipes.starter.decoder import new_language_model
 from regionqa.bundles.store import Bundle, open_bundle
 from regionqa.errors import BundleError, ExportError
 from regionqa.export import bundle as bundle_module

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import nn
 
 from helpers.graph_cache import GraphCache
-from recipes.starter.vision.classifier import CropClassifier, read_classifier
 from regionqa.bundles.store import Bundle
 from regionqa.export.bundle import read_encoders
 from regionqa.export.modules.crops import (
@@ -183,23 +182,6 @@ def test_position_distinguishes_similar_boxes() -> None:
     first, second, third = region.project(torch.zeros(3, SMALL.vector_width), boxes)[:, 0]
     assert (first - second).abs().max() > 1e-3
     assert torch.allclose(first, third, atol=1e-6)
-
-
-@torch.no_grad()
-def test_classifier_round_trip(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    namer = CropClassifier(SMALL, 3, 5).eval()
-    nn.init.normal_(namer.region.join.bias)
-    state = {"namer": namer.state_dict(), "names": ["a", "b", "c"], "counts": torch.ones(3)}
-    torch.save(state, tmp_path / "namer.pt")
-    back = read_classifier(tmp_path / "namer.pt", SMALL)
-    assert back.names == ("a", "b", "c")
-    case = {name: torch.from_numpy(value) for name, value in a_case(80, 100, 2, 4).items()}
-    inputs = ([case["pixel_values"]], case["boxes"], case["image_index"])
-    vectors = back.namer.region.region_vectors(*inputs)
-    assert torch.equal(vectors, namer.region.region_vectors(*inputs))
-    expected = vectors[:, : SMALL.region_width] @ namer.classifier.weight.T + namer.classifier.bias
-    assert torch.allclose(back.namer.logits(vectors), expected, atol=1e-6)
 
 
 def test_odd_sides_are_averaged() -> None:

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align
 
 from regionqa.export.modules.positions import PLACES, box_position
 from regionqa.export.modules.registry import architecture_table
-from regionqa.export.modules.roi import RoIConfig, RoIRegionEncoder
+from regionqa.export.modules.roi import RoIConfig, RoIRegionEncoder, inside, roi_means
 from regionqa.export.onnx.export import export_region
 from regionqa.export.onnx.interface import RegionGraph
 from regionqa.export.onnx.verify import TOLERANCE, compare
@@ -92,7 +94,7 @@ def test_inverted_box_is_the_same_region() -> None:
     levels, index = levels_of(encoder), torch.tensor([0, 0])
     boxes = torch.tensor([[0.2, 0.3, 0.9, 0.8], [0.9, 0.8, 0.2, 0.3]])
     first, second = encoder.pooled(levels, boxes, index)
-    assert torch.equal(first, second)
+    assert torch.allclose(first, second, atol=1e-6)
 
 
 @torch.no_grad()
@@ -154,7 +156,7 @@ def test_architecture_table() -> None:
 
 
 def test_graph_equals_torch(tmp_path: Path) -> None:
-    encoder, path = encoder_of(pool=7), tmp_path / "region.onnx"
+    encoder, path = encoder_of(), tmp_path / "region.onnx"
     report = export_region(encoder, path)
     report.check()
     assert "1 images with 0 regions" in report.cases
@@ -165,3 +167,25 @@ def test_graph_equals_torch(tmp_path: Path) -> None:
     case["image_index"] = np.arange(len(ODD_BOXES)) % 2
     odd = compare(RegionGraph(encoder), path, ["region_tokens"], {"odd boxes": case})
     assert odd.difference < TOLERANCE  # not a number would be infinite
+
+
+def test_graph_without_extras(tmp_path: Path) -> None:
+    encoder = encoder_of(
+        in_channels=(6, 8), sides=(12, 7), pixels=False, pool=7, context=False, place_width=0
+    )
+    export_region(encoder, tmp_path / "region.onnx").check()
+
+
+@settings(max_examples=30, deadline=None)
+@given(cells=st.sampled_from([1, 2, 3]), seed=st.integers(0, 1000))
+def test_means_are_those_of_roialign(cells: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    level, boxes = torch.randn(2, 5, 7, 9), torch.rand(6, 4) * 1.4 - 0.2
+    index = torch.randint(0, 2, (6,))
+    scale = torch.tensor([9.0, 7.0, 9.0, 7.0])
+    rois = torch.cat([index.float().unsqueeze(1), inside(boxes) * scale], 1)
+    read = roi_align(level, rois, 6, 1.0, sampling_ratio=2, aligned=True)  # (N, C, 6, 6)
+    expected = read.reshape(6, 5, cells, 6 // cells, cells, 6 // cells).mean((3, 5))
+    found = roi_means(level, boxes, index, cells, 12)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert roi_means(level, boxes[:0], index[:0], cells, 12).shape == (0, 5, cells, cells)

@@ -1,12 +1,13 @@
 """Backbones of timm: maps as timm computes them, tokens, levels, parity."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionqa.errors import BundleError
@@ -171,3 +172,17 @@ def test_graph_equals_torch(settings: dict[str, Any], tmp_path: Path) -> None:
         weight.data.mul_(1.1)
     again = export_vision(vision, tmp_path / "again.onnx", like=tmp_path / "vision.onnx")
     again.check()
+
+
+@torch.no_grad()
+def test_folded_batch_normalization_changes_nothing() -> None:
+    vision = vision_of(**EVERYTHING)
+    folded, pixels = vision.folded(), torch.randn(2, 3, 80, 80)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    rebuilt = TimmVision(folded.config)
+    rebuilt.load_state_dict(folded.state_dict())
+    expected = vision.features(pixels)
+    for each in (folded, rebuilt):
+        tokens, levels = each.features(pixels)
+        assert torch.allclose(tokens, expected[0], atol=1e-4)
+        assert all(map(partial(torch.allclose, atol=1e-3), levels, expected[1]))
