@@ -233,7 +233,7 @@ class StageTrainer:
             path = checkpoints.path_of(self._run.folder, self._run.number, best.step)
             checkpoints.load_weights(path, self._trained, unwrap(self._model))
         control.finish(done, best.step if best else done, ending)
-        self._log.say(f"{self._run.name}: {control.describe_end(best and best.loss)}")
+        self._log.say(f"{self._run.name}: {control.describe_end(best.loss if best else None)}")
 
     def _train_step(self, step: int) -> None:
         """Take one optimizer step and log it; step counts from 0."""

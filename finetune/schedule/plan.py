@@ -8,7 +8,7 @@ so that a resumed run follows them.
 import math
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def planned_steps(records: int, per_step: int) -> int:
     return min(max(math.ceil(draws / max(1, per_step)), FEWEST), MOST)
 
 
-def evaluated(held_out: Sequence[Record]) -> Sequence[Record]:
+def evaluated(held_out: tuple[Record, ...]) -> tuple[Record, ...]:
     """Return the held-out records that the evaluations of a planned stage use."""
     return held_out[:: math.ceil(len(held_out) / MOST_EVALUATED) or 1]
 

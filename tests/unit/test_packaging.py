@@ -23,6 +23,7 @@ ROOTS = {
 }
 """Folders at the top of the tree, and where they are installed."""
 DATA = {
+    "regionqa/data/mixtures": ("*.toml",),
     "regionqa/evaluation/metrics": ("*.toml",),
     "regionqa/generation": ("*.toml",),
     "regionqa/evaluation/fineeval": ("page.html", "page.css", "page.js"),

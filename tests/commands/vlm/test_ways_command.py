@@ -114,8 +114,8 @@ def test_an_item_that_fails_in_every_way_is_reported_once(
     broken = tmp_path / "b.png"
     Image.linear_gradient("L").save(broken)
     broken.write_bytes(broken.read_bytes()[:200])
-    line = questions.read_text().splitlines()[0].replace("a.png", "b.png")
-    questions.write_text(f"{questions.read_text()}{line}\n")
+    line = {"image": "b.png", "question": "what is this?", "answer": "a cup"}
+    questions.write_text(f"{questions.read_text()}{json.dumps(line)}\n")
     ran = regionqa("eval", "vqa", questions, "--model", model, "--ways", "drawn,crop",
                    "--max-new-tokens", "1")  # fmt: skip
     assert ran.status == 3

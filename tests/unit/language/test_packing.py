@@ -56,7 +56,8 @@ def test_every_token_sees_its_own_prompt_up_to_itself(
     rows = arrange(plan, width, lengths, shared, length)
     count = len(plan) * width  # G * W
     owner, sources, positions = (t.flatten() for t in (rows.owners, rows.sources, rows.positions))
-    visible = torch.block_diag(*rows.visible()[:, 0].float()).bool()  # (G * W, G * W)
+    blocks = list(rows.visible()[:, 0].float())
+    visible = torch.block_diag(*blocks).bool()  # type: ignore[no-untyped-call]  # (G * W, G * W)
     assert visible.shape == (count, count)
     assert visible.any(dim=1).all(), "padding too"
     used = set()
@@ -106,7 +107,7 @@ def outputs(model: Any, images: list[int], lengths: list[int], shared: int) -> l
     """Compute the logits (A, V) of packed and of single prompts."""
     length = max(lengths)
     mask = (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
-    tokens = torch.randn(len(lengths), length, SIZES["hidden_size"]).double()
+    tokens = torch.randn(len(lengths), length, int(SIZES["hidden_size"])).double()
     for prompt, image in enumerate(images):
         tokens[prompt, :shared] = tokens[images.index(image), :shared]
     packed = pack_prompts(images, lengths, shared, length)

@@ -73,10 +73,10 @@ def test_without_a_plan_a_tenth_is_held_out() -> None:
 
 
 def test_evaluations_use_a_sample_of_many_held_out_records() -> None:
-    records = [plain_record(number, number) for number in range(MOST_EVALUATED * 2 + 1)]
+    records = tuple(plain_record(number, number) for number in range(MOST_EVALUATED * 2 + 1))
     assert evaluated(records) == records[::3]
     assert evaluated(records[:MOST_EVALUATED]) == records[:MOST_EVALUATED]
-    assert evaluated([]) == []
+    assert evaluated(()) == ()
 
 
 def test_plans_are_made_once_and_kept_with_the_settings(training: Path) -> None:
