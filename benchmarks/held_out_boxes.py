@@ -17,10 +17,10 @@ from pathlib import Path
 
 def held_out_names(folder: Path) -> set[str]:
     """Return the file names of the photos that the recipe holds out."""
-    from recipes.starter.vision.photos import read_photos, split
+    from recipes.starter.photos import read_photos, split
 
-    _, held_out = split(read_photos(folder, "train"))
-    return {photo.path.name for photo in held_out.photos}
+    _, held_out = split(read_photos(folder, "train")[0])
+    return {photo.path.name for photo in held_out}
 
 
 def main(folder: Path, out: Path) -> None:

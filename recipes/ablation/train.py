@@ -12,18 +12,17 @@ and, with as many steps, in one. A run that was stopped goes on where it was.
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from recipes.starter.language.model import new_language_model
-from recipes.starter.questions.scenes import Maker, whole_scene
-from recipes.starter.questions.whole_image import captioning, counting, presence
-from recipes.starter.vision.photos import Photo, PhotoSet, read_photos
+from recipes.starter.decoder import new_language_model
+from recipes.starter.photos import Photo, read_photos
+from recipes.starter.records.mixture import write_records
+from recipes.starter.records.scenes import Scene, annotated_scene
 from regionqa.boxes.files import read_boxes
 from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
 from regionqa.data.english import with_article
@@ -48,8 +47,11 @@ from regionqa.requests import NAMING_QUESTION
 
 SMALLEST = 16.0
 """Shorter side in pixels of the boxes that are learned from."""
-WHOLE: tuple[tuple[Maker, float], ...] = ((captioning, 0.5), (presence, 0.3), (counting, 0.2))
-"""What the base is asked of whole pictures, and how often."""
+WHOLE = {
+    "caption": 0.5, "presence: yes": 0.15, "presence: no": 0.15,
+    **{f"count: {number}": 0.04 for number in range(1, 6)},
+}  # fmt: skip
+"""Kinds of questions that the base is asked about whole images, and how often."""
 COORDINATES = "[{x0}, {y0}, {x1}, {y1}] "
 """As Shikra writes a box."""
 
@@ -89,26 +91,24 @@ class Budget:
     """Questions a step."""
 
 
-def whole_records(photos: PhotoSet, each: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Questions about whole pictures, without regions, as lines of training data."""
-    rng = np.random.default_rng(seed)
-    makers, shares = zip(*WHOLE, strict=True)
-    for photo in photos.photos:
-        if not len(photo.labels):
-            continue
-        scene = whole_scene(photo, photos.names)
-        for _ in range(each):
-            sample = makers[int(rng.choice(len(makers), p=shares))](scene, rng)
-            if sample is not None:
-                yield line(photo, [], sample.question, sample.answer)
+def scenes_of(photos: Sequence[Photo], names: tuple[str, ...]) -> list[Scene]:
+    """Describe photos by their annotations."""
+    return [annotated_scene(photo, names) for photo in photos]
 
 
-def box_records(photos: PhotoSet) -> Iterator[dict[str, Any]]:
+def write_whole_records(scenes: Sequence[Scene], each: int, path: Path) -> Path:
+    """Write questions about whole images, so many for each, unless the file is there."""
+    if not path.exists():
+        write_records(scenes, WHOLE, each * len(scenes), 0, path)
+    return path
+
+
+def box_records(photos: Sequence[Photo], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What each box is, for boxes that are not too small."""
-    for photo in photos.photos:
+    for photo in photos:
         for box, label in zip(photo.boxes, photo.labels, strict=True):
             if (box[2:] - box[:2]).min() >= SMALLEST:
-                answer = f"{with_article(photos.names[label])}."
+                answer = f"{with_article(names[label])}."
                 yield line(photo, [box.tolist()], NAMING_QUESTION, answer)
 
 
@@ -271,9 +271,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     budget = Budget(base_steps=options.base_steps, steps=options.steps)
     options.out.mkdir(parents=True, exist_ok=True)
-    photos = read_photos(options.data, "train")
-    whole = write_lines(options.out / "whole.jsonl", whole_records(photos, each=6))
-    boxes = write_lines(options.out / "boxes.jsonl", box_records(photos))
+    photos, names = read_photos(options.data, "train")
+    labelled = [photo for photo in photos if len(photo.labels)]
+    whole = write_whole_records(scenes_of(labelled, names), 6, options.out / "whole.jsonl")
+    boxes = write_lines(options.out / "boxes.jsonl", box_records(photos, names))
     starter = find_bundle("starter")
     base = train_base(options.out, starter, whole, budget)
     lines = []

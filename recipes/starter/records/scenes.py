@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from recipes.starter.photos import Photo
 from recipes.starter.records.words import GROUP_OF, Rng, SceneError, everyday_name, many_of
 from regionqa.data.english import with_article
 
@@ -58,6 +59,22 @@ class Scene:
     colours: tuple[str | None, ...] = ()
     fine_names: tuple[str | None, ...] = ()
     weights: Floats | None = None
+
+
+def annotated_scene(photo: Photo, names: tuple[str, ...]) -> Scene:
+    """Describe a photo by its annotations, as if they were what the encoder believes."""
+    counts = np.bincount(photo.labels, minlength=len(names)).astype(np.float32)  # (C,)
+    return Scene(
+        image=photo.path,
+        size=photo.size,
+        names=names,
+        boxes=photo.boxes,
+        labels=photo.labels,
+        posteriors=np.eye(len(names), dtype=np.float32)[photo.labels],
+        presence=(counts > 0).astype(np.float32),
+        counts=counts,
+        captions=photo.captions,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,169 @@
+"""The language model: its tokenizer, its untrained weights, and its training by `finetune`."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from recipes.starter.card import ANSWER, CONTEXT, START, STOP, starter_card
+from recipes.starter.encoders import StarterEncoders
+from recipes.starter.records.mixture import mixture, write_records
+from recipes.starter.records.scenes import Scene
+from regionqa.bundles.store import Bundle
+from regionqa.export.bundle import write_bundle
+from regionqa.finetune.config import FinetuneSettings, RegionPart, Stages, StageSettings
+from regionqa.finetune.run import finetune
+from regionqa.language.tokenization import BundleTokenizer
+
+log = logging.getLogger("recipes.starter")
+GEOMETRY = ("relation", "side", "which", "location", "position", "order")
+"""Kinds of questions that are answered from boxes alone. They are learned first: among all others
+they are asked too seldom for comparing to be found."""
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """Settings of the language model and of its training."""
+
+    layers: int = 4
+    intermediate_size: int = 640
+    vocabulary: int = 2048
+    geometry_records: int = 40_000
+    records: int = 200_000
+    held_out_records: int = 2_000
+    geometry_steps: int = 500
+    steps: int = 2_200
+    batch: int = 96
+    rate: float = 1.5e-3
+    orthogonal_rate: float = 8.0
+    """Muon's learning rate for the layers' matrices, as a multiple of `rate`."""
+    refused: float = 0.15
+    """Share of the questions that are not taught, and are refused."""
+    seed: int = 0
+
+
+def train_tokenizer(texts: Iterable[str], size: int, special: Sequence[str], path: Path) -> None:
+    """Train a byte-level BPE in lower case, which encodes any text; written to `path`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+
+
+def texts_of(records: Path, scenes: Sequence[Scene]) -> Iterator[str]:
+    """Yield questions, answers and captions, for the tokenizer."""
+    with records.open(encoding="utf-8") as file:
+        for line in file:
+            for message in json.loads(line)["conversations"]:
+                yield message["value"]
+    for scene in scenes:
+        yield from scene.captions
+
+
+def new_language_model(
+    vocabulary: int,
+    hidden_size: int,
+    context: int,
+    stop: int,
+    layers: int = 4,
+    intermediate_size: int = 512,
+) -> LlamaForCausalLM:
+    """Create a small untrained LLaMA: 4 heads, tied embeddings."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=context,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=stop,
+            pad_token_id=stop,
+        )
+    )
+
+
+def write_all_records(
+    scenes: Sequence[Scene], held_out: Sequence[Scene], settings: DecoderSettings, folder: Path
+) -> None:
+    """Write the records of both stages, and of held-out photos; finished files are kept."""
+    shares = mixture(settings.refused)
+    geometry = {kind: share for kind, share in shares.items() if kind.partition(":")[0] in GEOMETRY}
+    files = {
+        "geometry": (scenes, geometry, settings.geometry_records, 0),
+        "records": (scenes, shares, settings.records, 1),
+        "held-out": (held_out, shares, settings.held_out_records, 2),
+    }
+    for name, (asked, wanted, count, number) in files.items():
+        path = folder / f"{name}.jsonl"
+        if not path.exists():
+            written = write_records(asked, wanted, count, settings.seed * 10 + number, path)
+            log.info("%s: %s", path.name, dict(written))
+
+
+def write_base(
+    encoders: StarterEncoders, scenes: Sequence[Scene], settings: DecoderSettings, folder: Path
+) -> Path:
+    """Write the bundle of trained encoders and an untrained language model; return its folder."""
+    base = folder / "base"
+    if not (base / "card.toml").exists():
+        tokenizer = folder / "tokenizer.json"
+        texts = texts_of(folder / "records.jsonl", scenes)
+        train_tokenizer(texts, settings.vocabulary, (START, STOP, ANSWER), tokenizer)
+        words = BundleTokenizer(tokenizer)
+        torch.manual_seed(settings.seed)
+        language = new_language_model(
+            words.size, encoders.settings.hidden_size, CONTEXT, words.token_id(STOP),
+            settings.layers, settings.intermediate_size,
+        )  # fmt: skip
+        card = starter_card(encoders.vision, encoders.region)
+        write_bundle(base, card, encoders.vision, encoders.region, language, tokenizer)
+    return base
+
+
+def train_decoder(base: Path, settings: DecoderSettings, folder: Path) -> Bundle:
+    """Train projectors and language model, first on how boxes lie, then on everything."""
+    stage: dict[str, Any] = {
+        "learning_rate": settings.rate,
+        "orthogonal_rate": settings.orthogonal_rate,
+        "batch": settings.batch,
+        "region": RegionPart.projector,
+        "projector": True,
+        "language": True,
+        "warm_up": 0.05,
+        "weight_decay": 0.01,
+    }
+    run = FinetuneSettings(
+        data=(str(folder / "records.jsonl"),),
+        align_data=(str(folder / "geometry.jsonl"),),
+        held_out=str(folder / "held-out.jsonl"),
+        model=str(base),
+        stages=Stages(
+            align=StageSettings(steps=settings.geometry_steps, **stage),
+            instruct=StageSettings(steps=settings.steps, **stage),
+        ),
+        rehearse=0,
+        evaluate_every=200,
+        save_every=100,
+        seed=settings.seed,
+    )
+    bundle = finetune(run, folder / "trained", resume=True, device="cpu")
+    assert bundle is not None  # one process
+    return bundle

@@ -1,1 +1,0 @@
-"""Questions drawn from annotations for the starter's training."""

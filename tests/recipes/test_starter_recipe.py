@@ -1,0 +1,136 @@
+"""The starter's recipe from end to end, with a tiny backbone and a few photos of plain colours."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from recipes.starter.beliefs import write_crop
+from recipes.starter.decoder import DecoderSettings
+from recipes.starter.encoders import EncoderSettings, classes_in_cells, photos_of_step
+from recipes.starter.photos import Photo, View, random_view, split
+from recipes.starter.train import train_starter
+from regionqa.bundles.store import open_bundle
+from regionqa.engine import Engine
+from regionqa.images.reading import open_image
+from regionqa.regions import Box, Region
+from regionqa.requests import Request
+
+NAMES = ("cat", "orange", "person")
+ENCODERS = EncoderSettings(
+    architecture="test_efficientnet", levels=(1, 2), side=64, width=16, hidden_size=32,
+    place_width=8, epochs=1, batch=4, save_every=2,
+)  # fmt: skip
+DECODER = DecoderSettings(
+    layers=1, intermediate_size=32, vocabulary=400, geometry_records=60, records=80,
+    held_out_records=12, geometry_steps=2, steps=3, batch=4,
+)  # fmt: skip
+
+
+def red_square(folder: Path) -> Photo:
+    """Return a grey photo of 120 x 80 with a red square."""
+    image = Image.new("RGB", (120, 80), (90, 90, 90))
+    ImageDraw.Draw(image).rectangle((40, 20, 79, 59), fill=(255, 0, 0))
+    image.save(folder / "red.png")
+    boxes = np.array([[40, 20, 80, 60]], np.float32)
+    return Photo(folder / "red.png", (120, 80), boxes, np.array([0]), ("a red square.",))
+
+
+def red_box(pixels: np.ndarray) -> np.ndarray:
+    """Return xyxy (4,) of what is red."""
+    values = pixels.astype(int)
+    rows, columns = np.nonzero(values[:, :, 0] > values[:, :, 1] + 60)
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_boxes_follow_crop_and_flip(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    photo = red_square(tmp_path_factory.mktemp("red"))
+    view = random_view(photo, 96, np.random.default_rng(seed))
+    if len(view.labels):
+        assert np.abs(view.boxes[0] * 96 - red_box(view.pixels)).max() <= 2.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_boxes_follow_a_crop_that_is_written(
+    seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("red")
+    crop = write_crop(red_square(folder), None, folder / "crop.png", np.random.default_rng(seed))
+    with Image.open(crop.path) as image:
+        assert image.size == crop.size
+        if len(crop.boxes):
+            assert np.abs(crop.boxes[0] - red_box(np.asarray(image))).max() <= 3.5
+
+
+def test_a_cell_has_what_covers_it_or_lies_in_it() -> None:
+    boxes = np.array([[0, 0, 0.5, 1], [0.6, 0.6, 0.7, 0.7]], np.float32)
+    view = View(np.zeros((8, 8, 3), np.uint8), boxes, np.array([2, 1]), np.arange(2))
+    found = classes_in_cells(view, 2, 3)
+    assert found.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 0]]
+
+
+def test_every_photo_is_seen_once_in_an_epoch() -> None:
+    seen = [number for step in range(5) for number in photos_of_step(10, step, ENCODERS)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+
+
+def test_split_is_the_same_for_all(tmp_path: Path) -> None:
+    photos = [replace(red_square(tmp_path), size=(number, 1)) for number in range(1, 33)]
+    learned, held_out = split(photos)
+    assert (len(learned), len(held_out)) == (30, 2)
+    assert split(photos) == (learned, held_out)
+
+
+def write_data(folder: Path) -> Path:
+    """Write 24 photos of coloured squares, in the layout of the real data."""
+    images = folder / "images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    table: dict[str, list[dict[str, object]]] = {
+        "images": [], "annotations": [],
+        "categories": [{"id": number + 1, "name": name} for number, name in enumerate(NAMES)],
+    }  # fmt: skip
+    for number in range(24):
+        image = Image.new("RGB", (192, 144), (120, 120, 120))
+        for kind, colour in enumerate([(200, 40, 40), (240, 160, 30), (40, 80, 200)]):
+            x, y = 64 * kind + int(rng.integers(0, 16)), int(rng.integers(0, 80))
+            ImageDraw.Draw(image).rectangle((x, y, x + 41, y + 41), fill=colour)
+            table["annotations"].append(
+                {"image_id": number, "category_id": kind + 1, "bbox": [x, y, 42, 42]}
+            )
+        image.save(images / f"{number}.jpg")
+        table["images"].append(
+            {"id": number, "file_name": f"{number}.jpg", "width": 192, "height": 144}
+        )
+    captions = {str(number): ["A cat, an orange and a person."] for number in range(24)}
+    (folder / "instances_train.json").write_text(json.dumps(table))
+    (folder / "captions_train.json").write_text(json.dumps(captions))
+    return folder
+
+
+def test_one_command_trains_a_bundle_that_answers(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    weights = tmp_path / "backbone.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_efficientnet", num_classes=1000).state_dict(), weights)
+    out = tmp_path / "out"
+    bundle = open_bundle(train_starter(data, weights, out, ENCODERS, DECODER))
+    assert bundle.card.name == "starter"
+    photo = open_image(data / "images" / "0.jpg")
+    request = Request(photo.name, "what is this?", (Region(Box(0, 0, 60, 60)),), photo)
+    (answer,) = Engine.load(bundle, device="cpu").answer([request])
+    assert answer.error is None
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    train_starter(data, weights, out, ENCODERS, DECODER)  # everything is finished
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
