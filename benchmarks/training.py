@@ -2,16 +2,18 @@
 
     python benchmarks/training.py                 # every size that fits, on the GPU if there is one
     python benchmarks/training.py tiny --steps 3
+    python benchmarks/training.py tiny --packing  # four questions an image, in one row or in four
 
 Models have random weights in LLaMA's shapes; all weights and LoRA train, in fp32 and bf16. The peak
 is that of one large matrix product on the same device in the same run. Operations are counted as 6
 per weight and token for trained weights and 4 for frozen ones that gradients pass through (Kaplan
-et al. 2020, section 2.1), without attention's own products.
+et al. 2020, section 2.1), without attention's own products. `--packing` compares the time of a step
+whose rows share the tokens of an image with that of one row for each question.
 """
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from regionqa.finetune.model import (
     select_trainable,
 )
 from regionqa.finetune.trainer import enable_gradient_checkpointing
+from regionqa.language.packing import pack_prompts
 
 IMAGE_TOKENS = 256
 SHAPES = {
@@ -47,19 +50,27 @@ class Case:
     lora: int
     batch: int
     length: int
+    image_tokens: int = IMAGE_TOKENS
+    questions: int = 1
+    """Questions about each image."""
+    packed: bool = False
 
 
 def synthetic(case: Case, vocabulary: int, device: torch.device) -> Batch:
-    """Make a batch of full length with an image each; labels are on the last half."""
+    """Make a batch of full length; labels are on the last half of what follows the image."""
     ids = torch.randint(0, vocabulary, (case.batch, case.length))
     labels = ids.clone()
-    labels[:, : case.length // 2] = IGNORE_INDEX
-    rows = torch.arange(case.batch)
+    shared = 1 + case.image_tokens
+    first = case.length // 2 if case.questions == 1 else (case.length + shared) // 2
+    labels[:, :first] = IGNORE_INDEX
+    rows = torch.arange(case.batch) // case.questions
+    lengths = [case.length] * case.batch
+    packed = pack_prompts(rows.tolist(), lengths, shared, case.length) if case.packed else None
     return Batch(
         input_ids=ids,
         labels=labels,
         mask=torch.ones_like(ids),
-        features=torch.randn(case.batch, IMAGE_TOKENS, 1024),
+        features=torch.randn(int(rows.max()) + 1, case.image_tokens, 1024),
         image_rows=rows,
         image_starts=torch.ones_like(rows),
         sources=[],
@@ -68,6 +79,7 @@ def synthetic(case: Case, vocabulary: int, device: torch.device) -> Batch:
         vectors=None,
         region_slots=torch.zeros(0, 3, dtype=torch.long),
         distilled=torch.zeros(case.batch, dtype=torch.bool),
+        packed=packed,
     ).to(device)
 
 
@@ -122,6 +134,22 @@ def measure(case: Case, device: torch.device, steps: int) -> tuple[float, float]
     return tokens / seconds, operations / seconds
 
 
+def compare_packing(size: str, device: torch.device, steps: int) -> None:
+    """Print the speed with four questions about an image, in a row each and in packed rows."""
+    print("size  image tokens  tokens of a prompt  packed  single  times as fast")
+    for image_tokens, length in ((17, 45), (256, 300), (576, 620)):
+        case = Case(size, False, 16, 8, length, image_tokens, questions=4)
+        speeds = [
+            measure(replace(case, packed=packed), device, steps)[0] for packed in (True, False)
+        ]
+        packed, single = speeds
+        print(
+            f"{size:5} {image_tokens:12} {length:19} {packed:7.0f} {single:7.0f} "
+            f"{packed / single:14.2f}",
+            flush=True,
+        )
+
+
 def peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return operations per second of one large matrix product."""
     size = 8192 if device.type == "cuda" else 1024
@@ -150,9 +178,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--packing", action="store_true", help="compare packed with single rows")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sizes = options.sizes or (["1b", "7b"] if device.type == "cuda" else ["tiny"])
+    if options.packing:
+        for size in sizes:
+            compare_packing(size, device, options.steps)
+        return
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     peaks = {
         bf16: peak(device, torch.bfloat16 if bf16 else torch.float32) for bf16 in (True, False)

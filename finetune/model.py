@@ -274,8 +274,55 @@ def make_optimizers(model: AnswerModel, settings: StageSettings) -> list[torch.o
     if matrices:
         group = {"params": matrices, "share": settings.orthogonal_rate}
         rate, decay = settings.learning_rate, settings.weight_decay
-        optimizers.append(torch.optim.Muon([group], lr=rate, weight_decay=decay))
+        muon = SinglePrecisionMuon if lacks_bf16(matrices[0].device) else torch.optim.Muon
+        optimizers.append(muon([group], lr=rate, weight_decay=decay))
     return optimizers
+
+
+def lacks_bf16(device: torch.device) -> bool:
+    """Return whether bf16 products are emulated, which takes some 20 times as long as float32."""
+    return device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+
+
+class SinglePrecisionMuon(torch.optim.Muon):
+    """torch's Muon, whose Newton-Schulz iteration runs in the gradient's precision, not in bf16.
+
+    The state is the same, so that either continues from a checkpoint of the other.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take a step; no closure is called."""
+        assert closure is None
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            weights: list[Tensor] = []
+            gradients: list[Tensor] = []
+            moments: list[Tensor] = []
+            self._init_group(group, weights, gradients, moments)
+            for weight, gradient, moment in zip(weights, gradients, moments, strict=True):
+                moment.lerp_(gradient, 1 - momentum)
+                update = gradient.lerp(moment, momentum) if group["nesterov"] else moment
+                update = orthogonalized(
+                    update, group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
+                rows, columns = weight.shape
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
+
+
+def orthogonalized(
+    matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """Move the singular values of a matrix towards 1, by Newton-Schulz iterations in its dtype."""
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -6,6 +6,7 @@ Inference and training share it, so that a model is asked in the format it was t
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from regionqa.bundles.prompt_rules import PromptRules, parse_pattern
 from regionqa.errors import QuestionError
@@ -211,13 +212,18 @@ def _region(
     return pieces
 
 
-def _trusted(text: str, special: Sequence[str]) -> list[Piece]:
+def _trusted(text: str, special: Sequence[str]) -> Sequence[Piece]:
     """Split text of the rules, in which special tokens are recognised."""
+    return _split_special(text, tuple(special))
+
+
+@lru_cache(maxsize=1024)
+def _split_special(text: str, special: tuple[str, ...]) -> tuple[Piece, ...]:
     if not special:
-        return [Text(text)]
+        return (Text(text),)
     longest_first = sorted(special, key=len, reverse=True)
     parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
-    return [Special(part) if part in special else Text(part) for part in parts]
+    return tuple(Special(part) if part in special else Text(part) for part in parts)
 
 
 def _merge(pieces: Sequence[Piece]) -> list[Piece]:
@@ -226,7 +232,7 @@ def _merge(pieces: Sequence[Piece]) -> list[Piece]:
     for piece in pieces:
         if isinstance(piece, Text) and merged and isinstance(merged[-1], Text):
             merged[-1] = Text(merged[-1].text + piece.text)
-        elif piece != Text(""):
+        elif not isinstance(piece, Text) or piece.text:
             merged.append(piece)
     return merged
 

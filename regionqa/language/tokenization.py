@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,9 @@ from regionqa.language.prompts import (
     render,
     render_answer,
 )
+
+REMEMBERED = 4096
+"""Texts whose ids a tokenizer remembers."""
 
 
 class Preceding(Enum):
@@ -121,12 +125,17 @@ def prompt_text(prompt: Prompt, tokenizer: "BundleTokenizer") -> str:
 
 def answer_ids(rules: PromptRules, answer: str, stop: str, tokenizer: Tokenizer) -> list[int]:
     """Encode an answer as it continues its prompt, with the stop that ends it."""
-    *_, last = render(rules, "?", (), tokenizer.special_tokens)
-    before = Preceding.text if isinstance(last, Text) else Preceding.token
+    before = _before_answer(rules, tuple(tokenizer.special_tokens))
     ids = tokenizer.encode(render_answer(rules, answer), before)
     if stop in tokenizer.special_tokens:
         return [*ids, tokenizer.token_id(stop)]
     return [*ids, *tokenizer.encode(stop, Preceding.text)]
+
+
+@lru_cache(maxsize=16)
+def _before_answer(rules: PromptRules, special: tuple[str, ...]) -> Preceding:
+    *_, last = render(rules, "?", (), special)
+    return Preceding.text if isinstance(last, Text) else Preceding.token
 
 
 def _strip_absorbed(text: str, pieces: Sequence[Piece], position: int, tokenizer: Tokenizer) -> str:
@@ -163,12 +172,15 @@ class BundleTokenizer:
             tokenizer.encode_special_tokens = True  # what a user types is never a special token
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {token.content: index for index, token in added.items()}
+        self._special_tokens = tuple(self._special)
+        # training data and box files repeat their questions
+        self._encode = lru_cache(maxsize=REMEMBERED)(self._encode_anew)
         self._strips = {token.content: (token.lstrip, token.rstrip) for token in added.values()}
 
     @property
     def special_tokens(self) -> Sequence[str]:
         """Special tokens; in a template, each is one token."""
-        return tuple(self._special)
+        return self._special_tokens
 
     @property
     def size(self) -> int:
@@ -192,8 +204,11 @@ class BundleTokenizer:
             text: The text.
             before: What precedes it; some tokenizers add a space to a text that follows no other.
         """
+        return list(self._encode(text, before))
+
+    def _encode_anew(self, text: str, before: Preceding) -> tuple[int, ...]:
         readable = text.encode("utf-8", "replace").decode("utf-8")
-        return list(self._encoders[before].encode(readable, add_special_tokens=False).ids)
+        return tuple(self._encoders[before].encode(readable, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Decode ids, with or without special tokens."""

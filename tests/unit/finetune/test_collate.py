@@ -149,7 +149,9 @@ def test_padding(tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Tensor, "to", copy)
     batch.to(CPU)
-    everything = [*vars(batch).values(), *(t for group in batch.sources for t in group)]
+    packed = vars(batch.packed).values() if batch.packed else ()
+    levels = (level for group in batch.sources for level in group)
+    everything = [*vars(batch).values(), *levels, *packed]
     assert sorted(copied) == sorted(id(each) for each in everything if isinstance(each, Tensor))
 
 

@@ -11,7 +11,14 @@ from helpers.training import STAGE, parts_of, unfrozen
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record
 from regionqa.finetune.config import FinetuneSettings, Stages, StageSettings
-from regionqa.finetune.model import add_lora, learning_rate, make_optimizers, select_trainable
+from regionqa.finetune.model import (
+    SinglePrecisionMuon,
+    add_lora,
+    lacks_bf16,
+    learning_rate,
+    make_optimizers,
+    select_trainable,
+)
 
 Tiny = Callable[[str], Bundle]
 
@@ -72,6 +79,40 @@ def test_orthogonal_optimizer_has_decoder_matrices_only(tiny: Tiny) -> None:
     muon.step()
     change = torch.linalg.svdvals(trained[layer].detach() - before)
     assert float(change.min()) / 0.02 > 0.6 and float(change.max()) / 0.02 < 1.3
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
+def test_muon_in_single_precision_takes_the_steps_of_torch(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
+    moved = []
+    kinds = (torch.optim.Muon, SinglePrecisionMuon)
+    for kinds_of_steps in ((0, 0, 0), (1, 1, 1), (0, 1, 0)):  # either continues from the other
+        weight, state = torch.nn.Parameter(start.clone()), None
+        for kind, gradient in zip(kinds_of_steps, gradients, strict=True):
+            optimizer = kinds[kind]([weight], lr=0.1, weight_decay=0.2)
+            if state:
+                optimizer.load_state_dict(state)
+            weight.grad = gradient.clone()
+            optimizer.step()  # type: ignore[no-untyped-call]
+            state = optimizer.state_dict()
+        moved.append(weight.detach() - start)
+    for other in moved[1:]:
+        assert float((other - moved[0]).norm() / moved[0].norm()) < 0.02
+        assert not torch.equal(other, moved[0]), "one of them rounds to bf16"
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_muon_runs_in_single_precision_where_bf16_is_emulated(
+    supported: bool, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: supported)
+    model, _ = parts_of(tiny("levels"))
+    stage = replace(STAGE, language=True, orthogonal_rate=2.0)
+    select_trainable(model, stage)
+    _, muon = make_optimizers(model, stage)
+    assert isinstance(muon, SinglePrecisionMuon) == (not supported)
+    assert not lacks_bf16(torch.device("cuda"))
 
 
 def test_lora_dropout_in_training_only(tiny: Tiny, records: tuple[Record, ...]) -> None:

@@ -1,7 +1,9 @@
 """Packed rows: every token is computed as in a row of its own."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -10,16 +12,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.tiny_models import ROWS
-from helpers.training import parts_of, unfrozen
+from helpers.training import STAGE, make_stage_run, parts_of, unfrozen
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record, Turn
 from regionqa.finetune.collate import Batch, Collator
-from regionqa.finetune.config import RegionPart
-from regionqa.finetune.model import RegionLanguageModel
+from regionqa.finetune.config import FinetuneSettings, RegionPart, Stages
+from regionqa.finetune.distributed import ProcessGroup
+from regionqa.finetune.model import RegionLanguageModel, add_lora, select_trainable
+from regionqa.finetune.trainer import (
+    enable_gradient_checkpointing,
+    evaluate_held_out,
+    forward_and_backward,
+    own_batches,
+)
 from regionqa.language.packing import (
+    PackedRows,
     arrange,
     fill_rows,
     longest_packed_prompt,
@@ -88,8 +99,9 @@ def test_rows_that_save_the_most_are_chosen() -> None:
 
 # -- language models -------------------------------------------------------------------------------
 
+WIDTH = 32
 SIZES = {
-    "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "vocab_size": 50, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
     "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2,
 }  # fmt: skip
@@ -107,7 +119,7 @@ def outputs(model: Any, images: list[int], lengths: list[int], shared: int) -> l
     """Compute the logits (A, V) of packed and of single prompts."""
     length = max(lengths)
     mask = (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
-    tokens = torch.randn(len(lengths), length, int(SIZES["hidden_size"])).double()
+    tokens = torch.randn(len(lengths), length, WIDTH).double()
     for prompt, image in enumerate(images):
         tokens[prompt, :shared] = tokens[images.index(image), :shared]
     packed = pack_prompts(images, lengths, shared, length)
@@ -219,3 +231,59 @@ def test_packing_changes_neither_loss_nor_gradients(
         teacher = model.logits(batch)
         assert torch.allclose(teacher, model.logits(replace(batch, packed=None)), atol=1e-4)
     compare(model, replace(batch, distilled=half), teacher.flip(1))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_packing_with_lora_checkpointing_and_bf16(
+    bf16: bool, tiny: Tiny, records: tuple[Record, ...]
+) -> None:
+    model, collator = parts_of(tiny("levels"))
+    stage = replace(STAGE, projector=True, language=True)
+    run = FinetuneSettings(model="base", data=("x",), stages=Stages(stage, stage), lora_rank=4)
+    add_lora(model.language, run)
+    select_trainable(model, stage)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at first, and so would be the gradients of A
+            torch.nn.init.normal_(parameter, std=0.1)
+    enable_gradient_checkpointing(model.language)
+    model.language.train()
+    batch = talking(collator).batch(many_questions(records)[:4] * 2)
+    with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+        if not bf16:
+            compare(model, batch)
+            return
+        packed, single = (model.logits(each) for each in (batch, replace(batch, packed=None)))
+        assert F.mse_loss(packed, single) < 1e-3 * single.var()
+
+
+def test_steps_and_evaluation_use_packed_rows(
+    tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, collator = parts_of(tiny("pixels"))
+    run = make_stage_run(many_questions(records), talking(collator))
+    visible, used = PackedRows.visible, []
+
+    def counted(rows: PackedRows) -> Tensor:
+        used.append(rows)
+        return visible(rows)
+
+    monkeypatch.setattr(PackedRows, "visible", counted)
+    processes = ProcessGroup("cpu")
+    try:
+        totals, held_out = [], []
+        for packs in (True, False):
+            if not packs:
+                monkeypatch.setattr("regionqa.finetune.collate.pack_prompts", lambda *_: None)
+            batches = own_batches(run, 0, processes)
+            totals.append(
+                forward_and_backward(run, unfrozen(model), batches, processes, bf16=False)
+            )
+            held_out.append(evaluate_held_out(run, model, processes, bf16=False))
+            assert bool(used) == packs
+            used.clear()
+    finally:
+        processes.close()
+    first, second = totals
+    assert torch.allclose(first, second, rtol=1e-5)
+    for with_packing, without in pairwise(held_out):
+        assert with_packing == pytest.approx(without, rel=1e-5)
