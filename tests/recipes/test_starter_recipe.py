@@ -119,6 +119,7 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_one_command_trains_a_bundle_that_answers(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
     weights = tmp_path / "backbone.pth"

@@ -4,6 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from helpers.vlm.chat_server import ChatServer, answer_lines
 from helpers.vlm.instruction_server import instances, scripted
 
@@ -18,6 +20,7 @@ def commands() -> list[str]:
     return [line.removeprefix("$ ") for line in block.splitlines()]
 
 
+@pytest.mark.slow
 def test_commands_lead_from_annotations_to_answers(
     tmp_path: Path, forked: str, server: ChatServer
 ) -> None:
