@@ -351,7 +351,7 @@ def test_folder_given_to_commands_for_bundles(
     regionqa: "Command", tiny: Path, tmp_path: Path
 ) -> None:
     line = failing(regionqa, "init", tmp_path / "new", "--vision", tiny, "--llm", tiny)
-    assert "not a supported vision tower" in line
+    assert "a model of type 'qwen3_vl' is no causal language model" in line
     assert not (tmp_path / "new").exists()
 
 
