@@ -113,7 +113,8 @@ class CropRegionEncoder(PositionedRegionModule):
         height, width = pixel_values.shape[-2:]
         config, count = self.config, boxes.shape[0]
         images = pixel_values[image_index]  # (N, 3, h, w)
-        pixels = within(boxes * torch.tensor([width, height] * 2), width, height)  # (N, 4)
+        scale = torch.tensor([width, height] * 2, device=boxes.device)
+        pixels = within(boxes * scale, width, height)  # (N, 4)
         crops = []
         for grow in (config.close, config.wide):
             window = within(grown(pixels, grow, config.slim), width, height)
@@ -141,7 +142,7 @@ def grown(boxes: Tensor, grow: float, slim: float) -> Tensor:
 
 def within(boxes: Tensor, width: int, height: int) -> Tensor:
     """Clip boxes (N, 4) in pixels to the image; sides are at least `SMALLEST`."""
-    far = torch.tensor([width, height], dtype=boxes.dtype)
+    far = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
     low = torch.minimum(boxes[:, :2], far - SMALLEST).clamp(min=0)
     high = torch.maximum(torch.minimum(boxes[:, 2:], far), low + SMALLEST)
     return torch.cat([low, high], 1)
@@ -151,7 +152,7 @@ def cells(start: Tensor, stop: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Centres (N, count) and length (N, 1) of `count` equal parts of start to stop (N,)."""
     length = ((stop - start) / count).unsqueeze(1)
     # as a constant: ONNX Runtime warns about nodes that compute it from constants
-    steps = torch.tensor([index + 0.5 for index in range(count)])
+    steps = torch.tensor([index + 0.5 for index in range(count)], device=start.device)
     return start.unsqueeze(1) + steps * length, length
 
 
@@ -177,7 +178,8 @@ def sampling_weights(start: Tensor, stop: Tensor, pixels: int, count: int) -> Te
     interpolation.
     """
     middle, length = cells(start, stop, count)
-    distance = (torch.arange(pixels) + 0.5 - middle.unsqueeze(2)).abs()  # (N, count, pixels)
+    places = torch.arange(pixels, device=middle.device) + 0.5
+    distance = (places - middle.unsqueeze(2)).abs()  # (N, count, pixels)
     weights = (1 - distance / length.clamp(min=1).unsqueeze(2)).clamp(min=0)
     return weights / weights.sum(2, keepdim=True).clamp(min=1e-6)
 

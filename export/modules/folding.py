@@ -11,20 +11,19 @@ import torch
 from torch import nn
 
 
-def fold_batch_norm(module: nn.Module) -> int:
-    """Fold in place; return how many layers were folded.
+def fold_batch_norm(module: nn.Module) -> None:
+    """Fold in place.
 
     A convolution is taken to feed the batch normalization that its parent registers next, as in
     the models of timm and torchvision; what stands behind the normalization (its activation in
     timm's layers) stays.
     """
-    found = 0
     for (_, first), (name, second) in pairwise(list(module.named_children())):
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
             fold_pair(first, second)
             setattr(module, name, without_normalization(second))
-            found += 1
-    return found + sum(fold_batch_norm(child) for child in module.children())
+    for child in module.children():
+        fold_batch_norm(child)
 
 
 @torch.no_grad()

@@ -145,7 +145,9 @@ def roi_means(
     down = sample_weights(placed[:, 1], placed[:, 3], height, cells, samples)  # (N, cells, h)
     across = sample_weights(placed[:, 0], placed[:, 2], width, cells, samples)  # (N, cells, w)
     weights = down[:, :, None, :, None] * across[:, None, :, None, :]  # (N, cells, cells, h, w)
-    own = (image_index.unsqueeze(1) == torch.arange(count)).to(level.dtype)  # (N, B)
+    own = (image_index.unsqueeze(1) == torch.arange(count, device=level.device)).to(
+        level.dtype
+    )  # (N, B)
     weights = weights.reshape(-1, cells**2, 1, height * width).to(level.dtype)
     spread = weights * own.reshape(-1, 1, count, 1)  # (N, cells ** 2, B, h * w)
     pixels = level.permute(0, 2, 3, 1).reshape(-1, channels)  # (B * h * w, C)
@@ -158,10 +160,11 @@ def sample_weights(start: Tensor, stop: Tensor, side: int, cells: int, samples: 
 
     Bilinear weights (N, cells, side) of evenly spaced points, averaged over the points of a cell.
     """
-    shares = torch.tensor([(index + 0.5) / samples for index in range(samples)])
+    device = start.device
+    shares = torch.tensor([(index + 0.5) / samples for index in range(samples)], device=device)
     points = start.unsqueeze(1) + shares * (stop - start).unsqueeze(1)  # (N, samples)
     points = (points * side - 0.5).clamp(0.0, float(side - 1))
-    distance = (points.unsqueeze(2) - torch.arange(side)).abs()  # (N, samples, side)
+    distance = (points.unsqueeze(2) - torch.arange(side, device=device)).abs()  # (N, samples, side)
     weights = (1 - distance).clamp(min=0.0)
     return weights.reshape(-1, cells, samples // cells, side).mean(2)
 

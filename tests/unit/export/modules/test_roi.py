@@ -189,3 +189,9 @@ def test_means_are_those_of_roialign(cells: int, seed: int) -> None:
     found = roi_means(level, boxes, index, cells, 12)
     assert torch.allclose(found, expected, atol=1e-5)
     assert roi_means(level, boxes[:0], index[:0], cells, 12).shape == (0, 5, cells, cells)
+
+
+def test_means_are_computed_on_the_device_of_the_maps() -> None:
+    level, boxes = torch.empty(2, 5, 7, 9, device="meta"), torch.empty(6, 4, device="meta")
+    index = torch.zeros(6, dtype=torch.long, device="meta")
+    assert roi_means(level, boxes, index, 2, 12).device.type == "meta"
