@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from regionqa.cli.options import only, with_options, without
+from regionqa.cli.options import DetectorName, only, with_options, without
 from regionqa.detection.options import DetectionOptions, DetectionOutputOptions
 from regionqa.errors import UsageError
 from regionqa.flags import Reads
@@ -107,16 +107,7 @@ def detect(
         typer.Argument(metavar="IMAGE...", help="Images, folders, globs or - (stdin)."),
         Reads.images,
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Detector (docs/guide/detect.md), folder, or OWNER/NAME on the Hub. Default: the "
-            "first of the named ones that is downloaded.",
-        ),
-        Reads.model,
-    ] = None,
+    model: DetectorName = None,
     *,
     inputs: InputOptions,
     detection: DetectionOptions,

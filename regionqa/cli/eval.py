@@ -14,7 +14,7 @@ from regionqa.cli.eval_report import (
     run_ways,
     show,
 )
-from regionqa.cli.options import DETECTION, EVAL, only, require, with_options, without
+from regionqa.cli.options import DETECTION, EVAL, DetectorName, only, require, with_options, without
 from regionqa.errors import SOME_FAILED, UsageError
 from regionqa.evaluation.options import EvaluationOptions
 from regionqa.flags import Options, Reads, Section, Writes, flag, option
@@ -201,16 +201,7 @@ def recognition(
 @eval_app.command()
 @with_options
 def detection(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Detector (docs/guide/detect.md), folder, or OWNER/NAME on the Hub. Default: the "
-            "first of the named ones that is downloaded.",
-        ),
-        Reads.model,
-    ] = None,
+    model: DetectorName = None,
     *,
     task: Annotated[RecognitionOptions, only("boxes")],
     boxes: ScaleBoxes,

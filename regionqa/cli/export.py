@@ -145,15 +145,7 @@ def export_vision(card: "VlmCard", folder: Path, *, again: bool) -> "VisionExpor
 
     print(f"exporting the vision encoder of {card.name} to ONNX", file=sys.stderr)
     export, new = export_vision_encoder(card, folder, again=again)
-    for check in export.manifest.checks:
-        width, height = check.size
-        print(
-            f"vision encoder of {card.name}: differs from torch by {check.difference:.1e} "
-            f"({width} x {height} pixels, {check.tokens} tokens)",
-            file=sys.stderr,
-        )
-    if not new:
-        print("exported before; nothing was written", file=sys.stderr)
+    report_export(f"vision encoder of {card.name}", export, "tokens", new=new)
     return export
 
 
@@ -169,16 +161,28 @@ def export_detector(name: str, folder: Path, *, again: bool) -> "VisionExport":
 
     print(f"exporting the detector {name} to ONNX", file=sys.stderr)
     export, new = write_export(name, folder, again=again)
+    report_export(f"detector {name}", export, "boxes", new=new)
+    return export
+
+
+def report_export(what: str, export: "VisionExport", outputs: str, *, new: bool) -> None:
+    """Report on stderr how an exported network compares with torch.
+
+    Args:
+        what: The network.
+        export: Its export.
+        outputs: What it puts out, such as `tokens`.
+        new: Whether it was exported just now.
+    """
     for check in export.manifest.checks:
         width, height = check.size
         print(
-            f"detector {name}: differs from torch by {check.difference:.1e} "
-            f"({width} x {height} pixels, {check.tokens} boxes)",
+            f"{what}: differs from torch by {check.difference:.1e} "
+            f"({width} x {height} pixels, {check.tokens} {outputs})",
             file=sys.stderr,
         )
     if not new:
         print("exported before; nothing was written", file=sys.stderr)
-    return export
 
 
 def prepare_detector(name: str, folder: Path) -> None:

@@ -25,6 +25,17 @@ DEBUG = Parameter(
     annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
 )
 """An option of every command, which `regionqa.cli.main` reads."""
+DetectorName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Detector (docs/guide/detect.md), folder, or OWNER/NAME on the Hub. Default: the "
+        "first of the named ones that is downloaded.",
+    ),
+    Reads.model,
+]
+"""The model of commands that run an object detector."""
 
 
 CONTEXT = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)

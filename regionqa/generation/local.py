@@ -1,5 +1,6 @@
 """A language model of transformers on this machine as a source of replies."""
 
+import asyncio
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,7 +85,8 @@ class LocalSource:
 
     async def reply(self, request: TextRequest) -> TextReply:
         """See `ReplySource.reply`."""
-        return await self._thread.loop.run_in_executor(self._worker, self._written, request)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._written, request)
 
     def start(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """See `ReplySource.start`."""

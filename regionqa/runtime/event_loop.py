@@ -28,11 +28,6 @@ class EventLoopThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop, for calls from its own thread."""
-        return self._loop
-
     def start(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """Start a coroutine."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
