@@ -1,8 +1,8 @@
-"""Views of photos as image files, and what the trained encoders believe of them.
+"""Views of photos as image files, and the trained encoders' calibrated predictions for them.
 
-The language model learns to say what the encoders believe, not what the annotations say: the
-encoders know their own training photos by heart, and answers that are right there would teach the
-language model to trust them too much.
+The language model is trained on these predictions rather than on the annotations: the encoders have
+memorized their training photos, and correct answers there would make the language model
+overconfident.
 """
 
 import logging
@@ -26,12 +26,12 @@ TEMPERATURES = np.geomspace(0.5, 4.0, 31)
 QUALITY = 92
 """Of JPEG."""
 BLENDED = 0.5
-"""Share of the crops through which another photo shines: of these the encoders are less sure."""
+"""Share of the crops that are blended with another photo: predictions are less certain there."""
 
 
 @dataclass(frozen=True)
 class Temperatures:
-    """What logits of boxes' classes, and of presence, are divided by."""
+    """Temperatures of the logits of boxes' classes and of presence."""
 
     classes: float
     presence: float
@@ -98,7 +98,7 @@ def write_views(photos: Sequence[Photo], crops: int, folder: Path, seed: int) ->
 def write_crop(photo: Photo, behind: Photo | None, path: Path, rng: Rng) -> Photo:
     """Write a random crop of a photo, mirrored half of the time, with other colours.
 
-    behind: a photo that shines through; captions and numbers of things then hold no longer.
+    behind: a photo to blend with; the crop then has no captions.
     """
     window = random_crop(photo, rng)
     size = (max(1, round(window[2] - window[0])), max(1, round(window[3] - window[1])))
@@ -121,7 +121,7 @@ def believed_scenes(
     names: tuple[str, ...],
     temperatures: Temperatures,
 ) -> list[Scene]:
-    """Describe views by what the encoders believe, for questions and answers."""
+    """Describe views by the encoders' predictions."""
     scenes = []
     for view, scores in zip(views, score(encoders, views), strict=True):
         shown = whole_view(view, encoders.settings.side)

@@ -3,12 +3,11 @@
 from typing import Any
 
 from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.sources.timm_checkpoints import LITE_MEAN, LITE_STD
 
 START, STOP, ANSWER = "<s>", "</s>", "<answer>"
 CONTEXT = 256
 """Context length of the language model, in tokens."""
-MEAN, STD = 127 / 255, 128 / 255
-"""Of the backbone's preprocessing, (x - 127) / 128."""
 
 
 def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
@@ -21,8 +20,8 @@ def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
             "size": vision.input_size,
             "fit": "squash",
             "resample": "bicubic",
-            "mean": [MEAN] * 3,
-            "std": [STD] * 3,
+            "mean": [LITE_MEAN] * 3,
+            "std": [LITE_STD] * 3,
         },
         "vision": {"graph": "vision.onnx", "image_tokens": vision.image_tokens},
         "region": {"graph": "region.onnx", "tokens": region.tokens},

@@ -15,7 +15,7 @@ from recipes.starter.card import ANSWER, CONTEXT, START, STOP, starter_card
 from recipes.starter.encoders import StarterEncoders
 from recipes.starter.records.mixture import mixture, write_records
 from recipes.starter.records.scenes import Scene
-from regionqa.bundles.store import Bundle
+from regionqa.bundles.store import CARD, Bundle
 from regionqa.export.bundle import write_bundle
 from regionqa.finetune.config import FinetuneSettings, RegionPart, Stages, StageSettings
 from regionqa.finetune.run import finetune
@@ -123,7 +123,7 @@ def write_base(
 ) -> Path:
     """Write the bundle of trained encoders and an untrained language model; return its folder."""
     base = folder / "base"
-    if not (base / "card.toml").exists():
+    if not (base / CARD).exists():
         tokenizer = folder / "tokenizer.json"
         texts = texts_of(folder / "records.jsonl", scenes)
         train_tokenizer(texts, settings.vocabulary, (START, STOP, ANSWER), tokenizer)

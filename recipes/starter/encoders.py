@@ -1,14 +1,15 @@
-"""Training of the vision and region encoders: one pass over an image, many things to tell of it.
+"""Multi-task training of the vision and region encoders.
 
-The backbone is pretrained on ImageNet. Its shallow stages stay frozen; the others, and everything
-behind them, learn together what the annotations say of boxes, of cells of the image and of the
-whole image, and what the backbone itself called the boxes before training (distillation).
+The backbone is pretrained on ImageNet, and its shallow stages stay frozen. The other stages, the
+region encoder and linear heads are trained together: to classify boxes, to predict which classes a
+cell and the whole image show and how often, and to keep the pretrained classifier's predictions for
+boxes (distillation).
 """
 
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 from recipes.starter.photos import Photo, Rng, View, random_view
 from regionqa.export.modules.roi import RoIConfig, RoIRegionEncoder
 from regionqa.export.modules.timm_vision import TimmConfig, TimmVision
+from regionqa.export.sources.timm_checkpoints import LITE_MEAN, LITE_STD
+from regionqa.files import write_whole
 
 log = logging.getLogger("recipes.starter")
 IMAGENET_CLASSES = 1000
@@ -55,16 +58,16 @@ class EncoderSettings:
     head_rate: float = 4e-4
     weight_decay: float = 0.02
     warm_up: tuple[float, float] = (0.1, 0.02)
-    """Shares of the steps in which the rates of backbone and heads rise."""
+    """Shares of the steps of linear warm-up, of backbone and heads."""
     average: float = 0.997
     """Decay of the averaged weights, which are the result."""
-    mixed: float = 0.3
-    """Share of the steps whose photos shine through one another (mixup, Zhang et al. 2018)."""
+    mixup: float = 0.3
+    """Share of the steps with mixup (Zhang et al. 2018)."""
     box_noise: float = 0.04
     """Standard deviation of the shift of a box's edges, as a share of its sides."""
     smoothing: float = 0.05
-    rareness: float = 0.3
-    """A class weighs as its frequency to the power of minus so much."""
+    class_balance: float = 0.3
+    """A class's weight in the loss is its frequency to the power of minus this."""
     teacher: float = 0.2
     presence: float = 10.0
     counts: float = 4.0
@@ -76,7 +79,7 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the heads say.
+    """Outputs of the heads.
 
     classes: (N, C) logits of boxes. fine: (N, 1000) logits of ImageNet's classes. presence: (B, C)
     logits. counts: (B, C) log(1 + number). cells: (B, T, C) logits of classes in a cell.
@@ -141,25 +144,25 @@ class StarterEncoders(nn.Module):
         )
 
     def freeze(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Freeze shallow stages and projectors; return what learns of the backbone, and the rest.
+        """Freeze shallow stages and projectors; return the trained weights: backbone's, others.
 
-        The projectors belong to the language model's training.
+        The projectors are trained with the language model.
         """
         backbone: list[nn.Parameter] = []
         heads: list[nn.Parameter] = []
         untrained = ("vision.projector.", *(f"region.{n}" for n in self.region.projector_parts))
         for name, parameter in self.named_parameters():
             in_backbone = name.removeprefix("vision.backbone.model.")
-            learns = not in_backbone.startswith(FROZEN) and not name.startswith(untrained)
-            parameter.requires_grad_(learns)
-            if learns:
+            trained = not in_backbone.startswith(FROZEN) and not name.startswith(untrained)
+            parameter.requires_grad_(trained)
+            if trained:
                 (heads if in_backbone == name else backbone).append(parameter)
         return backbone, heads
 
 
 @dataclass(frozen=True)
 class Targets:
-    """A step's photos and boxes, and what is to be said of them."""
+    """Inputs and targets of a step: B images with N boxes."""
 
     pixel_values: Tensor
     boxes: Tensor
@@ -176,7 +179,12 @@ class Targets:
 def pixel_values(pixels: Sequence[Any]) -> Tensor:
     """uint8 (S, S, 3) each -> (B, 3, S, S) float32 as the backbone was trained with."""
     values = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-    return values.float().sub_(127).div_(128).contiguous(memory_format=torch.channels_last)
+    return (
+        values.float()
+        .sub_(255 * LITE_MEAN)
+        .div_(255 * LITE_STD)
+        .contiguous(memory_format=torch.channels_last)
+    )
 
 
 def step_targets(
@@ -219,19 +227,16 @@ def classes_in_cells(view: View, grid: int, classes: int) -> Tensor:
     return found
 
 
-def mixed(targets: Targets, rng: Rng) -> tuple[Targets, float]:
-    """Let each photo shine through another; a photo's boxes are still its own, at a share."""
+def mixup(targets: Targets, rng: Rng) -> tuple[Targets, float]:
+    """Blend every photo with another; return also the share of the photo that its boxes are of."""
     share = float(rng.uniform(0.5, 0.8))
     pixels = share * targets.pixel_values + (1 - share) * targets.pixel_values.flip(0)
     return (
-        Targets(
-            pixels.contiguous(memory_format=torch.channels_last),
-            targets.boxes,
-            targets.image_index,
-            targets.labels,
-            targets.teacher,
-            targets.counts + targets.counts.flip(0),
-            torch.maximum(targets.cells, targets.cells.flip(0)),
+        replace(
+            targets,
+            pixel_values=pixels.contiguous(memory_format=torch.channels_last),
+            counts=targets.counts + targets.counts.flip(0),
+            cells=torch.maximum(targets.cells, targets.cells.flip(0)),
         ),
         share,
     )
@@ -254,9 +259,9 @@ def loss_of(
     )
 
 
-def class_weights(labels: Tensor, classes: int, rareness: float) -> Tensor:
+def class_weights(labels: Tensor, classes: int, balance: float) -> Tensor:
     """Weights (C,) that fall with a class's frequency; their mean over labels (N,) is 1."""
-    weights = (torch.bincount(labels, minlength=classes) + 1.0) ** -rareness
+    weights = (torch.bincount(labels, minlength=classes) + 1.0) ** -balance
     return weights / weights[labels].mean()
 
 
@@ -264,7 +269,6 @@ def train_encoders(
     encoders: StarterEncoders,
     photos: Sequence[Photo],
     teachers: Sequence[Tensor],
-    settings: EncoderSettings,
     checkpoint: Path,
 ) -> StarterEncoders:
     """Train in place, resuming from a checkpoint where there is one; return the average.
@@ -273,23 +277,22 @@ def train_encoders(
         encoders: With trained heads.
         photos: To learn from.
         teachers: Logits (N, 1000) for the boxes of each photo.
-        settings: Settings.
         checkpoint: File that holds the state of the run.
     """
-    classes = encoders.classes.out_features
+    settings, classes = encoders.settings, encoders.classes.out_features
     average = copy.deepcopy(encoders).requires_grad_(False)
     backbone, heads = encoders.freeze()
     optimizer = torch.optim.AdamW(
         [
-            {"params": backbone, "peak": settings.backbone_rate, "rise": settings.warm_up[0]},
-            {"params": heads, "peak": settings.head_rate, "rise": settings.warm_up[1]},
+            {"params": backbone, "peak": settings.backbone_rate, "warm_up": settings.warm_up[0]},
+            {"params": heads, "peak": settings.head_rate, "warm_up": settings.warm_up[1]},
         ],
         weight_decay=settings.weight_decay,
     )
     weights = class_weights(
         torch.from_numpy(np.concatenate([photo.labels for photo in photos])),
         classes,
-        settings.rareness,
+        settings.class_balance,
     )
     steps, begin = round(settings.epochs * len(photos) / settings.batch), 0
     parts: dict[str, Any] = {"encoders": encoders, "average": average, "optimizer": optimizer}
@@ -302,10 +305,10 @@ def train_encoders(
         rng = np.random.default_rng([settings.seed, step])
         chosen = photos_of_step(len(photos), step, settings)
         views = [random_view(photos[number], settings.side, rng) for number in chosen]
-        told = [teachers[number][view.rows] for number, view in zip(chosen, views, strict=True)]
-        targets, share = step_targets(views, told, classes, settings, rng), 1.0
-        if rng.random() < settings.mixed:
-            targets, share = mixed(targets, rng)
+        logits = [teachers[number][view.rows] for number, view in zip(chosen, views, strict=True)]
+        targets, share = step_targets(views, logits, classes, settings, rng), 1.0
+        if rng.random() < settings.mixup:
+            targets, share = mixup(targets, rng)
         set_rates(optimizer, step / steps)
         torch.manual_seed(settings.seed + step)
         encoders.train()
@@ -334,10 +337,10 @@ def photos_of_step(count: int, step: int, settings: EncoderSettings) -> list[int
 
 
 def set_rates(optimizer: torch.optim.Optimizer, progress: float) -> None:
-    """Set the learning rates: a linear rise, times a cosine that falls to zero."""
+    """Set the learning rates: linear warm-up, times a cosine that falls to zero."""
     for group in optimizer.param_groups:
-        rise = min(1.0, progress / group["rise"])
-        group["lr"] = group["peak"] * rise * 0.5 * (1 + np.cos(np.pi * progress))
+        warm_up = min(1.0, progress / group["warm_up"])
+        group["lr"] = group["peak"] * warm_up * 0.5 * (1 + np.cos(np.pi * progress))
 
 
 @torch.no_grad()
@@ -350,6 +353,5 @@ def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
 
 def save(state: Any, path: Path) -> None:
     """Write a file of torch, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with write_whole(path) as file:
+        torch.save(state, file)

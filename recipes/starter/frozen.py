@@ -1,4 +1,4 @@
-"""Features of the frozen backbone: heads begin with them, and its own classifier is the teacher.
+"""Cached features of the frozen backbone, heads trained on them, and the teacher's predictions.
 
 Heads that begin untrained would send random gradients into the pretrained backbone (Kumar et al.
 2022, "linear probing then fine-tuning").
@@ -28,7 +28,7 @@ STEPS, BATCH, RATE, DECAY = 2000, 128, 1e-3, 0.05
 """Training of the heads."""
 INPUT_DROPOUT = 0.1
 TEACHER_SIDE = 24
-"""Least shorter side, in pixels of the square, of boxes that the teacher names."""
+"""Least shorter side, in pixels of the square, of boxes that are distilled."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ def train_heads(
     """Train all that lies behind the frozen backbone, in place."""
     settings, classes = encoders.settings, encoders.classes.out_features
     labels = torch.from_numpy(np.concatenate([photo.labels for photo in photos]))
-    taught = torch.cat(teachers).softmax(1)
+    targets = torch.cat(teachers).softmax(1)
     sides = np.concatenate(
         [((p.boxes[:, 2:] - p.boxes[:, :2]) / np.array(p.size)).min(axis=1) for p in photos]
     )
     large = torch.from_numpy(sides * settings.side >= TEACHER_SIDE).float()
-    weights = class_weights(labels, classes, settings.rareness)
+    weights = class_weights(labels, classes, settings.class_balance)
     join, head, fine = encoders.region.join, encoders.classes, encoders.fine
 
     def boxes_loss(rows: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ def train_heads(
         named = F.cross_entropy(
             head(hidden), labels[rows], weights, label_smoothing=settings.smoothing
         )
-        told = F.cross_entropy(fine(hidden), taught[rows], reduction="none")
-        return named + settings.teacher * (told * large[rows]).mean()
+        distilled = F.cross_entropy(fine(hidden), targets[rows], reduction="none")
+        return named + settings.teacher * (distilled * large[rows]).mean()
 
     normal_boxes = Normalized(features.pooled)
     fit([join, head, fine], boxes_loss, len(labels), STEPS)

@@ -101,7 +101,7 @@ def trained_encoders(
     else:
         train_heads(encoders, features, photos, teachers)
         save(encoders.state_dict(), heads)
-    encoders = train_encoders(encoders, photos, teachers, settings, out / "encoders.checkpoint")
+    encoders = train_encoders(encoders, photos, teachers, out / "encoders.checkpoint")
     encoders.vision = encoders.vision.folded()
     for module in (encoders.vision, encoders.region):
         round_to_float16(module)

@@ -1,4 +1,4 @@
-"""What is known of an image, what is believed of it, and one question about it."""
+"""An image with annotations and predictions, classes sampled from them, and one question."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,11 +26,11 @@ alike, and half of their pairs too close to call."""
 
 @dataclass(frozen=True)
 class Scene:
-    """One image: its annotations, and what the vision encoder believes of it.
+    """One image: its annotations, and the vision encoder's predictions.
 
-    The encoder knows the boxes it was trained on by heart. What is asked about classes is therefore
-    answered by its calibrated probabilities instead of the annotation: the decoder then learns how
-    far to trust its input.
+    The encoder has memorized the boxes it was trained on. Questions about classes are therefore
+    answered by its calibrated probabilities instead of the annotation, so that the decoder's own
+    probabilities are calibrated.
 
     Attributes:
         image: Its file.
