@@ -111,7 +111,7 @@ class DetectorProcessor:
         if self.family.phrases is PhraseText.rows:
             most = min(tokenizer.model_max_length, self.config.text_config.max_position_embeddings)
             for phrase in phrases:
-                if (count := len(tokenizer(phrase)["input_ids"])) > most:
+                if (count := len(tokenizer(phrase, verbose=False)["input_ids"])) > most:
                     raise UsageError(
                         f"--find {phrase!r}: has {count} tokens, and this detector reads {most}; "
                         "say it in fewer words"
@@ -124,7 +124,7 @@ class DetectorProcessor:
                     "leave it out, and repeat --find for several"
                 )
         most = min(self.config.max_text_len, self.config.text_config.max_position_embeddings)
-        ids = tokenizer(f"{STOP} ".join(phrases) + STOP)["input_ids"]
+        ids = tokenizer(f"{STOP} ".join(phrases) + STOP, verbose=False)["input_ids"]
         if len(ids) > most:
             raise UsageError(
                 f"--find: all phrases have {len(ids)} tokens, and this detector reads {most} in "

@@ -141,7 +141,7 @@ class LocalSource:
         text = self._tokenizer.apply_chat_template(
             list(map(dict, messages)), tokenize=False, add_generation_prompt=True, **THINKING_OFF
         )
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def _decoded(self, ids: list[int]) -> str:

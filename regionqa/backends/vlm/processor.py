@@ -215,7 +215,7 @@ class VlmProcessor:
         special = not (start is not None and text.startswith(start))
         if self._card.chat.plain is not None or self._card.chat.tasks:
             special = False  # the processor has put them
-        ids = self.tokenizer(expanded, add_special_tokens=special)["input_ids"]
+        ids = self.tokenizer(expanded, add_special_tokens=special, verbose=False)["input_ids"]
         return PromptTokens(tuple(ids), text)
 
     def token_types(self, ids: Sequence[int], name: str) -> list[int]:
@@ -245,7 +245,7 @@ class VlmProcessor:
         whole = self.tokenize(prompt + text, images).ids
         if whole[: len(before)] == before:
             return [*whole[len(before) :], stop]
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return [*ids, stop]
 
     @cached_property
@@ -268,7 +268,7 @@ class VlmProcessor:
         answer = "answer"
         turns = [Message("user", ("?",)), Message("assistant", (answer,))]
         after = self._templated(turns, add_generation_prompt=False).rpartition(answer)[2].lstrip()
-        ids: list[int] = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(after, add_special_tokens=False, verbose=False)["input_ids"]
         return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
 
     def decode(self, ids: Sequence[int]) -> str:
