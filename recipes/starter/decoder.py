@@ -17,7 +17,14 @@ from recipes.starter.records.mixture import mixture, write_records
 from recipes.starter.records.scenes import Scene
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.export.bundle import write_bundle
-from regionqa.finetune.config import FinetuneSettings, RegionPart, Stages, StageSettings
+from regionqa.finetune.config import (
+    FinetuneSettings,
+    RegionPart,
+    Stages,
+    StageSettings,
+    TrainingPrecision,
+)
+from regionqa.finetune.model import lacks_bf16
 from regionqa.finetune.run import finetune
 from regionqa.language.tokenization import BundleTokenizer
 
@@ -35,11 +42,13 @@ class DecoderSettings:
     intermediate_size: int = 640
     vocabulary: int = 2048
     geometry_records: int = 40_000
-    records: int = 200_000
+    records: int = 120_000
     held_out_records: int = 2_000
-    geometry_steps: int = 500
+    geometry_steps: int = 400
     steps: int = 2_200
     batch: int = 96
+    group: int = 8
+    """Questions about one image that stand together; they share its encoding."""
     rate: float = 1.5e-3
     orthogonal_rate: float = 8.0
     """Muon's learning rate for the layers' matrices, as a multiple of `rate`."""
@@ -114,7 +123,8 @@ def write_all_records(
     for name, (asked, wanted, count, number) in files.items():
         path = folder / f"{name}.jsonl"
         if not path.exists():
-            written = write_records(asked, wanted, count, settings.seed * 10 + number, path)
+            seed = settings.seed * 10 + number
+            written = write_records(asked, wanted, count, seed, path, settings.group)
             log.info("%s: %s", path.name, dict(written))
 
 
@@ -140,10 +150,14 @@ def write_base(
 
 def train_decoder(base: Path, settings: DecoderSettings, folder: Path) -> Bundle:
     """Train projectors and language model, first on how boxes lie, then on everything."""
+    is_slow = lacks_bf16(torch.device("cpu"))
+    precision = TrainingPrecision.fp32 if is_slow else TrainingPrecision.bf16
     stage: dict[str, Any] = {
         "learning_rate": settings.rate,
         "orthogonal_rate": settings.orthogonal_rate,
         "batch": settings.batch,
+        "group": settings.group,
+        "precision": precision,
         "region": RegionPart.projector,
         "projector": True,
         "language": True,

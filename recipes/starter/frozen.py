@@ -21,7 +21,7 @@ from recipes.starter.encoders import (
     pixel_values,
     save,
 )
-from recipes.starter.photos import Photo, whole_view
+from recipes.starter.photos import SMALLEST_SIDE, Photo, whole_view
 
 log = logging.getLogger("recipes.starter")
 STEPS, BATCH, RATE, DECAY = 2000, 128, 1e-3, 0.05
@@ -96,10 +96,12 @@ def train_heads(
         [((p.boxes[:, 2:] - p.boxes[:, :2]) / np.array(p.size)).min(axis=1) for p in photos]
     )
     large = torch.from_numpy(sides * settings.side >= TEACHER_SIDE).float()
+    learned = torch.from_numpy(np.flatnonzero(sides * settings.side >= SMALLEST_SIDE))
     weights = class_weights(labels, classes, settings.class_balance)
     join, head, fine = encoders.region.join, encoders.classes, encoders.fine
 
-    def boxes_loss(rows: Tensor) -> Tensor:
+    def boxes_loss(chosen: Tensor) -> Tensor:
+        rows = learned[chosen]
         hidden = F.dropout(join(normal_boxes(rows)).relu(), settings.dropout)
         named = F.cross_entropy(
             head(hidden), labels[rows], weights, label_smoothing=settings.smoothing
@@ -108,7 +110,7 @@ def train_heads(
         return named + settings.teacher * (distilled * large[rows]).mean()
 
     normal_boxes = Normalized(features.pooled)
-    fit([join, head, fine], boxes_loss, len(labels), STEPS)
+    fit([join, head, fine], boxes_loss, len(learned), STEPS)
     normal_boxes.fold_into(join)
     counts = torch.from_numpy(
         np.stack([np.bincount(photo.labels, minlength=classes) for photo in photos])

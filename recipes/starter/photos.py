@@ -22,7 +22,7 @@ HELD_OUT = 1 / 16
 """Share of the training photos that nothing is learned from, to calibrate on."""
 SMALLEST_CROP, ASPECT = 0.4, 4 / 3
 """Least area of a random crop as a share of its photo's, and most change of its aspect."""
-SMALLEST_SIDE = 8
+SMALLEST_SIDE = 16
 """Least shorter side, in pixels of the view, of a box that is learned from."""
 IN_SIGHT = 0.5
 """Least share of a box that a crop must show."""
