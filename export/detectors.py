@@ -18,7 +18,7 @@ from regionqa.detection.checkpoint import (
     PART,
     DetectorProcessor,
     OnnxNetwork,
-    load_network,
+    load_detector_network,
 )
 from regionqa.errors import ExportError
 from regionqa.export.vlm.vision import (
@@ -91,7 +91,7 @@ def _write_export(name: str, checkpoint: Path, folder: Path) -> None:
     """Write the graph and the manifest to a folder."""
     family = checkpoint_family(checkpoint)
     processor = DetectorProcessor(checkpoint, family)
-    module = DetectorOutputs(load_network(checkpoint, family)).eval()
+    module = DetectorOutputs(load_detector_network(checkpoint, family)).eval()
     looked_for = PHRASES if family.vocabulary is Vocabulary.open else ((),) * len(SIZES)
     calls = [
         ModuleCall(module, processor.prepare(example_image(size), phrases), {})

@@ -18,26 +18,31 @@ if TYPE_CHECKING:
     from regionqa.options import RuntimeOptions
     from regionqa.regions import Region
     from regionqa.requests import Answer, Request
+    from regionqa.segmentation.marks import PointSegmenter, load_segmenter
 
 __version__ = "0.2.0"
 __all__ = [
     "Answer",
     "Engine",
     "ObjectDetector",
+    "PointSegmenter",
     "Region",
     "Request",
     "__version__",
     "load",
     "load_detector",
+    "load_segmenter",
 ]
 
 _MODULES = {
     "Answer": "regionqa.requests",
     "Engine": "regionqa.engine",
     "ObjectDetector": "regionqa.detection.detector",
+    "PointSegmenter": "regionqa.segmentation.marks",
     "Region": "regionqa.regions",
     "Request": "regionqa.requests",
     "load_detector": "regionqa.detection.detector",
+    "load_segmenter": "regionqa.segmentation.marks",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for defined

@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 
 from regionqa.errors import BoxError
+from regionqa.masks import Mask, WrittenMask
 
 
 class BoxFormat(StrEnum):
@@ -90,13 +91,15 @@ class Box:
 
 @dataclass(frozen=True)
 class Region:
-    """A box with an optional label."""
+    """A box with an optional label and mask."""
 
     box: Box
     label: str | None = None
     """Label in the file that the box is from, or what a detector found in it."""
     score: float | None = None
     """Score of the detector, from 0 to 1; None: the box is not a detector's."""
+    mask: Mask | None = None
+    """The region's pixels, of an image of its image's size; None: only the box is known."""
 
 
 class WrittenBox(msgspec.Struct, frozen=True, gc=False):  # large files have a million
@@ -110,17 +113,20 @@ class WrittenBox(msgspec.Struct, frozen=True, gc=False):  # large files have a m
     """Label in the file that the box is from."""
     is_crowd: bool = False
     """Whether the file marks the box as one around a group of objects, as COCO does."""
+    mask: WrittenMask | None = None
+    """The region's pixels; None: only the box is given."""
 
     @classmethod
     def of(cls, region: Region) -> Self:
         """Write a region as xyxy in pixels."""
-        return cls(region.box.xyxy, label=region.label)
+        return cls(region.box.xyxy, label=region.label, mask=region.mask)
 
     def resolve(self, width: int, height: int) -> Region:
         """Convert to pixels of an image of this size, without clipping.
 
         Raises:
-            BoxError: The box is malformed, or its numbers are fractions where pixels are expected.
+            BoxError: The box is malformed, its numbers are fractions where pixels are expected, or
+                its mask is of an image of another size.
         """
         x, y, third, fourth = self.values
         text = ",".join(f"{value:g}" for value in self.values)
@@ -140,7 +146,9 @@ class WrittenBox(msgspec.Struct, frozen=True, gc=False):  # large files have a m
             whole = 1.0 if self.units is BoxUnits.fraction else 1000.0
             scale_x, scale_y = width / whole, height / whole
         x0, y0, x1, y1 = corners
-        return Region(Box(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y), self.label)
+        box = Box(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y)
+        mask = None if self.mask is None else self.mask.resolve(width, height)
+        return Region(box, self.label, mask=mask)
 
     def _refuse_fractions(
         self, corners: tuple[float, ...], text: str, width: int, height: int

@@ -379,15 +379,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
 
 @pytest.fixture(scope="session")
+def tiny_segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny SAM 2, which no test changes."""
+    from helpers.segmentation.segmenters import write_sam2
+
+    return write_sam2(tmp_path_factory.mktemp("segmenters") / "sam2")
+
+
+@pytest.fixture(scope="session")
 def tiny_detector(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Returns the folder of a family's tiny object detector, which no test changes."""
     from helpers.detection.detectors import WRITERS
 
     root = tmp_path_factory.mktemp("detectors")
-
-    def folder(family: str) -> Path:
-        if not (root / family).exists():
-            WRITERS[family](root / family)
-        return root / family
-
-    return folder
+    return cache(lambda family: WRITERS[family](root / family))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from regionqa.boxes.fields import Numbers, Point, four, is_finite
 from regionqa.errors import BoxError
+from regionqa.masks import check_runs, mask_runs, mask_size, runs_bounds
 
 TURNED = "rotated boxes read as the upright boxes around them"
 FLAT = "polygons without area"
@@ -90,65 +91,11 @@ def mask_bounds(counts: object, size: object, where: str) -> Numbers | None:
     Raises:
         BoxError: If this is no mask.
     """
-    height, width = _size(size, where)
-    runs = _runs(counts, where)
-    if sum(runs) != height * width:
-        raise BoxError(
-            f"box in {where}: the runs of its mask are {sum(runs)} pixels, "
-            f"but it is {width} x {height}; export it again"
-        )
-    left, top, right, bottom = width, height, 0, 0
-    start = 0
-    for index, run in enumerate(runs):
-        end = start + run
-        if index % 2 and run:
-            first, last = start // height, (end - 1) // height
-            left, right = min(left, first), max(right, last + 1)
-            if first == last:
-                top, bottom = min(top, start % height), max(bottom, (end - 1) % height + 1)
-            else:  # a run that leaves its column reaches the bottom of one and the top of the next
-                top, bottom = 0, height
-        start = end
-    return four((left, top, right, bottom), where) if right else None
-
-
-def _size(size: object, where: str) -> tuple[int, int]:
-    if (
-        not isinstance(size, list)
-        or len(size) != 2
-        or not all(type(length) is int and 0 < length < 1 << 20 for length in size)
-    ):
-        raise BoxError(f"box in {where}: the size of its mask is not [height, width] in pixels")
-    return size[0], size[1]
-
-
-def _runs(counts: object, where: str) -> list[int]:
-    if isinstance(counts, str):
-        counts = _decoded(counts, where)
-    if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
-        raise BoxError(f"box in {where}: its mask is not run lengths; export it again")
-    return counts
-
-
-def _decoded(text: str, where: str) -> list[int]:
-    """Decode COCO's text: numbers of 5 bits a character, the lowest first, from the third on as
-    differences to the one two before."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or shift > 60:
-            raise BoxError(f"box in {where}: its mask is not COCO's text of run lengths")
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            if code & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise BoxError(f"box in {where}: the text of its mask is cut off")
-    return runs
+    height, width = mask_size(size, where)
+    runs = mask_runs(counts, where)
+    check_runs(runs, width, height, where)
+    bounds = runs_bounds(runs, width, height)
+    return four(bounds, where) if bounds else None
 
 
 def segmentation_bounds(segmentation: object, where: str) -> Numbers | None:

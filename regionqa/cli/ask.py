@@ -17,6 +17,7 @@ from regionqa.options import (
     OutputOptions,
     RuntimeOptions,
 )
+from regionqa.segmentation.options import MarkOptions
 
 
 @with_options
@@ -33,6 +34,7 @@ def ask(
     *,
     inputs: InputOptions,
     boxes: BoxOptions,
+    marks: MarkOptions,
     detection: DetectionOptions,
     each: Annotated[bool, typer.Option("--each", help="Ask about each box separately.")] = False,
     runtime: RuntimeOptions,
@@ -47,9 +49,11 @@ def ask(
     from regionqa.pipeline.run import RunOptions, run_requests
 
     images, question = split_words(words)
-    has_boxes = boxes.box or boxes.boxes is not None or detection.find
+    has_boxes = boxes.box or boxes.boxes is not None or detection.find or marks.given
     if each and not has_boxes and STDIN not in images:
-        raise UsageError("--each: has no effect without boxes; add --box or --boxes, or drop it")
+        raise UsageError(
+            "--each: has no effect without boxes; add --box, --boxes or --point, or drop it"
+        )
     return run_requests(
         RunOptions(
             images=tuple(images),
@@ -57,6 +61,7 @@ def ask(
             each=each,
             inputs=inputs,
             boxes=boxes,
+            marks=marks,
             detection=detection,
             generation=generation,
             runtime=runtime,
@@ -75,6 +80,7 @@ def caption(
     *,
     inputs: InputOptions,
     boxes: BoxOptions,
+    marks: MarkOptions,
     detection: DetectionOptions,
     runtime: RuntimeOptions,
     generation: GenerationOptions,
@@ -92,6 +98,7 @@ def caption(
             caption=True,
             inputs=inputs,
             boxes=boxes,
+            marks=marks,
             detection=detection,
             generation=generation,
             runtime=runtime,

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from regionqa.boxes.fields import excerpt
 from regionqa.errors import BoxError, ItemError
+from regionqa.masks import Mask
 from regionqa.regions import WrittenBox, four_numbers
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
@@ -70,6 +71,7 @@ class RegionFields(msgspec.Struct):
 
     box: FourNumbers = []
     label: OptionalText = None
+    mask: Any = None
 
 
 class LearnedRegionFields(msgspec.Struct):
@@ -203,7 +205,10 @@ def _read_region(item: object, training: bool) -> tuple[WrittenBox | None, list[
         if not isinstance(values, list):
             return None, problems
     try:
-        return WrittenBox(four_numbers(values, excerpt(values)), label=label), problems
+        mask = None
+        if isinstance(item, dict) and not training and item.get("mask") is not None:
+            mask = Mask.parse(item["mask"], excerpt(values))
+        return WrittenBox(four_numbers(values, excerpt(values)), label=label, mask=mask), problems
     except BoxError as error:
         return None, [*problems, str(error)]
 

@@ -5,21 +5,24 @@ Any model that transformers loads as an object detector is one. What differs bet
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from regionqa.bundles.hub import cached, list_files, looks_like_repo, readable
 from regionqa.bundles.store import CARD, CONFIG, shipped_cards, shipped_folder, shipped_vlm_names
 from regionqa.errors import BundleError
 from regionqa.files import is_folder, with_home
 from regionqa.schema import from_table, read_toml
-from regionqa.vlm.card import CheckpointSource
 from regionqa.vlm.cards import model_type
-from regionqa.vlm.checkpoints import find_checkpoint
-from regionqa.vlm.store import remote_model_type, repo_of_snapshot
+from regionqa.vlm.catalogue import (
+    FoundCheckpoint,
+    NamedCheckpoint,
+    find_published,
+    first_downloaded,
+    read_cards,
+    unknown_name,
+)
 
 
 class Vocabulary(StrEnum):
@@ -56,29 +59,9 @@ class DetectorFamily:
 
 
 @dataclass(frozen=True)
-class DetectorCard:
-    """A detector that has a name in the package."""
-
-    name: str
-    family: str
-    """Its `model_type`."""
-    summary: str
-    source: CheckpointSource
-    rank: int
-    """Its place among the detectors of its vocabulary; the first that is downloaded is the default,
-    and the very first is recommended."""
-
-
-@dataclass(frozen=True)
-class FoundDetector:
+class FoundDetector(FoundCheckpoint):
     """A detector that was found."""
 
-    name: str
-    """Its name in the package, its repository, or its folder's name."""
-    folder: Path | None
-    """Its files; None: they are not, or not all, on this machine."""
-    source: CheckpointSource | None
-    """Where it is published; None: it is a folder."""
     kind: str
     """Which module opens it (`regionqa.detection.base`)."""
 
@@ -128,21 +111,20 @@ def _own_families() -> list[str]:
 
 
 @cache
-def detector_cards() -> dict[str, DetectorCard]:
+def detector_cards() -> dict[str, NamedCheckpoint]:
     """Return the detectors that have a name in the package, by vocabulary and rank."""
-    paths = sorted((shipped_folder() / "detectors").glob("*.toml"))
-    cards = [from_table(DetectorCard, read_toml(path), str(path)) for path in paths]
+    cards = read_cards("detectors")
     cards.sort(key=lambda card: (_vocabulary(card), card.rank, card.name))
     return {card.name: card for card in cards}
 
 
-def cards_of(vocabulary: Vocabulary) -> list[DetectorCard]:
+def cards_of(vocabulary: Vocabulary) -> list[NamedCheckpoint]:
     """Return the named detectors of a vocabulary, the recommended one first."""
     cards = detector_cards().values()
     return [card for card in cards if _vocabulary(card) is vocabulary]
 
 
-def _vocabulary(card: DetectorCard) -> Vocabulary:
+def _vocabulary(card: NamedCheckpoint) -> Vocabulary:
     path = shipped_folder() / "detectors" / "families" / f"{card.family}.toml"
     return Vocabulary(read_toml(path)["vocabulary"]) if path.is_file() else Vocabulary.fixed
 
@@ -170,65 +152,26 @@ def find_detector(name: str, *, open_vocabulary: bool = False) -> FoundDetector:
         checkpoint_family(folder)  # says what is wrong with it
     if name in shipped_cards() or name in shipped_vlm_names():
         return FoundDetector(name, shipped_folder() / name, None, BUNDLE)
-    if looks_like_repo(name):
-        raise BundleError(f"{name}: holds no object detector of transformers; name another")
-    near = get_close_matches(name.lower(), detector_cards(), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise BundleError(
-        f"{name}: no such detector; {hint}known are {', '.join(detector_cards())}; or give a "
-        "folder, or OWNER/NAME on the Hub"
-    )
+    raise unknown_name(name, "detector", detector_cards())
 
 
 def detector_checkpoint(name: str, revision: str | None = None) -> FoundDetector | None:
     """Find a detector that is a checkpoint of transformers; None for anything else.
 
-    Args:
-        name: A name in the package, a folder, or OWNER/NAME on the Hub.
-        revision: A branch, tag or commit; None: main.
-
-    Raises:
-        DownloadError: It is a repository of which nothing is known, and the Hub cannot be asked.
+    The arguments and errors are those of `find_published`.
     """
-    if card := detector_cards().get(name):
-        source = replace(card.source, revision=revision or card.source.revision)
-        return FoundDetector(name, find_checkpoint(source), source, CHECKPOINT)
-    folder = with_home(Path(name))
-    if is_folder(folder):
-        kind = model_type(folder)
-        if kind is None or (folder / CARD).is_file() or family_of(kind) is None:
-            return None
-        own = repo_of_snapshot(folder) or folder.resolve().name
-        return FoundDetector(own, folder, None, CHECKPOINT)
-    return _on_hub(name, revision) if looks_like_repo(name) else None
-
-
-def _on_hub(repo: str, revision: str | None) -> FoundDetector | None:
-    source = CheckpointSource(repo, "", revision or "main")
-    folder = find_checkpoint(source)
-    config = folder or cached(repo, revision=revision, files=[CONFIG])
-    kind = model_type(config) if config else None
-    if config is None:
-        listing = list_files(repo, revision=revision)
-        names = {file.path for file in listing.files}
-        if CARD in names or CONFIG not in names:
-            return None
-        kind = listing.model_type or remote_model_type(repo, revision)
-    if kind is None or family_of(kind) is None:
-        return None
-    return FoundDetector(repo, folder, source, CHECKPOINT)
+    found = find_published(
+        name, detector_cards(), lambda kind: family_of(kind) is not None, revision
+    )
+    return None if found is None else _as_detector(found)
 
 
 def default_detector(vocabulary: Vocabulary) -> FoundDetector:
     """Return the first named detector that is downloaded; BundleError, saying how, if none is."""
-    cards = cards_of(vocabulary)
-    for card in cards:
-        if (folder := find_checkpoint(card.source)) is not None:
-            return FoundDetector(card.name, folder, card.source, CHECKPOINT)
-    first = cards[0]
-    what = "open-vocabulary detector" if vocabulary is Vocabulary.open else "object detector"
-    raise BundleError(
-        f"no {what} is on this machine; run: regionqa download {first.name} "
-        f"({readable(first.source.size)}, {first.source.licence}), or name one of your own: a "
-        "folder, or OWNER/NAME on the Hub"
-    )
+    is_open = vocabulary is Vocabulary.open
+    what = "open-vocabulary detector" if is_open else "object detector"
+    return _as_detector(first_downloaded(cards_of(vocabulary), what))
+
+
+def _as_detector(found: FoundCheckpoint) -> FoundDetector:
+    return FoundDetector(found.name, found.folder, found.source, CHECKPOINT)

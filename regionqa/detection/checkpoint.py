@@ -10,9 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
+from regionqa.backends.vlm.networks import GraphNetwork, load_network
 from regionqa.backends.vlm.processor import LOAD_ERRORS
 from regionqa.detection.base import DetectorInfo, ScoredBoxes
 from regionqa.detection.cards import (
@@ -25,9 +25,9 @@ from regionqa.detection.cards import (
 )
 from regionqa.errors import BundleError, ImageError, UsageError
 from regionqa.options import VisionRuntime
-from regionqa.runtime.devices import Device, open_session
+from regionqa.runtime.devices import Device
 from regionqa.vlm.checkpoints import checkpoint_digest
-from regionqa.vlm.vision_exports import VisionExport, open_export
+from regionqa.vlm.vision_exports import VisionExport, choose_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,7 +188,7 @@ class TorchNetwork:
 
     def __init__(self, folder: Path, family: DetectorFamily, device: Device) -> None:
         """Load the weights; BundleError if that fails, or one is missing."""
-        self.model = load_network(folder, family).to(device.value)
+        self.model = load_detector_network(folder, family).to(device.value)
         self._device = device.value
 
     def __call__(self, inputs: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -207,23 +207,11 @@ class OnnxNetwork:
     def __init__(self, export: VisionExport, device: Device) -> None:
         """Open the session; BundleError or DeviceError if that fails."""
         (part,) = export.manifest.parts
-        self._session = open_session(export.graph(part), device)
-        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._graph = GraphNetwork(export.graph(part), device, "detector")
 
     def __call__(self, inputs: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """Compute `OUTPUTS`; ImageError if the graph cannot take an image of this size."""
-        import torch
-
-        feeds = {name: np.ascontiguousarray(inputs[name].numpy()) for name in self._inputs}
-        try:
-            found = self._session.run(list(OUTPUTS), feeds)
-        except RuntimeError as error:  # onnxruntime's own errors are of this class
-            reason = str(error).splitlines()[0]
-            raise ImageError(
-                f"the exported detector cannot take an image of this size ({reason}); use "
-                "--vision-runtime torch"
-            ) from error
-        return {name: torch.from_numpy(value) for name, value in zip(OUTPUTS, found, strict=True)}
+        return self._graph(inputs, OUTPUTS)
 
 
 class CheckpointDetector:
@@ -233,7 +221,9 @@ class CheckpointDetector:
         """Load the checkpoint; see `regionqa.detection.base.open_found` for the errors."""
         family = checkpoint_family(folder)
         self._processor = DetectorProcessor(folder, family)
-        export, reason = choose_network(name, folder, runtime)
+        export, reason = choose_network(
+            name, folder, runtime, "the detector", named=name in detector_cards()
+        )
         self._network = OnnxNetwork(export, device) if export else TorchNetwork(
             folder, family, device
         )  # fmt: skip
@@ -260,52 +250,10 @@ class CheckpointDetector:
         return self._processor.boxes(outputs, inputs, image.size, phrases, min_score)
 
 
-def choose_network(
-    name: str, folder: Path, asked: VisionRuntime
-) -> tuple[VisionExport | None, str]:
-    """Choose where a detector's network runs.
-
-    Returns:
-        The export, None for torch; and why, for people.
-
-    Raises:
-        BundleError: ONNX Runtime is asked for, and there is no export that can be used.
-    """
-    if asked is VisionRuntime.torch:
-        return None, "--vision-runtime torch"
-    try:
-        export = open_export(folder, "the detector")
-    except BundleError as error:
-        named = name in detector_cards() or "/" in name
-        what = f"{error}; run: regionqa export {name if named else folder}"
-        if asked is VisionRuntime.onnx:
-            raise BundleError(f"--vision-runtime onnx: {name}: {what}") from None
-        return None, what
-    return export, f"differs from torch by {export.manifest.difference:.0e}"
-
-
-def load_network(folder: Path, family: DetectorFamily) -> Any:
-    """Load a detector's network in float32 and in evaluation mode.
-
-    Raises:
-        BundleError: A file is missing or cannot be used, or a weight is missing.
-    """
-    import torch
-    from safetensors import SafetensorError
+def load_detector_network(folder: Path, family: DetectorFamily) -> Any:
+    """Load a detector's network; the errors are those of `load_network`."""
     from transformers import AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
     is_open = family.vocabulary is Vocabulary.open
     kind = AutoModelForZeroShotObjectDetection if is_open else AutoModelForObjectDetection
-    try:
-        model, report = kind.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False,
-            output_loading_info=True,
-        )  # fmt: skip
-    except (*LOAD_ERRORS, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
-    if report["missing_keys"]:  # transformers would initialize them
-        raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing; get it again")
-    return model.eval()
+    return load_network(kind, folder)

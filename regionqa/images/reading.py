@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 
 from regionqa.errors import ImageError
 from regionqa.images.files import check_size, find_source, pillow_errors, use_image
+from regionqa.masks import Mask
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -178,6 +179,36 @@ def image_from_memory(image: Image.Image | NDArray[Any], name: str = "image") ->
     with pillow_errors(name):
         pixels = _as_displayed(image)
     return InputImage(name, *pixels.size, pixels)
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a mask from an image file: what is not black is inside.
+
+    In a file with transparency, what is not transparent is, whatever its colour.
+
+    Raises:
+        ImageError: Not an image of a lossless format that is read, or too large; or no pixel is
+            inside.
+    """
+    name = str(path)
+    inside = use_image(find_source(path, name), name, _mask_pixels)
+    if inside is None:
+        raise ImageError(f"{name}: a JPEG, whose compression changes masks; save it as PNG")
+    mask = Mask.of_array(inside)
+    if not mask.area:
+        raise ImageError(f"{name}: no pixel of this mask is inside; paint the region white")
+    return mask
+
+
+def _mask_pixels(image: Image.Image) -> NDArray[Any] | None:
+    """Return what is inside (height, width); None for a JPEG."""
+    if image.format in ("JPEG", "MPO"):
+        return None
+    pixels = _upright(image.copy(), _orientation(image))
+    values: NDArray[Any] = np.asarray(
+        pixels.getchannel("A") if "A" in pixels.getbands() else pixels
+    )
+    return np.max(values, axis=2) if values.ndim == 3 else values
 
 
 def _header(image: Image.Image) -> tuple[int, int, bool]:

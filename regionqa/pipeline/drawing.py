@@ -1,4 +1,4 @@
-"""Drawings of answers: the image with numbered boxes, and a legend of the answers below it."""
+"""Drawings of answers: the image with numbered boxes and masks, above a legend of the answers."""
 
 import unicodedata
 from collections import defaultdict
@@ -11,10 +11,13 @@ from math import ceil, floor, hypot, sqrt
 from PIL import Image, ImageDraw, ImageFont
 
 from regionqa.language.references import REFERENCE
-from regionqa.regions import Box
+from regionqa.masks import Mask
+from regionqa.regions import Box, Region
 from regionqa.requests import Answer
 
 Colour = tuple[int, int, int]
+Shape = tuple[Box, Mask | None]
+"""Box and mask of a region."""
 Edges = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels of the drawing; half-open."""
 
@@ -38,6 +41,8 @@ PAPER: Colour = (250, 250, 250)
 INK: Colour = (20, 20, 20)
 ALARM: Colour = (170, 0, 0)
 
+TINT = 110
+"""Opacity of a mask, from 0 to 255."""
 TAGS_A_ROW = 4
 """Number tags per row of the legend."""
 
@@ -57,7 +62,10 @@ def draw_answers(
     """
     numbers = _numbered(answers)
     shown = _resized(image, SMALLEST, LARGEST)
-    style = _draw_boxes(shown, list(numbers), image.size)
+    for (_, mask), number in numbers.items():
+        if mask is not None:
+            _tint(shown, mask, colour_of(number))
+    style = _draw_boxes(shown, [box for box, _ in numbers], image.size)
     legend = _legend(_entries(answers, numbers, questions), max(shown.width, SMALLEST), style)
     drawing = Image.new("RGB", (legend.width, shown.height + legend.height), PAPER)
     drawing.paste(shown, (0, 0))
@@ -135,10 +143,21 @@ class _Style:
 # -- boxes -----------------------------------------------------------------------------------------
 
 
-def _numbered(answers: Sequence[Answer]) -> dict[Box, int]:
-    """Number boxes from 1, in the order of the questions."""
-    boxes = dict.fromkeys(region.box for answer in answers for region in answer.request.regions)
-    return {box: number for number, box in enumerate(boxes, start=1)}
+def _numbered(answers: Sequence[Answer]) -> dict[Shape, int]:
+    """Number boxes from 1, in the order of the questions; equal ones with other masks differ."""
+    regions = [region for answer in answers for region in answer.request.regions]
+    shapes = dict.fromkeys(map(_shape, regions))
+    return {shape: number for number, shape in enumerate(shapes, start=1)}
+
+
+def _shape(region: Region) -> Shape:
+    return region.box, region.mask
+
+
+def _tint(shown: Image.Image, mask: Mask, colour: Colour) -> None:
+    """Paint a mask over the image, through which the image can be seen."""
+    inside = Image.fromarray(mask.array().astype("uint8") * TINT)
+    shown.paste(colour, mask=inside.resize(shown.size, Image.Resampling.BILINEAR))
 
 
 def _resized(image: Image.Image, smallest: int, largest: int) -> Image.Image:
@@ -269,10 +288,10 @@ class _Entry:
 
 
 def _entries(
-    answers: Sequence[Answer], numbers: dict[Box, int], all_questions: bool
+    answers: Sequence[Answer], numbers: dict[Shape, int], all_questions: bool
 ) -> list[_Entry]:
     """Return one entry per answer, with the question unless a single box identifies it."""
-    boxes = [tuple(numbers[r.box] for r in answer.request.regions) for answer in answers]
+    boxes = [tuple(numbers[_shape(r)] for r in answer.request.regions) for answer in answers]
     questions: dict[tuple[int, ...], set[str]] = defaultdict(set)
     for own, answer in zip(boxes, answers, strict=True):
         questions[own].add(answer.request.question)

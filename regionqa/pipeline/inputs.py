@@ -7,7 +7,7 @@ their questions. A fault of one item becomes the error of its request; the strea
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from regionqa.boxes.files import BoxFile
 from regionqa.boxes.lookup import is_same_file
@@ -23,6 +23,7 @@ from regionqa.requests import Request
 
 if TYPE_CHECKING:
     from regionqa.detection.detector import ObjectDetector
+    from regionqa.segmentation.marks import MarkedRegions
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class AskSettings:
     """Question about a single region, if `each`; None: `question`."""
     boxes: tuple[WrittenBox, ...] = ()
     """Boxes on every image; empty: the whole image."""
+    marks: "MarkedRegions | None" = None
+    """Regions on every image that are marked otherwise too; None: they are `boxes`."""
     detector: "ObjectDetector | None" = None
     """What finds the boxes of images; None: they are given, or there are none."""
     boxfile: BoxFile | None = None
@@ -44,6 +47,19 @@ class AskSettings:
     each: bool = False
     """One request per region instead of one per image. An image that `boxfile` lists without any
     box then has no request."""
+
+
+class ImageBoxes(Protocol):
+    """Where the boxes of images come from."""
+
+    def of(self, image: InputImage) -> tuple[WrittenBox, ...]:
+        """Return the boxes of an image; ItemError if there is a fault."""
+
+    def finish(self, *, each: bool) -> None:
+        """Warn about what was found for all images together.
+
+        each: whether images without boxes have no request.
+        """
 
 
 def make_requests(
@@ -66,7 +82,7 @@ def make_requests(
         find_image: Opens the image of a name; None: `open_image`.
     """
     open_cached = lru_cache(maxsize=1)(find_image or open_image)
-    boxes_of: FileBoxes | DetectedBoxes | None = None
+    boxes_of: ImageBoxes | None = settings.marks
     if settings.detector is not None:
         boxes_of = DetectedBoxes(settings.detector, warn, each=settings.each)
     if settings.boxfile is not None:
@@ -155,10 +171,7 @@ class FileBoxes:
         return boxes
 
     def finish(self, *, each: bool) -> None:
-        """Warn about what was found for all images together.
-
-        each: whether images without boxes have no request.
-        """
+        """See `ImageBoxes.finish`."""
         self._sizes.finish()
         if len(self._elsewhere) > 1:
             self._warn(
@@ -199,7 +212,7 @@ class DetectedBoxes:
         return boxes
 
     def finish(self, *, each: bool) -> None:
-        """Warn about what was found for all images together; see `FileBoxes.finish`."""
+        """See `ImageBoxes.finish`."""
         name = self._detector.info.name
         if each and self._empty:
             self._warn(
@@ -226,7 +239,7 @@ def _with_inline(item: InputItem, settings: AskSettings) -> InputItem:
     question = item.question or settings.question or ""
     (text,), inline = inline_regions([question_text(question)], with_boxes=False)
     if inline:
-        command = settings.boxes or settings.boxfile or settings.detector
+        command = settings.boxes or settings.boxfile or settings.detector or settings.marks
         given = command if item.boxes is None else item.boxes
         inline_regions([question], with_boxes=bool(given))
         if settings.each:
@@ -239,7 +252,7 @@ def _groups(
     item: InputItem,
     settings: AskSettings,
     image: InputImage,
-    boxes_of: "FileBoxes | DetectedBoxes | None",
+    boxes_of: "ImageBoxes | None",
 ) -> list[tuple[WrittenBox, ...]]:
     """Return the boxes of each request to make; an empty group stands for the whole image."""
     boxes = settings.boxes if item.boxes is None else item.boxes

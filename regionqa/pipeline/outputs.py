@@ -112,6 +112,12 @@ def request_boxes(regions: Iterable[Region]) -> str:
     return boxes_text(region.box.xyxy for region in regions)
 
 
+def region_fields(region: Region) -> dict[str, object]:
+    """Return a region as JSON: its box, label, and mask if it has one, in run lengths."""
+    mask = {} if region.mask is None else {"mask": region.mask.as_rle()}
+    return {"box": [rounded(n) for n in region.box.xyxy], "label": region.label, **mask}
+
+
 def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
     """Return the JSON object of an answer. Its keys and their order are an interface."""
     request, error = answer.request, answer.error
@@ -121,7 +127,7 @@ def as_record(answer: Answer, settings: OutputSettings) -> dict[str, object]:
         "width": image.width if image else None,
         "height": image.height if image else None,
         "regions": [
-            {"id": number, "box": [rounded(n) for n in region.box.xyxy], "label": region.label}
+            {"id": number, **region_fields(region)}
             for number, region in enumerate(request.regions, start=1)
         ],
         "question": request.question,

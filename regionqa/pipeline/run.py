@@ -13,7 +13,7 @@ from regionqa.backends.base import ModelInfo, configured_model
 from regionqa.backends.structured import check_schema
 from regionqa.boxes.files import read_boxes
 from regionqa.detection.options import DetectionOptions, detector_of
-from regionqa.errors import SOME_FAILED, ItemError
+from regionqa.errors import SOME_FAILED, ItemError, UsageError
 from regionqa.images.reading import InputImage, PixelBudget
 from regionqa.language.answer_schemas import short_digest
 from regionqa.options import (
@@ -31,9 +31,11 @@ from regionqa.pipeline.items import STDIN, InputItem, find_images, is_one_image
 from regionqa.pipeline.outputs import AnswerWriter, OutputSettings, prompt_heading
 from regionqa.pipeline.resume import FinishedRequests, answer_missing, resume
 from regionqa.requests import Answer, Request
+from regionqa.segmentation.options import MarkOptions
 
 if TYPE_CHECKING:
     from regionqa.detection.detector import ObjectDetector
+    from regionqa.segmentation.marks import MarkedRegions
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class RunOptions:
     """Ask about each region separately."""
     inputs: InputOptions = field(default_factory=InputOptions)
     boxes: BoxOptions = field(default_factory=BoxOptions)
+    marks: MarkOptions = field(default_factory=MarkOptions)
     detection: DetectionOptions = field(default_factory=DetectionOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
@@ -132,6 +135,7 @@ def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettin
         question=model.image_question if options.caption else options.question,
         region_question=model.region_question if options.caption else None,
         boxes=boxes.written(),
+        marks=_marked_regions(options) if options.marks.given else None,
         detector=None if detector is None else _load_detector(detector, options),
         boxfile=boxfile,
         scale_boxes=boxes.scale_boxes,
@@ -146,6 +150,23 @@ def _load_detector(name: str, options: RunOptions) -> "ObjectDetector":
     return load_detector(
         name, options.detection, device=runtime.device, vision_runtime=runtime.vision_runtime
     )
+
+
+def _marked_regions(options: RunOptions) -> "MarkedRegions":
+    from regionqa.images.reading import read_mask
+    from regionqa.segmentation.marks import MarkedRegions, load_segmenter
+
+    marks, runtime = options.marks, options.runtime
+    try:
+        masks = [read_mask(path) for path in marks.mask]
+    except ItemError as error:  # wrong for every image, so it ends the command
+        raise UsageError(f"--mask: {error}") from None
+    segmenter = None
+    if marks.point:
+        segmenter = load_segmenter(
+            marks.segmenter or "", device=runtime.device, vision_runtime=runtime.vision_runtime
+        )
+    return MarkedRegions(options.boxes.written(), marks.points, masks, segmenter)
 
 
 def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> OutputSettings:
@@ -163,7 +184,7 @@ def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> Output
         timing=options.output.timing,
         confidence=options.output.confidence,
         bare=one
-        and (len(boxes.box) <= 1 or not each)
+        and (len(boxes.box) + options.marks.given <= 1 or not each)
         and boxes.boxes is None
         and not options.detection.find,
     )

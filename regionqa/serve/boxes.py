@@ -4,7 +4,7 @@ import base64
 import binascii
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,7 @@ from regionqa.errors import BoxFileError, ItemError, OutputError, UsageError
 from regionqa.images.reading import InputImage
 from regionqa.pipeline.drawing import draw_answers
 from regionqa.pipeline.inputs import FileBoxes
-from regionqa.pipeline.outputs import encode, rounded
+from regionqa.pipeline.outputs import encode, region_fields
 from regionqa.regions import BoxFormat, BoxUnits, Region, clip_all
 from regionqa.requests import Answer, Request
 from regionqa.serve.bodies import HttpError
@@ -138,7 +138,7 @@ class BoxService:
                 errors.append({"image": name, "error": shown(str(error))})
                 continue
             warnings += (f"{name}: {line}" for line in clipped)
-            images.append({"image": name, "regions": region_records(regions)})
+            images.append({"image": name, "regions": list(map(region_fields, regions))})
         boxes_of.finish(each=False)
         unmatched = [name for name in file.images if name not in used]
         return {
@@ -210,14 +210,6 @@ def regions_of(documents: list[Any], image: InputImage) -> tuple[Region, ...]:
         return clip_all(tuple(box.resolve(*size) for box in boxes), *size)[0]
     except ItemError as error:
         raise ItemError(f"{image.name}: {error}") from None
-
-
-def region_records(regions: Sequence[Region]) -> list[dict[str, object]]:
-    """Return regions as requests and answers hold them."""
-    return [
-        {"box": [rounded(number) for number in region.box.xyxy], "label": region.label}
-        for region in regions
-    ]
 
 
 def save_file(file: SentFile, top: Path) -> Path:

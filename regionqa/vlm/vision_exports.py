@@ -1,4 +1,4 @@
-"""Vision encoders and detectors as ONNX graphs: where they lie, and whether they can be used.
+"""ONNX graphs of vision encoders, detectors and segmenters: where they lie, which can be used.
 
 `regionqa.export` writes them, once per checkpoint. A graph belongs to the weights it was made
 of, so its folder is named after them and not after the model.
@@ -31,7 +31,7 @@ class GraphPart:
     """One module as a graph."""
 
     name: str
-    """`encoder`, `projector` or `detector`."""
+    """Such as `encoder`, `projector`, `detector` or `decoder`."""
     graph: str
     """Name of its file."""
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -47,10 +47,11 @@ class VisionCheck:
     size: tuple[int, int]
     """Width and height of the image, in pixels."""
     tokens: int
-    """Its number of image tokens, or of boxes."""
+    """Its number of image tokens, of boxes, or of points."""
     difference: float
     """Largest |ONNX - torch| over the features, relative to their largest value; of a detector,
-    over scores and boxes in fractions of the image."""
+    over scores and boxes in fractions of the image; of a segmenter, over its masks and scores,
+    relative to the largest of each."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,37 @@ def choose_vision(
         f"differs from torch by {export.manifest.difference:.0e} of the features' scale, "
         f"{export.folder}",
     )
+
+
+def choose_network(
+    name: str, folder: Path, asked: VisionRuntime, what: str, *, named: bool
+) -> tuple[VisionExport | None, str]:
+    """Choose where the network of a detector or segmenter runs.
+
+    Args:
+        name: Its name, for messages.
+        folder: The checkpoint.
+        asked: What the user asks for.
+        what: What it is, such as `the detector`.
+        named: Whether it has this name in the package.
+
+    Returns:
+        The export, None for torch; and why, for people.
+
+    Raises:
+        BundleError: ONNX Runtime is asked for, and there is no export that can be used.
+    """
+    if asked is VisionRuntime.torch:
+        return None, "--vision-runtime torch"
+    try:
+        export = open_export(folder, what)
+    except BundleError as error:
+        given = name if named or "/" in name else folder
+        reason = f"{error}; run: regionqa export {given}"
+        if asked is VisionRuntime.onnx:
+            raise BundleError(f"--vision-runtime onnx: {name}: {reason}") from None
+        return None, reason
+    return export, f"differs from torch by {export.manifest.difference:.0e}"
 
 
 def open_export(checkpoint: Path, what: str = "the vision encoder") -> VisionExport:

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from conftest import Command
 
 NO_FILES = {
-    "box", "choices", "find", "host", "kinds", "name", "only", "push", "question", "revision",
-    "server", "server_model", "shard", "split", "token", "ways",
+    "box", "choices", "find", "host", "kinds", "name", "only", "point", "push", "question",
+    "revision", "server", "server_model", "shard", "split", "token", "ways",
 }  # fmt: skip
 """Options and arguments that take any text, which names no file."""
 NEEDED = {
+    ("ask", "segmenter"): ("--point", "1,1"),
+    ("caption", "segmenter"): ("--point", "1,1"),
     ("data convert", "annotations"): ("--kind", "gqa"),
     ("data convert", "save_images"): ("--kind", "dam"),
     ("init", "vision"): ("--llm", "x"),

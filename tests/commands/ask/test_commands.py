@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 SERVER = ("--server", "--server-model", "--server-timeout")
 VISION = ("--vision-runtime", "--cache", "--cache-size")
 DETECTING = ("--find", "--min-score", "--max-boxes", "--only", "--nms")
+MARKING = ("--point", "--mask", "--segmenter")
 ASKING = (
-    *SERVER, "--server-concurrency", *DETECTING,
+    *SERVER, "--server-concurrency", *DETECTING, *MARKING,
     "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
     "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device",
     "--dtype", "--quantize", "--way", *VISION, "--batch-size", "--max-new-tokens",

@@ -1,0 +1,1 @@
+"""Regions marked by points and masks."""
