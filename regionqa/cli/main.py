@@ -44,6 +44,10 @@ COMMANDS = {
     "serve": CommandEntry(
         "chat", "Serve a page to draw regions on and ask about them, and a JSON API."
     ),
+    "batch": CommandEntry(
+        "batch",
+        "Answer millions of requests on one machine or a Ray cluster, and resume where it stopped.",
+    ),
     "finetune": CommandEntry("finetune", "Train a model on your own regions."),
     "models": CommandEntry("models", "Choose, list and show models."),
     "data": CommandEntry("data", "Check, look at, convert and generate training data."),

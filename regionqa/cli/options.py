@@ -306,6 +306,7 @@ DETECTION = ("faster_coco_eval",)
 EVAL = (*PLOT, "sentence_transformers")
 GENERATE = ("openai", "datasketch", "xgrammar")
 SERVE = ("starlette", "uvicorn")
+BATCH = ("ray", "pandas", "pyarrow", "fsspec", "requests")
 """Packages of the extras in pyproject.toml, by the names they are imported as."""
 
 

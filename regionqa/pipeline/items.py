@@ -224,10 +224,8 @@ def _read_stdin(stdin: TextIO, null: bool) -> Iterator[InputItem]:
             error = f"{unit} {number} of stdin: {what}; nothing after it is read"
             yield InputItem(STDIN, error=ItemError(error))
             return
-        if text.lstrip().startswith("{"):
-            yield _parse_line(text, f"{unit} {number} of stdin")
-        elif text.strip():
-            yield InputItem(text)
+        if text.strip():
+            yield item_of_line(text, f"{unit} {number} of stdin")
 
 
 def _null_terminated(stdin: TextIO) -> Iterator[str]:
@@ -292,8 +290,10 @@ def allowed_answers(choices: Sequence[str] | None) -> tuple[str, ...]:
     return allowed
 
 
-def _parse_line(text: str, where: str) -> InputItem:
-    """Read a request from a JSON line; what is wrong with it becomes the item's error."""
+def item_of_line(text: str, where: str) -> InputItem:
+    """Read the name of an image, or a JSON object; what is wrong becomes the item's error."""
+    if not text.lstrip().startswith("{"):
+        return InputItem(text)
     record = parse_line(text, where)
     if not isinstance(record.document, dict):
         error = f"{where}: is not a JSON request: {record.error}"

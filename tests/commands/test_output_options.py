@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from conftest import Command
 
 NO_FILES = {
-    "box", "choices", "find", "host", "kinds", "name", "only", "point", "push", "question",
-    "revision", "server", "server_model", "shard", "split", "token", "ways",
+    "actors", "box", "choices", "find", "host", "kinds", "name", "only", "point", "push",
+    "question", "ray_address", "revision", "server", "server_model", "shard", "split", "token",
+    "ways",
 }  # fmt: skip
 """Options and arguments that take any text, which names no file."""
 NEEDED = {

@@ -1,0 +1,1 @@
+"""Many requests on local disk or object storage, answered by Ray Data."""
