@@ -3,8 +3,7 @@
 Both runtimes then find boxes in images of several sizes; a graph that differs is not kept.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,29 +20,10 @@ from regionqa.detection.checkpoint import (
     load_detector_network,
 )
 from regionqa.errors import ExportError
-from regionqa.export.vlm.vision import (
-    PACKAGES,
-    SIZES,
-    TOLERANCE,
-    ModuleCall,
-    example_image,
-    installed,
-    keep_export,
-    shapes_of,
-    write_module,
-)
-from regionqa.files import write_whole
+from regionqa.export.networks import check_parts, write_part
+from regionqa.export.vlm.vision import SIZES, ModuleCall, example_image, keep_export
 from regionqa.runtime.devices import Device
-from regionqa.vlm.cards import model_type
-from regionqa.vlm.vision_exports import (
-    FORMAT,
-    MANIFEST,
-    GraphPart,
-    VisionCheck,
-    VisionExport,
-    VisionManifest,
-    manifest_text,
-)
+from regionqa.vlm.vision_exports import VisionExport
 
 PHRASES = (("red cup", "a cat"), ("the cat", "a cup", "blue car"), ("dog",))
 """What an open-vocabulary detector looks for in the images that are compared; their numbers and
@@ -97,45 +77,18 @@ def _write_export(name: str, checkpoint: Path, folder: Path) -> None:
         ModuleCall(module, processor.prepare(example_image(size), phrases), {})
         for size, phrases in zip(SIZES, looked_for, strict=True)
     ]
-    graph = f"{PART}.onnx"
-    fixed = len({shapes_of(call) for call in calls}) == 1
-    try:
-        write_module(replace(calls[1], fixed=fixed, varying=varying_axes(calls)), folder / graph)
-    except Exception as error:  # the exporters' errors share no base class
-        reason = " ".join(str(error).split())
-        raise ExportError(f"{name}: cannot be exported: {reason}; it runs in torch") from error
-    manifest = VisionManifest(
-        FORMAT, name, model_type(checkpoint) or "", installed(PACKAGES), (GraphPart(PART, graph),),
-        (), {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
-    )  # fmt: skip
-    network = OnnxNetwork(VisionExport(folder, manifest), Device.cpu)
+    part = write_part(name, PART, calls, folder)
     checks = []
     for size, call in zip(SIZES, calls, strict=True):
         with torch.inference_mode():
             expected = module(**call.arguments)
-        difference = compare_outputs(expected, network(call.arguments))
-        checks.append(VisionCheck(size, expected["pred_boxes"].shape[1], difference))
-        if not difference <= TOLERANCE:
-            raise ExportError(
-                f"{name}: its exported network differs from torch by {difference:.0e} for an image "
-                f"of {size[0]} x {size[1]} pixels, {TOLERANCE:.0e} is allowed; it is not kept, "
-                "and the detector runs in torch"
-            )
-    with write_whole(folder / MANIFEST) as file:
-        file.write(manifest_text(replace(manifest, checks=tuple(checks))).encode())
+        compared = partial(_difference, call, expected)
+        checks.append((size, expected["pred_boxes"].shape[1], compared))
+    check_parts(name, checkpoint, (part,), checks, folder)
 
 
-def varying_axes(calls: Sequence[ModuleCall]) -> dict[str, tuple[int, ...]]:
-    """Return the axes of each argument whose lengths differ between calls."""
-    first, *others = (call.arguments for call in calls)
-    return {
-        name: tuple(
-            axis
-            for axis, length in enumerate(value.shape)
-            if any(other[name].shape[axis] != length for other in others)
-        )
-        for name, value in first.items()
-    }
+def _difference(call: ModuleCall, expected: Mapping[str, Tensor], export: VisionExport) -> float:
+    return compare_outputs(expected, OnnxNetwork(export, Device.cpu)(call.arguments))
 
 
 def compare_outputs(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:

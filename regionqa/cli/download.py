@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regionqa.cli.export import prepare_detector, prepare_vision
+from regionqa.cli.export import find_network, named_network, prepare_network, prepare_vision
 from regionqa.cli.options import with_options
 from regionqa.cli.published import ConversionOptions, download_published
 from regionqa.errors import DownloadError, UsageError
@@ -16,8 +16,8 @@ from regionqa.flags import Reads
 if TYPE_CHECKING:
     from regionqa.bundles.card import ModelCard
     from regionqa.bundles.hub import Listing
-    from regionqa.detection.cards import FoundDetector
     from regionqa.vlm.card import VlmCard
+    from regionqa.vlm.catalogue import FoundCheckpoint
     from regionqa.vlm.store import FoundVlm
 
 
@@ -87,14 +87,14 @@ def download_from_hub(name: str, revision: str | None, *, dry_run: bool) -> list
     """
     from regionqa.bundles.hub import fetch, list_files
     from regionqa.bundles.store import CARD, no_such_model, open_bundle, shipped_bundles
-    from regionqa.detection.cards import FoundDetector
+    from regionqa.vlm.catalogue import FoundCheckpoint
 
     if name in (shipped := shipped_bundles()):
         print(f"{name}: ships with regionqa; there is nothing to download", file=sys.stderr)
         return [str(shipped[name])]
     found = find_checkpoint(name, revision)
-    if isinstance(found, FoundDetector):
-        return download_detector(found, dry_run=dry_run)
+    if isinstance(found, FoundCheckpoint):
+        return download_network(found, dry_run=dry_run)
     if found:
         return plan_of_checkpoint(found) if dry_run else [str(download_checkpoint(found))]
     if "/" not in name:
@@ -109,8 +109,13 @@ def download_from_hub(name: str, revision: str | None, *, dry_run: bool) -> list
     return [str(folder)]
 
 
-def download_detector(found: "FoundDetector", *, dry_run: bool) -> list[str]:
-    """Fetch a detector and export it; its folder, or with `dry_run` files and sizes, as lines."""
+def download_network(found: "FoundCheckpoint", *, dry_run: bool) -> list[str]:
+    """Fetch a detector or segmenter and export it.
+
+    Returns:
+        The folder, or with `dry_run` files and sizes, as lines.
+    """
+    from regionqa.segmentation.base import FoundSegmenter
     from regionqa.vlm.checkpoints import fetch_checkpoint, list_checkpoint
 
     source = found.source
@@ -118,9 +123,12 @@ def download_detector(found: "FoundDetector", *, dry_run: bool) -> list[str]:
     if dry_run:
         listing = list_checkpoint(source)
         show_licence(listing, source.licence)
-        return [*listing_lines(listing), f"next: regionqa detect IMAGE --model {found.name}"]
+        then = f"regionqa detect IMAGE --model {found.name}"
+        if isinstance(found, FoundSegmenter):
+            then = f"regionqa ask IMAGE --point X,Y --segmenter {found.name} QUESTION"
+        return [*listing_lines(listing), f"next: {then}"]
     folder = fetch_checkpoint(source, lambda listing: show_licence(listing, source.licence))
-    prepare_detector(found.name, folder)
+    prepare_network(found, folder)
     return [str(folder)]
 
 
@@ -150,26 +158,25 @@ def listing_lines(listing: "Listing") -> list[str]:
 # -- vision-language models ------------------------------------------------------------------------
 
 
-def find_checkpoint(name: str, revision: str | None) -> "FoundVlm | FoundDetector | None":
-    """Find a vision-language model or detector by name or repository; None for anything else.
+def find_checkpoint(name: str, revision: str | None) -> "FoundVlm | FoundCheckpoint | None":
+    """Find a vision-language model, detector or segmenter, by name or repository; or None.
 
     Raises:
         DownloadError: The Hub cannot be asked what the repository holds.
     """
     from regionqa.bundles.hub import looks_like_repo
     from regionqa.bundles.store import shipped_vlm_names
-    from regionqa.detection.cards import detector_cards, detector_checkpoint
     from regionqa.vlm.cards import UnknownFamilyError, shipped_vlm_card
     from regionqa.vlm.store import vlm_on_hub
 
     if name in shipped_vlm_names() and (source := shipped_vlm_card(name).source):
         return vlm_on_hub(source.repo, revision)
-    if name in detector_cards():
-        return detector_checkpoint(name, revision)
+    if network := named_network(name, revision):
+        return network
     try:
         return vlm_on_hub(name, revision) if looks_like_repo(name) else None
     except UnknownFamilyError:  # or a language model, for instance, which `init` puts into a bundle
-        return detector_checkpoint(name, revision)
+        return find_network(name, revision)
 
 
 def download_checkpoint(found: "FoundVlm") -> Path:

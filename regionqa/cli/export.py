@@ -12,8 +12,8 @@ from regionqa.errors import BundleError, ExportError, UsageError
 from regionqa.flags import Reads, Writes
 
 if TYPE_CHECKING:
-    from regionqa.detection.cards import FoundDetector
     from regionqa.vlm.card import VlmCard
+    from regionqa.vlm.catalogue import FoundCheckpoint
     from regionqa.vlm.store import FoundVlm
     from regionqa.vlm.vision_exports import VisionExport
 
@@ -42,7 +42,7 @@ def export(
 
     Of a vision-language model of the Hub, the vision encoder is exported to ONNX, compared with
     torch and kept beside the Hub's cache, so that it runs in ONNX Runtime (--vision-runtime).
-    Of an object detector, the whole network is. `regionqa download` does this too.
+    Of an object detector or a segmenter, the whole network is. `regionqa download` does this too.
 
     regionqa export my-model --push OWNER/NAME
 
@@ -73,7 +73,7 @@ def export(
 
 
 def export_checkpoint(
-    name: str, found: "FoundVlm | FoundDetector", *, elsewhere: bool
+    name: str, found: "FoundVlm | FoundCheckpoint", *, elsewhere: bool
 ) -> "VisionExport":
     """Export what runs in ONNX Runtime of a checkpoint.
 
@@ -86,45 +86,63 @@ def export_checkpoint(
         UsageError: It is to be.
         BundleError: It is not downloaded.
     """
-    from regionqa.detection.cards import FoundDetector
+    from regionqa.vlm.catalogue import FoundCheckpoint
     from regionqa.vlm.store import download_command
 
     if elsewhere:
-        what = "network" if isinstance(found, FoundDetector) else "vision encoder"
+        what = "network" if isinstance(found, FoundCheckpoint) else "vision encoder"
         raise UsageError(
             f"--out, --push: {name} is a checkpoint of the Hub, of which the {what} alone is "
             "exported, to regionqa's folder in HF_HOME; leave them out"
         )
-    if isinstance(found, FoundDetector):
+    if isinstance(found, FoundCheckpoint):
         if found.folder is None:
             raise BundleError(f"{name}: not downloaded yet; run: regionqa download {name}")
-        return export_detector(found.name, found.folder, again=True)
+        return export_network(found, found.folder, again=True)
     if found.folder is None:
         raise BundleError(f"{name}: not downloaded yet; run: {download_command(found.card)}")
     return export_vision(found.card, found.folder, again=True)
 
 
-def find_checkpoint(model: str) -> "FoundVlm | FoundDetector | None":
-    """Find a vision-language model or a detector; None for a bundle.
+def find_checkpoint(model: str) -> "FoundVlm | FoundCheckpoint | None":
+    """Find a vision-language model, a detector or a segmenter; None for a bundle.
 
     Raises:
         UnknownFamilyError: It is a checkpoint of a family that is not known.
     """
-    from regionqa.detection.cards import detector_cards, detector_checkpoint
     from regionqa.vlm.cards import UnknownFamilyError
     from regionqa.vlm.store import find_vlm
 
-    if model in detector_cards():
-        return detector_checkpoint(model)
+    if named := named_network(model):
+        return named
     try:
         return find_vlm(model)
     except UnknownFamilyError:
-        if detector := detector_checkpoint(model):
-            return detector
+        if network := find_network(model):
+            return network
         raise
 
 
-# -- vision encoders and detectors -----------------------------------------------------------------
+def named_network(name: str, revision: str | None = None) -> "FoundCheckpoint | None":
+    """Return a detector or segmenter that has this name in the package."""
+    from regionqa.detection.cards import detector_cards
+    from regionqa.segmentation.base import segmenter_cards
+
+    known = name in detector_cards() or name in segmenter_cards()
+    return find_network(name, revision) if known else None
+
+
+def find_network(name: str, revision: str | None = None) -> "FoundCheckpoint | None":
+    """Find a detector or segmenter by name, in a folder or on the Hub; None for anything else."""
+    from regionqa.detection.cards import detector_checkpoint
+    from regionqa.segmentation.base import segmenter_cards, segmenter_checkpoint
+
+    if name in segmenter_cards():
+        return segmenter_checkpoint(name, revision)
+    return detector_checkpoint(name, revision) or segmenter_checkpoint(name, revision)
+
+
+# -- vision encoders, detectors, segmenters --------------------------------------------------------
 
 
 def export_vision(card: "VlmCard", folder: Path, *, again: bool) -> "VisionExport":
@@ -149,19 +167,30 @@ def export_vision(card: "VlmCard", folder: Path, *, again: bool) -> "VisionExpor
     return export
 
 
-def export_detector(name: str, folder: Path, *, again: bool) -> "VisionExport":
-    """Export a detector to ONNX and report on stderr how it compares with torch.
+def export_network(found: "FoundCheckpoint", folder: Path, *, again: bool) -> "VisionExport":
+    """Export a detector or segmenter to ONNX and report on stderr how it compares with torch.
+
+    Args:
+        found: What was found.
+        folder: Its files.
+        again: Replace an export that can be used.
 
     Raises:
         UsageError: The extra `export` is not installed.
         ExportError: It cannot be exported, or differs from torch.
     """
-    require("exporting a detector", "export", EXPORT)
-    from regionqa.export.detectors import export_detector as write_export
+    from regionqa.segmentation.base import FoundSegmenter
 
-    print(f"exporting the detector {name} to ONNX", file=sys.stderr)
-    export, new = write_export(name, folder, again=again)
-    report_export(f"detector {name}", export, "boxes", new=new)
+    is_segmenter = isinstance(found, FoundSegmenter)
+    what, outputs = ("segmenter", "points") if is_segmenter else ("detector", "boxes")
+    require(f"exporting a {what}", "export", EXPORT)
+    from regionqa.export.detectors import export_detector
+    from regionqa.export.segmenters import export_segmenter
+
+    print(f"exporting the {what} {found.name} to ONNX", file=sys.stderr)
+    write = export_segmenter if is_segmenter else export_detector
+    export, new = write(found.name, folder, again=again)
+    report_export(f"{what} {found.name}", export, outputs, new=new)
     return export
 
 
@@ -185,12 +214,12 @@ def report_export(what: str, export: "VisionExport", outputs: str, *, new: bool)
         print("exported before; nothing was written", file=sys.stderr)
 
 
-def prepare_detector(name: str, folder: Path) -> None:
-    """Export a downloaded detector; where that fails, say so and use torch."""
+def prepare_network(found: "FoundCheckpoint", folder: Path) -> None:
+    """Export a downloaded detector or segmenter; where that fails, say so and use torch."""
     try:
-        export_detector(name, folder, again=False)
+        export_network(found, folder, again=False)
     except (UsageError, ExportError) as error:
-        print(f"the detector {name} runs in torch: {error}", file=sys.stderr)
+        print(f"{found.name} runs in torch: {error}", file=sys.stderr)
 
 
 def prepare_vision(card: "VlmCard", folder: Path) -> None:

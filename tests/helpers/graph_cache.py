@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from regionqa.export import bundle as bundle_module
-from regionqa.export import detectors as detectors_module
+from regionqa.export import networks as networks_module
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.onnx.export import export_region, export_vision
 from regionqa.export.onnx.verify import ParityReport
@@ -50,7 +50,7 @@ class GraphCache:
         for module in (bundle_module, published_module):
             monkeypatch.setattr(module, "export_vision", self.export_vision)
             monkeypatch.setattr(module, "export_region", self.export_region)
-        for module in (vision_module, detectors_module):
+        for module in (vision_module, networks_module):
             monkeypatch.setattr(module, "write_module", self.write_module)
 
     def write_module(self, call: vision_module.ModuleCall, path: Path) -> dict[str, Any]:
