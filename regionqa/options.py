@@ -125,6 +125,13 @@ class BoxOptions(Options):
         needs=("boxes",),
     )
 
+    masks: bool = option(
+        False,
+        "Take the masks of --boxes too: of COCO, or of JSON as this program writes it.",
+        needs=("boxes",),
+        excludes=("scale_boxes",),
+    )
+
     def check(self) -> None:
         """Refuse two sources of boxes, and boxes that are not four numbers."""
         if self.box and self.boxes is not None:

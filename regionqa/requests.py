@@ -50,6 +50,8 @@ class Request:
     """Allowed answers: the likeliest is given and nothing is generated. Empty: any answer."""
     way: RegionWay | None = None
     """How its regions are told; None: as the model's options and card say."""
+    fade: float = 0.0
+    """Share by which crops are grey outside of their regions' masks, 0 to 1."""
     id: str | int | float | None = None
     """The user's own name of the request, which comes back with the answer."""
     meta: Any = field(default=None, hash=False)

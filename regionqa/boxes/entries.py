@@ -137,6 +137,8 @@ class Convention:
     """None: the one that the file's column names imply, else xyxy."""
     units: BoxUnits | None = None
     """None: those that the format defines, else pixels."""
+    masks: bool = False
+    """Whether masks are read too, by the formats of `regionqa.boxes.files.MASKED`."""
 
     @property
     def box_units(self) -> BoxUnits:
@@ -208,6 +210,11 @@ def entry_per_file(
 def score_field(region: Region, key: str = "score") -> dict[str, float]:
     """Return the member of a JSON object that holds a detector's score; empty without one."""
     return {} if region.score is None else {key: region.score}
+
+
+def mask_field(region: Region) -> dict[str, object]:
+    """Return the member of a JSON object that holds a region's mask; empty without one."""
+    return {} if region.mask is None else {"mask": region.mask.as_rle()}
 
 
 def labels_of(images: Sequence[ImageRegions]) -> list[str]:

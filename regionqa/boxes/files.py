@@ -61,6 +61,9 @@ FORMATS: dict[str, FileFormat] = {
 }
 """Formats by name; the first that recognises a file reads it."""
 
+MASKED = ("coco", "requests", "plain")
+"""Formats whose masks are read and written."""
+
 NUMBERED = "an image called only by its number taken for the one that is asked about"
 MERGED = "images listed more than once, with different boxes, which count together"
 _UNWRITABLE = re.compile(r"[^\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # as in XML 1.0
@@ -153,6 +156,7 @@ def read_boxes(
     *,
     format: BoxFormat | None = None,
     units: BoxUnits | None = None,
+    masks: bool = False,
     source: SourceFile | None = None,
 ) -> BoxFile:
     """Read the boxes of a file, or of a folder with a VOC, YOLO or LabelMe file per image.
@@ -164,13 +168,15 @@ def read_boxes(
         path: File or folder.
         format: Coordinates of plain JSON and CSV; xyxy by default.
         units: Units of plain JSON and CSV; pixels by default.
+        masks: Whether masks are read too.
         source: The file, if its content was read already, as from a pipe.
 
     Raises:
         BoxFileError: If the file cannot be read; the message names the place.
-        UsageError: If a format or units are given for a file that defines its own.
+        UsageError: If a format or units are given for a file that defines its own; or masks are
+            asked for, and the file holds none that are read.
     """
-    convention = Convention(format, units)
+    convention = Convention(format, units, masks)
     try:
         if path.is_dir():
             name, contents = _read_folder(path, convention)
@@ -189,8 +195,21 @@ def read_boxes(
             f"{given}: {path} is {FORMATS[name].TITLE}, which defines what its numbers mean; "
             f"leave {given} out, or correct the file if its numbers mean something else"
         )
+    if masks:
+        _expect_masks(path, name, entries)
     adjusted = (*contents.adjusted, *(Adjusted(image, MERGED) for image in merged))
     return BoxFile(path, name, entries, contents.left_out, contents.classes, adjusted)
+
+
+def _expect_masks(path: Path, name: str, entries: Sequence[BoxEntry]) -> None:
+    """Raise UsageError if no box has a mask, and none is malformed."""
+    if name not in MASKED:
+        raise UsageError(
+            f"--masks: {path} is {FORMATS[name].TITLE}, of which no masks are read; leave --masks "
+            "out, or give COCO"
+        )
+    if not any(entry.defect or any(box.mask for box in entry.boxes) for entry in entries):
+        raise UsageError(f"--masks: {path} holds no masks; leave --masks out")
 
 
 def _read_file(file: SourceFile, convention: Convention) -> tuple[str, BoxContents]:

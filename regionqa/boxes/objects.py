@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+import msgspec
+
 from regionqa.boxes.entries import Convention
 from regionqa.boxes.fields import excerpt, four, optional_text
+from regionqa.boxes.shapes import segmentation_mask
 from regionqa.errors import BoxError
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
@@ -38,9 +41,9 @@ _GEMINI = "box_2d"
 """Gemini's top, left, bottom, right in per mille."""
 _CARRIED = (
     *("id", "meta", "score", "confidence", "conf", "class_id", "category_id", "area"),
-    *("track_id", "tracker_id", "keypoints", "segments", "segmentation"),
+    *("track_id", "tracker_id", "keypoints", "segments", "segmentation", "mask"),
 )
-"""Keys of a box that are allowed and not used."""
+"""Keys of a box that are allowed and not used; masks are if they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,18 @@ def read_box(
         raise BoxError(f"box in {where}: has no 'box'{hint}; write {{\"box\": [10, 20, 200, 300]}}")
     values = four([inner[each] for each in named.keys], where)
     return WrittenBox(values, convention.format or named.format, convention.box_units, label)
+
+
+def with_mask(box: WrittenBox, item: object, where: str) -> WrittenBox:
+    """Return a box with the mask of its JSON object, under `mask` or `segmentation`.
+
+    Raises:
+        BoxError: If it is malformed.
+    """
+    fields = item if isinstance(item, dict) else {}
+    given = fields.get("mask") or fields.get("segmentation")
+    mask = segmentation_mask(given, where) if given else None
+    return msgspec.structs.replace(box, mask=mask) if mask else box
 
 
 def refuse_unknown(item: object, where: str) -> None:

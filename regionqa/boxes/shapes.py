@@ -5,7 +5,15 @@ from collections.abc import Iterable, Sequence
 
 from regionqa.boxes.fields import Numbers, Point, four, is_finite
 from regionqa.errors import BoxError
-from regionqa.masks import check_runs, mask_runs, mask_size, runs_bounds
+from regionqa.masks import (
+    Mask,
+    Polygons,
+    WrittenMask,
+    check_runs,
+    mask_runs,
+    mask_size,
+    runs_bounds,
+)
 
 TURNED = "rotated boxes read as the upright boxes around them"
 FLAT = "polygons without area"
@@ -119,6 +127,22 @@ def segmentation_bounds(segmentation: object, where: str) -> Numbers | None:
         values = list(finite(polygon, where))
         points += pairs(values, where)
     return bounding(points, where) if has_area(points) else None
+
+
+def segmentation_mask(segmentation: object, where: str) -> WrittenMask | None:
+    """Return COCO's `segmentation`, polygons or a run-length mask; None if it has no area.
+
+    Raises:
+        BoxError: If it is malformed.
+    """
+    if segmentation_bounds(segmentation, where) is None:
+        return None
+    if isinstance(segmentation, dict):
+        return Mask.parse(segmentation, where)
+    assert isinstance(segmentation, list)
+    nested = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    polygons = [tuple(pairs(list(finite(each, where)), where)) for each in nested]
+    return Polygons(tuple(polygon for polygon in polygons if len(polygon) > 2))
 
 
 def finite(values: object, where: str) -> Iterable[float]:

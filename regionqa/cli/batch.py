@@ -33,7 +33,7 @@ def batch(
     ],
     *,
     options: BatchOptions,
-    boxes: Annotated[BoxOptions, without("boxes", "scale_boxes")],
+    boxes: Annotated[BoxOptions, without("boxes", "scale_boxes", "masks")],
     runtime: Annotated[RuntimeOptions, without("cache", "cache_size")],
     generation: Annotated[GenerationOptions, without("schema")],
 ) -> int:

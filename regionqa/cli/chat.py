@@ -33,7 +33,7 @@ def chat(
         str, typer.Argument(metavar="IMAGE", help="Image to talk about."), Reads.images
     ],
     *,
-    boxes: Annotated[BoxOptions, without("boxes", "scale_boxes")],
+    boxes: Annotated[BoxOptions, without("boxes", "scale_boxes", "masks")],
     turns: Annotated[
         str | None,
         typer.Option(

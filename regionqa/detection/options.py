@@ -165,6 +165,7 @@ def detector_of(boxes: BoxOptions, detection: DetectionOptions) -> str | None:
         ("--box-format", boxes.box_format),
         ("--box-units", boxes.box_units),
         ("--scale-boxes", boxes.scale_boxes),
+        ("--masks", boxes.masks),
     ):
         if used:
             raise UsageError(f"{flag}: has no effect on detected boxes; drop it")

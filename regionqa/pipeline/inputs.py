@@ -44,6 +44,8 @@ class AskSettings:
     """Boxes by image; an image that it does not list is an error."""
     scale_boxes: bool = False
     """Whether boxes of `boxfile` are scaled from the sizes that it states to those of images."""
+    fade: float = 0.0
+    """Share by which crops are grey outside of their regions' masks."""
     each: bool = False
     """One request per region instead of one per image. An image that `boxfile` lists without any
     box then has no request."""
@@ -278,4 +280,6 @@ def _bare(item: InputItem, settings: AskSettings, *, alone: bool = False) -> Req
     """
     command = settings.region_question if alone else None
     question = item.question or command or settings.question or ""
-    return Request(item.image, question, choices=item.choices, id=item.id, meta=item.meta)
+    return Request(
+        item.image, question, choices=item.choices, fade=settings.fade, id=item.id, meta=item.meta
+    )

@@ -21,6 +21,7 @@ from regionqa.options import (
     GenerationOptions,
     InputOptions,
     OutputOptions,
+    RegionWay,
     RuntimeOptions,
 )
 from regionqa.pipeline.console import Console
@@ -128,7 +129,9 @@ def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettin
     boxes, boxfile = options.boxes, None
     detector = detector_of(boxes, options.detection)
     if boxes.boxes and detector is None:
-        boxfile = read_boxes(boxes.boxes, format=boxes.box_format, units=boxes.box_units)
+        boxfile = read_boxes(
+            boxes.boxes, format=boxes.box_format, units=boxes.box_units, masks=boxes.masks
+        )
         if one:
             boxfile = boxfile.for_one_image()
     return AskSettings(
@@ -136,6 +139,7 @@ def _ask_settings(options: RunOptions, model: ModelInfo, one: bool) -> AskSettin
         region_question=model.region_question if options.caption else None,
         boxes=boxes.written(),
         marks=_marked_regions(options) if options.marks.given else None,
+        fade=_fade(options),
         detector=None if detector is None else _load_detector(detector, options),
         boxfile=boxfile,
         scale_boxes=boxes.scale_boxes,
@@ -169,15 +173,24 @@ def _marked_regions(options: RunOptions) -> "MarkedRegions":
     return MarkedRegions(options.boxes.written(), marks.points, masks, segmenter)
 
 
+def _fade(options: RunOptions) -> float:
+    """Return the value of --fade; UsageError if no crop is shown."""
+    fade, way = options.marks.fade, options.runtime.way
+    if fade and way not in (RegionWay.crop, RegionWay.crop_only):
+        raise UsageError("--fade: fades crops; add --way crop or --way crop-only")
+    return fade
+
+
 def _output_settings(options: RunOptions, model: ModelInfo, one: bool) -> OutputSettings:
     boxes, each = options.boxes, options.each or options.caption
     schema = check_schema(options.generation.schema, model)
     allowed = options.generation.allowed
     limits = [schema.digest] if schema else [short_digest("\n".join(allowed))] if allowed else []
+    limits += [f"fade{options.marks.fade:g}"] if options.marks.fade else []
     return OutputSettings(
         format=options.output.format,
         model=model.name,
-        # what limits answers is part of the revision, so that --resume mixes none
+        # what limits answers, or changes them, is part of the revision, so that --resume mixes none
         revision="+".join([model.revision, *limits]),
         device=options.runtime.device,
         dtype=options.runtime.dtype,

@@ -104,6 +104,16 @@ class MarkOptions(Options):
         needs=("point",),
     )
 
+    fade: float = option(
+        0.0,
+        "With --way crop or crop-only: share by which what is outside of a region's mask is grey, "
+        "0 to 1.",
+        section=Section.runtime,
+        needs=("way",),
+        min=0,
+        max=1,
+    )
+
     @property
     def given(self) -> int:
         """Number of regions that are marked."""

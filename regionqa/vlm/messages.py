@@ -143,6 +143,7 @@ class _Telling:
         self._questions = [*(turn.question for turn in request.history), request.question]
         self._answers = [turn.answer for turn in request.history]
         self._given = [*(turn.regions for turn in request.history), len(request.regions)]
+        self._regions, self._fade = request.regions, request.fade
         self._boxes = [region.box for region in request.regions]
         self._size = request.source.width, request.source.height
         self.coordinates: tuple[str, ...] = ()
@@ -208,7 +209,8 @@ class _Telling:
 
     def _crop(self, number: int) -> CroppedImage:
         assert self._card.regions.crop is not None
-        return crop_of(self._card.regions.crop, self._boxes[number - 1], *self._size)
+        region = self._regions[number - 1]
+        return crop_of(self._card.regions.crop, region, self._size, self._fade)
 
     def _text(self, question: str, new: Sequence[int], seen: set[int]) -> str:
         """A question with its regions in words; `seen` collects those that were mentioned."""

@@ -1,13 +1,17 @@
 """Images that tell a region: crops from the original pixels, and boxes drawn on the image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from PIL import Image, ImageDraw, ImageOps
 
-from regionqa.regions import Box
+from regionqa.masks import Mask
+from regionqa.regions import Box, Region
 from regionqa.vlm.card import CropWay
+
+GREY = (128, 128, 128)
+"""What is outside of a mask fades to this colour."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,10 @@ class CroppedImage:
     """Left, top, right, bottom in pixels of the image as displayed; half-open."""
     size: tuple[int, int]
     """Width and height to which it is enlarged."""
+    mask: Mask | None = None
+    """The region's pixels in the whole image; None: only its box is known."""
+    fade: float = 0.0
+    """Share by which what is outside of the mask is grey, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,22 @@ class DrawnImage:
 ImagePart = WholeImage | CroppedImage | DrawnImage
 
 
-def crop_of(way: CropWay, box: Box, width: int, height: int) -> CroppedImage:
-    """Return the crop that shows a box: with its margin, inside the image, and enlarged."""
+def crop_of(way: CropWay, region: Region, size: tuple[int, int], fade: float = 0.0) -> CroppedImage:
+    """Return the crop that shows a region: its box with a margin, inside the image, and enlarged.
+
+    Args:
+        way: Settings of crops.
+        region: A region inside the image.
+        size: Width and height of the image in pixels.
+        fade: Share by which what is outside of its mask, if it has one, is grey.
+    """
+    (width, height), box = size, region.box
     across, left, right = _span(box.x0, box.x1, way, width)
     down, top, bottom = _span(box.y0, box.y1, way, height)
     scale = max(1.0, way.enlarge_to / max(across, down))
-    return CroppedImage((left, top, right, bottom), (round(across * scale), round(down * scale)))
+    enlarged = (round(across * scale), round(down * scale))
+    crop = CroppedImage((left, top, right, bottom), enlarged)
+    return replace(crop, mask=region.mask, fade=fade) if fade and region.mask else crop
 
 
 def _span(low: float, high: float, way: CropWay, limit: int) -> tuple[int, int, int]:
@@ -68,6 +86,8 @@ def make_image(part: ImagePart, image: Image.Image) -> Image.Image:
             return image
         case CroppedImage():
             crop = image.crop(part.edges)
+            if part.mask is not None:
+                crop = _faded(crop, part.mask, part.edges, part.fade)
             return (
                 crop if crop.size == part.size else crop.resize(part.size, Image.Resampling.BICUBIC)
             )
@@ -87,7 +107,8 @@ def describe_image(part: ImagePart, size: tuple[int, int]) -> str:
         case WholeImage():
             return f"whole image, {pixels}"
         case CroppedImage():
-            return f"crop {','.join(map(str, part.edges))}, {pixels}"
+            faded = f", grey by {part.fade:g} outside of its mask" if part.mask else ""
+            return f"crop {','.join(map(str, part.edges))}{faded}, {pixels}"
         case DrawnImage():
             boxes = " and ".join(
                 f"{box} in {color}" for box, color in zip(part.boxes, part.colors, strict=True)
@@ -101,6 +122,14 @@ def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Imag
     left, top = (side - image.width) // 2, (side - image.height) // 2
     border = (left, top, side - image.width - left, side - image.height - top)
     return ImageOps.expand(image, border, color)
+
+
+def _faded(
+    crop: Image.Image, mask: Mask, edges: tuple[int, int, int, int], fade: float
+) -> Image.Image:
+    left, top, right, bottom = edges
+    inside = Image.fromarray(mask.array()[top:bottom, left:right])
+    return Image.composite(crop, Image.blend(crop, Image.new("RGB", crop.size, GREY), fade), inside)
 
 
 def _drawn(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+import msgspec
+
 from regionqa.boxes.entries import (
     BoxContents,
     BoxEntry,
@@ -34,9 +36,10 @@ from regionqa.boxes.formats.coco_decoding import (
     without_collection,
 )
 from regionqa.boxes.remarks import LeftOut
-from regionqa.boxes.shapes import FLAT, segmentation_bounds
+from regionqa.boxes.shapes import FLAT, segmentation_bounds, segmentation_mask
 from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, BoxFileError
+from regionqa.masks import WrittenMask
 from regionqa.regions import BoxFormat, BoxUnits, WrittenBox
 
 TITLE = "COCO"
@@ -176,6 +179,12 @@ class CocoAnnotation:
         return bounds and WrittenBox(bounds, label=label, is_crowd=self.is_crowd)
 
     @property
+    def mask(self) -> WrittenMask | None:
+        """`segmentation`; None if it is not given or has no area, BoxError if malformed."""
+        given = self.fields.get("segmentation") if isinstance(self.fields, dict) else None
+        return segmentation_mask(given, self.where) if given else None
+
+    @property
     def caption(self) -> str:
         """The text of an annotation in a file of captions."""
         return member(self.fields, "caption", str, self.where)
@@ -243,7 +252,7 @@ def read(files: Iterable[SourceFile], convention: Convention) -> BoxContents:
             _refuse_captions(document)
         found: dict[str, list[WrittenBox]] = {number: [] for number in document.images}
         defects: dict[str, str] = {}
-        _sort_boxes(document, found, defects, left_out)
+        _sort_boxes(document, found, defects, left_out, masks=convention.masks)
         for number, image in document.images.items():
             boxes, defect = tuple(found.pop(number)), defects.get(number)
             entry = BoxEntry(
@@ -266,8 +275,13 @@ def _sort_boxes(
     found: dict[str, list[WrittenBox]],
     defects: dict[str, str],
     left_out: list[LeftOut],
+    *,
+    masks: bool,
 ) -> None:
-    """Append each box to the boxes of its image; a malformed one becomes the image's defect."""
+    """Append each box to the boxes of its image; a malformed one becomes the image's defect.
+
+    masks: whether masks are read too.
+    """
     names: dict[object, str | None] = {
         None: None,
         **{key: name or None for key, name in document.categories.items()},
@@ -283,7 +297,8 @@ def _sort_boxes(
     for index, fields in enumerate(document.elements):
         if isinstance(fields, CocoFields):
             values, category, boxes = fields.bbox, fields.category_id, lists.get(fields.image_id)
-            if values is not None and boxes is not None and category in names:
+            plain = not masks or not bytes(fields.segmentation)
+            if plain and values is not None and boxes is not None and category in names:
                 crowd = bool(fields.iscrowd)
                 boxes.append(WrittenBox(values, xywh, pixel, names[category], crowd))
                 continue
@@ -298,7 +313,8 @@ def _sort_boxes(
             if (read := annotation.box) is None:
                 left_out.append(LeftOut(annotation.where, FLAT))
             else:
-                found[number].append(read)
+                mask = annotation.mask if masks else None
+                found[number].append(msgspec.structs.replace(read, mask=mask) if mask else read)
         except (BoxError, BoxFileError) as error:
             defects.setdefault(number, str(error))
     if unplaced and len(unplaced) == len(document.elements):
@@ -370,9 +386,12 @@ def write(images: Sequence[ImageRegions]) -> Files:
             box = region.box
             category = {"category_id": numbers[region.label]} if region.label else {}
             bbox = [plain_number(value) for value in (box.x0, box.y0, box.width, box.height)]
-            area = plain_number(box.width * box.height)
+            mask: dict[str, object] = {}
+            area: float = plain_number(box.width * box.height)
+            if region.mask is not None:
+                mask["segmentation"], area = region.mask.as_rle(), region.mask.area
             ids = {"id": len(annotations) + 1, "image_id": number, **category}
-            fields = {**ids, "bbox": bbox, "area": area, "iscrowd": 0}
+            fields = {**ids, "bbox": bbox, "area": area, "iscrowd": 0, **mask}
             annotations.append(fields | score_field(region))
     categories = [{"id": number, "name": label} for label, number in numbers.items()]
     document = {"images": records, "annotations": annotations, "categories": categories}

@@ -14,10 +14,11 @@ from regionqa.boxes.entries import (
     Convention,
     Files,
     ImageRegions,
+    mask_field,
     score_field,
 )
 from regionqa.boxes.fields import excerpt, json_text, plain_number
-from regionqa.boxes.objects import is_box, misspelt, read_box, refuse_unknown
+from regionqa.boxes.objects import is_box, misspelt, read_box, refuse_unknown, with_mask
 from regionqa.boxes.remarks import Adjusted, LeftOut
 from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxFileError
@@ -199,7 +200,8 @@ def _boxes(
             continue
         if strict and isinstance(item, dict) and not item.keys() & set(_MODEL_KEYS):
             refuse_unknown(item, where)
-        yield read_box(item, where, convention)
+        box = read_box(item, where, convention)
+        yield with_mask(box, item, where) if convention.masks else box
 
 
 def write(images: Sequence[ImageRegions]) -> Files:
@@ -211,5 +213,5 @@ def write(images: Sequence[ImageRegions]) -> Files:
 def _box(region: Region) -> object:
     values = [plain_number(value) for value in region.box.xyxy]
     label = {"label": region.label} if region.label else {}
-    fields = label | score_field(region)
+    fields = label | mask_field(region) | score_field(region)
     return {"box": values, **fields} if fields else values

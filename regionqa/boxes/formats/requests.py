@@ -11,10 +11,11 @@ from regionqa.boxes.entries import (
     Files,
     ImageRegions,
     Size,
+    mask_field,
     score_field,
 )
 from regionqa.boxes.fields import excerpt, plain_number, size_of
-from regionqa.boxes.objects import misspelt, read_box, refuse_unknown
+from regionqa.boxes.objects import misspelt, read_box, refuse_unknown, with_mask
 from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, BoxFileError
 from regionqa.regions import Region, WrittenBox
@@ -103,7 +104,8 @@ def _boxes(records: list[tuple[str, object]], convention: Convention) -> Iterato
         for index, region in enumerate(regions):
             place = f"regions[{index}] of {where}"
             refuse_unknown(region, place)
-            yield read_box(region, place, convention)
+            box = read_box(region, place, convention)
+            yield with_mask(box, region, place) if convention.masks else box
 
 
 def write(images: Sequence[ImageRegions]) -> Files:
@@ -121,5 +123,5 @@ def write(images: Sequence[ImageRegions]) -> Files:
 def _region(region: Region) -> object:
     box = [plain_number(value) for value in region.box.xyxy]
     label = {"label": region.label} if region.label else {}
-    fields = label | score_field(region)
+    fields = label | mask_field(region) | score_field(region)
     return {"box": box, **fields} if fields else box

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 SERVER = ("--server", "--server-model", "--server-timeout")
 VISION = ("--vision-runtime", "--cache", "--cache-size")
 DETECTING = ("--find", "--min-score", "--max-boxes", "--only", "--nms")
-MARKING = ("--point", "--mask", "--segmenter")
+MARKING = ("--point", "--mask", "--segmenter", "--fade")
 ASKING = (
     *SERVER, "--server-concurrency", *DETECTING, *MARKING,
-    "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--model",
-    "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite", "--device",
-    "--dtype", "--quantize", "--way", *VISION, "--batch-size", "--max-new-tokens",
+    "--null", "--box", "--boxes", "--box-format", "--box-units", "--scale-boxes", "--masks",
+    "--model", "--format", "--out", "--resume", "--retry-errors", "--draw", "--overwrite",
+    "--device", "--dtype", "--quantize", "--way", *VISION, "--batch-size", "--max-new-tokens",
     "--temperature", "--seed",
     "--timing", "--confidence", "--guess", "--unsure-below", "--choices", "--schema",
     "--show-prompt", "--quiet", "--debug", "--help",
