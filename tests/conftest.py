@@ -4,6 +4,7 @@ Whatever needs torch is imported inside the fixture that needs it, so that the t
 start in a second where they need no model.
 """
 
+import gc
 import io
 import os
 import sys
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import Phase, settings
 from PIL import Image
+
+# Before anything loads OpenMP: threads that wait for each other take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from helpers.golden_weights import COMMITTED, GoldenSet
 from helpers.hub_server import Hub
@@ -158,11 +162,9 @@ def loaded() -> "dict[str, BundleBackend]":
 
 @pytest.fixture
 def shared_engine(
-    engine: "Engine",
-    starter: "Bundle",
-    loaded: "dict[str, BundleBackend]",
+    engine: "Engine", starter: "Bundle", loaded: "dict[str, BundleBackend]",
     monkeypatch: pytest.MonkeyPatch,
-) -> "Engine":
+) -> "Engine":  # fmt: skip
     """Load the starter once for all commands with equal runtime options; return it on the CPU."""
     from regionqa.backends.bundle import BundleModel
 
@@ -219,6 +221,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folders = set(item.path.relative_to(here).parts)
         if isinstance(item, pytest.Function) and EXPORTING & folders:
             item.fixturenames.insert(0, "graphs")
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collections leave out the millions of objects that were made so far."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -369,13 +377,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     from helpers.vlm.checkpoints import WRITERS
 
     root = tmp_path_factory.mktemp("checkpoints")
-
-    def folder(family: str) -> Path:
-        if not (root / family).exists():
-            WRITERS[family](root / family)
-        return root / family
-
-    return folder
+    return cache(lambda family: WRITERS[family](root / family))
 
 
 @pytest.fixture(scope="session")

@@ -63,9 +63,11 @@ def rows(
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "kind", ["coordinates", "features", pytest.param("pixels", marks=pytest.mark.slow)]
-)
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("features", "pixels")]
+"""They trace a region encoder."""
+
+
+@pytest.mark.parametrize("kind", ["coordinates", *SLOW])
 def test_every_variant_is_a_bundle_that_answers(kind: str, starter: Bundle, tmp_path: Path) -> None:
     bundle = variant(tmp_path / kind, starter, starter, kind)
     assert bundle.broken_files() == []

@@ -83,6 +83,7 @@ def test_replies_satisfy_the_schema_and_depend_on_their_request_alone(folder: Pa
 def test_closed_source_ends_the_reply_that_it_writes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gc.freeze()  # what other tests have left is not reported here
     source = LocalSource("tiny", folder, "cpu", "auto")
     schema = json_schema(PairReply)
     asked = TextRequest(request("a", 1).messages, "pair", schema, 1, 9.0, 30_000)

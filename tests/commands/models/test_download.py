@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 TINY = "ann/tiny-llama"
 WEIGHTS = "model.safetensors"
 WEIGHTS_OF_STARTER = f"llm/{WEIGHTS}"
+FILES = {"config.json": b"{}", "first.bin": b"one", "second.bin": b"two"}
+"""A repository whose config names no architecture, for which no process imports transformers."""
 ERROR = "regionqa: error: "
 
 
@@ -415,8 +417,8 @@ def test_offline_without_cache(fails: Fails, tiny: Hub, monkeypatch: pytest.Monk
     assert fails("ann/other") == f"ann/other: {line}"
 
 
-def test_cache_is_used_without_connection(fails: Fails, tiny: Hub) -> None:
-    folder = in_process("download", TINY).out
+def test_cache_is_used_without_connection(fails: Fails, regionqa: "Command", tiny: Hub) -> None:
+    folder = regionqa("download", TINY).out
     tiny.down()
     assert in_process("download", TINY) == (
         0, folder, f"{TINY}: the Hub cannot be reached; what is on this machine is used\n"
@@ -564,9 +566,10 @@ def test_readable_sizes(size: float, expected: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix's terminal")
-def test_progress_bars_on_a_terminal_only(tiny: Hub) -> None:
+def test_progress_bars_on_a_terminal_only(hub: Hub) -> None:
     import termios
 
+    hub.add(TINY, FILES)
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     command = [sys.executable, "-m", "regionqa", "download", TINY]

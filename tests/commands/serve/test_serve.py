@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from helpers.serve.apps import TOKEN, Served, events, image_bytes, served
+from helpers.serve.apps import PATIENCE, TOKEN, Served, events, image_bytes, served
 from regionqa.cli import options as cli_options
 from regionqa.options import RuntimeOptions
 from regionqa.serve.options import ServeLimits
@@ -53,7 +53,7 @@ def process(*words: str | Path) -> Iterator[tuple["subprocess.Popen[str]", str, 
 
 
 def post(port: str, token: str, path: str, body: object) -> tuple[int, Any]:
-    with contextlib.closing(HTTPConnection("127.0.0.1", int(port), timeout=300)) as connection:
+    with contextlib.closing(HTTPConnection("127.0.0.1", int(port), timeout=PATIENCE)) as connection:
         headers = HEADERS | {"authorization": f"Bearer {token}"}
         connection.request("POST", path, json.dumps(body), headers)
         with connection.getresponse() as reply:
@@ -69,7 +69,7 @@ def test_a_folder_is_served_until_ctrl_c(photos: Path) -> None:
         assert record["answer"]
         assert post(port, "x" * 43, "/v1/answers", body)[0] == 401
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=120)
+        out, err = running.communicate(timeout=PATIENCE)
         assert (running.returncode, out, err) == (0, "", "")
 
 
@@ -144,7 +144,7 @@ class RealServer:
         self, path: str, body: object, kind: str = "application/json", method: str = "POST"
     ) -> HTTPConnection:
         """Send a request; its response is not read yet."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         self.connections.callback(connection.close)
         content = body if isinstance(body, bytes) else json.dumps(body)
         connection.request(method, path, content, HEADERS | {"content-type": kind})
@@ -158,7 +158,7 @@ class RealServer:
 
     def slow_upload(self) -> socket.socket:
         """Begin an upload that does not end."""
-        slow = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        slow = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         self.connections.callback(slow.close)
         slow.sendall(
             f"POST /v1/images?name=a.png HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
@@ -181,13 +181,13 @@ def real_server(app: Served) -> Iterator[RealServer]:
             app.backend.go_on.set()
             connections.close()
             server.should_exit = True
-            thread.join(60)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
 def until(condition: Any) -> None:
     """Wait for a condition that another thread brings about."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -205,7 +205,7 @@ def test_a_client_that_goes_away_frees_its_place(colours: Path, stream: bool) ->
     with served(colours) as app, real_server(app) as real:
         with app.backend.paused():
             first = real.request("/v1/answers", QUESTION)
-            assert app.backend.started.wait(60)
+            assert app.backend.started.wait(PATIENCE)
             gone = real.request("/v1/answers", {"requests": [QUESTION] * 100, "stream": stream})
             until(lambda: app.scheduler.waiting == 100)
             gone.sock.shutdown(socket.SHUT_RDWR)
@@ -272,7 +272,7 @@ def test_the_end_finishes_what_runs_and_refuses_what_waits(colours: Path) -> Non
     with served(colours) as app, real_server(app) as real:
         with app.backend.paused():
             runs = real.request("/v1/answers", QUESTION)
-            assert app.backend.started.wait(60)
+            assert app.backend.started.wait(PATIENCE)
             waits = real.request("/v1/answers", QUESTION | {"question": "and?"})
             until(lambda: app.scheduler.waiting == 1)
             real.server.handle_exit(signal.SIGTERM, None)

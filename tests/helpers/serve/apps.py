@@ -27,6 +27,8 @@ from regionqa.serve.scheduler import Scheduler
 
 TOKEN = "0123456789abcdef-token"
 BASE = "http://127.0.0.1:8000"
+PATIENCE = 600
+"""Seconds after which a wait has failed; a busy machine needs a tenth of it."""
 
 
 class GatedBackend(ToyBackend):
@@ -51,7 +53,7 @@ class GatedBackend(ToyBackend):
     ) -> list[Completion | ItemError]:
         self.asked.append([prompt.request.image for prompt in prompts])
         self.started.set()
-        assert self.go_on.wait(60)
+        assert self.go_on.wait(PATIENCE)
         return super().generate(prompts, max_new_tokens, sampling, seeds, on_progress, schema)
 
     @contextmanager

@@ -10,6 +10,12 @@ import pytest
 from regionqa.runtime.event_loop import EventLoopThread
 
 
+@pytest.fixture
+def own_garbage() -> None:
+    """Let a collection report what the test has left, not what others have."""
+    gc.freeze()
+
+
 async def nothing() -> None:
     pass
 
@@ -31,6 +37,7 @@ def test_results_and_errors_reach_the_caller() -> None:
     thread.close()
 
 
+@pytest.mark.usefixtures("own_garbage")
 def test_all_that_runs_is_cancelled_before_the_owner_releases_what_it_uses() -> None:
     running: list[Future[None]] = []
     ended: list[bool] = []
@@ -46,6 +53,7 @@ def test_all_that_runs_is_cancelled_before_the_owner_releases_what_it_uses() -> 
     thread.close()  # a second time is as good as once
 
 
+@pytest.mark.usefixtures("own_garbage")
 def test_work_in_a_pool_of_the_owner_ends_before_the_loop() -> None:
     pool = ThreadPoolExecutor(1)
     begun, let_go = threading.Event(), threading.Event()

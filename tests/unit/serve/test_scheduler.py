@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers.serve.apps import Served, served
+from helpers.serve.apps import PATIENCE, Served, served
 from regionqa.errors import UsageError
 from regionqa.options import GenerationOptions
 from regionqa.requests import Answer, Request
@@ -52,7 +52,7 @@ class Client:
         """The numbers of the next answers."""
         found: list[int] = []
         while len(found) < count:
-            kind, value = self.news.get(timeout=60)
+            kind, value = self.news.get(timeout=PATIENCE)
             assert kind != "failed", value
             if kind == "answer":
                 found.append(value)
@@ -62,7 +62,7 @@ class Client:
 def running(app: Served) -> Client:
     """A job that is being answered until the backend goes on."""
     client = Client(app, "first").submit()
-    assert app.backend.started.wait(60)
+    assert app.backend.started.wait(PATIENCE)
     return client
 
 
@@ -108,7 +108,7 @@ def test_a_batch_begins_with_the_image_that_was_encoded_last(colours: Path) -> N
         assert images == ["red.png", "red.png", "blue.png", "red.png", "red.png", "blue.png"]
         with app.backend.paused():
             Client(app, "?", image="blue.png").submit()
-            assert app.backend.started.wait(60)
+            assert app.backend.started.wait(PATIENCE)
             red, blue = Client(app, "?"), Client(app, "?", image="blue.png")
             red.submit(), blue.submit()
         red.answers(1), blue.answers(1)
@@ -161,7 +161,7 @@ def test_those_who_stay_get_the_answers_of_a_shared_batch(colours: Path) -> None
             gone, stays = Client(app, "gone").submit(), Client(app, "stays").submit()
             app.backend.started.clear()
             app.backend.go_on.set()
-            assert app.backend.started.wait(60)
+            assert app.backend.started.wait(PATIENCE)
             app.scheduler.cancel(gone.job)
         assert stays.answers(1) == [0]
 
@@ -173,15 +173,15 @@ def test_what_waits_is_refused_at_the_end_and_what_runs_is_finished(colours: Pat
             waits = Client(app, "waits").submit()
             switch = app.scheduler.switch("toy")
             app.scheduler.close()
-            kind, error = waits.news.get(timeout=60)
+            kind, error = waits.news.get(timeout=PATIENCE)
             assert (kind, type(error)) == ("failed", NotAnsweringError)
-            assert isinstance(switch.exception(60), NotAnsweringError)
+            assert isinstance(switch.exception(PATIENCE), NotAnsweringError)
             with pytest.raises(NotAnsweringError):
                 Client(app, "late").submit()
             with pytest.raises(NotAnsweringError):
                 app.scheduler.switch("toy")
         assert first.answers(1) == [0]
-        app.scheduler.join(60)
+        app.scheduler.join(PATIENCE)
         assert "engine" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -197,7 +197,7 @@ def test_a_switch_waits_for_the_questions_before_it(colours: Path, toy: Path) ->
             with pytest.raises(ModelChangedError):
                 Client(app, "between").submit()
             assert app.scheduler.next_name == "other"
-        model = switched.result(60)
+        model = switched.result(PATIENCE)
         first.answers(1), before.answers(1)
         assert (model.name, model.info.name, app.scheduler.next_name) == ("other", "toy-1", "other")
         with pytest.raises(ModelChangedError):
@@ -209,7 +209,7 @@ def test_a_switch_waits_for_the_questions_before_it(colours: Path, toy: Path) ->
 def test_a_model_that_cannot_be_loaded_leaves_the_one_before(colours: Path) -> None:
     with served(colours, models={"gone": "/nowhere/at/all"}) as app:
         with pytest.raises(Exception, match="nowhere"):
-            app.scheduler.switch("gone").result(60)
+            app.scheduler.switch("gone").result(PATIENCE)
         assert (app.scheduler.model.name, app.scheduler.next_name) == ("toy", "toy")
         Client(app, "after").submit().answers(1)
 
@@ -229,7 +229,7 @@ def test_a_model_that_fails_after_the_old_one_went(
 
         monkeypatch.setattr(ToyModel, "load", fails_once)
         with pytest.raises(MemoryError):
-            app.scheduler.switch("broken").result(60)
+            app.scheduler.switch("broken").result(PATIENCE)
         assert app.reported == ["unexpected MemoryError: too large"]
         assert app.scheduler.model.name == "toy"
         Client(app, "after").submit().answers(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.serve.apps import answers, ask, asked_by, events, records, served
+from helpers.serve.apps import PATIENCE, answers, ask, asked_by, events, records, served
 from regionqa.backends.base import Completion
 from regionqa.errors import BundleError, QuestionError
 from regionqa.requests import Request
@@ -264,7 +264,7 @@ def test_questions_of_several_users_are_batched_by_image(colours: Path) -> None:
         with app.backend.paused():
             first = threading.Thread(target=user, args=(0,))
             first.start()
-            assert app.backend.started.wait(60)
+            assert app.backend.started.wait(PATIENCE)
             others = [threading.Thread(target=user, args=(n,)) for n in range(1, 8)]
             for each in others:
                 each.start()
@@ -289,7 +289,7 @@ def test_a_full_queue_answers_429(colours: Path) -> None:
         ]
         with app.backend.paused():
             threads[0].start()
-            assert app.backend.started.wait(60)
+            assert app.backend.started.wait(PATIENCE)
             threads[1].start()
             while app.scheduler.waiting < 2:
                 pass

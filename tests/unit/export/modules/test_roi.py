@@ -169,6 +169,7 @@ def test_graph_equals_torch(tmp_path: Path) -> None:
     assert odd.difference < TOLERANCE  # not a number would be infinite
 
 
+@pytest.mark.slow
 def test_graph_without_extras(tmp_path: Path) -> None:
     encoder = encoder_of(
         in_channels=(6, 8), sides=(12, 7), pixels=False, pool=7, context=False, place_width=0

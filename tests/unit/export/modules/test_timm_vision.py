@@ -22,6 +22,10 @@ EVERYTHING: dict[str, Any] = {
     "top": True, "pixels": 4, "token_grid": 2, "token_width": 12, "scene_token": True,
 }  # fmt: skip
 """Every part of the module. The maps' sides are 10, 5, 3 and 3: not all are multiples of 2."""
+VIT: dict[str, Any] = {
+    "name": "test_vit", "input_size": 64, "hidden_size": 24, "levels": (1, 5), "norm": True,
+    "token_grid": 3, "projector": ProjectorKind.mlp2x_gelu,
+}  # fmt: skip
 
 
 def vision_of(**settings: Any) -> TimmVision:
@@ -156,14 +160,10 @@ def test_invalid_configs(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        EVERYTHING,
-        {
-            "name": "test_vit", "input_size": 64, "hidden_size": 24, "levels": (1, 5),
-            "norm": True, "token_grid": 3, "projector": ProjectorKind.mlp2x_gelu,
-        },
+        pytest.param(EVERYTHING, id="efficientnet"),
+        pytest.param(VIT, id="vit", marks=pytest.mark.slow),
     ],
-    ids=["efficientnet", "vit"],
-)  # fmt: skip
+)
 def test_graph_equals_torch(settings: dict[str, Any], tmp_path: Path) -> None:
     vision = vision_of(**settings)
     report = export_vision(vision, tmp_path / "vision.onnx")
