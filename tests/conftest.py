@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 # An example has no deadline: how long it takes depends on the machine. The default profile draws
 # the same examples in every run, so that a run fails for a change and not for its luck;
-# `make slow` draws ten times as many, each time others.
-settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
+# `make slow` draws sixteen times as many, each time others.
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile(
     "mutants",
     deadline=None,

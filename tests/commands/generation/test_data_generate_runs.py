@@ -81,8 +81,7 @@ def test_every_annotation_is_delivered_once_or_listed(
         f"is {100 + n} x": [passing[n % 5]] * (2 if n % 2 else 1) for n in range(0, 16)
     }
     writer.faults["is 117 x"] = [status(500)] * 99
-    writer.faults["is 116 x"] = [hang]
-    ran = regionqa(*words(found, writer, out, "--server-timeout", "3"))
+    ran = regionqa(*words(found, writer, out))
     assert ran.status == 3
     kept, rejected = ids(out), ids(tmp_path / "out.rejected.jsonl")
     listed = answer_lines((tmp_path / "out.rejected.jsonl").read_text())
@@ -103,6 +102,17 @@ def test_every_annotation_is_delivered_once_or_listed(
     assert again.status == 0
     assert {asked.question.split()[3] for asked in writer.asked} == {"117"}
     assert Counter([*ids(out), *ids(tmp_path / "out.rejected.jsonl")]).keys() == wanted
+
+
+def test_a_reply_that_does_not_come_is_asked_for_again(
+    regionqa: "Command", writer: ChatServer, tmp_path: Path, waits: list[float]
+) -> None:
+    found, out = instances(tmp_path, 1), tmp_path / "out.jsonl"
+    writer.faults = {"is 100 x": [hang]}
+    ran = regionqa(*words(found, writer, out, "--server-timeout", "3"))
+    assert ran.status == 0, ran.err
+    assert sorted(ids(out)) == sorted(f"000.png#{kind}" for kind in KINDS)
+    assert waits
 
 
 # -- continued -------------------------------------------------------------------------------------

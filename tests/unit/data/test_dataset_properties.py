@@ -73,7 +73,7 @@ def check(records: list[Record], boxes: list[Any], limit: int, path: Path) -> No
         assert [r.turns for r in again.records] == [r.turns for r in records]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW_DISK)
+@settings(suppress_health_check=SLOW_DISK)
 @given(boxes=BOXES, limit=st.integers(1, 15), seed=st.integers(0, 3))
 def test_visual_genome_records(folder: Path, boxes: list[Any], limit: int, seed: int) -> None:
     regions = [
@@ -90,7 +90,7 @@ def test_visual_genome_records(folder: Path, boxes: list[Any], limit: int, seed:
             assert (region.box.x0, region.box.y0) == (max(x, 0), max(y, 0))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW_DISK)
+@settings(suppress_health_check=SLOW_DISK)
 @given(boxes=BOXES, limit=st.integers(1, 15), data=st.data())
 def test_gqa_records(folder: Path, boxes: list[Any], limit: int, data: st.DataObject) -> None:
     objects = {
@@ -118,7 +118,7 @@ def test_gqa_records(folder: Path, boxes: list[Any], limit: int, data: st.DataOb
     assert len({*answers}) == len(answers)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW_DISK)
+@settings(suppress_health_check=SLOW_DISK)
 @given(boxes=BOXES, limit=st.integers(1, 15), data=st.data())
 def test_vcr_records(folder: Path, boxes: list[Any], limit: int, data: st.DataObject) -> None:
     tag = st.lists(st.integers(0, len(boxes) - 1), min_size=1, max_size=3)

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parents[3] / "docs" / "guide" / "data.md"
 SIZES = {"cat.jpg": (226, 150), "cup.jpg": (300, 200), "astronaut.jpg": (256, 256)}
-SHARED_FOLDER = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 # -- a user has data, and sees it read -------------------------------------------------------------

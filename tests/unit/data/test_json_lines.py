@@ -19,9 +19,7 @@ from regionqa.regions import Box, Region
 
 if TYPE_CHECKING:
     from conftest import Command
-SHARED_FOLDER = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 # -- our JSON lines --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -79,7 +79,6 @@ REFERENCES = st.sampled_from(["", " <region1>", " <region2> and <region1>"])
 TURNS = st.lists(st.tuples(WORDS, REFERENCES, WORDS), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=60)
 @given(TURNS, st.sampled_from([None, "it again"]), st.sampled_from(["{region}", "({x0} {y1})", ""]))
 def test_labels_cover_answers_and_stops_only(
     maker: SampleBuilder, turns: list[tuple[str, str, str]], again: str | None, region: str
