@@ -34,6 +34,7 @@ from regionqa.serve.boxes import BoxFileBody, BoxService, DrawingBody, ExportBod
 from regionqa.serve.gallery import Gallery, NotServedError
 from regionqa.serve.openapi import ApiEndpoint, docs_page, openapi
 from regionqa.serve.options import ServeLimits
+from regionqa.serve.proposals import DetectBody, PointsBody, Proposers
 from regionqa.serve.scheduler import NotAnsweringError, Scheduler, ServedModel
 
 Result = TypeVar("Result")
@@ -95,6 +96,16 @@ ENDPOINTS = (
     ApiEndpoint(
         "POST", "/v1/drawing", "Draw answers on their image.", DrawingBody, replies="image/png"
     ),
+    ApiEndpoint(
+        "POST", "/v1/segment", "Find the region that points lie on.", PointsBody,
+        details="The response has its `region`, with the mask and the box around it. The server "
+        "must have been started with `--segmenter`.",
+    ),
+    ApiEndpoint(
+        "POST", "/v1/detect", "Find objects in an image.", DetectBody,
+        details="The response has `regions` with labels and scores, of highest score first. The "
+        "server must have been started with `--detector`.",
+    ),
 )  # fmt: skip
 """Endpoints that are described, in the order of the description."""
 
@@ -110,6 +121,7 @@ class ServedApp:
     decoding: asyncio.Semaphore
     uploading: asyncio.Semaphore
     page: Mapping[str, bytes]
+    proposers: Proposers
 
     def routes(self) -> list[Route]:
         """Return the routes, of which `ENDPOINTS` describes those of the API."""
@@ -126,6 +138,8 @@ class ServedApp:
             ("POST", "/v1/boxes"): self.export_boxes,
             ("POST", "/v1/boxes/read"): self.import_boxes,
             ("POST", "/v1/drawing"): self.draw,
+            ("POST", "/v1/segment"): self.segment,
+            ("POST", "/v1/detect"): self.detect,
             ("GET", "/openapi.json"): self.openapi,
             ("GET", "/docs"): self.docs,
             ("GET", "/"): self.index,
@@ -228,6 +242,7 @@ class ServedApp:
                 "models": list(scheduler.models),
                 "switching_to": None if scheduler.next_name == model.name else scheduler.next_name,
                 "waiting": scheduler.waiting,
+                **self.proposers.describe(),
                 "formats": [{"name": name, "title": each.TITLE} for name, each in FORMATS.items()],
                 "limits": {
                     "questions": self.limits.requests,
@@ -274,6 +289,20 @@ class ServedApp:
         document = await read_document(http, self.limits.body, self.limits.seconds)
         boxes = BoxService(self.gallery, self.limits)
         return exported(await self._decoding(boxes.draw, convert(document, DrawingBody)))
+
+    # -- proposals ---------------------------------------------------------------------------------
+
+    async def segment(self, http: HttpRequest) -> Response:
+        """Find the region that points lie on."""
+        document = await read_document(http, self.limits.body, self.limits.seconds)
+        body = convert(document, PointsBody)
+        return reply(await self._decoding(self.proposers.segment, self.gallery, body))
+
+    async def detect(self, http: HttpRequest) -> Response:
+        """Find objects in an image."""
+        document = await read_document(http, self.limits.body, self.limits.seconds)
+        body = convert(document, DetectBody)
+        return reply(await self._decoding(self.proposers.detect, self.gallery, body))
 
     async def _decoding(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Run work on pixels in a thread, little of it at a time."""
@@ -325,6 +354,7 @@ def make_app(
     host: str = "127.0.0.1",
     defaults: GenerationOptions | None = None,
     limits: ServeLimits | None = None,
+    proposers: Proposers | None = None,
 ) -> Guard:
     """Make the application.
 
@@ -336,6 +366,7 @@ def make_app(
         host: The address that is listened on.
         defaults: Options of questions that bring none.
         limits: Limits on what clients send.
+        proposers: What proposes regions; None: nothing does.
     """
     limits = limits or ServeLimits()
     served = ServedApp(
@@ -346,6 +377,7 @@ def make_app(
         asyncio.Semaphore(DECODED_AT_ONCE),
         asyncio.Semaphore(limits.uploads_at_once),
         read_page(),
+        proposers or Proposers(),
     )
     handlers = dict.fromkeys((HttpError, HTTPException, RegionQAError), refused)
     return Guard(

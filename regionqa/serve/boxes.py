@@ -50,6 +50,7 @@ class BoxFileBody(msgspec.Struct):
     box_format: BoxFormat | None = None
     box_units: BoxUnits | None = None
     scale_boxes: bool = False
+    masks: Annotated[bool, Meta(description="Read masks too.")] = False
 
 
 class DrawnRegions(msgspec.Struct):
@@ -115,7 +116,7 @@ class BoxService:
         self, path: Path, body: BoxFileBody, shown: Callable[[str], str]
     ) -> dict[str, object]:
         names = self.gallery.names()
-        file = read_boxes(path, format=body.box_format, units=body.box_units)
+        file = read_boxes(path, format=body.box_format, units=body.box_units, masks=body.masks)
         if len(names) == 1:
             file = file.for_one_image()
         warnings = list(file.remarks)

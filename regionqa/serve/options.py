@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from regionqa.errors import UsageError
-from regionqa.flags import Options, Section, option
+from regionqa.flags import Options, Reads, Section, option
 
 MEGABYTE = 1 << 20
 SHORTEST_TOKEN = 16
@@ -63,6 +63,22 @@ class ServeOptions(Options):
         "What clients must know, at least 16 characters. Default: a new random one.",
         section=Section.result,
         metavar="TEXT",
+    )
+    segmenter: str | None = option(
+        None,
+        "Model that finds what is clicked on: a name (docs/guide/masks.md), folder, or OWNER/NAME "
+        "on the Hub; auto is the first that is downloaded.",
+        metavar="MODEL",
+        section=Section.model,
+        role=Reads.model,
+    )
+    detector: str | None = option(
+        None,
+        "Object detector that proposes regions: a name (docs/guide/detect.md), folder, or "
+        "OWNER/NAME on the Hub; auto is the first that is downloaded.",
+        metavar="MODEL",
+        section=Section.model,
+        role=Reads.model,
     )
     no_browser: bool = option(False, "Do not open the page.", section=Section.result)
 

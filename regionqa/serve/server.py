@@ -25,6 +25,7 @@ from regionqa.serve.access import new_token
 from regionqa.serve.app import make_app
 from regionqa.serve.gallery import Gallery
 from regionqa.serve.options import ServeLimits, ServeOptions
+from regionqa.serve.proposals import Proposers
 from regionqa.serve.scheduler import Scheduler
 
 WILDCARDS = ("0.0.0.0", "::", "")
@@ -55,6 +56,7 @@ def serve_images(run: ServeRun, console: Console) -> int:
         engine = Engine.load(options=run.runtime)
         if engine.info.note:
             console.warn(engine.info.note)
+        proposers = Proposers.load(run.serve, run.runtime)
         name, models = switchable_models(run.runtime, engine.info.name)
         scheduler = Scheduler(
             engine, run.runtime, models, console.error, name=name, capacity=run.limits.waiting
@@ -68,6 +70,7 @@ def serve_images(run: ServeRun, console: Console) -> int:
             host=run.serve.host,
             defaults=run.generation,
             limits=run.limits,
+            proposers=proposers,
         )
         url = f"{address(run.serve.host, bound)}/?token={token}"
         served = counted(len(gallery.names()), "image")

@@ -53,9 +53,10 @@ OPTIONS = {
     ),
     ("serve",): (
         *SERVER, "--server-concurrency",
-        "--port", "--host", "--token", "--no-browser", "--model", "--device", "--dtype",
-        "--quantize", "--way", *VISION, "--batch-size", "--max-new-tokens", "--guess",
-        "--unsure-below", "--temperature", "--seed", "--quiet", "--debug", "--help",
+        "--port", "--host", "--token", "--no-browser", "--segmenter", "--detector",
+        "--model", "--device", "--dtype", "--quantize", "--way", *VISION, "--batch-size",
+        "--max-new-tokens", "--guess", "--unsure-below", "--temperature", "--seed", "--quiet",
+        "--debug", "--help",
     ),
     ("batch",): (
         *SERVER, "--server-concurrency",

@@ -23,6 +23,7 @@ from regionqa.serve.access import Guard
 from regionqa.serve.app import make_app
 from regionqa.serve.gallery import Gallery
 from regionqa.serve.options import ServeLimits
+from regionqa.serve.proposals import Proposers
 from regionqa.serve.scheduler import Scheduler
 
 TOKEN = "0123456789abcdef-token"
@@ -97,6 +98,7 @@ def served(
     host: str = "127.0.0.1",
     models: dict[str, str] | None = None,
     batch_size: int = 16,
+    proposers: Proposers | None = None,
     **changes: object,
 ) -> Iterator[Served]:
     """Serve images with a toy.
@@ -107,6 +109,7 @@ def served(
         host: The address that the server believes to listen on.
         models: Models to switch to.
         batch_size: Of the engine.
+        proposers: What proposes regions.
         changes: Properties of the toy.
     """
     limits = limits or ServeLimits()
@@ -123,8 +126,9 @@ def served(
     try:
         gallery = Gallery(tuple(map(str, images)), limits, reported.append)
         app = make_app(
-            gallery, scheduler, token=TOKEN, report=reported.append, host=host, limits=limits
-        )
+            gallery, scheduler, token=TOKEN, report=reported.append, host=host, limits=limits,
+            proposers=proposers,
+        )  # fmt: skip
         yield Served(app, backend, scheduler, gallery, reported)
     finally:
         backend.go_on.set()
