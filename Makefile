@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow browser coverage mutants kill fuzz guide lint wheel-check lock sync clean
+.PHONY: demo test slow browser coverage mutants kill chaos fuzz guide lint wheel-check lock sync clean
 
 demo: $(VENV)/installed
 	$(BIN)/regionqa demo --out demo-images --overwrite
@@ -37,6 +37,11 @@ mutants: $(VENV)/installed
 KILLS ?= 200
 kill: $(VENV)/installed
 	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m campaigns.kills --kills $(KILLS)
+
+# Actors, nodes and drivers of `regionqa batch` killed on a local Ray; every answer is counted.
+chaos: $(VENV)/installed
+	$(BIN)/python -c "import ray" || $(BIN)/python -m pip install --quiet --editable '.[batch]'
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m campaigns.batch_kills --kills $(KILLS)
 
 # Damaged images, box files, cards, requests, records, settings, chats and checkpoints; findings are
 # kept in build/fuzz. Where atheris cannot be installed, inputs are damaged at random.

@@ -19,10 +19,16 @@ from regionqa.batch.parts import BatchPart
 from regionqa.batch.storage import HTTP, Location
 from regionqa.batch.tables import stored_rows
 from regionqa.errors import ImageError
-from regionqa.images.reading import InputImage, image_from_bytes, open_image
+from regionqa.images.reading import (
+    InputImage,
+    image_from_bytes,
+    image_from_pixels,
+    open_image,
+)
 
-DECODED = 8_000_000
-"""Most pixels, in bytes, that travel decoded; larger images travel as their files."""
+DECODED = 60_000_000
+"""Most bytes of pixels that travel decoded: 20 megapixels. Larger images travel as their files and
+are decoded where they are used, which keeps a GPU waiting."""
 FETCHED = 16
 """Images of storage that are fetched at the same time, and ahead of the one in hand."""
 IMAGELESS = "-"
@@ -66,7 +72,7 @@ class ImageRequests:
             raise ImageError(self.error)
         if self.pixels is not None:
             pixels = Image.frombytes("RGB", (self.width, self.height), self.pixels)
-            image = InputImage(self.name, self.width, self.height, pixels)
+            image = image_from_pixels(pixels, self.name)
         else:
             image = image_from_bytes(self.content or b"", self.name)
             image.warnings.clear()

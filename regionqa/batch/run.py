@@ -29,8 +29,8 @@ Stages = Callable[[AnswerSettings, Console, Iterable[BatchPart]], Iterator[Answe
 """Answers parts; the requests of a part may come in any order."""
 SAMPLE = 32
 """Requests that a dry run answers."""
-WRITERS = 4
-"""Parts that are written at the same time."""
+WRITERS = 16
+"""Parts that are written at the same time; object storage takes a while for each."""
 
 
 @dataclass(frozen=True)

@@ -153,19 +153,17 @@ class Location:
         Raises:
             OutputError: It cannot be written, also not later.
         """
+        if self.is_local:
+            _write_local(Path(self.name), content)
+            return
+        filesystem, path = self._opened()
         try:
-            if self.is_local:
-                path = Path(self.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with write_whole(path) as file:
-                    file.write(content)
-                return
-            filesystem, path_text = self._opened()
-            retried(lambda: _put(filesystem, path_text, content))
-        except OutputError:
-            raise
+            retried(lambda: _put(filesystem, path, content))
         except OSError as error:
-            raise output_error(Path(self.name), error) from error
+            reason = str(error).partition("\n")[0]
+            raise OutputError(
+                f"{self.name}: cannot be written: {reason}; fix this, then run again to continue"
+            ) from error
 
     def delete(self) -> None:
         """Delete a file, if it is there."""
@@ -266,6 +264,15 @@ def unreadable(location: Location, error: Exception) -> DataError:
 
 def _stored(location: Location, info: Any) -> StoredFile:
     return StoredFile(location, int(info.size), f"{info.size}:{info.mtime_ns}")
+
+
+def _write_local(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path.parent, error) from error
+    with write_whole(path) as file:
+        file.write(content)
 
 
 def _put(filesystem: Any, path: str, content: bytes) -> None:

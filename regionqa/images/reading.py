@@ -211,6 +211,18 @@ def _mask_pixels(image: Image.Image) -> NDArray[Any] | None:
     return np.max(values, axis=2) if values.ndim == 3 else values
 
 
+def image_from_pixels(pixels: Image.Image, name: str) -> InputImage:
+    """Make an image of pixels that were decoded as by `InputImage.load`, without a copy.
+
+    Args:
+        pixels: RGB as displayed, which every caller of `load` shares.
+        name: Name of the image in answers and errors.
+    """
+    image = InputImage(name, *pixels.size, pixels)
+    image._kept = pixels
+    return image
+
+
 def _header(image: Image.Image) -> tuple[int, int, bool]:
     """Width and height as displayed, and whether there are several pages or frames."""
     width, height = image.size
