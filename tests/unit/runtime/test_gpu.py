@@ -1,7 +1,8 @@
 """Models of the published size on a GPU; run with -m gpu.
 
 `-m gpu` runs it where there is one. What can be asked of a CPU too is asked of a small model there,
-by the same functions.
+by the same functions, with the slow tests: test_float16.py and test_precision.py ask it of tiny
+models in every run.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,10 @@ on_gpu = (
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
 )
-both = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+both = pytest.mark.parametrize(
+    "device",
+    [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=on_gpu)],
+)
 halves = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
 
@@ -98,6 +102,7 @@ def check_answers(bundle: Bundle, shape: Shape, device: str, dtype: str, photos:
     return engine
 
 
+@pytest.mark.slow
 @halves
 def test_reduced_model_answers_in_half_precision(made: Made, photos: Path, dtype: str) -> None:
     check_answers(made(SMALL), SMALL, "cpu", dtype, photos)
