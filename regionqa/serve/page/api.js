@@ -45,6 +45,8 @@ export const removeImage = async (name) =>
 export const switchModel = async (name) => (await call("/v1/model", json({ name }))).json();
 export const writeBoxes = async (body) => call("/v1/boxes", json(body));
 export const readBoxes = async (body) => (await call("/v1/boxes/read", json(body))).json();
+export const segmentPoints = async (body) => (await call("/v1/segment", json(body))).json();
+export const detectObjects = async (body) => (await call("/v1/detect", json(body))).json();
 export const drawAnswers = async (body) => call("/v1/drawing", json(body));
 
 export const uploadImage = async (file) =>

@@ -2,6 +2,7 @@
 
 import { getStatus, switchModel } from "./api.js";
 import { Files } from "./files.js";
+import { Proposals } from "./propose.js";
 import { Stage } from "./stage.js";
 import { State } from "./state.js";
 import { Talk } from "./talk.js";
@@ -33,6 +34,12 @@ const stage = new Stage(
   state,
   { announce, onPick: (number, thenType) => talk.name(number, thenType) },
 );
+const proposals = new Proposals(
+  { select: $("select"), exclude: $("exclude"), propose: $("propose"), find: $("find") },
+  state,
+  { announce, alert, stage },
+);
+stage.proposals = proposals;
 const talk = new Talk(
   {
     form: $("ask"), question: $("question"), about: $("about"), send: $("send"),
@@ -50,7 +57,8 @@ const files = new Files(
     importDialog: $("import"), exportDialog: $("export"), helpDialog: $("help"),
     format: $("format"), saveBoxes: $("save-boxes"), saveAnswers: $("save-answers"),
     saveDrawing: $("save-drawing"), boxFiles: $("box-files"), boxFormat: $("box-format"),
-    boxUnits: $("box-units"), scaleBoxes: $("scale-boxes"), readFiles: $("read-boxes"),
+    boxUnits: $("box-units"), scaleBoxes: $("scale-boxes"), readMasks: $("read-masks"),
+    readFiles: $("read-boxes"),
     importNotes: $("import-notes"),
   },
   state,
@@ -61,6 +69,7 @@ function render() {
   const page = state.current === null ? null : state.now;
   stage.render();
   talk.render();
+  proposals.render();
   $("remove").disabled = !page || page.selected < 0;
   $("undo").disabled = !page?.undo.past.length;
   $("redo").disabled = !page?.undo.future.length;

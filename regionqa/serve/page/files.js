@@ -4,6 +4,7 @@ import {
   ApiError, drawAnswers, getImage, getImages, pixelsUrl, readBoxes, removeImage, uploadImage,
   writeBoxes,
 } from "./api.js";
+import { asSent } from "./regions.js";
 
 const THUMBNAIL = 192;
 
@@ -147,7 +148,7 @@ export class Files {
   async exportBoxes() {
     const images = [...this.state.byImage]
       .filter(([name, page]) => name && page.regions.length)
-      .map(([image, { regions }]) => ({ image, regions }));
+      .map(([image, { regions }]) => ({ image, regions: regions.map(asSent) }));
     if (!images.length) return this.tellExport("There are no regions to export; draw some first.");
     const reply = await writeBoxes({ format: this.format.value, images });
     return this.save(await reply.blob(), fileName(reply));
@@ -170,7 +171,7 @@ export class Files {
       .map(({ record: { question, answer, regions } }) => ({
         question,
         answer: String(answer),
-        regions: regions.map(({ box, label }) => ({ box, label })),
+        regions: regions.map(asSent),
       }));
     if (!answers.length) return this.tellExport("There are no answers to draw; ask about this image first.");
     const reply = await drawAnswers({ image: current, answers });
@@ -198,7 +199,7 @@ export class Files {
   async importBoxes() {
     const files = [...this.boxFiles.files];
     if (!files.length) return this.tellImport(["Choose a file first."]);
-    const body = { files: await Promise.all(files.map(asSent)), scale_boxes: this.scaleBoxes.checked };
+    const body = { files: await Promise.all(files.map(fileToSend)), scale_boxes: this.scaleBoxes.checked, masks: this.readMasks.checked };
     if (this.boxFormat.value) body.box_format = this.boxFormat.value;
     if (this.boxUnits.value) body.box_units = this.boxUnits.value;
     const found = await readBoxes(body);
@@ -229,7 +230,7 @@ function fileName(reply) {
 }
 
 /** A file as the API takes it: its name, and its bytes as Base64. */
-async function asSent(file) {
+async function fileToSend(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   let text = "";
   for (let at = 0; at < bytes.length; at += 0x8000) {

@@ -37,6 +37,22 @@ export function resized(box, handle, point, size) {
   return boxBetween({ x: x0, y: y0 }, { x: x1, y: y1 }, size);
 }
 
+/** At most so many points of a stroke, spread over it; its first and its last are among them. */
+export function sampled(stroke, most) {
+  if (stroke.length <= most) return stroke;
+  return Array.from({ length: most }, (_, i) => stroke[Math.round((i * (stroke.length - 1)) / (most - 1))]);
+}
+
+/** Points of a region with one more, moved into the image. */
+export function withPoint({ inside, outside }, point, excluded, size) {
+  const [x, y] = [clamp(point.x, 0, size.width - 1), clamp(point.y, 0, size.height - 1)];
+  const added = [Math.round(x * 10) / 10, Math.round(y * 10) / 10];
+  return excluded ? { inside, outside: [...outside, added] } : { inside: [...inside, added], outside };
+}
+
+/** A region as the server takes it. */
+export const asSent = ({ box, label = null, mask }) => (mask ? { box, label, mask } : { box, label });
+
 export const contains = (box, point) =>
   point.x >= box[0] && point.x <= box[2] && point.y >= box[1] && point.y <= box[3];
 

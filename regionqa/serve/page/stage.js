@@ -1,6 +1,7 @@
 // The image with its regions: drawing, moving and resizing by pointer and keys; zoom and pan.
 
 import { pixelsUrl } from "./api.js";
+import { paint } from "./masks.js";
 import {
   COLOURS, HANDLES, boxBetween, coordinates, fitted, kept, moved, onBorder, regionAt, regionName,
   resized, toImage, toScreen, zoomed,
@@ -130,6 +131,7 @@ export class Stage {
     box.dataset.index = String(index);
     box.querySelector(".unseen:last-child").textContent = `: ${coordinates(region.box)}.`;
     this.place(box, region.box);
+    this.renderMask(box, region);
     const text = box.querySelector(".note");
     text.hidden = !note && !region.label;
     text.textContent = note?.text ?? region.label ?? "";
@@ -143,6 +145,17 @@ export class Stage {
         handle.dataset.handle = name;
       }
     }
+  }
+
+  renderMask(box, { mask, box: edges }) {
+    let canvas = box.querySelector("canvas");
+    if (!mask) return canvas?.remove();
+    const key = `${mask.counts} ${edges}`;
+    if (canvas?.dataset.key === key) return;
+    canvas ??= box.insertBefore(document.createElement("canvas"), box.firstChild);
+    canvas.dataset.key = key;
+    canvas.setAttribute("aria-hidden", "true");
+    paint(canvas, mask, edges, getComputedStyle(box).getPropertyValue("--region"));
   }
 
   place(element, box) {
@@ -200,6 +213,7 @@ export class Stage {
     if (selected >= 0 && onBorder(regions[selected].box, point, near / this.view.scale)) {
       return { kind: "move", index: selected, from: regions[selected].box, ...common };
     }
+    if (this.proposals?.mode) return { kind: "stroke", points: [point], ...common };
     return { kind: "draw", ...common };
   }
 
@@ -220,6 +234,10 @@ export class Stage {
     gesture.moved = true;
     const from = toImage(this.view, gesture.start);
     const to = toImage(this.view, at);
+    if (gesture.kind === "stroke") {
+      gesture.points.push(to);
+      return;
+    }
     if (gesture.kind === "draw") {
       this.draft = boxBetween(from, to, size);
       return this.render();
@@ -241,6 +259,7 @@ export class Stage {
     this.gesture = null;
     if (!gesture || gesture.kind === "pan") return;
     if (cancelled) return this.cancelled(gesture);
+    if (gesture.kind === "stroke") return this.selectAt(gesture.points, event);
     if (!gesture.moved) return this.clicked(gesture, event.pointerType === "mouse");
     if (gesture.kind === "draw") {
       const box = this.draft;
@@ -252,6 +271,12 @@ export class Stage {
       state.setRegions(regions, gesture.index);
       this.announce(regionName(regions[gesture.index], gesture.index + 1));
     }
+  }
+
+  /** Select what points lie on; the keys that are held say whether they extend the region. */
+  selectAt(points, { shiftKey, altKey }) {
+    const exclude = altKey || this.proposals.mode === "exclude";
+    this.proposals.at(points, { add: shiftKey, exclude });
   }
 
   cancelGesture() {
@@ -312,6 +337,7 @@ export class Stage {
     if (step && index >= 0) this.stepRegion(index, step, event);
     else if (step) this.panBy(-40 * step[0], -40 * step[1]);
     else if (event.key.toLowerCase() === "n") this.newInView();
+    else if (event.key.toLowerCase() === "s" && this.state.status?.segmenter) this.selectInView();
     else if (event.key === "+" || event.key === "=") this.zoom(1.25);
     else if (event.key === "-") this.zoom(0.8);
     else if (event.key === "0") this.fit();
@@ -347,6 +373,12 @@ export class Stage {
     const corner = (share) => toImage(this.view, { x: width * share, y: height * share });
     this.addRegion(boxBetween(corner(0.375), corner(0.625), this.size));
     this.boxes.lastChild.focus();
+  }
+
+  /** Select what lies in the middle of what is shown. */
+  selectInView() {
+    const { width, height } = this.frame;
+    this.proposals.at([toImage(this.view, { x: width / 2, y: height / 2 })], { exclude: false });
   }
 
   addRegion(box) {

@@ -50,7 +50,9 @@ export class State {
   }
 
   setBox(index, box, options) {
-    const regions = this.now.regions.map((region, i) => (i === index ? { ...region, box } : region));
+    // a box that was moved is no longer the one around its mask
+    const moved = ({ label }) => ({ box, label });
+    const regions = this.now.regions.map((region, i) => (i === index ? moved(region) : region));
     this.setRegions(regions, index, options);
   }
 

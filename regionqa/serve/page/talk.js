@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import {
-  COLOURS, aboutText, historyOf, mention, mentioned, parts, regionName, subjects, withMention,
+  COLOURS, aboutText, asSent, historyOf, mention, mentioned, parts, regionName, subjects, withMention,
 } from "./regions.js";
 
 const element = (tag, className = "", text = "") => {
@@ -104,7 +104,7 @@ export class Talk {
   }
 
   regionsToSend() {
-    return this.state.now.regions.map(({ box, label }) => ({ box, label }));
+    return this.state.now.regions.map(asSent);
   }
 
   captionAll() {

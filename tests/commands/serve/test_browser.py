@@ -3,20 +3,26 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from helpers.segmentation.segmenters import ColourSegmenter
 from helpers.serve.apps import TOKEN, Served, image_bytes, served
 from regionqa.backends.base import Completion
 from regionqa.boxes.files import read_boxes
 from regionqa.bundles.card import ConfidenceCard
+from regionqa.detection.base import DetectorInfo, ScoredBoxes
+from regionqa.detection.cards import Vocabulary
 from regionqa.requests import Request
+from regionqa.segmentation.marks import PointSegmenter
 from regionqa.serve.options import ServeLimits
+from regionqa.serve.proposals import Proposers
 from regionqa.serve.server import PageServer, listening
 
 pytestmark = pytest.mark.browser
@@ -54,12 +60,14 @@ def policy_faults(line: str) -> list[str]:
 
 
 @contextmanager
-def opened(chromium: Any, folder: Path, device: dict[str, Any]) -> Iterator[tuple[Any, Served]]:
+def opened(
+    chromium: Any, folder: Path, device: dict[str, Any], proposers: Proposers | None = None
+) -> Iterator[tuple[Any, Served]]:
     """Serve a folder and open its page; faults of the page fail the test."""
     faults: list[str] = []
     card = ConfidenceCard(threshold=0.5)
     with (
-        served(folder, max_regions=8, confidence=card) as app,
+        served(folder, max_regions=8, confidence=card, proposers=proposers) as app,
         listening("127.0.0.1", 0) as bound,
     ):
         app.backend.script = described
@@ -245,3 +253,83 @@ def test_faults_are_told(chromium: Any, folder: Path) -> None:
         assert page.locator("#about").inner_text() == "There is no region 7."
         page.click("#send")
         assert page.locator("#alert").inner_text() == "There is no region 7; draw it first."
+
+
+def click(page: Any, x: float, y: float, *keys: str) -> None:
+    """Click on a pixel of the image, while keys are held."""
+    shown = page.locator("#pixels").bounding_box()
+    scale = shown["width"] / page.locator("#pixels").evaluate("e => e.offsetWidth")
+    for key in keys:
+        page.keyboard.down(key)
+    page.mouse.click(shown["x"] + x * scale, shown["y"] + y * scale)
+    for key in keys:
+        page.keyboard.up(key)
+
+
+class Squares:
+    """A detector that finds two boxes in every image."""
+
+    info = DetectorInfo("squares", "1", Vocabulary.fixed, ("square",), 0.5, 1.0, "cpu", "none")
+
+    def check_phrases(self, phrases: Sequence[str]) -> None:
+        assert not phrases
+
+    def detect(self, image: Image.Image, phrases: Sequence[str], min_score: float) -> ScoredBoxes:
+        boxes = np.array([[10.0, 10, 50, 50], [60, 60, 90, 90]])
+        return ScoredBoxes(boxes, np.array([0.9, 0.8]), (0, 0), ("square", "square"))
+
+
+@SIZES
+def test_click_to_select_and_proposals(
+    chromium: Any, tmp_path: Path, device: dict[str, Any]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    image = Image.new("RGB", (400, 400), "white")
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((40, 40, 180, 160), fill="red")
+    pen.rectangle((220, 220, 359, 319), fill="blue")
+    image.save(folder / "large.png")
+    segmenter = PointSegmenter(ColourSegmenter())
+    asked: list[Request] = []
+
+    def script(request: Request) -> Completion:
+        asked.append(request)
+        return described(request)
+
+    with opened(chromium, folder, device, Proposers(segmenter, Squares())) as (page, app):
+        app.backend.script = script
+        wide = "#boxes .badge:has-text('360')"
+        page.click("#select")
+        click(page, 100, 100)
+        page.wait_for_selector("#boxes .box canvas")
+        assert regions(page) == [[40, 40, 181, 161]]
+        click(page, 300, 300, "Shift")
+        page.wait_for_selector(wide, state="attached")
+        assert regions(page) == [[40, 40, 360, 320]]
+        click(page, 230, 230, "Alt")
+        page.wait_for_selector(wide, state="detached")
+        draw(page, (230, 230, 350, 310))
+        page.wait_for_selector("#boxes .box:nth-child(2) canvas")
+        assert regions(page) == [[40, 40, 181, 161], [220, 220, 360, 320]]
+        assert (
+            ask(page, "is <region1> on <region2>?") == "40,40,181,161 and 220,220,360,320 after 0"
+        )
+        masks = [region.mask for region in asked[-1].regions]
+        assert [mask.bounds for mask in masks if mask] == [(40, 40, 181, 161), (220, 220, 360, 320)]
+        page.click("#propose")
+        page.wait_for_selector("#boxes .box:nth-child(4)")
+        assert regions(page)[2:] == [[10, 10, 50, 50], [60, 60, 90, 90]]
+        assert audit(page) == []
+        page.screenshot(path=tmp_path / "page.png")
+        page.click("#undo")
+        assert len(regions(page)) == 2
+        found = read_boxes(download(page, "#save-boxes", tmp_path), masks=True)
+        boxes = found.boxes_for("large.png") or ()
+        assert [box.resolve(400, 400).mask for box in boxes] == masks
+
+
+def test_without_models_nothing_proposes(chromium: Any, folder: Path) -> None:
+    with opened(chromium, folder, DESKTOP) as (page, _):
+        assert page.locator("#select, #exclude, #propose, #find").count() == 4
+        assert page.locator("#select:visible, #exclude:visible, #propose:visible").count() == 0

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import * as r from "./page/regions.js";
 import { eventParser } from "./page/api.js";
 import { State } from "./page/state.js";
+import { eachSpan, runsOf } from "./page/masks.js";
 
 const size = { width: 100, height: 50 };
 assert.deepEqual(r.boxBetween({ x: 30.4, y: 40 }, { x: 10, y: -9 }, size), [10, 0, 30, 40]);
@@ -86,3 +87,26 @@ assert.equal(again.of("a.png").turns.length, 1);
 kept.set("regionqa", "{");
 assert.equal(new State(storage).restore(), null);
 console.log("done");
+
+// masks, and points on what they lie on
+assert.deepEqual(runsOf("6239:"), [6, 2, 3, 11, 13]);
+assert.deepEqual(runsOf("Re>n5^3000").slice(0, 5), [15010, 190, 110, 190, 110]);
+const spans = [];
+eachSpan({ size: [5, 7], counts: "6239:" }, (...span) => spans.push(span));
+assert.deepEqual(spans, [[1, 1, 3], [2, 1, 5], [3, 0, 5], [4, 0, 2]]);
+const same = [];
+eachSpan({ size: [5, 7], counts: [6, 2, 3, 11, 13] }, (...span) => same.push(span));
+assert.deepEqual(same, spans);
+const stroke = Array.from({ length: 31 }, (_, x) => ({ x, y: 0 }));
+assert.deepEqual(r.sampled(stroke, 4).map(({ x }) => x), [0, 10, 20, 30]);
+assert.equal(r.sampled(stroke, 40), stroke);
+const one = r.withPoint({ inside: [], outside: [] }, { x: 3.14, y: 99 }, false, size);
+assert.deepEqual(one, { inside: [[3.1, 49]], outside: [] });
+assert.deepEqual(r.withPoint(one, { x: -1, y: 2 }, true, size).outside, [[0, 2]]);
+assert.deepEqual(r.asSent({ box: [1, 2, 3, 4], points: one, score: 1 }), { box: [1, 2, 3, 4], label: null });
+const shown = new State({ getItem: () => null, setItem: () => {} });
+shown.current = "a";
+shown.setRegions([{ box: [0, 0, 9, 9], label: "cup", mask: { size: [5, 7], counts: "6239:" }, points: one }], 0);
+assert.equal(r.asSent(shown.now.regions[0]).mask.counts, "6239:");
+shown.setBox(0, [1, 0, 10, 9]);
+assert.deepEqual(shown.now.regions[0], { box: [1, 0, 10, 9], label: "cup" });
