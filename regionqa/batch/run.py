@@ -19,7 +19,7 @@ from regionqa.batch.progress import BatchProgress, duration
 from regionqa.batch.reading import read_part
 from regionqa.batch.storage import Location
 from regionqa.data.english import counted
-from regionqa.errors import SOME_FAILED, UsageError
+from regionqa.errors import SOME_FAILED, OutputError, UsageError
 from regionqa.language.answer_schemas import short_digest
 from regionqa.options import BoxOptions, GenerationOptions, RuntimeOptions
 from regionqa.pipeline.console import Console
@@ -245,7 +245,7 @@ def write_parts(
     """Write every part once all of its requests are answered.
 
     Raises:
-        OutputError: A part cannot be written.
+        OutputError: A part cannot be written, or lacks answers.
     """
     collector = PartCollector()
     writing: deque[Future[None]] = deque()
@@ -269,7 +269,7 @@ def write_parts(
         while writing:
             writing.popleft().result()
     if collector.incomplete:
-        raise UsageError(
+        raise OutputError(
             f"{counted(collector.incomplete, 'part')} lack answers, and are not written; run again"
         )
 

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-import regionqa.cli.batch
+from helpers.batch.commands import stay_in_this_process
 from helpers.batch.storage_server import FaultyProxy, object_storage, storage_program
 from regionqa.batch import storage
-from regionqa.batch.run import answered_here
 from regionqa.batch.storage import Location
 
 if TYPE_CHECKING:
@@ -49,9 +48,7 @@ def test_s3_that_fails_now_and_then(
     toy: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cli: Any = regionqa_batch()
-    monkeypatch.setattr(cli, "BATCH", ())
-    monkeypatch.setattr(cli, "_on_ray", lambda options: answered_here)
+    stay_in_this_process(monkeypatch)
     names = sorted(path.name for path in colours.iterdir())
     for number in range(20):
         for name in names:
@@ -74,7 +71,3 @@ def test_s3_that_fails_now_and_then(
     Location("s3://photos/requests.jsonl").write(f'{lines}{{"image": "in/none.png"}}\n'.encode())
     ran = regionqa("batch", "s3://photos/*.jsonl", "s3://photos/two", *words)
     assert (ran.status, "1 error: no such file" in ran.err) == (3, True)
-
-
-def regionqa_batch() -> Any:
-    return regionqa.cli.batch
