@@ -391,7 +391,7 @@ def tiny_segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_detector(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Returns the folder of a family's tiny object detector, which no test changes."""
-    from helpers.detection.detectors import WRITERS
+    from helpers.detection.detectors import write_detector
 
     root = tmp_path_factory.mktemp("detectors")
-    return cache(lambda family: WRITERS[family](root / family))
+    return cache(lambda family: write_detector(family, root / family))

@@ -17,6 +17,7 @@ from regionqa.masks import (
 
 TURNED = "rotated boxes read as the upright boxes around them"
 FLAT = "polygons without area"
+FLAT_MASKS = "masks without area, not their boxes,"
 
 
 def bounding(points: Sequence[Point], where: str) -> Numbers:

@@ -332,6 +332,8 @@ class AnswerWriter(RecordWriter):
         super().__init__(settings.layout, out, append=append, resumable=resumable)
         self._settings = settings
         self._report_error = report_error
+        self.masks_left_out = 0
+        """Masks of regions in CSV, which holds boxes only."""
 
     def write(self, answer: Answer) -> None:
         """Write an answer.
@@ -345,6 +347,8 @@ class AnswerWriter(RecordWriter):
         """
         if self._settings.format is OutputFormat.csv and answer.request.carried:
             answer = self._with_columns(answer)
+        if self._settings.format is OutputFormat.csv:
+            self.masks_left_out += sum(each.mask is not None for each in answer.request.regions)
         if answer.error is not None:
             self.failed += 1
         if self._settings.format is not OutputFormat.text:

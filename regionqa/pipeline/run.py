@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from regionqa.backends.base import ModelInfo, configured_model
 from regionqa.backends.structured import check_schema
 from regionqa.boxes.files import read_boxes
+from regionqa.data.english import counted
 from regionqa.detection.options import DetectionOptions, detector_of
 from regionqa.errors import SOME_FAILED, ItemError, UsageError
 from regionqa.images.reading import InputImage, PixelBudget
@@ -116,6 +117,8 @@ def run_requests(options: RunOptions) -> int:
                 console.warn(warning)
         for line in engine.take_notes():
             console.note(line)
+    if masks := writer.masks_left_out:
+        console.warn(f"{counted(masks, 'mask')} left out: CSV holds boxes only, JSON lines both")
     failed = writer.failed or (finished and finished.failed) or (drawings and drawings.failed)
     return SOME_FAILED if failed else 0
 

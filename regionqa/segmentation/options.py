@@ -125,7 +125,7 @@ class MarkOptions(Options):
         return group_points(self.point)
 
     def check(self) -> None:
-        """Refuse points that are none."""
+        """Refuse malformed points."""
         try:
             group_points(self.point)
         except BoxError as error:  # wrong for every image, so it ends the command

@@ -30,7 +30,14 @@ from regionqa.serve.bodies import (
     read_document,
     reply,
 )
-from regionqa.serve.boxes import BoxFileBody, BoxService, DrawingBody, ExportBody, Exported
+from regionqa.serve.boxes import (
+    LEFT_OUT,
+    BoxFileBody,
+    BoxService,
+    DrawingBody,
+    ExportBody,
+    Exported,
+)
 from regionqa.serve.gallery import Gallery, NotServedError
 from regionqa.serve.openapi import ApiEndpoint, docs_page, openapi
 from regionqa.serve.options import ServeLimits
@@ -87,7 +94,11 @@ ENDPOINTS = (
         details="Questions that wait are answered by the model before it. If the other model "
         "cannot be loaded, the one before it remains.",
     ),
-    ApiEndpoint("POST", "/v1/boxes", "Write regions as a box file.", ExportBody, replies="*/*"),
+    ApiEndpoint(
+        "POST", "/v1/boxes", "Write regions as a box file.", ExportBody, replies="*/*",
+        details=f"If the format holds no masks, the header `{LEFT_OUT}` counts those that were "
+        "left out.",
+    ),
     ApiEndpoint(
         "POST", "/v1/boxes/read", "Read box files of any format.", BoxFileBody,
         details="The response has the regions of each image that the files are about, errors, "
@@ -317,9 +328,10 @@ def described(image: InputImage) -> dict[str, object]:
 
 def exported(file: Exported) -> Response:
     """Return a file to save."""
-    content, kind, name = file
-    headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return Response(content, media_type=kind, headers=headers)
+    headers = {"content-disposition": f'attachment; filename="{file.name}"'}
+    if file.left_out:
+        headers[LEFT_OUT] = file.left_out
+    return Response(file.content, media_type=file.media_type, headers=headers)
 
 
 def read_page() -> dict[str, bytes]:

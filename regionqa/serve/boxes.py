@@ -4,17 +4,18 @@ import base64
 import binascii
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 from PIL import Image
 
-from regionqa.boxes.files import FORMATS, ImageRegions, read_boxes, render_boxes
+from regionqa.boxes.files import FORMATS, MASKED, ImageRegions, read_boxes, render_boxes
+from regionqa.data.english import counted
 from regionqa.data.fields import parse_regions
 from regionqa.errors import BoxFileError, ItemError, OutputError, UsageError
 from regionqa.images.reading import InputImage
@@ -32,8 +33,20 @@ SUFFIXES = {"csv": ".csv", "cvat": ".xml", "requests": ".jsonl", "huggingface": 
 MEDIA_TYPES = {".csv": "text/csv", ".xml": "application/xml", ".jsonl": "application/jsonl"}
 LISTED = 10
 """Number of names without an image that are sent."""
-Exported = tuple[bytes, str, str]
-"""Content, media type and file name."""
+
+
+LEFT_OUT = "x-left-out"
+"""Header of a response with a file that does not hold everything."""
+
+
+class Exported(NamedTuple):
+    """A file to save."""
+
+    content: bytes
+    media_type: str
+    name: str
+    left_out: str = ""
+    """What the file does not hold, for people."""
 
 
 class SentFile(msgspec.Struct):
@@ -99,6 +112,8 @@ class BoxService:
             BoxFileError: A file is not a box file.
             UsageError: The options do not fit the format.
         """
+        if body.masks and body.scale_boxes:
+            raise HttpError(422, "scale_boxes, masks: masks are not scaled; send one of the two")
         if not 1 <= len(body.files) <= self.limits.box_file_count:
             raise HttpError(
                 422, f"{len(body.files):,} files; send 1 to {self.limits.box_file_count:,}"
@@ -172,12 +187,13 @@ class BoxService:
             files = render_boxes(images, body.format)
         except OutputError as error:
             raise HttpError(422, str(error)) from None
+        lost = masks_left_out(images, body.format)
         text = files.get(PurePosixPath())
         if text is not None and len(files) == 1:
             suffix = SUFFIXES.get(body.format, ".json")
             kind = MEDIA_TYPES.get(suffix, "application/json")
-            return encode(text), kind, f"boxes{suffix}"
-        return zipped(files), "application/zip", "boxes.zip"
+            return Exported(encode(text), kind, f"boxes{suffix}", lost)
+        return Exported(zipped(files), "application/zip", "boxes.zip", lost)
 
     def draw(self, body: DrawingBody) -> Exported:
         """Draw answers on their image, as `ask --draw` does.
@@ -200,7 +216,7 @@ class BoxService:
             )
             for one in body.answers
         ]
-        return png(draw_answers(image.load(), answers)), "image/png", "answers.png"
+        return Exported(png(draw_answers(image.load(), answers)), "image/png", "answers.png")
 
 
 def regions_of(documents: list[Any], image: InputImage) -> tuple[Region, ...]:
@@ -239,6 +255,14 @@ def save_file(file: SentFile, top: Path) -> Path:
 def without_folder(line: str, top: Path) -> str:
     """Name files as the client did, not by the folder that they were written to."""
     return line.replace(f"{top}/", "").replace(str(top), "the box files")
+
+
+def masks_left_out(images: Sequence[ImageRegions], format: str) -> str:
+    """Say how many masks a format does not hold; empty if it holds them, or there are none."""
+    masks = sum(region.mask is not None for image in images for region in image.regions)
+    if not masks or format in MASKED:
+        return ""
+    return f"{counted(masks, 'mask')} left out: {format} holds boxes only; {MASKED[0]} holds both"
 
 
 def zipped(files: Mapping[PurePosixPath, str]) -> bytes:

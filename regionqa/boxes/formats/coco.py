@@ -36,7 +36,7 @@ from regionqa.boxes.formats.coco_decoding import (
     without_collection,
 )
 from regionqa.boxes.remarks import LeftOut
-from regionqa.boxes.shapes import FLAT, segmentation_bounds, segmentation_mask
+from regionqa.boxes.shapes import FLAT, FLAT_MASKS, segmentation_bounds, segmentation_mask
 from regionqa.boxes.source import SourceFile
 from regionqa.errors import BoxError, BoxFileError
 from regionqa.masks import WrittenMask
@@ -314,6 +314,8 @@ def _sort_boxes(
                 left_out.append(LeftOut(annotation.where, FLAT))
             else:
                 mask = annotation.mask if masks else None
+                if masks and mask is None and isinstance(given, dict) and given.get("segmentation"):
+                    left_out.append(LeftOut(annotation.where, FLAT_MASKS))
                 found[number].append(msgspec.structs.replace(read, mask=mask) if mask else read)
         except (BoxError, BoxFileError) as error:
             defects.setdefault(number, str(error))

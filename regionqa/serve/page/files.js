@@ -151,7 +151,8 @@ export class Files {
       .map(([image, { regions }]) => ({ image, regions: regions.map(asSent) }));
     if (!images.length) return this.tellExport("There are no regions to export; draw some first.");
     const reply = await writeBoxes({ format: this.format.value, images });
-    return this.save(await reply.blob(), fileName(reply));
+    this.save(await reply.blob(), fileName(reply));
+    return this.alert(reply.headers.get("x-left-out") ?? "");
   }
 
   exportAnswers() {

@@ -86,6 +86,11 @@ def test_boxes_points_and_masks_are_numbered_in_this_order(
     check(blue, shape(shapes, "blue"))
     again = regionqa("caption", "-", *given[:2], "--format", "jsonl", stdin=captions.out)
     assert (again.status, again.lines) == (0, captions.lines)
+    table = regionqa("caption", shapes, *marks, *given[:-1], "csv")
+    assert (table.status, len(table.lines)) == (0, 4)
+    assert table.err.splitlines()[-1] == (
+        "regionqa: warning: 2 masks left out: CSV holds boxes only, JSON lines both"
+    )
 
 
 def test_a_marked_region_is_drawn(

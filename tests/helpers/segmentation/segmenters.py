@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from helpers.detection.detectors import save
@@ -18,6 +19,7 @@ def write_sam2(folder: Path) -> Path:
     """The image model of SAM 2 alone."""
     from transformers import Sam2Config, Sam2Model
 
+    torch.manual_seed(0)  # so that processes share their graphs
     return save(folder, Sam2Model(Sam2Config(**parts())), processor())
 
 
@@ -26,6 +28,7 @@ def write_sam2_video(folder: Path) -> Path:
     from transformers import Sam2VideoConfig, Sam2VideoModel, Sam2VideoProcessor
     from transformers import Sam2VideoVideoProcessor as VideoProcessor
 
+    torch.manual_seed(0)
     config = Sam2VideoConfig(
         **parts(), image_size=SIDE, num_maskmem=2, memory_attention_hidden_size=16,
         memory_attention_num_layers=1, memory_attention_num_attention_heads=1,

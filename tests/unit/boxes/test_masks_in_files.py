@@ -40,7 +40,11 @@ def test_polygons_and_run_lengths_of_coco(tmp_path: Path) -> None:
         {**box, "segmentation": []},
         {**box, "segmentation": [[1, 1, 5, 5, 9, 9]]},
     )
-    written = read_boxes(path, masks=True).boxes_for("a.jpg") or ()
+    file = read_boxes(path, masks=True)
+    assert [line.partition(": ")[2] for line in file.remarks] == [
+        "masks without area, not their boxes, left out: 1, at annotations[6] of " + str(path)
+    ]
+    written = file.boxes_for("a.jpg") or ()
     regions = [each.resolve(*SIZE) for each in written]
     without = [each.resolve(*SIZE) for each in read_boxes(path).boxes_for("a.jpg") or ()]
     assert [region.box for region in regions] == [region.box for region in without]

@@ -1,5 +1,6 @@
 """`POST /v1/segment` and `POST /v1/detect`: regions that a client need not draw."""
 
+import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,15 @@ def test_points_select_a_shape_that_can_be_asked_about(app: Served) -> None:
     assert answer["regions"] == [{"id": 1, **found}]
     assert asked[0].regions[0].mask == Mask.of_array(expected)
     images = [{"image": "a.png", "regions": [found]}]
-    boxes = app.client().post("/v1/boxes", json={"format": "coco", "images": images}).json()
-    assert boxes["annotations"][0]["segmentation"] == found["mask"]
+    coco = app.client().post("/v1/boxes", json={"format": "coco", "images": images})
+    assert coco.json()["annotations"][0]["segmentation"] == found["mask"]
+    voc = app.client().post("/v1/boxes", json={"format": "voc", "images": images})
+    assert voc.headers["x-left-out"] == "1 mask left out: voc holds boxes only; coco holds both"
+    assert "x-left-out" not in coco.headers
+    sent = {"name": "a.json", "content": base64.b64encode(coco.content).decode()}
+    both_kinds = {"files": [sent], "masks": True, "scale_boxes": True}
+    refused = app.client().post("/v1/boxes/read", json=both_kinds)
+    assert refused.status_code == 422 and "masks are not scaled" in refused.text
 
 
 @pytest.mark.parametrize(
