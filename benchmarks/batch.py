@@ -4,8 +4,8 @@
 
 Photos of FOLDER are repeated under other names. Prints whether the answers are equal line for line
 after sorting, the rates of both between 10 and 90 % of the rows and over the whole command, the
-CPU seconds of a row, which other processes on the machine change less, and the memory of the
-largest processes in the first and second half of the run.
+CPU seconds of a row, which other processes on the machine change less, and the largest private
+memory of all processes in the first and second half of the run.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class CommandCourse:
         return (inner[-1][1] - inner[0][1]) / (inner[-1][0] - inner[0][0])
 
     def halves(self) -> tuple[float, float]:
-        """Largest sum of resident GB in each half of the time in which rows were written."""
+        """Largest sum of private GB in each half of the time in which rows were written."""
         busy = [m for (_, n), m in zip(self.rows, self.memory, strict=True) if n]
         half = max(1, len(busy) // 2)
         sums = [sum(each.values()) / 1e9 for each in busy]

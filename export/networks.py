@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from regionqa.errors import ExportError
+from regionqa.errors import ExportError, message_of
 from regionqa.export.vlm.vision import (
     PACKAGES,
     TOLERANCE,
@@ -50,8 +50,9 @@ def write_part(name: str, part: str, calls: Sequence[ModuleCall], folder: Path) 
     try:
         write_module(call, folder / graph)
     except Exception as error:  # the exporters' errors share no base class
-        reason = " ".join(str(error).split())
-        raise ExportError(f"{name}: cannot be exported: {reason}; it runs in torch") from error
+        raise ExportError(
+            f"{name}: cannot be exported: {message_of(error)}; it runs in torch"
+        ) from error
     return GraphPart(part, graph)
 
 

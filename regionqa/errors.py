@@ -25,6 +25,11 @@ def brief(text: str) -> str:
     return CONTROLS.sub(" ", text)
 
 
+def message_of(error: BaseException) -> str:
+    """Return an error's message on one line; the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class RegionQAError(Exception):
     """Base class of the errors of this package; its text is one line that is not very long."""
 

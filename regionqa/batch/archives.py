@@ -1,6 +1,5 @@
 """Webdataset archives: tar files in which files of one name, but for the suffix, are a sample."""
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from typing import Any
 
 from regionqa.batch.storage import Location, unreadable
 from regionqa.batch.tables import KNOWN, SIZE
+from regionqa.boxes.fields import parse_json
 from regionqa.errors import DataError
 from regionqa.images.kinds import is_read
 from regionqa.pipeline.items import listed
@@ -110,7 +110,7 @@ def _add(
         sample.image, sample.content = name, read()
     elif suffix.lower() == "json":
         try:
-            document = json.loads(read())
+            document = parse_json(read().decode("utf-8-sig"))
         except ValueError as error:
             sample.error = f"{name}: is not JSON: {error}"
             return

@@ -15,7 +15,7 @@ from regionqa.batch.answering import AnsweredRequests, AnswerSettings, PartAnswe
 from regionqa.batch.options import BatchOptions
 from regionqa.batch.parts import BatchPart
 from regionqa.batch.reading import ImageRequests, read_part
-from regionqa.errors import RegionQAError, UsageError
+from regionqa.errors import RegionQAError, UsageError, message_of
 from regionqa.options import DeviceChoice
 from regionqa.pipeline.console import Console
 
@@ -183,10 +183,12 @@ def _cluster(options: BatchOptions) -> Iterator[None]:
             cpus = cores + int(most * options.num_cpus + 0.999)
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     except (OSError, ValueError, RuntimeError) as error:
-        where = options.ray_address or "on this machine"
-        reason = str(error).partition("\n")[0]
+        reason = message_of(error)
+        if options.ray_address is None:
+            raise ClusterError(f"Ray: cannot start on this machine: {reason}") from error
         raise ClusterError(
-            f"Ray {where}: cannot be reached: {reason}; check --ray-address, or leave it out"
+            f"--ray-address {options.ray_address}: Ray cannot be reached: {reason}; check the "
+            "address, or leave it out"
         ) from error
     try:
         yield

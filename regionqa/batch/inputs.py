@@ -11,6 +11,7 @@ from pathlib import Path
 
 from regionqa.batch.archives import count_samples
 from regionqa.batch.parts import RequestLine, StoredRows
+from regionqa.batch.reading import image_name
 from regionqa.batch.storage import Location, StoredFile, quoted, unreadable
 from regionqa.batch.tables import coco_lines, csv_lines, parquet_entries
 from regionqa.data.english import counted
@@ -137,8 +138,7 @@ class BatchInput:
     def _of_file(self, file: StoredFile) -> Iterator[Entry]:
         place, images = file.location, self._settings.images
         base = place.folder.name if images is None else images
-        if Location(base).is_local:
-            base = str(Path(base).absolute())
+        base = Location(base).absolute
         if is_read(place.name):
             return iter([RequestLine(place.name, place.name, base, image=place.name)])
         if place.suffix in LINES:
@@ -215,7 +215,7 @@ def _sorted_by_image(entries: Iterable[Entry], name: str) -> Iterator[RequestLin
                 raise UsageError(
                     f"--sort-by-image: {name} holds its images, which stay with their rows; drop it"
                 )
-            key = f"{entry.base}\n{entry.image or _image_of(entry.text)}"
+            key = f"{entry.base}\n{entry.image or image_name(entry.text)}"
             line = json.dumps([entry.where, entry.text, entry.base, entry.error])
             row = (key.encode("utf-8", "surrogateescape"), number, line)
             database.execute("INSERT INTO kept VALUES (?, ?, ?)", row)
@@ -228,13 +228,3 @@ def _sorted_by_image(entries: Iterable[Entry], name: str) -> Iterator[RequestLin
         ) from None
     finally:
         database.close()
-
-
-def _image_of(text: str) -> str:
-    """Return the name of a request's image; that of a damaged one is its text."""
-    if not text.startswith("{"):
-        return text
-    try:
-        return str(json.loads(text).get("image", ""))
-    except ValueError:
-        return text

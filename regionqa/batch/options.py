@@ -88,7 +88,7 @@ class BatchOptions(Options):
     )
 
     def check(self) -> None:
-        """Refuse numbers of actors that are none."""
+        """Refuse a malformed number of actors."""
         _ = self.actor_range
 
     @property

@@ -50,6 +50,8 @@ class PartFolder:
         self.finished: dict[str, FinishedPart] = {}
         self._others: list[Location] = []
         self._repeated: dict[str, FinishedPart] = {}
+        self._replaced: list[Location] = []
+        """Parts with more errors than another one of their key."""
 
     @property
     def errors(self) -> int:
@@ -60,7 +62,7 @@ class PartFolder:
         """List the finished parts.
 
         Of two with one key, which a run that repeats errors leaves if it is killed, the one with
-        fewer errors is kept.
+        fewer errors counts; `begin` removes the other.
 
         Raises:
             OutputError: The folder cannot be listed, or holds what is not ours.
@@ -86,7 +88,7 @@ class PartFolder:
             else:
                 fewer, more = sorted((known, part), key=lambda each: each.errors)
                 self.finished[part.key] = fewer
-                more.location.delete()
+                self._replaced.append(more.location)
         if unknown:
             raise OutputError(
                 f"{self.location.name}: holds {counted(len(unknown), 'file')} that regionqa batch "
@@ -117,7 +119,7 @@ class PartFolder:
                 f"{self.location.name}: holds {counted(len(stale), 'part')} of {self._why()}; "
                 "remove them with --overwrite, or name another folder"
             )
-        for location in stale:
+        for location in stale + self._replaced:
             location.delete()
         self.finished = {key: part for key, part in self.finished.items() if key in keys}
         self.describe({"complete": False})
@@ -132,6 +134,8 @@ class PartFolder:
         try:
             before = json.loads(self.location.join(ABOUT).read())
         except (OSError, ValueError):
+            return "another run"
+        if not isinstance(before, dict):
             return "another run"
         changed = [key for key, value in self._about.items() if before.get(key) != value]
         if not changed:

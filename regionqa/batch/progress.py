@@ -85,7 +85,8 @@ class BatchProgress:
             seconds = duration(self._clock() - self._begun)
             self._console.note(f"{self.line()}; took {seconds}")
         if self._warnings > FIRST:
-            self._console.warn(f"{self._warnings - FIRST:,} more warnings are not shown")
+            more = counted(self._warnings - FIRST, "further warning")
+            self._console.warn(f"{more} not shown")
         for reason, count in self.errors.most_common(REASONS):
             self._console.error(f"{counted(count, 'error')}: {reason}")
         if len(self.errors) > REASONS:

@@ -18,7 +18,8 @@ from regionqa.batch.archives import read_samples
 from regionqa.batch.parts import BatchPart
 from regionqa.batch.storage import HTTP, Location
 from regionqa.batch.tables import stored_rows
-from regionqa.errors import ImageError
+from regionqa.boxes.fields import parse_json
+from regionqa.errors import ImageError, message_of
 from regionqa.images.reading import (
     InputImage,
     image_from_bytes,
@@ -172,9 +173,10 @@ def image_name(text: str) -> str:
     if not text.startswith("{"):
         return text
     try:
-        name = json.loads(text).get("image")
-    except (ValueError, RecursionError):
+        document = parse_json(text)
+    except ValueError:
         return IMAGELESS
+    name = document.get("image") if isinstance(document, dict) else None
     return name if isinstance(name, str) and name else IMAGELESS
 
 
@@ -241,8 +243,7 @@ def _content(future: "Future[bytes]", group: _Group) -> bytes:
         return future.result()
     except FileNotFoundError:
         raise ImageError(f"{group.name}: no such file") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that is no URL
         scheme = group.place.scheme if group.place else ""
         what = "cannot be fetched" if scheme in HTTP else "cannot be read"
-        reason = str(error).partition("\n")[0]
-        raise ImageError(f"{group.name}: {what}: {reason}") from None
+        raise ImageError(f"{group.name}: {what}: {message_of(error)}") from None

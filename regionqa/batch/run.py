@@ -64,7 +64,7 @@ def run_batch(run: BatchRun, stages: Stages, tell: Callable[[str], None]) -> int
         console.warn(model.note)
     settings = answer_settings(run, runtime, model)
     source = BatchInput(run.input, _input_settings(run, settings), console.note)
-    about = {"input": _absolute(run.input), **settings.described}
+    about = {"input": Location(run.input).absolute, **settings.described}
     folder = PartFolder(Location(run.output), options.format, about)
     folder.read()
     if options.retry_errors:
@@ -90,7 +90,7 @@ def run_batch(run: BatchRun, stages: Stages, tell: Callable[[str], None]) -> int
     folder.describe({"complete": True, "parts": plan.parts, "errors": folder.errors})
     if folder.errors:
         console.error(
-            f"{run.output}: {counted(folder.errors, 'row')} are errors; ask them again with "
+            f"{run.output}: holds {counted(folder.errors, 'error')}; ask their parts again with "
             "--retry-errors"
         )
     return SOME_FAILED if folder.errors else 0
@@ -132,10 +132,6 @@ def _with_absolute_model(runtime: RuntimeOptions) -> RuntimeOptions:
     """Name a model's folder so that processes with another working folder find it."""
     folder = Path(runtime.model)
     return runtime.replace(model=str(folder.absolute())) if folder.is_dir() else runtime
-
-
-def _absolute(name: str) -> str:
-    return str(Path(name).absolute()) if Location(name).is_local else name
 
 
 # -- the plan --------------------------------------------------------------------------------------
@@ -270,7 +266,8 @@ def write_parts(
             writing.popleft().result()
     if collector.incomplete:
         raise OutputError(
-            f"{counted(collector.incomplete, 'part')} lack answers, and are not written; run again"
+            f"{counted(collector.incomplete, 'part')} not written, since answers are missing; run "
+            "again"
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from regionqa.errors import DataError, OutputError, UsageError
+from regionqa.errors import DataError, OutputError, UsageError, message_of
 from regionqa.files import output_error, write_whole
 
 Result = TypeVar("Result")
@@ -33,6 +33,8 @@ FINAL = re.compile(
 """In messages of errors that another attempt does not change."""
 READ_AHEAD = 4 << 20
 """Bytes that are read at a time, since every read of object storage is a request."""
+BUCKETS = ("s3", "gs", "gcs")
+"""Schemes of pyarrow's own, in which a path begins with a bucket."""
 HTTP = ("http", "https")
 HTTP_SECONDS = 60.0
 """Time to wait for a web server to begin or continue."""
@@ -68,6 +70,11 @@ class Location:
     def is_local(self) -> bool:
         """Whether it is a path."""
         return not self.scheme
+
+    @property
+    def absolute(self) -> str:
+        """The path from the root, which holds in every working folder; a URL as it is."""
+        return str(Path(self.name).absolute()) if self.is_local else self.name
 
     @property
     def suffix(self) -> str:
@@ -160,9 +167,9 @@ class Location:
         try:
             retried(lambda: _put(filesystem, path, content))
         except OSError as error:
-            reason = str(error).partition("\n")[0]
             raise OutputError(
-                f"{self.name}: cannot be written: {reason}; fix this, then run again to continue"
+                f"{self.name}: cannot be written: {message_of(error)}; fix this, then run again to "
+                "continue"
             ) from error
 
     def delete(self) -> None:
@@ -173,16 +180,22 @@ class Location:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise OutputError(f"{self.name}: cannot be removed: {error}; remove it") from error
+            raise OutputError(
+                f"{self.name}: cannot be removed: {message_of(error)}; remove it"
+            ) from error
 
     def _opened(self) -> tuple[Any, str]:
         if self.is_local:
             return _local(), str(Path(self.name).absolute())
-        parts = urlsplit(self._plain)
+        try:
+            parts = urlsplit(self._plain)
+        except ValueError as error:
+            raise UsageError(f"{self.name}: is not a URL: {error}; correct it") from None
+        path = unquote(f"{parts.netloc}{parts.path}".rstrip("/"))
+        if self.scheme in BUCKETS and "" in path.split("/"):
+            raise UsageError(f"{self.name}: lacks a name before or between its /; correct it")
         filesystem = _filesystem(self.scheme, parts.netloc, self._options)
-        if self.scheme in ("s3", "gs", "gcs"):
-            return filesystem, unquote(f"{parts.netloc}{parts.path}".rstrip("/"))
-        return filesystem, unquote(f"{parts.netloc}{parts.path}".rstrip("/")) or "/"
+        return filesystem, path if self.scheme in BUCKETS else path or "/"
 
 
 class RetriedFile(io.RawIOBase):
@@ -258,7 +271,7 @@ def unreadable(location: Location, error: Exception) -> DataError:
     """Return the error of an input that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"{location.name}: there is no such file; check the path")
-    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    reason = getattr(error, "strerror", None) or message_of(error)
     return DataError(f"{location.name}: cannot be read: {reason}; run again to continue")
 
 
@@ -302,14 +315,13 @@ def _filesystem(scheme: str, host: str, options: str) -> Any:
     try:
         if scheme == "s3":
             return _s3(host, given)
-        if scheme in ("gs", "gcs"):
+        if scheme in BUCKETS:
             return fs.GcsFileSystem(**given)
         import fsspec
 
         return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme, **given)))
     except (ValueError, TypeError, ImportError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"{scheme}://{host}: cannot be opened: {reason}") from None
+        raise UsageError(f"{scheme}://{host}: cannot be opened: {message_of(error)}") from None
 
 
 def _s3(bucket: str, given: dict[str, str]) -> Any:
@@ -333,7 +345,12 @@ def _s3(bucket: str, given: dict[str, str]) -> Any:
 
 
 def _from_web(url: str) -> bytes:
-    """Fetch a file from a web server; OSError, which is tried again for 429 and from 500 on."""
+    """Fetch a file from a web server.
+
+    Raises:
+        OSError: It cannot be fetched; 429, 500 and above, and lost connections are tried again.
+        ValueError: This is no URL.
+    """
     import requests
 
     try:
@@ -351,4 +368,6 @@ def _from_web(url: str) -> bytes:
                     raise PermissionError(f"more than {HTTP_LIMIT:,} bytes")
             return content
     except requests.RequestException as error:
-        raise OSError(f"{type(error).__name__} from {urlsplit(url).netloc}") from None
+        if isinstance(error, ValueError):
+            raise ValueError(message_of(error)) from None
+        raise OSError(f"{type(error).__name__} from {url.split('/')[2]}") from None

@@ -11,11 +11,13 @@ from typing import Any
 from regionqa.batch.parts import RequestLine, StoredRows
 from regionqa.batch.storage import Location, StoredFile, unreadable
 from regionqa.boxes.entries import BoxEntry
+from regionqa.boxes.fields import parse_json
 from regionqa.boxes.files import read_boxes
 from regionqa.data.english import counted
 from regionqa.data.fields import ANSWER_KEYS, RequestFields, fields_of, likely_key
 from regionqa.errors import BoxError, BoxFileError, DataError, UsageError
 from regionqa.pipeline.items import listed
+from regionqa.pipeline.outputs import encode
 from regionqa.regions import WrittenBox
 
 KNOWN = tuple(field.encode_name for field in fields_of(RequestFields))
@@ -66,7 +68,7 @@ def _of_cells(row: dict[str, str], where: str, base: str) -> RequestLine:
     try:
         for key in JSON_CELLS:
             if key in document:
-                document[key] = json.loads(document[key])
+                document[key] = parse_json(document[key])
         for key in SIZE:
             if key in document:
                 document[key] = int(document[key])
@@ -211,7 +213,7 @@ def document_of(row: dict[str, Any]) -> dict[str, Any]:
         value = document.get(key)
         if isinstance(value, str) and key != "meta":
             try:
-                document[key] = json.loads(value)
+                document[key] = parse_json(value)
             except ValueError:
                 continue  # what it is not is said where the request is read
     return document
@@ -242,7 +244,7 @@ def coco_lines(
         DataError: It is not COCO.
     """
     with TemporaryDirectory() as folder:
-        copy = Path(folder, Path(place.name.partition("?")[0]).name)
+        copy = Path(folder, f"boxes{place.suffix}")
         copy.write_bytes(place.read())
         try:
             boxes = read_boxes(copy)
@@ -255,7 +257,7 @@ def coco_lines(
         )
     for remark in boxes.remarks:
         note(remark.replace(str(copy), place.name))
-    base = _image_folder(place, images, boxes.images)
+    base = Location(_image_folder(place, images, boxes.images)).absolute
     bare = [entry.name or "" for entry in boxes.entries if not entry.boxes and not entry.defect]
     if each and bare:
         note(
@@ -307,7 +309,10 @@ def rows_as_parquet(rows: Sequence[dict[str, Any]], *, confidence: bool) -> byte
     import pyarrow.parquet
 
     text, whole, number = pyarrow.string(), pyarrow.int32(), pyarrow.float64()
-    region = pyarrow.struct([("id", whole), ("box", pyarrow.list_(number)), ("label", text)])
+    mask = pyarrow.struct([("size", pyarrow.list_(whole)), ("counts", text)])
+    region = pyarrow.struct(
+        [("id", whole), ("box", pyarrow.list_(number)), ("label", text), ("mask", mask)]
+    )
     columns = [
         ("image", text), ("width", whole), ("height", whole), ("regions", pyarrow.list_(region)),
         ("question", text), ("answer", text), ("model", text), ("revision", text),
@@ -321,11 +326,23 @@ def rows_as_parquet(rows: Sequence[dict[str, Any]], *, confidence: bool) -> byte
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row in which what may be any JSON is text: `answer`, `id` and `meta`."""
+    """Return a row in which what may be any JSON is text: `answer`, `id` and `meta`.
+
+    Half a surrogate pair, which no UTF-8 holds, is escaped as in JSON lines.
+    """
     for key in ("answer", "id"):
         value = row.get(key)
         if value is not None and not isinstance(value, str):
             row[key] = json.dumps(value, ensure_ascii=False)
     if row.get("meta") is not None:
         row["meta"] = json.dumps(row["meta"], ensure_ascii=False)
-    return row
+    flat: dict[str, Any] = _utf8(row)
+    return flat
+
+
+def _utf8(value: Any) -> Any:
+    if isinstance(value, str):
+        return encode(value).decode()
+    if isinstance(value, dict):
+        return {key: _utf8(each) for key, each in value.items()}
+    return list(map(_utf8, value)) if isinstance(value, list) else value

@@ -13,7 +13,7 @@ from PIL import Image
 
 from regionqa.backends.vlm.networks import GraphNetwork, load_network
 from regionqa.backends.vlm.processor import LOAD_ERRORS
-from regionqa.errors import BundleError, ImageError
+from regionqa.errors import BundleError, ImageError, message_of
 from regionqa.options import VisionRuntime
 from regionqa.runtime.devices import Device
 from regionqa.segmentation.base import SegmentedMask, SegmenterInfo, segmenter_cards
@@ -48,9 +48,8 @@ class SegmenterProcessor:
                 folder, local_files_only=True, trust_remote_code=False
             )
         except LOAD_ERRORS as error:
-            reason = " ".join(str(error).split())
             raise BundleError(
-                f"{folder}: transformers cannot load its processor: {reason}"
+                f"{folder}: transformers cannot load its processor: {message_of(error)}"
             ) from error
 
     def prepare(self, image: Image.Image) -> "dict[str, Tensor]":
@@ -58,10 +57,9 @@ class SegmenterProcessor:
         try:
             inputs = self._processor(images=image, return_tensors="pt")
         except (ValueError, RuntimeError, ZeroDivisionError) as error:
-            reason = " ".join(str(error).split())
             raise ImageError(
                 f"the segmenter cannot use an image of {image.width} x {image.height} pixels: "
-                f"{reason}"
+                f"{message_of(error)}"
             ) from error
         return {"pixel_values": inputs["pixel_values"]}
 
@@ -208,8 +206,9 @@ def segmenter_config(folder: Path) -> Any:
     try:
         return Sam2Config.from_pretrained(folder, local_files_only=True)
     except LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise BundleError(f"{folder}: transformers cannot read its config: {reason}") from error
+        raise BundleError(
+            f"{folder}: transformers cannot read its config: {message_of(error)}"
+        ) from error
     finally:
         logging.set_verbosity(before)
 

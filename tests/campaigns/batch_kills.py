@@ -24,6 +24,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from regionqa.data.english import counted
+
 ACTOR = "_AnswerActor"
 CPUS = 3
 
@@ -181,14 +183,9 @@ def main() -> int:
                 print(f"run {runs}: {dict(run.kills)}, {told}", flush=True)
         finally:
             cluster.shutdown()
-    print(
-        f"{kills.total()} kills ({dict(kills)}) in {counted_runs(runs)}, {len(faults)} with faults"
-    )
+    print(f"{kills.total()} kills ({dict(kills)}) in {counted(runs, 'run')}, "
+          f"{len(faults)} with faults")  # fmt: skip
     return int(bool(faults))
-
-
-def counted_runs(runs: int) -> str:
-    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def test_answers_of_ray_are_those_of_caption(
 ) -> None:
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.returncode == 3, ran.stderr
-    assert "1 error: cannot be decoded" in ran.stderr or "1 error: " in ran.stderr
+    assert "1 error: " in ran.stderr
     one = regionqa(
         *("caption", tmp_path / "in", "--box", "5,5,30,30", "--device", "cpu"),
         *("--model", tmp_path / "levels", "--format", "jsonl"),
@@ -64,7 +65,8 @@ def test_a_killed_driver_leaves_whole_parts(words: list[str], tmp_path: Path) ->
     child = subprocess.Popen(words, start_new_session=True, stderr=subprocess.DEVNULL)
     while child.poll() is None and not list(out.glob("part-*")):
         time.sleep(0.1)
-    os.killpg(child.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it has ended by itself
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     before = {path.name: path.read_bytes() for path in out.glob("part-*")}
     assert before

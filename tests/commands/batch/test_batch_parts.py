@@ -75,8 +75,14 @@ def test_a_folder_of_other_files_is_refused(batch: Batch, colours: Path, tmp_pat
 
 
 def test_parquet_parts_are_one_table(batch: Batch, colours: Path, tmp_path: Path) -> None:
+    mask = {"size": [8, 8], "counts": "9260W1"}
     lines = [
         {"image": "red.png", "id": 7, "meta": {"a": 1}, "regions": [{"box": [1, 1, 3, 3]}]},
+        {
+            "image": "blue.png",
+            "meta": {"half \ud800": 1},
+            "regions": [{"box": [1, 1, 3, 3], "mask": mask}],
+        },
         {"image": "none.png"},
     ]
     place = file_of(colours / "r.jsonl", "".join(json.dumps(each) + "\n" for each in lines))
@@ -86,8 +92,26 @@ def test_parquet_parts_are_one_table(batch: Batch, colours: Path, tmp_path: Path
     found = {row["image"]: row for row in table.to_pylist()}
     row = found["red.png"]
     assert (row["id"], json.loads(row["meta"]), row["confidence"]) == ("7", {"a": 1}, 0.5)
-    assert row["regions"] == [{"id": 1, "box": [1, 1, 3, 3], "label": None}]
+    assert row["regions"] == [{"id": 1, "box": [1, 1, 3, 3], "label": None, "mask": None}]
+    assert found["blue.png"]["regions"][0]["mask"] == mask
+    assert json.loads(found["blue.png"]["meta"]) == {"half \ud800": 1}
     assert found["none.png"]["error"].startswith("none.png: no such file")
+    parquet.write_table(table, tmp_path / "again.parquet")
+    assert batch(tmp_path / "again.parquet", "--images", colours, out="again").status == 3
+    again = {row["image"]: row for row in map(json.loads, written(tmp_path / "again"))}
+    assert again["blue.png"]["regions"][0]["mask"] == mask
+
+
+def test_an_image_name_that_is_no_url_fails_alone(batch: Batch, colours: Path) -> None:
+    names = ["nothing://x/y.png", "http://[x/y.png", "red.png"]
+    ran = batch(file_of(colours / "r.jsonl", "".join(f"{name}\n" for name in names)))
+    assert ran.status == 3
+    assert "1 error: cannot be read: nothing://x: cannot be opened" in ran.err
+    assert "1 error: cannot be fetched: " in ran.err
+    assert "3 requests" in ran.err
+    for name, message in (("s3://x]/y", "is not a URL"), ("s3://x//y", "lacks a name before or")):
+        ran = batch(name)
+        assert (ran.status, ran.err.count("\n"), message in ran.err) == (2, 1, True)
 
 
 def test_a_dry_run_writes_nothing(batch: Batch, colours: Path, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from regionqa.batch.answering import AnsweredRequests
 from regionqa.batch.options import BatchFormat, BatchOptions
 from regionqa.batch.outputs import PartFolder
 from regionqa.batch.progress import FIRST, REASONS, BatchProgress, duration
+from regionqa.batch.reading import image_name
 from regionqa.batch.run import PartCollector
 from regionqa.batch.storage import Location, retried
+from regionqa.batch.tables import document_of
 from regionqa.errors import OutputError
 from regionqa.pipeline.console import Console
 
@@ -40,8 +42,10 @@ def test_of_two_parts_with_one_key_the_better_is_kept(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}\n")
     folder = PartFolder(Location(str(tmp_path)), BatchFormat.jsonl, {})
     folder.read()
-    assert [path.name for path in tmp_path.iterdir()] == [f"part-{'a' * 24}.jsonl"]
-    assert folder.errors == 0
+    assert (folder.errors, len(list(tmp_path.iterdir()))) == (0, 2)  # as in a dry run
+    folder.begin(["a" * 24], overwrite=False)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["_regionqa.json", f"part-{'a' * 24}.jsonl"]
 
 
 def test_other_formats_are_other_parts(tmp_path: Path) -> None:
@@ -68,7 +72,7 @@ def test_progress_counts_and_estimates(capsys: pytest.CaptureFixture[str]) -> No
     progress.part(50, 0, [f"reason {n}" for n in range(REASONS + 5)])
     progress.finish()
     told = capsys.readouterr().err
-    assert "3 more warnings are not shown" in told
+    assert "3 further warnings not shown" in told
     assert "regionqa: 2 errors: no such file" in told
     assert "6 errors for other reasons" in told
 
@@ -99,6 +103,12 @@ def test_what_fails_for_a_while_is_tried_again(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(OSError, match="500"):
         retried(lambda: fails(99, OSError("HTTP status 500")))
     assert len(calls) > 4
+
+
+def test_json_that_is_nested_too_deep_is_no_request() -> None:
+    deep = "[" * 200_000
+    assert image_name(f'{{"image": {deep}') == "-"
+    assert document_of({"image": "a.png", "regions": deep})["regions"] == deep
 
 
 def test_names_are_joined_to_folders_and_urls() -> None:
