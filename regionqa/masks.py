@@ -119,15 +119,15 @@ def filled(corners: Sequence[tuple[float, float]], width: int, height: int) -> "
     """Return the pixels (height, width) whose centres a polygon encloses, by the even-odd rule."""
     import numpy as np
 
-    # sides that are crossed between the centre of the pixel before and that of this one
-    crossed = np.zeros((height, width + 1), np.int64)
+    # whether an odd number of sides lies between the centres of the pixel before and of this one
+    crossed = np.zeros((height, width + 1), bool)
     centres = np.arange(height) + 0.5
     for (x0, y0), (x1, y1) in zip(corners, (*corners[1:], corners[0]), strict=True):
         rows = np.flatnonzero((centres < y0) != (centres < y1))
         if len(rows):
             at = x0 + (centres[rows] - y0) * ((x1 - x0) / (y1 - y0))
-            crossed[rows, np.clip(np.ceil(at - 0.5), 0, width).astype(np.int64)] += 1
-    inside: Bools = crossed[:, :width].cumsum(axis=1) % 2 == 1
+            crossed[rows, np.clip(np.ceil(at - 0.5), 0, width).astype(np.int64)] ^= True
+    inside: Bools = np.logical_xor.accumulate(crossed[:, :width], axis=1)
     return inside
 
 
