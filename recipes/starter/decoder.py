@@ -3,9 +3,8 @@
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -17,6 +16,7 @@ from recipes.starter.records.mixture import mixture, write_records
 from recipes.starter.records.scenes import Scene
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.export.bundle import write_bundle
+from regionqa.export.modules.timm_vision import TimmVision
 from regionqa.finetune.config import (
     FinetuneSettings,
     RegionPart,
@@ -24,6 +24,7 @@ from regionqa.finetune.config import (
     StageSettings,
     TrainingPrecision,
 )
+from regionqa.finetune.finish import read_modules
 from regionqa.finetune.model import lacks_bf16
 from regionqa.finetune.run import finetune
 from regionqa.language.tokenization import BundleTokenizer
@@ -41,11 +42,11 @@ class DecoderSettings:
     layers: int = 4
     intermediate_size: int = 640
     vocabulary: int = 2048
-    geometry_records: int = 40_000
+    geometry_records: int = 20_000
     records: int = 120_000
     held_out_records: int = 2_000
-    geometry_steps: int = 400
-    steps: int = 2_200
+    geometry_steps: int = 800
+    steps: int = 2_000
     batch: int = 96
     group: int = 8
     """Questions about one image that stand together; they share its encoding."""
@@ -54,6 +55,9 @@ class DecoderSettings:
     """Muon's learning rate for the layers' matrices, as a multiple of `rate`."""
     refused: float = 0.15
     """Share of the questions that are not taught, and are refused."""
+    name_scale: float = 0.6
+    """Weight of the classes' names in untrained region tokens, which makes them about as large as
+    the boxes' places; see `name_regions`."""
     seed: int = 0
 
 
@@ -109,6 +113,27 @@ def new_language_model(
     )
 
 
+@torch.no_grad()
+def name_regions(
+    encoders: StarterEncoders,
+    words: BundleTokenizer,
+    language: LlamaForCausalLM,
+    names: Sequence[str],
+    scale: float,
+) -> None:
+    """Initialize a region's token by the embeddings of names, weighted by the classes' logits.
+
+    The language model then finds likely names in the embeddings that it writes them with, instead
+    of learning 80 directions from examples.
+    """
+    embeddings = language.get_input_embeddings().weight
+    rows = scale * torch.stack([embeddings[words.encode(name)].mean(0) for name in names])  # (C, H)
+    head, projector = encoders.classes, encoders.region.carry_linear
+    features = encoders.settings.width
+    projector.weight[:, :features] = rows.T @ (head.weight - head.weight.mean(0))
+    projector.bias.copy_(rows.T @ (head.bias - head.bias.mean()))
+
+
 def write_all_records(
     scenes: Sequence[Scene], held_out: Sequence[Scene], settings: DecoderSettings, folder: Path
 ) -> None:
@@ -131,53 +156,76 @@ def write_all_records(
 def write_base(
     encoders: StarterEncoders, scenes: Sequence[Scene], settings: DecoderSettings, folder: Path
 ) -> Path:
-    """Write the bundle of trained encoders and an untrained language model; return its folder."""
+    """Write a bundle whose decoder has learned how boxes lie; return its folder.
+
+    It learns that from prompts with one image token: the others between question and boxes would
+    double the number of steps in which comparing is learned.
+    """
     base = folder / "base"
-    if not (base / CARD).exists():
-        tokenizer = folder / "tokenizer.json"
-        texts = texts_of(folder / "records.jsonl", scenes)
-        train_tokenizer(texts, settings.vocabulary, (START, STOP, ANSWER), tokenizer)
-        words = BundleTokenizer(tokenizer)
-        torch.manual_seed(settings.seed)
-        language = new_language_model(
-            words.size, encoders.settings.hidden_size, CONTEXT, words.token_id(STOP),
-            settings.layers, settings.intermediate_size,
-        )  # fmt: skip
-        card = starter_card(encoders.vision, encoders.region)
-        write_bundle(base, card, encoders.vision, encoders.region, language, tokenizer)
+    if (base / CARD).exists():
+        return base
+    tokenizer = folder / "tokenizer.json"
+    texts = texts_of(folder / "records.jsonl", scenes)
+    train_tokenizer(texts, settings.vocabulary, (START, STOP, ANSWER), tokenizer)
+    words = BundleTokenizer(tokenizer)
+    torch.manual_seed(settings.seed)
+    language = new_language_model(
+        words.size, encoders.settings.hidden_size, CONTEXT, words.token_id(STOP),
+        settings.layers, settings.intermediate_size,
+    )  # fmt: skip
+    name_regions(encoders, words, language, scenes[0].names, settings.name_scale)
+    vision, region = encoders.vision, encoders.region
+    short = TimmVision(replace(vision.config, token_grid=1, scene_token=False))
+    short.load_state_dict(vision.state_dict(), strict=False)
+    start = folder / "untrained"
+    write_bundle(start, starter_card(short, region), short, region, language, tokenizer)
+    run = decoder_run(start, settings, settings.geometry_steps, folder / "geometry.jsonl")
+    learned = read_modules(finished(finetune(run, folder / "geometry", resume=True, device="cpu")))
+    assert learned.region is not None
+    card = starter_card(vision, region)
+    write_bundle(base, card, vision, learned.region, learned.language, tokenizer)
     return base
 
 
 def train_decoder(base: Path, settings: DecoderSettings, folder: Path) -> Bundle:
-    """Train projectors and language model, first on how boxes lie, then on everything."""
+    """Train projectors and language model on everything."""
+    held_out = folder / "held-out.jsonl"
+    run = decoder_run(base, settings, settings.steps, folder / "records.jsonl", held_out)
+    return finished(finetune(run, folder / "trained", resume=True, device="cpu"))
+
+
+def finished(bundle: Bundle | None) -> Bundle:
+    """Return the bundle of a run in one process."""
+    assert bundle is not None
+    return bundle
+
+
+def decoder_run(
+    model: Path, settings: DecoderSettings, steps: int, data: Path, held_out: Path | None = None
+) -> FinetuneSettings:
+    """Settings of a run that trains projectors and language model."""
     is_slow = lacks_bf16(torch.device("cpu"))
-    precision = TrainingPrecision.fp32 if is_slow else TrainingPrecision.bf16
-    stage: dict[str, Any] = {
-        "learning_rate": settings.rate,
-        "orthogonal_rate": settings.orthogonal_rate,
-        "batch": settings.batch,
-        "group": settings.group,
-        "precision": precision,
-        "region": RegionPart.projector,
-        "projector": True,
-        "language": True,
-        "warm_up": 0.05,
-        "weight_decay": 0.01,
-    }
-    run = FinetuneSettings(
-        data=(str(folder / "records.jsonl"),),
-        align_data=(str(folder / "geometry.jsonl"),),
-        held_out=str(folder / "held-out.jsonl"),
-        model=str(base),
-        stages=Stages(
-            align=StageSettings(steps=settings.geometry_steps, **stage),
-            instruct=StageSettings(steps=settings.steps, **stage),
-        ),
+    stage = StageSettings(
+        learning_rate=settings.rate,
+        orthogonal_rate=settings.orthogonal_rate,
+        steps=steps,
+        batch=settings.batch,
+        group=settings.group,
+        precision=TrainingPrecision.fp32 if is_slow else TrainingPrecision.bf16,
+        region=RegionPart.projector,
+        projector=True,
+        language=True,
+        warm_up=0.05,
+        weight_decay=0.01,
+    )
+    return FinetuneSettings(
+        data=(str(data),),
+        held_out=str(held_out) if held_out else None,
+        model=str(model),
+        stages=Stages(align=stage, instruct=stage),
+        run=("instruct",),
         rehearse=0,
         evaluate_every=200,
         save_every=100,
         seed=settings.seed,
     )
-    bundle = finetune(run, folder / "trained", resume=True, device="cpu")
-    assert bundle is not None  # one process
-    return bundle

@@ -109,10 +109,11 @@ class ModelChoice:
 
     @property
     def short_licence(self) -> str:
-        """The licence in a few words."""
-        if len(self.licence) <= LONG_LICENCE:
-            return self.licence
-        return "research only" if "research" in self.licence else "see models show"
+        """The licence in a few words: whole, or the part before a semicolon."""
+        if "research" in self.licence and len(self.licence) > LONG_LICENCE:
+            return "research only"
+        weights = self.licence.partition(";")[0]
+        return weights if len(weights) <= LONG_LICENCE else "see models show"
 
 
 def this_machine() -> Memories:

@@ -25,7 +25,7 @@ from regionqa.requests import Request
 
 NAMES = ("cat", "orange", "person")
 ENCODERS = EncoderSettings(
-    architecture="test_efficientnet", levels=(1, 2), side=64, width=16, hidden_size=32,
+    architecture="test_efficientnet", levels=(1, 2), side=96, width=16, hidden_size=32,
     place_width=8, epochs=1, batch=4, save_every=2,
 )  # fmt: skip
 DECODER = DecoderSettings(
@@ -114,7 +114,8 @@ def write_data(folder: Path) -> Path:
             {"id": number, "file_name": f"{number}.jpg", "width": 192, "height": 144}
         )
     captions = {str(number): ["A cat, an orange and a person."] for number in range(24)}
-    (folder / "instances_train.json").write_text(json.dumps(table))
+    for part in ("train", "dev"):
+        (folder / f"instances_{part}.json").write_text(json.dumps(table))
     (folder / "captions_train.json").write_text(json.dumps(captions))
     return folder
 
@@ -128,6 +129,7 @@ def test_one_command_trains_a_bundle_that_answers(tmp_path: Path) -> None:
     out = tmp_path / "out"
     bundle = open_bundle(train_starter(data, weights, out, ENCODERS, DECODER))
     assert bundle.card.name == "starter"
+    assert "of 72 boxes, " in bundle.card.provenance["measured"]
     photo = open_image(data / "images" / "0.jpg")
     request = Request(photo.name, "what is this?", (Region(Box(0, 0, 60, 60)),), photo)
     (answer,) = Engine.load(bundle, device="cpu").answer([request])

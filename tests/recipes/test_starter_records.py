@@ -330,7 +330,7 @@ def test_typed_questions_keep_their_regions() -> None:
 
 
 def test_mixture_shares() -> None:
-    shares = mixture(0.3, naming=0.5)
+    shares = mixture(0.3, naming=1.5)
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["untaught"] + shares["corrupted"] == pytest.approx(0.3)
     assert shares["naming"] > 2 * mixture(0.3)["naming"]

@@ -36,7 +36,7 @@ def answered(maker: Maker, beginning: str) -> Maker:
 
 
 TAUGHT: Mapping[str, tuple[Maker, float]] = {
-    "naming": (one.naming, 0.2), "describing": (one.describing, 0.04),
+    "naming": (one.naming, 0.35), "describing": (one.describing, 0.06),
     "fine name": (one.fine_naming, 0.04), "position": (one.position, 0.03),
     "size": (one.sizing, 0.01), "colour": (one.colouring, 0.08),
     "colour check": (one.colour_checking, 0.03), "check": (one.checking, 0.1),
