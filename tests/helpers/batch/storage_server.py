@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 FAULTS = (500, 503)
 HOP = ("connection", "transfer-encoding", "content-length", "server", "date")
@@ -22,8 +24,12 @@ REFRAMED = {"transfer-encoding", "Transfer-Encoding", "content-length", "Content
 
 
 def storage_program() -> str | None:
-    """The program `moto_server`: of the variable MOTO_SERVER, or on the path; None without one."""
-    return os.environ.get("MOTO_SERVER") or shutil.which("moto_server")
+    """The program `moto_server`: of the variable MOTO_SERVER, or of this environment, else None.
+
+    One that is somewhere on the path may be too old for pyarrow's uploads.
+    """
+    here = Path(sys.executable).parent
+    return os.environ.get("MOTO_SERVER") or shutil.which("moto_server", path=str(here))
 
 
 @dataclass
