@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_states
 
 from regionqa.backends.vlm.backend import VlmModel
 from regionqa.bundles.store import Bundle
-from regionqa.errors import TrainingError, UsageError
+from regionqa.errors import TrainingError, UsageError, message_of
 from regionqa.files import write_whole
 from regionqa.finetune.config import SETTINGS, FinetuneSettings, read_saved
 from regionqa.finetune.dataset import RunData, Say
@@ -211,7 +211,7 @@ def _os_error(error: BaseException) -> OSError:
         inner = inner.__cause__ or inner.__context__
     if isinstance(inner, OSError):
         return inner
-    return OSError(errno.EIO, " ".join(str(error).split())[-200:])
+    return OSError(errno.EIO, message_of(error)[-200:])
 
 
 def _drop_old(folder: Path) -> None:

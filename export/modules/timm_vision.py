@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.export.modules.base import VisionModule
 from regionqa.export.modules.folding import fold_batch_norm
 from regionqa.export.modules.tower import ProjectorKind, new_projector
@@ -120,7 +120,7 @@ class TimmBackbone(nn.Module):
         try:
             missing, unknown = self.model.load_state_dict(own, strict=False)
         except RuntimeError as error:  # shapes
-            raise BundleError(f"timm's {self.config.name}: {one_line(error)}") from error
+            raise BundleError(f"timm's {self.config.name}: {message_of(error)}") from error
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
         if missing or unknown:
             raise BundleError(
@@ -144,7 +144,7 @@ class TimmBackbone(nn.Module):
             gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
         except Exception as error:  # timm asserts what it expects of an image's size
             raise BundleError(
-                f"timm's {self.config.name} at {side} pixels: {one_line(error)}"
+                f"timm's {self.config.name} at {side} pixels: {message_of(error)}"
             ) from error
         if any(each.ndim != 4 for each in maps):
             raise BundleError(
@@ -278,7 +278,7 @@ def new_model(name: str, input_size: int | None = None, **settings: Any) -> Any:
     try:
         return timm.create_model(name, **settings)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise BundleError(f"timm's {name}: {one_line(error)}") from error
+        raise BundleError(f"timm's {name}: {message_of(error)}") from error
 
 
 def map_table(model: Any) -> list[dict[str, Any]]:
@@ -297,8 +297,3 @@ def averaging(side: int, count: int) -> Tensor:
     places = torch.arange(side, dtype=torch.float64)
     overlap = torch.minimum(stop, places + 1) - torch.maximum(start, places)
     return (overlap.clamp(min=0) * count / side).float()
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's text in one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from regionqa.bundles.prompt_rules import PromptRules, RegionInput
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.language.prompts import render
 from regionqa.language.tokenization import BundleTokenizer, stages, tokenize
 from regionqa.schema import read_object
@@ -63,7 +63,7 @@ def read_tokenizer(folder: Path) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # many kinds, the library's bare Exception among them
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{folder}: transformers cannot read its tokenizer: {reason}") from error
     if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
         raise BundleError(f"{folder}: its tokenizer has no form that the tokenizers library reads")

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from regionqa.bundles.card import LanguageRuntime
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.export.bundle import language_files
 from regionqa.export.modules.tower import tower_table
 from regionqa.language.decoders import LlamaDecoder
@@ -60,7 +60,7 @@ def read_config(folder: Path) -> Any:
         # None, the default, would ask at the terminal whether to run code of the checkpoint
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # many kinds
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{folder}: transformers does not know its config: {reason}") from error
 
 
@@ -75,7 +75,7 @@ def load_model(kind: Any, folder: Path, **options: Any) -> Any:
             **options,
         )
     except Exception as error:  # many kinds
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
     if report["missing_keys"]:  # transformers would initialize them randomly
         raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")

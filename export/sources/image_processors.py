@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor
 
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.images.preprocessing import Fit
 from regionqa.images.resampling import Resample
 
@@ -82,7 +82,7 @@ def read_processor(folder: Path) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # many kinds
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{folder}: its image processor cannot be read: {reason}") from error
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.export.modules.regionclip import EPS, RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.tower import TowerVision
 from regionqa.export.sources.shards import load_pickle
@@ -133,7 +133,7 @@ def _state(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     except FileNotFoundError:
         raise BundleError(f"{file}: no such file") from None
     except Exception as error:  # torch raises nearly every kind on damaged data
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = message_of(error)[:200]
         raise BundleError(
             f"{file}: cannot be read as a checkpoint of torch ({reason}); get it again"
         ) from error

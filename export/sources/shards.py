@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from regionqa.bundles.weights import read_index
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Names of weights in one file, in order of preference; shards have an `.index.json`."""
@@ -133,7 +133,7 @@ def open_file(path: Path) -> Any:
     except BundleError:  # of an object that would have to be run
         raise
     except Exception as error:  # torch raises nearly every kind on damaged data
-        why = " ".join(str(error).split())[:160]
+        why = message_of(error)[:160]
         if "mmap can only be used" in why:
             why = "it is in torch's form of before 1.6, which cannot be read piece by piece"
         raise BundleError(f"{path}: cannot be read, is it cut short? ({why})") from error

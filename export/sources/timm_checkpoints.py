@@ -11,8 +11,8 @@ from timm.models import PretrainedCfg
 from torch import Tensor
 
 from regionqa.bundles.hub import local_or_hub
-from regionqa.errors import BundleError, UsageError
-from regionqa.export.modules.timm_vision import TimmVision, new_model, one_line
+from regionqa.errors import BundleError, UsageError, message_of
+from regionqa.export.modules.timm_vision import TimmVision, new_model
 from regionqa.images.resampling import Resample
 from regionqa.schema import read_object
 
@@ -128,7 +128,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # of several libraries
-        raise BundleError(f"{path}: cannot be read as weights: {one_line(error)}") from error
+        raise BundleError(f"{path}: cannot be read as weights: {message_of(error)}") from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise BundleError(f"{path}: is no state dict of names and tensors")
     return dict(state)

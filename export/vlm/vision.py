@@ -27,7 +27,7 @@ from regionqa.backends.vlm.checkpoint import load_checkpoint
 from regionqa.backends.vlm.features import TorchTower
 from regionqa.backends.vlm.graphs import OnnxTower, drop_weights, named_arguments, vision_modules
 from regionqa.backends.vlm.processor import VlmProcessor
-from regionqa.errors import BundleError, ExportError, UsageError
+from regionqa.errors import BundleError, ExportError, UsageError, message_of
 from regionqa.files import locked, write_whole
 from regionqa.runtime.devices import Device
 from regionqa.runtime.precision import Dtype, Precision, suggest
@@ -145,7 +145,7 @@ def _write_export(card: VlmCard, checkpoint: Path, folder: Path) -> None:
         try:
             constants = write_module(call, folder / graph)
         except Exception as error:  # the exporters' errors share no base class
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise ExportError(
                 f"{card.name}: the {name} of its vision cannot be exported: {reason}; it runs in "
                 "torch"

@@ -21,7 +21,7 @@ from regionqa.bundles.store import (
     published_folder,
     shipped_bundles,
 )
-from regionqa.errors import RegionQAError
+from regionqa.errors import RegionQAError, message_of
 from regionqa.runtime.devices import PROVIDERS, Device, why_not_cuda
 from regionqa.runtime.encoders import VisionEncoder
 from regionqa.runtime.memory import needs_of, needs_of_published, table
@@ -163,7 +163,7 @@ def why_not(device: Device, model: str) -> str | None:
         size = bundle.card.image.size
         VisionEncoder(bundle, device).encode(np.zeros((1, 3, size, size), np.float32))
     except Exception as error:  # onnxruntime's own errors share no public base class
-        return " ".join(str(error).split())
+        return message_of(error)
     return None
 
 

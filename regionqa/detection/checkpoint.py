@@ -23,7 +23,7 @@ from regionqa.detection.cards import (
     checkpoint_family,
     detector_cards,
 )
-from regionqa.errors import BundleError, ImageError, UsageError
+from regionqa.errors import BundleError, ImageError, UsageError, message_of
 from regionqa.options import VisionRuntime
 from regionqa.runtime.devices import Device
 from regionqa.vlm.checkpoints import checkpoint_digest
@@ -73,7 +73,7 @@ class DetectorProcessor:
                 else self._processor.post_process_object_detection
             )
         except LOAD_ERRORS as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise BundleError(
                 f"{folder}: transformers cannot load its processor: {reason}"
             ) from error
@@ -98,7 +98,7 @@ class DetectorProcessor:
         try:
             inputs = self._processor(images=image, return_tensors="pt", **text)
         except (ValueError, RuntimeError, ZeroDivisionError) as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise ImageError(
                 f"the detector cannot use an image of {image.width} x {image.height} pixels: "
                 f"{reason}"

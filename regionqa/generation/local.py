@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from regionqa.errors import BundleError, ItemError, UsageError
+from regionqa.errors import BundleError, ItemError, UsageError, message_of
 from regionqa.generation.sources import TextReply, TextRequest
 from regionqa.runtime.event_loop import EventLoopThread
 
@@ -62,7 +62,7 @@ class LocalSource:
                 folder, local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise BundleError(f"{folder}: transformers cannot load its tokenizer: {reason}") from (
                 error
             )

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError, features
 
-from regionqa.errors import ImageError
+from regionqa.errors import ImageError, message_of
 from regionqa.images.kinds import AVIF, FORMATS, HEIC, READ, START, kind_of, text_instead
 
 Result = TypeVar("Result")
@@ -250,7 +250,7 @@ def pillow_errors(name: str) -> Iterator[None]:
         numbers = str(error).partition(", could be")[0]
         raise ImageError(f"{name}: {numbers}; make it smaller first") from None
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise ImageError(
             f"{name}: cannot be decoded: {reason}; copy it again, or save it as PNG"
         ) from None

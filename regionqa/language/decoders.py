@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionqa.bundles.weights import IGNORED, weight_files
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 
 SPARE_POSITIONS = 64
 """Spare positions of a newly allocated cache buffer, so that it is not copied at every step."""
@@ -132,7 +132,7 @@ class LlamaDecoder:
             config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
             return cls(config, read_weights(folder, dtype, device))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise BundleError(
                 f"{folder}: not a LLaMA checkpoint that can be read: {reason}"
             ) from error
@@ -258,7 +258,7 @@ class TransformersDecoder:
                 folder, output_loading_info=True, **options
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
         if report["missing_keys"]:  # transformers would initialize them
             raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -42,7 +42,7 @@ def float16_graph(path: Path) -> bytes:
         rewrite_float16(model)
         return bytes(model.SerializeToString())
     except Exception as error:  # onnx's and protobuf's errors share no public base class
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(
             f"{path}: cannot be computed in half precision: {reason}; use --dtype float32"
         ) from error

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.runtime.float16 import graph_without_weights
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def graph_sizes(path: Path) -> GraphSizes:
         weights = sum(prod(weight.dims) for weight in model.graph.initializer)
         return GraphSizes(weights, peak_activations(model))
     except Exception as error:  # onnx's and protobuf's errors share no public base class
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{path}: its size cannot be read: {reason}") from error
 
 

@@ -14,7 +14,7 @@ from regionqa.bundles.card import LanguageRuntime, ModelCard
 from regionqa.bundles.model_config import TextSizes, text_sizes
 from regionqa.bundles.store import Bundle
 from regionqa.bundles.weights import stored
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.options import Quantize
 from regionqa.runtime.devices import Device
 from regionqa.runtime.graph_sizes import GraphSizes, graph_sizes
@@ -133,7 +133,7 @@ def needs_of(bundle: Bundle) -> MemoryNeeds:
         )
         tensors = stored(folder)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{folder}: its size cannot be read: {reason}") from error
     matrices = sum(
         tensor.count

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from regionqa.bundles.weights import main_kind, stored
-from regionqa.errors import BundleError, DeviceError, UsageError
+from regionqa.errors import BundleError, DeviceError, UsageError, message_of
 from regionqa.options import Quantize
 from regionqa.runtime.devices import Device
 
@@ -107,7 +107,7 @@ def weights_of(folder: Path) -> tuple[int, str]:
     try:
         tensors = stored(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{folder}: its weights cannot be read: {reason}") from error
     return sum(tensor.count for tensor in tensors), main_kind(tensors)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from regionqa.bundles.model_config import TextSizes, text_sizes
 from regionqa.bundles.weights import stored
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.runtime.graph_sizes import GraphSizes
 from regionqa.runtime.memory import CHANNELS_PER_LAYER, MemoryNeeds
 from regionqa.vlm.card import VlmCard
@@ -43,7 +43,7 @@ def needs_of_checkpoint(folder: Path) -> MemoryNeeds:
         text = text_sizes(config)
         tensors = stored(folder)
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{folder}: its size cannot be read: {reason}") from error
     vision = sum(each.count for each in tensors if is_vision(each.name))
     language = [each for each in tensors if not is_vision(each.name)]

@@ -13,6 +13,8 @@ from enum import StrEnum
 from time import time
 from typing import Any
 
+from regionqa.errors import message_of
+
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds of the first delay and of the longest."""
 LONGEST_WAIT = 300.0
@@ -91,7 +93,7 @@ def problem_of(error: Exception, url: str, key: str | None) -> ServerProblem:
         return ServerProblem(
             Fault.busy, f"{url}: the server failed: {quoted(error, key)}; see its log"
         )
-    reason = hidden(" ".join(str(error).split()), key)[:LONGEST_QUOTE]
+    reason = hidden(message_of(error), key)[:LONGEST_QUOTE]
     return ServerProblem(
         Fault.garbled,
         f"{url}: the reply is cut or malformed ({reason}); see the server's log, or ask again",

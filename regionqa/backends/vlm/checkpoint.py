@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from regionqa.backends.vlm.processor import LOAD_ERRORS
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.runtime.devices import Device
 from regionqa.runtime.precision import Precision
 
@@ -60,7 +60,7 @@ def load_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
             **options,
         )  # fmt: skip
     except (*LOAD_ERRORS, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise BundleError(f"{folder}: transformers cannot load it: {reason}") from error
     if report["missing_keys"]:  # transformers would initialize them
         raise BundleError(f"{folder}: {min(report['missing_keys'])} is missing; get it again")

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from regionqa.errors import UsageError
+from regionqa.errors import UsageError, message_of
 from regionqa.language.answer_schemas import AnswerSchema
 
 
@@ -40,7 +40,7 @@ class SchemaDecoding:
                 any_whitespace=False,  # a model may go on writing spaces to its limit
             )
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise UsageError(f"--schema: cannot be followed: {reason}") from error
         self._grammar, self._vocabulary = grammar, vocabulary
         self._begin(rows)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from regionqa.errors import BundleError, ImageError, QuestionError
+from regionqa.errors import BundleError, ImageError, QuestionError, message_of
 from regionqa.vlm.card import VlmCard
 from regionqa.vlm.coordinates import Size
 from regionqa.vlm.messages import Message
@@ -76,7 +76,7 @@ class VlmProcessor:
                 folder, local_files_only=True, trust_remote_code=False
             )
         except LOAD_ERRORS as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise BundleError(
                 f"{folder}: transformers cannot load its processor: {reason}"
             ) from error

@@ -26,7 +26,7 @@ from regionqa.data.sources.placement import (
     listed,
     reference,
 )
-from regionqa.errors import DataError, ImageError
+from regionqa.errors import DataError, ImageError, message_of
 from regionqa.language.references import LONGEST_NUMBER, REFERENCE, question_text, renumber
 from regionqa.regions import BoxFormat, WrittenBox
 
@@ -328,7 +328,7 @@ class PvitReader:
         except OSError as error:
             raise unreadable(path, error) from None
         except (yaml.YAMLError, msgspec.ValidationError, UnicodeError) as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             raise DataError(
                 f"{path}: is not PVIT's mapping of image_paths and files: {reason}; correct it"
             ) from None

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from regionqa.data.english import plural
-from regionqa.errors import DataError, UsageError
+from regionqa.errors import DataError, UsageError, message_of
 from regionqa.files import is_folder
 from regionqa.schema import read_toml
 
@@ -179,7 +179,7 @@ def encoder_classifier(names: Sequence[str], encoder: str = ENCODER) -> Classifi
             str(Path(encoder)) if is_folder(Path(encoder)) else encoder, device="cpu"
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = message_of(error)[:120]
         raise UsageError(
             f"--encoder {encoder}: cannot be loaded ({reason}); give the folder of a "
             "sentence-transformers model, or OWNER/NAME of one on the Hub"
