@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
 from regionqa.backends.vlm.features import only_features, place, pooled
-from regionqa.errors import BundleError, ImageError
+from regionqa.backends.vlm.networks import image_errors
+from regionqa.errors import BundleError
 from regionqa.runtime.devices import Device, open_session
 from regionqa.vlm.vision_exports import GraphPart, VisionExport
 
@@ -78,14 +79,8 @@ class GraphForward:
         precompute_export_inputs(self._module, given)
         self._check(given)
         feeds = {name: self._feed(name, given[name]) for name in self._inputs}
-        try:
+        with image_errors(self._part.name):
             tensors = dict(zip(self._outputs, self._run(feeds), strict=True))
-        except RuntimeError as error:  # onnxruntime's own errors are of this class
-            reason = str(error).splitlines()[0]
-            raise ImageError(
-                f"the exported {self._part.name} cannot take an image of this size ({reason}); "
-                "use --vision-runtime torch"
-            ) from error
         return from_flat(tensors, self._part.lengths)
 
     def _check(self, given: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Networks of detectors and segmenters: weights in torch, or a graph in ONNX Runtime."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,23 @@ def load_network(kind: Any, folder: Path, **options: Any) -> Any:
     return load_pretrained(kind, folder, dtype=torch.float32, **options)
 
 
+@contextmanager
+def image_errors(what: str) -> Iterator[None]:
+    """Raise ImageError where a graph cannot take an image of its size.
+
+    Args:
+        what: What was exported, for the message.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # onnxruntime's own errors are of this class
+        reason = str(error).splitlines()[0]
+        raise ImageError(
+            f"the exported {what} cannot take an image of this size ({reason}); use "
+            "--vision-runtime torch"
+        ) from error
+
+
 class GraphNetwork:
     """A network, or a part of one, in ONNX Runtime."""
 
@@ -57,12 +75,6 @@ class GraphNetwork:
         import torch
 
         feeds = {name: np.ascontiguousarray(inputs[name].numpy()) for name in self._inputs}
-        try:
+        with image_errors(self._what):
             found = self._session.run(list(outputs), feeds)
-        except RuntimeError as error:  # onnxruntime's own errors are of this class
-            reason = str(error).splitlines()[0]
-            raise ImageError(
-                f"the exported {self._what} cannot take an image of this size ({reason}); use "
-                "--vision-runtime torch"
-            ) from error
         return {name: torch.from_numpy(value) for name, value in zip(outputs, found, strict=True)}
