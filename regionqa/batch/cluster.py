@@ -5,10 +5,12 @@ whose worker or node is lost, and starts an actor again that has died.
 """
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from regionqa.batch.answering import AnsweredRequests, AnswerSettings, PartAnswerer
@@ -18,6 +20,7 @@ from regionqa.batch.reading import ImageRequests, read_part
 from regionqa.errors import RegionQAError, UsageError, message_of
 from regionqa.options import DeviceChoice
 from regionqa.pipeline.console import Console
+from regionqa.runtime.devices import allowed_cores
 
 BLOCK = 32 << 20
 """Bytes of images that one task of an actor answers."""
@@ -61,7 +64,7 @@ class RayStages:
             least, most = self.options.actor_range
             data = ray.data.from_arrow_refs([ray.put(_table("part", p.as_json())) for p in parts])
             self._set_up_data()
-            folder = os.getcwd()  # noqa: PTH109
+            folder = str(Path.cwd())
             read = data.map_batches(
                 _read_rows,
                 batch_size=1,
@@ -178,9 +181,8 @@ def _cluster(options: BatchOptions) -> Iterator[None]:
             ray.init(address=options.ray_address, **common)
         else:
             _, most = options.actor_range
-            cores = len(os.sched_getaffinity(0))
             # reading may use all cores beside the actors, which mostly wait for a GPU
-            cpus = cores + int(most * options.num_cpus + 0.999)
+            cpus = allowed_cores() + math.ceil(most * options.num_cpus)
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     except (OSError, ValueError, RuntimeError) as error:
         reason = message_of(error)
@@ -199,14 +201,13 @@ def _cluster(options: BatchOptions) -> Iterator[None]:
 @contextmanager
 def _ray_errors() -> Iterator[None]:
     """Turn what Ray raises into the error that caused it."""
-    import ray
+    from ray.exceptions import RayError
 
     try:
         yield
-    except ray.exceptions.RayError as error:
-        raise _cause_of(error) from error
     except Exception as error:
-        if isinstance(error, RegionQAError | GeneratorExit):
+        # Ray's copy of an error of ours is of both classes
+        if isinstance(error, RegionQAError) and not isinstance(error, RayError):
             raise
         raise _cause_of(error) from error
 

@@ -11,13 +11,13 @@ from regionqa.pipeline.console import Console
 EVERY = 30.0
 """Seconds between lines of progress where stderr is no terminal; there, one."""
 REASONS = 20
-"""Reasons of errors, and kinds of warnings, that are told one by one."""
+"""Reasons of errors that are printed one by one."""
 FIRST = 10
-"""Warnings that are told as they come."""
+"""Warnings that are printed as they come."""
 
 
 class BatchProgress:
-    """Counts what is done, and tells it now and then."""
+    """Counts what is done, and reports it at intervals."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class BatchProgress:
         """Start counting.
 
         Args:
-            console: Where it is told.
+            console: Where it is reported.
             total: Sum of the weights of the parts that are to be answered.
             parts: Their number.
             clock: Seconds.
@@ -49,14 +49,14 @@ class BatchProgress:
         self._warnings = 0
 
     def warn(self, lines: list[str]) -> None:
-        """Tell warnings, of many only the first ones; the others are counted."""
+        """Print the first warnings, and count the others."""
         for line in lines:
             self._warnings += 1
             if self._warnings <= FIRST:
                 self._console.warn(line)
 
     def part(self, weight: float, requests: int, errors: list[str]) -> None:
-        """Count a part that is written, and tell how far it is if that is due."""
+        """Count a written part, and report progress at most once in an interval."""
         self._done += weight
         self._finished += 1
         self.requests += requests
@@ -67,7 +67,7 @@ class BatchProgress:
             self._console.note(self.line())
 
     def line(self) -> str:
-        """Say how far it is."""
+        """Return a line about what is done and how long the rest takes."""
         seconds = self._clock() - self._begun
         text = (
             f"{self._finished:,} of {counted(self._parts, 'part')}, "
@@ -80,7 +80,7 @@ class BatchProgress:
         return text
 
     def finish(self) -> None:
-        """Tell what was done, and every reason of errors with its number."""
+        """Report what was done, and how often each error occurred."""
         if self._parts:
             seconds = duration(self._clock() - self._begun)
             self._console.note(f"{self.line()}; took {seconds}")

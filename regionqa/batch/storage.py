@@ -361,12 +361,12 @@ def _from_web(url: str) -> bytes:
                 raise PermissionError(f"HTTP status {reply.status_code}")
             if reply.status_code >= 300:
                 raise OSError(f"HTTP status {reply.status_code}")
-            content = b""
+            content = bytearray()
             for chunk in reply.iter_content(1 << 20):
                 content += chunk
                 if len(content) > HTTP_LIMIT:
                     raise PermissionError(f"more than {HTTP_LIMIT:,} bytes")
-            return content
+            return bytes(content)
     except requests.RequestException as error:
         if isinstance(error, ValueError):
             raise ValueError(message_of(error)) from None

@@ -74,6 +74,13 @@ def choose_device(asked: str) -> Device:
     return Device.cpu
 
 
+def allowed_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def allowed_threads() -> int:
     """Return the number of threads for a session; 0: ONNX Runtime's default.
 
@@ -81,8 +88,7 @@ def allowed_threads() -> int:
     OMP_NUM_THREADS, which torch obeys too), surplus threads would spin while they wait for each
     other.
     """
-    cores = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    cores, allowed = os.cpu_count() or 1, allowed_cores()
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if limit.isdecimal() and int(limit) > 0:
         allowed = min(allowed, int(limit))
