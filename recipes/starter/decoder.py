@@ -1,21 +1,26 @@
 """The language model: its tokenizer, its untrained weights, and its training by `finetune`."""
 
+import copy
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from recipes.starter.card import ANSWER, CONTEXT, START, STOP, starter_card
 from recipes.starter.encoders import StarterEncoders
 from recipes.starter.records.mixture import mixture, write_records
-from recipes.starter.records.scenes import Scene
+from recipes.starter.records.scenes import Scene, with_random_boxes
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.export.bundle import write_bundle
+from regionqa.export.modules.positions import PLACES
 from regionqa.export.modules.timm_vision import TimmVision
 from regionqa.finetune.config import (
     FinetuneSettings,
@@ -30,9 +35,12 @@ from regionqa.finetune.run import finetune
 from regionqa.language.tokenization import BundleTokenizer
 
 log = logging.getLogger("recipes.starter")
-GEOMETRY = ("relation", "side", "which", "location", "position", "order")
-"""Kinds of questions that are answered from boxes alone. They are learned first: among all others
+GEOMETRY = {"relation": 0.42, "side": 0.22, "which": 0.2, "location": 0.08, "position": 0.08}
+"""Shares of questions that are answered from boxes alone. They are learned first: among all others
 they are asked too seldom for comparing to be found."""
+COLOUR_STD = 0.1
+"""Standard deviation of the untrained weights of colours in a region's token, which gives them
+about the magnitude of names and places."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +50,24 @@ class DecoderSettings:
     layers: int = 4
     intermediate_size: int = 640
     vocabulary: int = 2048
-    geometry_records: int = 20_000
-    records: int = 120_000
+    geometry_records: int = 60_000
+    geometry_every: int = 20
+    """Every so many-th view has random boxes that the first stage asks about."""
+    records: int = 200_000
     held_out_records: int = 2_000
-    geometry_steps: int = 800
-    steps: int = 2_000
+    geometry_steps: int = 1_500
+    steps: int = 5_000
     batch: int = 96
     group: int = 8
     """Questions about one image that stand together; they share its encoding."""
-    rate: float = 1.5e-3
-    orthogonal_rate: float = 8.0
+    rate: float = 2e-3
+    orthogonal_rate: float = 10.0
     """Muon's learning rate for the layers' matrices, as a multiple of `rate`."""
     refused: float = 0.15
     """Share of the questions that are not taught, and are refused."""
-    name_scale: float = 0.6
-    """Weight of the classes' names in untrained region tokens, which makes them about as large as
-    the boxes' places; see `name_regions`."""
+    name_magnitude: float = 0.3
+    """Of the classes' names in untrained tokens, about that of a box's place; see
+    `name_projectors`."""
     seed: int = 0
 
 
@@ -114,24 +124,61 @@ def new_language_model(
 
 
 @torch.no_grad()
-def name_regions(
+def name_projectors(
     encoders: StarterEncoders,
     words: BundleTokenizer,
     language: LlamaForCausalLM,
-    names: Sequence[str],
-    scale: float,
+    scenes: Sequence[Scene],
+    magnitude: float,
 ) -> None:
-    """Initialize a region's token by the embeddings of names, weighted by the classes' logits.
+    """Let untrained projectors write what the heads predict, in the directions of the names.
 
-    The language model then finds likely names in the embeddings that it writes them with, instead
-    of learning 80 directions from examples.
+    A class is added to a token in the direction of its name's embeddings, as much as its logit lies
+    above its mean. The language model then finds likely names in the embeddings that it writes and
+    reads them with, instead of learning 80 directions from examples.
+
+    Args:
+        encoders: With trained heads; their projectors are changed.
+        words: The tokenizer.
+        language: The untrained language model.
+        scenes: With the heads' predictions.
+        magnitude: Root mean square of what is added to a token's values.
     """
     embeddings = language.get_input_embeddings().weight
-    rows = scale * torch.stack([embeddings[words.encode(name)].mean(0) for name in names])  # (C, H)
-    head, projector = encoders.classes, encoders.region.carry_linear
-    features = encoders.settings.width
-    projector.weight[:, :features] = rows.T @ (head.weight - head.weight.mean(0))
-    projector.bias.copy_(rows.T @ (head.bias - head.bias.mean()))
+    names = [embeddings[words.encode(name)].mean(0) for name in scenes[0].names]
+    rows = F.normalize(torch.stack(names), dim=1)  # (C, H)
+    classes = torch.from_numpy(np.concatenate([s.posteriors for s in scenes])).log()  # (N, C)
+    presence = torch.from_numpy(np.stack([s.presence for s in scenes])).logit(1e-6)  # (V, C)
+    regions, images = encoders.region.carry_linear, encoders.vision.projector
+    assert isinstance(images, nn.Linear)
+    width = encoders.settings.width
+    classes -= classes.mean(1, keepdim=True)  # which softmax leaves open
+    add_names(regions, rows, centred(encoders.classes), classes, magnitude)
+    add_names(images, rows, encoders.presence, presence, magnitude)
+    nn.init.normal_(regions.weight[:, width + PLACES :], std=COLOUR_STD)
+
+
+@torch.no_grad()
+def add_names(
+    projector: nn.Linear, rows: Tensor, head: nn.Linear, logits: Tensor, magnitude: float
+) -> None:
+    """Add to a projector a head's logits in directions (C, H), of zero mean.
+
+    logits: (N, C) that the head predicts.
+    """
+    mean = logits.mean(0)  # (C,)
+    scale = magnitude / ((logits - mean) @ rows).square().mean().sqrt()
+    projector.weight[:, : head.in_features] += scale * rows.T @ head.weight
+    projector.bias.add_(scale * rows.T @ (head.bias - mean))
+
+
+@torch.no_grad()
+def centred(head: nn.Linear) -> nn.Linear:
+    """Copy a head such that its logits have the mean zero over the classes."""
+    copied = copy.deepcopy(head)
+    copied.weight.sub_(head.weight.mean(0))
+    copied.bias.sub_(head.bias.mean())
+    return copied
 
 
 def write_all_records(
@@ -139,9 +186,10 @@ def write_all_records(
 ) -> None:
     """Write the records of both stages, and of held-out photos; finished files are kept."""
     shares = mixture(settings.refused)
-    geometry = {kind: share for kind, share in shares.items() if kind.partition(":")[0] in GEOMETRY}
+    rng = np.random.default_rng(settings.seed)
+    scattered = [with_random_boxes(each, rng) for each in scenes[:: settings.geometry_every]]
     files = {
-        "geometry": (scenes, geometry, settings.geometry_records, 0),
+        "geometry": (scattered, GEOMETRY, settings.geometry_records, 0),
         "records": (scenes, shares, settings.records, 1),
         "held-out": (held_out, shares, settings.held_out_records, 2),
     }
@@ -173,7 +221,7 @@ def write_base(
         words.size, encoders.settings.hidden_size, CONTEXT, words.token_id(STOP),
         settings.layers, settings.intermediate_size,
     )  # fmt: skip
-    name_regions(encoders, words, language, scenes[0].names, settings.name_scale)
+    name_projectors(encoders, words, language, scenes, settings.name_magnitude)
     vision, region = encoders.vision, encoders.region
     short = TimmVision(replace(vision.config, token_grid=1, scene_token=False))
     short.load_state_dict(vision.state_dict(), strict=False)
@@ -216,7 +264,7 @@ def decoder_run(
         projector=True,
         language=True,
         warm_up=0.05,
-        weight_decay=0.01,
+        weight_decay=0.1,
     )
     return FinetuneSettings(
         data=(str(data),),

@@ -49,7 +49,7 @@ class EncoderSettings:
     place_width: int = 96
     """Hidden width of the embedding of a box's place."""
     dropout: float = 0.3
-    epochs: float = 4
+    epochs: float = 6
     batch: int = 8
     """Photos in a step."""
     most_boxes: int = 96
@@ -93,7 +93,10 @@ class Scores:
 
 
 class StarterEncoders(nn.Module):
-    """Vision and region encoder, and linear heads over their features."""
+    """Vision and region encoder, and linear heads over their features.
+
+    One head reads which classes an image token shows, be it a cell's or that of the whole image.
+    """
 
     def __init__(self, settings: EncoderSettings, classes: int) -> None:
         super().__init__()
@@ -128,7 +131,6 @@ class StarterEncoders(nn.Module):
         self.fine = nn.Linear(settings.width, IMAGENET_CLASSES)
         self.presence = nn.Linear(settings.width, classes)
         self.counts = nn.Linear(settings.width, classes)
-        self.cells = nn.Linear(settings.width, classes)
 
     def forward(self, pixel_values: Tensor, boxes: Tensor, image_index: Tensor) -> Scores:
         """Score B images (B, 3, S, S) and N boxes (N, 4) in [0, 1] of images (N,)."""
@@ -140,7 +142,7 @@ class StarterEncoders(nn.Module):
             self.fine(features),
             self.presence(scene[:, 0]),
             self.counts(scene[:, 0]),
-            self.cells(cells),
+            self.presence(cells),
         )
 
     def freeze(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -116,31 +116,24 @@ def train_heads(
         np.stack([np.bincount(photo.labels, minlength=classes) for photo in photos])
     ).float()
 
-    def scenes_loss(rows: Tensor) -> Tensor:
+    in_cells = torch.stack(
+        [classes_in_cells(whole_view(p, settings.side), settings.grid, classes) for p in photos]
+    )
+
+    def tokens_loss(rows: Tensor) -> Tensor:
         hidden = F.dropout(scene(normal_scenes(rows)).relu(), settings.dropout)
         present = F.binary_cross_entropy_with_logits(
             encoders.presence(hidden), (counts[rows] > 0).float()
         )
         counted = F.smooth_l1_loss(encoders.counts(hidden), counts[rows].log1p())
-        return settings.presence * present + settings.counts * counted
+        parts = F.dropout(cell(normal_cells(rows)).relu(), settings.dropout)
+        shown = F.binary_cross_entropy_with_logits(encoders.presence(parts), in_cells[rows])
+        return settings.presence * present + settings.counts * counted + settings.cells * shown
 
-    scene = first_layer(encoders.vision.scene)
-    normal_scenes = Normalized(features.scenes)
-    fit([scene, encoders.presence, encoders.counts], scenes_loss, len(photos), STEPS // 2)
+    scene, cell = first_layer(encoders.vision.scene), first_layer(encoders.vision.token)
+    normal_scenes, normal_cells = Normalized(features.scenes), Normalized(features.cells)
+    fit([scene, cell, encoders.presence, encoders.counts], tokens_loss, len(photos), STEPS)
     normal_scenes.fold_into(scene)
-    in_cells = torch.stack(
-        [classes_in_cells(whole_view(p, settings.side), settings.grid, classes) for p in photos]
-    )
-
-    def cells_loss(rows: Tensor) -> Tensor:
-        hidden = F.dropout(cell(normal_cells(rows)).relu(), settings.dropout)
-        return settings.cells * F.binary_cross_entropy_with_logits(
-            encoders.cells(hidden), in_cells[rows]
-        )
-
-    cell = first_layer(encoders.vision.token)
-    normal_cells = Normalized(features.cells)
-    fit([cell, encoders.cells], cells_loss, len(photos), STEPS // 2)
     normal_cells.fold_into(cell)
 
 

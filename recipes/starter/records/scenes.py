@@ -1,7 +1,7 @@
 """An image with annotations and predictions, classes sampled from them, and one question."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ MIN_SIDE = 16
 """Pixels of a box's shorter side from which on it is asked about."""
 HARD = (0.5, 0.25, 0.25)
 """Shares of wrong classes: likely by the encoder's probabilities, of the same group, any."""
+MOST_RANDOM = 40
+"""Boxes of a scene with random boxes."""
 ANYWHERE = 0.4
 """Share of the questions about how boxes lie that are about random boxes: those of photos are much
 alike, and half of their pairs too close to call."""
@@ -75,6 +77,25 @@ def annotated_scene(photo: Photo, names: tuple[str, ...]) -> Scene:
         counts=counts,
         captions=photo.captions,
     )
+
+
+def with_random_boxes(scene: Scene, rng: Rng) -> Scene:
+    """Replace a scene's boxes by random ones, of which only the places are known."""
+    boxes = random_boxes(MOST_RANDOM, rng) * np.array(scene.size * 2, np.float32)
+    labels = np.zeros(len(boxes), np.int64)
+    posteriors = np.eye(len(scene.names), dtype=np.float32)[labels]
+    return replace(
+        scene, boxes=boxes, labels=labels, posteriors=posteriors, colours=(), fine_names=()
+    )
+
+
+def random_boxes(count: int, rng: Rng) -> Floats:
+    """Draw boxes (count, 4) as fractions, anywhere, with sizes even in their logarithm."""
+    size, shape = rng.uniform(-3, -0.1, (count, 1)), rng.uniform(-0.5, 0.5, (count, 2))
+    middles, sides = rng.uniform(0.05, 0.95, (count, 2)), np.exp(size + shape)
+    first = (middles - sides / 2).clip(0, 0.95)
+    last = np.maximum((middles + sides / 2).clip(0, 1), first + 0.05)
+    return np.concatenate([first, last], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -147,11 +168,7 @@ class Belief:
         """Draw boxes (count, 4) of things, or anywhere with sizes even in their logarithm."""
         if count and rng.random() > ANYWHERE:
             return self.boxes[self.rows(count, rng)]
-        size, shape = rng.uniform(-3, -0.1, (count, 1)), rng.uniform(-0.5, 0.5, (count, 2))
-        middles, sides = rng.uniform(0.05, 0.95, (count, 2)), np.exp(size + shape)
-        first = (middles - sides / 2).clip(0, 0.95)
-        last = np.maximum((middles + sides / 2).clip(0, 1), first + 0.05)
-        return np.concatenate([first, last], axis=1).astype(np.float32)
+        return random_boxes(count, rng)
 
 
 @dataclass(frozen=True)
