@@ -21,16 +21,18 @@ from transformers import PreTrainedModel
 
 from regionqa.bundles.store import CARD, Bundle, file_spec, open_bundle
 from regionqa.bundles.weights import read_index
-from regionqa.errors import BundleError
+from regionqa.errors import BundleError, message_of
 from regionqa.export.modules.base import RegionModule, VisionModule
-from regionqa.export.modules.registry import architecture_table, build
-from regionqa.export.onnx.export import export_region, export_vision
+from regionqa.export.modules.detection import DetectionHead
+from regionqa.export.modules.registry import architecture_table, build, build_detector
+from regionqa.export.onnx.export import export_detector, export_region, export_vision
+from regionqa.export.onnx.files import read_model
 from regionqa.export.onnx.interface import level_names
 from regionqa.export.onnx.verify import ParityReport
 from regionqa.files import write_whole
 
 WEIGHTS = "encoders.safetensors"
-VISION_GRAPH, REGION_GRAPH = "vision.onnx", "region.onnx"
+VISION_GRAPH, REGION_GRAPH, DETECTOR_GRAPH = "vision.onnx", "region.onnx", "detector.onnx"
 FOUND = ("files", "revision", "architecture")
 """Keys of a card that `write_card` computes."""
 COUNTERS = ("num_batches_tracked",)
@@ -46,6 +48,7 @@ def write_bundle(
     tokenizer: Path,
     unchanged: Mapping[str, Path] = MappingProxyType({}),
     like: Mapping[str, Path] = MappingProxyType({}),
+    detector: DetectionHead | None = None,
 ) -> tuple[Bundle, list[ParityReport]]:
     """Write a bundle and open it.
 
@@ -61,19 +64,23 @@ def write_bundle(
         tokenizer: A tokenizer.json.
         unchanged: Graphs to copy, which were compared with torch before, by file name.
         like: Graphs of encoders of the same architecture, by file name; see `export_vision`.
+        detector: The detection head; given if, and only if, the card has [detector]. Its weights
+            are in its graph only.
 
     Raises:
         ExportError: A graph differs from torch by more than the tolerance; `folder` is unchanged.
     """
+    if ("detector" in card) != (detector is not None):
+        raise ValueError("a detection head and the card's [detector] are given together")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         save_encoders(vision, region, partial / WEIGHTS)
-        reports = write_graphs(partial, vision, region, unchanged, like)
+        reports = write_graphs(partial, vision, region, detector, unchanged, like)
         save_language(language, partial / "llm")
         shutil.copyfile(tokenizer, partial / "llm" / "tokenizer.json")
-        write_card(partial, card, vision, region)
+        write_card(partial, card, vision, region, detector)
         open_bundle(partial)
         move_bundle(partial, folder)
     finally:
@@ -85,10 +92,11 @@ def write_graphs(
     root: Path,
     vision: VisionModule,
     region: RegionModule | None,
+    detector: DetectionHead | None,
     unchanged: Mapping[str, Path],
     like: Mapping[str, Path],
 ) -> list[ParityReport]:
-    """Export both graphs and compare them with torch, except those that are copied."""
+    """Export all graphs and compare them with torch, except those that are copied."""
     for name, source in unchanged.items():
         shutil.copyfile(source, root / name)
     reports = []
@@ -96,6 +104,8 @@ def write_graphs(
         reports.append(export_vision(vision, root / VISION_GRAPH, like.get(VISION_GRAPH)))
     if region is not None and REGION_GRAPH not in unchanged:
         reports.append(export_region(region, root / REGION_GRAPH, like.get(REGION_GRAPH)))
+    if detector is not None and DETECTOR_GRAPH not in unchanged:
+        reports.append(export_detector(detector, root / DETECTOR_GRAPH))
     for report in reports:
         report.check()
     return reports
@@ -147,17 +157,21 @@ def move_bundle(partial: Path, folder: Path) -> None:
 
 
 def write_card(
-    root: Path, card: Mapping[str, Any], vision: VisionModule, region: RegionModule | None
+    root: Path,
+    card: Mapping[str, Any],
+    vision: VisionModule,
+    region: RegionModule | None,
+    detector: DetectionHead | None = None,
 ) -> None:
     """Write the card with the files in `root`, the architecture and the names of the levels.
 
     The revision is a digest of the files' digests.
     """
-    own = (root / name for name in (WEIGHTS, VISION_GRAPH, REGION_GRAPH))
+    own = (root / name for name in (WEIGHTS, VISION_GRAPH, REGION_GRAPH, DETECTOR_GRAPH))
     paths = sorted(path for path in (*own, *(root / "llm").rglob("*")) if path.is_file())
     files = [file_spec(root, path) for path in paths]
     digest = hashlib.sha256("".join(spec.sha256 for spec in files).encode()).hexdigest()
-    modules = {"vision": vision, "region": region}
+    modules = {"vision": vision, "region": region, "detector": detector}
     table = {
         **card,
         "vision": {**card["vision"], "levels": level_names(len(vision.level_shapes))},
@@ -223,3 +237,27 @@ def read_encoders(bundle: Bundle) -> tuple[VisionModule, RegionModule | None]:
     if weights:
         raise BundleError(f"{bundle.root / WEIGHTS}: unknown keys {sorted(weights)}")
     return vision, region
+
+
+def read_detector(bundle: Bundle) -> DetectionHead | None:
+    """Load the torch definition of a bundle's detection head, in evaluation mode and float32.
+
+    Returns:
+        None for a bundle without one.
+
+    Raises:
+        BundleError: The graph does not have its weights, or the card names no torch definition.
+    """
+    head = build_detector(bundle.card)
+    if head is None or bundle.card.detector is None:
+        return None
+    path = bundle.file(bundle.card.detector.graph)
+    _, stored = read_model(path)
+    weights = {
+        name: torch.from_numpy(stored[name].copy()) for name in head.state_dict() if name in stored
+    }
+    try:
+        head.load_state_dict(weights)
+    except RuntimeError as error:  # names, shapes
+        raise BundleError(f"{path}: {message_of(error)}") from error
+    return head.eval()

@@ -16,8 +16,13 @@ from regionqa.bundles.hub_errors import (
 )
 from regionqa.bundles.store import CARD, Bundle
 from regionqa.errors import BundleError, OutputError, PublishError
-from regionqa.export.bundle import WEIGHTS, read_encoders
-from regionqa.export.onnx.verify import ParityReport, compare_region, compare_vision
+from regionqa.export.bundle import WEIGHTS, read_detector, read_encoders
+from regionqa.export.onnx.verify import (
+    ParityReport,
+    compare_detector,
+    compare_region,
+    compare_vision,
+)
 
 README = "README.md"
 TAGS = ("regionqa", "region", "visual-question-answering", "onnx")
@@ -49,6 +54,9 @@ def check_bundle(bundle: Bundle) -> list[ParityReport]:
     reports = [compare_vision(vision, bundle.file(bundle.card.vision.graph))]
     if region is not None and bundle.card.region is not None:
         reports.append(compare_region(region, bundle.file(bundle.card.region.graph)))
+    detector = read_detector(bundle)
+    if detector is not None and bundle.card.detector is not None:
+        reports.append(compare_detector(detector, bundle.file(bundle.card.detector.graph)))
     for report in reports:
         report.check()
     return reports
@@ -181,7 +189,9 @@ def model_page(bundle: Bundle, name: str) -> str:
             "A model for regionqa, which answers questions about regions of images.", "",
             "## Use it", "",
             "```", "pip install regionqa",
-            f'regionqa ask image.jpg --box 10,20,200,300 "{question}" --model {name}', "```", "",
+            f'regionqa ask image.jpg --box 10,20,200,300 "{question}" --model {name}',
+            *([f"regionqa caption image.jpg --boxes auto --model {name}"] if card.detector else []),
+            "```", "",
             "## Where it comes from", "",
             "| | |", "|---|---|", *rows, "",
             "## Measured", "",

@@ -21,15 +21,18 @@ from regionqa.bundles.weights import main_kind, stored
 from regionqa.data.records import Record
 from regionqa.engine import Engine
 from regionqa.export.bundle import (
+    DETECTOR_GRAPH,
     REGION_GRAPH,
     VISION_GRAPH,
     WEIGHTS,
     given_tables,
+    read_detector,
     read_encoders,
     write_bundle,
     write_card,
 )
 from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.modules.detection import DetectionHead
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.export.onnx.verify import ParityReport
 from regionqa.finetune.calibrate import ENOUGH, TEMPERATURES, ScoredAnswers, calibrate
@@ -54,6 +57,8 @@ class BundleModules:
     vision: VisionModule
     region: RegionModule | None
     language: PreTrainedModel
+    detector: DetectionHead | None = None
+    """Reads the vision encoder's levels, which no training changes, so it stays as it is."""
 
 
 def read_modules(bundle: Bundle) -> BundleModules:
@@ -65,7 +70,7 @@ def read_modules(bundle: Bundle) -> BundleModules:
     language = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
-    return BundleModules(vision, region, language)
+    return BundleModules(vision, region, language, read_detector(bundle))
 
 
 def changed_weights(model: AnswerModel, trained: Sequence[str]) -> dict[str, Tensor]:
@@ -111,6 +116,8 @@ def write_result(
         for name, graph in graphs.items()
         if not any(weight.startswith(prefixes[name]) for weight in trained)
     }
+    if base.card.detector:
+        unchanged[DETECTOR_GRAPH] = base.file(base.card.detector.graph)
     if stored_in_half(base):
         for module in (parts.vision, parts.region):
             if module is not None:
@@ -126,6 +133,7 @@ def write_result(
         folder / "tokenizer.json",
         unchanged,
         like=graphs,
+        detector=parts.detector,
     )
 
 
@@ -289,7 +297,7 @@ def update_card(
     table["provenance"] |= facts
     if confidence is not None:
         table["confidence"] = dict(confidence)
-    write_card(bundle.root, table, parts.vision, parts.region)
+    write_card(bundle.root, table, parts.vision, parts.region, parts.detector)
     return open_bundle(bundle.root)
 
 

@@ -14,6 +14,7 @@ from regionqa.bundles.card import ModelCard
 from regionqa.errors import BundleError
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.modules.crops import CropConfig, CropRegionEncoder
+from regionqa.export.modules.detection import DetectionConfig, DetectionHead
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
@@ -33,6 +34,9 @@ REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
     "regionclip": (RegionClipConfig, RegionClipEncoder),
     "roi": (RoIConfig, RoIRegionEncoder),
 }
+DETECTOR: Mapping[str, tuple[type, type[nn.Module]]] = {
+    "anchor_free": (DetectionConfig, DetectionHead),
+}
 
 
 def build(card: ModelCard) -> tuple[VisionModule, RegionModule | None]:
@@ -49,12 +53,21 @@ def build(card: ModelCard) -> tuple[VisionModule, RegionModule | None]:
     return vision, region
 
 
-def architecture_table(module: VisionModule | RegionModule) -> dict[str, Any]:
+def build_detector(card: ModelCard) -> DetectionHead | None:
+    """Build the untrained detection head of a card; None if it has none. Errors as of `build`."""
+    if card.detector is None:
+        return None
+    where = f"card of {card.name}: architecture.detector"
+    head: DetectionHead = _build(DETECTOR, card.architecture.get("detector"), where)
+    return head
+
+
+def architecture_table(module: VisionModule | RegionModule | DetectionHead) -> dict[str, Any]:
     """Return the [architecture] table of a module, from which `build` rebuilds it.
 
     TOML has no null: fields that are None, which is then their default, are left out.
     """
-    for kind, (_, definition) in (*VISION.items(), *REGION.items()):
+    for kind, (_, definition) in (*VISION.items(), *REGION.items(), *DETECTOR.items()):
         if type(module) is definition:
             settings = asdict(module.config).items()
             return {"kind": kind, **{name: value for name, value in settings if value is not None}}

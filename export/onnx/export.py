@@ -10,12 +10,15 @@ from optimum.utils import DummyVisionInputGenerator, NormalizedVisionConfig
 from torch import Tensor, nn
 
 from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.modules.detection import DetectionHead
 from regionqa.export.onnx.files import read_model, save_model
 from regionqa.export.onnx.interface import RegionGraph, level_names, source_names
 from regionqa.export.onnx.verify import (
     ParityReport,
+    compare_detector,
     compare_region,
     compare_vision,
+    detector_case,
     region_case,
 )
 
@@ -84,6 +87,18 @@ def write_region(region: RegionModule, path: Path) -> None:
     arguments = tuple(torch.from_numpy(example[name]) for name in names)
     dynamic = ((*shapes, {0: regions}, {0: regions}),)
     write_graph(RegionGraph(region), arguments, names, ["region_tokens"], dynamic, path)
+
+
+def export_detector(detector: DetectionHead, path: Path) -> ParityReport:
+    """Write `level0`, ... -> `boxes`, `scores`, and compare the graph with torch.
+
+    The number of images is dynamic.
+    """
+    example = detector_case(detector, images=2, seed=0)
+    arguments = tuple(torch.from_numpy(value) for value in example.values())
+    dynamic = (tuple({0: torch.export.Dim("batch")} for _ in arguments),)
+    write_graph(detector, arguments, list(example), ["boxes", "scores"], dynamic, path)
+    return compare_detector(detector, path)
 
 
 def write_graph(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regionqa.errors import ExportError
 from regionqa.export.modules.base import RegionModule, VisionModule
+from regionqa.export.modules.detection import DetectionHead
 from regionqa.export.onnx.interface import RegionGraph, level_names, source_names
 from regionqa.export.onnx.process import run_graph, set_aside
 
@@ -102,6 +103,23 @@ def region_case(
     case["boxes"] = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
     case["image_index"] = rng.integers(0, images, regions)
     return case
+
+
+def compare_detector(detector: DetectionHead, path: Path) -> ParityReport:
+    """Compare a detection graph with its torch definition."""
+    cases = {f"{count} images": detector_case(detector, count, seed=count) for count in (1, 3)}
+    return compare(detector, path, ["boxes", "scores"], cases)
+
+
+def detector_case(
+    detector: DetectionHead, images: int, seed: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Random levels by name."""
+    shapes = detector.source_shapes
+    return {
+        name: rng_normal((images, *shape), seed + number)
+        for number, (name, shape) in enumerate(zip(level_names(len(shapes)), shapes, strict=True))
+    }
 
 
 def rng_normal(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float32]:

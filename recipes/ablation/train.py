@@ -192,7 +192,7 @@ def variant_card(base: Bundle, starter: Bundle, kind: str) -> dict[str, Any]:
     """The base's card with the tables that tell of regions changed."""
     table = given_tables(base)
     own_image = given_tables(starter)["region"]["image"]
-    for key in ("provenance", "region", "untrained"):
+    for key in ("provenance", "region", "untrained", "detector"):
         table.pop(key, None)
     table["name"] = f"ablation-{kind}"
     table["summary"] = f"ablation: regions as {kind}"

@@ -59,6 +59,29 @@ class RegionCard:
         check_inside(self.graph)
 
 
+@dataclass(frozen=True)
+class DetectorCard:
+    """The graph that finds objects in the vision encoder's levels."""
+
+    graph: str
+    """The ONNX file inside the bundle."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the graph's scores."""
+    min_score: float
+    """Score that a box must exceed, where the user says nothing."""
+    nms: float
+    """Intersection over union above which the lower of two boxes of a class is left out."""
+
+    def __post_init__(self) -> None:
+        check_inside(self.graph)
+        if not all(self.classes) or len({*self.classes}) != max(1, len(self.classes)):
+            raise ValueError("classes: at least one name is expected, and each once")
+        if not (0 <= self.min_score < 1 and 0 < self.nms <= 1):
+            raise ValueError(
+                f"min_score is {self.min_score} and nms {self.nms}; both are between 0 and 1"
+            )
+
+
 class LanguageRuntime(StrEnum):
     """The implementation that runs the language model; both are torch and agree on the tokens."""
 
@@ -223,6 +246,8 @@ class ModelCard:
     """The backend's; see `backends.base.KINDS`."""
     region: RegionCard | None = None
     """The region encoder; None: regions are given as text, or not at all."""
+    detector: DetectorCard | None = None
+    """The detection head; None: the model finds no objects itself."""
     confidence: ConfidenceCard | None = None
     """When an answer is held back; None: not calibrated, the model always answers."""
     max_regions: int = 32
@@ -259,6 +284,11 @@ class ModelCard:
             raise BundleError(
                 f"card of {self.name}: both vision.levels and [region.image] are given; "
                 "a region encoder reads the maps or pixels of its own, so leave one out"
+            )
+        if self.detector and not self.vision.levels:
+            raise BundleError(
+                f"card of {self.name}: [detector] reads the vision encoder's maps, so "
+                "vision.levels must be given"
             )
         if self.image.fit is Fit.shortest:
             raise BundleError(

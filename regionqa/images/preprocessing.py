@@ -104,14 +104,15 @@ class Placement:
         Raises:
             BoxError: The box has no area, as one that a crop removed.
         """
-        x0, y0, x1, y1 = xyxy
-        (across, down), (wide, high), (left, top) = self.resized, self.input_size, self.offset
-        return Box(
-            (x0 * wide + left) * self.width / across,
-            (y0 * high + top) * self.height / down,
-            (x1 * wide + left) * self.width / across,
-            (y1 * high + top) * self.height / down,
+        return Box(*self.to_pixels(np.array(xyxy, np.float64)).tolist())
+
+    def to_pixels(self, xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Convert xyxy (..., 4) in [0, 1] of the model's input to pixels of the image."""
+        moved = xyxy * np.array(self.input_size * 2) + np.array(self.offset * 2)
+        pixels: NDArray[np.float64] = (
+            moved * np.array([self.width, self.height] * 2) / np.array(self.resized * 2)
         )
+        return pixels
 
 
 def shortest_sides(short: int, long: int, size: int, longest: int | None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Vision and region encoders: ONNX Runtime sessions, checked against the card when opened."""
+"""A bundle's graphs in ONNX Runtime, checked against the card when opened."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,6 +125,39 @@ class RegionEncoder:
         if self._half:
             _check_finite(self._graph, tokens)
         return tokens
+
+
+class DetectorGraph:
+    """Finds objects in feature maps of the vision encoder."""
+
+    def __init__(self, bundle: Bundle, device: Device) -> None:
+        """Open the bundle's detection graph.
+
+        Args:
+            bundle: The bundle.
+            device: Where to run the graph.
+
+        Raises:
+            BundleError: There is no such graph, or its names or shapes differ from the card.
+        """
+        card = bundle.card.detector
+        if card is None:
+            raise BundleError(f"card of {bundle.card.name}: has no [detector]")
+        self._levels = bundle.card.vision.levels
+        self._session = open_session(bundle.file(card.graph), device)
+        _check(self._session, card.graph, list(self._levels), ["boxes", "scores"])
+        boxes, scores = self._session.get_outputs()
+        _check_shape(boxes, card.graph, (None, None, 4))
+        _check_shape(scores, card.graph, (None, None, len(card.classes)))
+
+    def find(self, levels: Sequence[Floats]) -> tuple[Floats, Floats]:
+        """Return boxes (P, 4) xyxy in fractions of the input, and scores (P, C), of one image.
+
+        levels: the vision encoder's feature maps, (1, C, h, w) each.
+        """
+        feeds = dict(zip(self._levels, levels, strict=True))
+        boxes, scores = self._session.run(["boxes", "scores"], feeds)
+        return boxes[0], scores[0]
 
 
 def _check(session: "InferenceSession", graph: str, inputs: list[str], outputs: list[str]) -> None:

@@ -19,6 +19,7 @@ from recipes.starter.decoder import train_tokenizer
 from regionqa.bundles.store import Bundle
 from regionqa.export.bundle import write_bundle
 from regionqa.export.modules.base import RegionModule
+from regionqa.export.modules.detection import DetectionConfig, DetectionHead
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
@@ -26,6 +27,10 @@ from regionqa.language.tokenization import BundleTokenizer
 
 ROWS = ("levels", "pixels", "coordinates", "none")
 """Region features from the vision encoder's maps or from pixels, boxes as text, or nothing."""
+WITH_HEAD = "detector"
+"""As `levels`, with a detection head."""
+CLASSES = ("red thing", "blue thing", "cat")
+"""Of the detection head."""
 HIDDEN = 32
 TINY_CLIP = RegionClipConfig(
     stem=8, planes=(4, 4, 8, 32), depths=(1, 1, 2, 1), roi_size=4, heads=2, region_width=12,
@@ -64,7 +69,7 @@ def tiny_vision(levels: tuple[int, ...] = (0, 1)) -> ResNetVision:
 def tiny_region(row: str, vision: ResNetVision) -> RegionModule | None:
     """The untrained region encoder of a row."""
     torch.manual_seed(1)
-    if row == "levels":
+    if row in ("levels", WITH_HEAD):
         channels, sides, _ = zip(*vision.level_shapes, strict=True)
         encoder = MultiLevelRegionEncoder(
             MultiLevelConfig(
@@ -83,6 +88,16 @@ def tiny_region(row: str, vision: ResNetVision) -> RegionModule | None:
         nn.init.normal_(clip.prompt_projector.weight, std=2.0)
         return clip
     return None
+
+
+def tiny_head(vision: ResNetVision) -> DetectionHead:
+    """An untrained detection head, whose boxes and scores differ from cell to cell."""
+    torch.manual_seed(3)
+    channels, sides, _ = zip(*vision.level_shapes, strict=True)
+    head = DetectionHead(DetectionConfig(channels, sides, len(CLASSES), width=8, depth=1, groups=2))
+    nn.init.normal_(head.classes.weight)
+    nn.init.zeros_(head.classes.bias)
+    return head.eval()
 
 
 def tiny_tokenizer(path: Path) -> Path:
@@ -124,6 +139,10 @@ def tiny_card(row: str) -> dict[str, Any]:
             "image": {**image, "fit": "shortest", "longest": 160},
         },
     }
+    region[WITH_HEAD] = region["levels"]
+    detector = {
+        "graph": "detector.onnx", "classes": list(CLASSES), "min_score": 0.6, "nms": 0.5,
+    }  # fmt: skip
     patterns = {"coordinates": "[{x0}, {y0}, {x1}, {y1}]", "none": ""}
     return {
         "name": f"tiny-{row}",
@@ -133,6 +152,7 @@ def tiny_card(row: str) -> dict[str, Any]:
         "image": image,
         "vision": {"graph": "vision.onnx", "image_tokens": 4},
         **({"region": region[row]} if row in region else {}),
+        **({"detector": detector} if row == WITH_HEAD else {}),
         "language": {
             "folder": "llm", "runtime": "native", "context": 96,
             "max_new_tokens": 6, "stop": ["</s>"],
@@ -148,9 +168,9 @@ def tiny_card(row: str) -> dict[str, Any]:
 
 
 def tiny_bundle(row: str, root: Path) -> Bundle:
-    """A bundle of one of `ROWS`, written below `root`."""
+    """A bundle of one of `ROWS`, or `WITH_HEAD`, written below `root`."""
     tokenizer = tiny_tokenizer(root / "tokenizer.json")
-    vision = tiny_vision((0, 1) if row == "levels" else ())
+    vision = tiny_vision((0, 1) if row in ("levels", WITH_HEAD) else ())
     graphs = {}
     for known in ("pixels", "coordinates", "none"):  # all with the same vision encoder
         if row in ("pixels", "coordinates", "none") and (root / known / "vision.onnx").is_file():
@@ -158,6 +178,7 @@ def tiny_bundle(row: str, root: Path) -> Bundle:
     bundle, _ = write_bundle(
         root / row, tiny_card(row), vision, tiny_region(row, vision),
         tiny_language(BundleTokenizer(tokenizer).size), tokenizer, graphs,
+        detector=tiny_head(vision) if row == WITH_HEAD else None,
     )  # fmt: skip
     return bundle
 

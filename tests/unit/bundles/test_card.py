@@ -260,6 +260,46 @@ def test_invalid_region_image_size(path: Path, table: Table, changes: Table, mes
     assert message in error
 
 
+HEAD = {"graph": "detector.onnx", "classes": ["cat", "dog"], "min_score": 0.3, "nms": 0.6}
+
+
+def test_detection_head(path: Path, table: Table) -> None:
+    table["detector"] = HEAD
+    detector = read_card(written(path, table)).detector
+    assert detector and detector.classes == ("cat", "dog")
+    assert (detector.graph, detector.min_score, detector.nms) == ("detector.onnx", 0.3, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("classes", [], "classes: at least one name is expected, and each once"),
+        ("classes", ["cat", ""], "at least one name"),
+        ("classes", ["cat", "cat"], "each once"),
+        ("min_score", 1.0, "min_score is 1.0 and nms 0.6; both are between 0 and 1"),
+        ("nms", 0.0, "nms 0.0"),
+        ("nms", "high", "nms: expected a number"),
+        ("graph", "../x.onnx", "is not a path inside the model's folder"),
+        ("graph", ABSENT, "the key 'graph' is missing"),
+        ("threshold", 0.5, "unknown key 'threshold'"),
+    ],
+)
+def test_invalid_detection_head(
+    path: Path, table: Table, key: str, value: object, message: str
+) -> None:
+    table["detector"] = HEAD
+    error = refused(written(path, table, f"detector.{key}", value))
+    assert error.startswith(": detector: ") and message in error
+
+
+def test_detection_head_reads_maps(path: Path, table: Table) -> None:
+    table["detector"] = HEAD
+    table["vision"]["levels"] = []
+    table["prompt"]["region"] = "[{x0}, {y0}]"
+    table.pop("region")
+    assert "[detector] reads the vision encoder's maps" in refused(written(path, table))
+
+
 @pytest.mark.parametrize("content", [b"name = ", b"not toml at all", b"\xff\xfe\x00", b"{}"])
 def test_invalid_toml(path: Path, content: bytes) -> None:
     path.write_bytes(content)
