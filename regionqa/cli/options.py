@@ -31,7 +31,7 @@ DetectorName = Annotated[
         "--model",
         "-m",
         help="Detector (docs/guide/detect.md), folder, or OWNER/NAME on the Hub. Default: the "
-        "first of the named ones that is downloaded.",
+        "default model's own, or the first of the named ones that is downloaded.",
     ),
     Reads.model,
 ]

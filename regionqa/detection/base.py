@@ -78,7 +78,10 @@ class Detector(Protocol):
 OpenDetector = Callable[[FoundDetector, Device, VisionRuntime], Detector]
 """Loads a detector; BundleError where its files are not sound."""
 
-KINDS: dict[str, OpenDetector | str] = {CHECKPOINT: "regionqa.detection.checkpoint"}
+KINDS: dict[str, OpenDetector | str] = {
+    BUNDLE: "regionqa.detection.bundle",
+    CHECKPOINT: "regionqa.detection.checkpoint",
+}
 """Kind of detector -> module with a function `open_detector`, or such a function."""
 
 
@@ -101,8 +104,8 @@ def open_found(found: FoundDetector, device: Device, runtime: VisionRuntime) -> 
         UsageError: ONNX Runtime is asked for, and the detector has no graph.
     """
     if found.kind not in KINDS:
-        what = "is a model without a detector" if found.kind == BUNDLE else f"is a {found.kind}"
-        raise BundleError(f"{found.name}: {what}; known are {', '.join(detector_cards())}")
+        known = ", ".join(detector_cards())
+        raise BundleError(f"{found.name}: is a {found.kind}; known are {known}")
     if found.folder is None and found.source is not None:
         if found.name in detector_cards():
             raise BundleError(

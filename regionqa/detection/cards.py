@@ -10,9 +10,20 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from regionqa.bundles.store import CARD, CONFIG, shipped_cards, shipped_folder, shipped_vlm_names
+from regionqa.bundles.card import read_card
+from regionqa.bundles.hub import cached, looks_like_repo
+from regionqa.bundles.store import (
+    CARD,
+    CONFIG,
+    find_folder,
+    holds_vlm,
+    shipped_cards,
+    shipped_folder,
+    shipped_vlm_names,
+)
 from regionqa.errors import BundleError
 from regionqa.files import is_folder, with_home
+from regionqa.options import RuntimeOptions
 from regionqa.schema import from_table, read_toml
 from regionqa.vlm.cards import model_type
 from regionqa.vlm.catalogue import (
@@ -129,23 +140,31 @@ def _vocabulary(card: NamedCheckpoint) -> Vocabulary:
     return Vocabulary(read_toml(path)["vocabulary"]) if path.is_file() else Vocabulary.fixed
 
 
-def find_detector(name: str, *, open_vocabulary: bool = False) -> FoundDetector:
+def find_detector(
+    name: str, *, open_vocabulary: bool = False, asked: str | None = None
+) -> FoundDetector:
     """Find a detector; nothing but a config is fetched.
 
     Args:
-        name: A name in the package, a folder, or OWNER/NAME on the Hub; empty: the first of the
-            named ones that is downloaded.
+        name: A name in the package, a folder, or OWNER/NAME on the Hub; empty: the detection head
+            of `asked`, or the first of the named ones that is downloaded.
         open_vocabulary: Whether the default one finds what is described in words.
+        asked: The model whose own detection head is the default; None: the default model's, empty:
+            none.
 
     Raises:
         BundleError: There is none, or it is no detector.
         DownloadError: It is not on this machine, and the Hub cannot be asked.
     """
     if not name:
-        return default_detector(Vocabulary.open if open_vocabulary else Vocabulary.fixed)
+        model = RuntimeOptions().model if asked is None else asked
+        own = own_detector(model) if model and not open_vocabulary else None
+        return own or default_detector(Vocabulary.open if open_vocabulary else Vocabulary.fixed)
+    folder = with_home(Path(name))
+    if looks_like_repo(name) and not is_folder(folder) and cached(name, files=[CARD]):
+        return FoundDetector(name, find_folder(name), None, BUNDLE)
     if found := detector_checkpoint(name):
         return found
-    folder = with_home(Path(name))
     if is_folder(folder):
         if (folder / CARD).is_file():
             return FoundDetector(folder.resolve().name, folder, None, BUNDLE)
@@ -164,6 +183,19 @@ def detector_checkpoint(name: str, revision: str | None = None) -> FoundDetector
         name, detector_cards(), lambda kind: family_of(kind) is not None, revision
     )
     return None if found is None else _as_detector(found)
+
+
+def own_detector(model: str) -> FoundDetector | None:
+    """Find a model's own detection head; None if it has none.
+
+    The arguments and errors are those of `find_folder`.
+    """
+    if model in shipped_vlm_names():
+        return None
+    folder = find_folder(model)
+    if holds_vlm(folder) or read_card(folder / CARD).detector is None:
+        return None
+    return FoundDetector(model, folder, None, BUNDLE)
 
 
 def default_detector(vocabulary: Vocabulary) -> FoundDetector:

@@ -140,16 +140,20 @@ def load_detector(
     *,
     device: DeviceChoice | str = DeviceChoice.auto,
     vision_runtime: VisionRuntime | str = VisionRuntime.auto,
+    asked: str | None = None,
     **values: Any,
 ) -> ObjectDetector:
     """Load an object detector.
 
     Args:
         model: A name in the package (docs/guide/detect.md), a folder, or OWNER/NAME on the Hub;
-            empty: the first of the named ones that is downloaded.
+            empty: the detection head of `asked`, or the first of the named ones that is
+            downloaded.
         options: What is looked for, and which boxes are kept.
         device: "auto", "cpu" or "cuda".
         vision_runtime: "onnx", "torch", or "auto": ONNX Runtime if the detector was exported.
+        asked: The model whose own detection head is the default; None: the default model's, empty:
+            none.
         values: Fields of `DetectionOptions`; they replace those of `options`.
 
     Raises:
@@ -159,7 +163,7 @@ def load_detector(
         DownloadError: The detector is on the Hub and cannot be fetched.
     """
     chosen = (options or DetectionOptions()).replace(**values)
-    found = find_detector(str(model), open_vocabulary=bool(chosen.phrases))
+    found = find_detector(str(model), open_vocabulary=bool(chosen.phrases), asked=asked)
     detector = open_found(found, choose_device(str(device)), VisionRuntime(vision_runtime))
     return ObjectDetector(detector, chosen)
 

@@ -155,7 +155,11 @@ def _load_detector(name: str, options: RunOptions) -> "ObjectDetector":
 
     runtime = options.runtime
     return load_detector(
-        name, options.detection, device=runtime.device, vision_runtime=runtime.vision_runtime
+        name,
+        options.detection,
+        device=runtime.device,
+        vision_runtime=runtime.vision_runtime,
+        asked="" if runtime.server else runtime.model,
     )
 
 

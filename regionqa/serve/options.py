@@ -75,7 +75,7 @@ class ServeOptions(Options):
     detector: str | None = option(
         None,
         "Object detector that proposes regions: a name (docs/guide/detect.md), folder, or "
-        "OWNER/NAME on the Hub; auto is the first that is downloaded.",
+        "OWNER/NAME on the Hub; auto is the model's own, or the first that is downloaded.",
         metavar="MODEL",
         section=Section.model,
         role=Reads.model,

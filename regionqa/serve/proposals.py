@@ -66,7 +66,8 @@ class Proposers:
                 device=runtime.device, vision_runtime=runtime.vision_runtime, kept=ENCODED,
             )  # fmt: skip
         if serve.detector is not None:
-            found = find_detector("" if serve.detector == AUTO else serve.detector)
+            name = "" if serve.detector == AUTO else serve.detector
+            found = find_detector(name, asked="" if runtime.server else runtime.model)
             detector = open_found(found, choose_device(runtime.device), runtime.vision_runtime)
         return cls(segmenter, detector)
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helpers.hub_server import Hub
+from regionqa.bundles.store import Bundle
+from regionqa.detection import cards
 
 if TYPE_CHECKING:
     from conftest import Command
 
 Detector = Callable[[str], Path]
+Tiny = Callable[[str], Bundle]
 
 
 def refused(regionqa: "Command", *words: object) -> str:
@@ -21,10 +24,15 @@ def refused(regionqa: "Command", *words: object) -> str:
     return ran.err.removeprefix("regionqa: error: ").strip()
 
 
-def test_without_a_detector_the_download_is_named(regionqa: "Command", hub: Hub, cat: Path) -> None:
-    line = refused(regionqa, "detect", cat)
+def test_without_a_detector_the_download_is_named(
+    regionqa: "Command", hub: Hub, cat: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ("--model", tiny("levels").root)  # which has no detection head
+    line = refused(regionqa, "caption", cat, *model, "--boxes", "auto")
     assert line.startswith("no object detector is on this machine; run: regionqa download rtdetr")
-    assert refused(regionqa, "caption", cat, "--boxes", "auto") == line
+    with monkeypatch.context() as patch:
+        patch.setattr(cards, "own_detector", lambda model: None)  # as if the starter had none
+        assert refused(regionqa, "detect", cat) == line
     words = refused(regionqa, "ask", cat, "--find", "red cup", "what is this?")
     assert "regionqa download owlv2-base (620.0 MB, Apache-2.0)" in words
     named = refused(regionqa, "detect", cat, "--model", "yolos-tiny")
@@ -33,10 +41,12 @@ def test_without_a_detector_the_download_is_named(regionqa: "Command", hub: Hub,
 
 
 def test_models_that_are_no_detectors(
-    regionqa: "Command", hub: Hub, cat: Path, tiny_checkpoint: Callable[[str], Path]
+    regionqa: "Command", hub: Hub, cat: Path, tiny_checkpoint: Callable[[str], Path], tiny: Tiny
 ) -> None:
-    line = refused(regionqa, "detect", cat, "--model", "starter")
-    assert line.startswith("starter: is a model without a detector; known are rtdetrv2-r18")
+    line = refused(regionqa, "detect", cat, "--model", tiny("levels").root)
+    assert line.startswith("levels: is a model without a detector; known are rtdetrv2-r18")
+    for name in ("gpt4roi-7b", "qwen3-vl-2b"):
+        assert f"{name}: is a model without" in refused(regionqa, "detect", cat, "--model", name)
     line = refused(regionqa, "detect", cat, "--model", "yolo-tiny")
     assert line.startswith("yolo-tiny: no such detector; did you mean yolos-tiny?")
     line = refused(regionqa, "detect", cat, "--model", tiny_checkpoint("llava"))

@@ -57,7 +57,7 @@ class MiddleDetector:
 def test_a_model_with_a_detector_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As a bundle with a detection head is going to be opened."""
+    """A further way to open one can be registered."""
     opened: list[tuple[str, Device]] = []
 
     def open_detector(
