@@ -56,7 +56,7 @@ class DecoderSettings:
     records: int = 200_000
     held_out_records: int = 2_000
     geometry_steps: int = 1_500
-    steps: int = 5_000
+    steps: int = 4_500
     batch: int = 96
     group: int = 8
     """Questions about one image that stand together; they share its encoding."""
