@@ -6,7 +6,6 @@ for part in convert_dataset(Path("train.jsonl"), DatasetOptions(kind="vcr"), ima
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 from regionqa.boxes.entries import Convention
@@ -32,6 +31,7 @@ from regionqa.data.sources.refcoco import RefcocoReader
 from regionqa.data.sources.vcr import VcrReader
 from regionqa.data.sources.visual7w import TellingReader, Visual7wReader
 from regionqa.data.sources.visual_genome import VisualGenomeReader
+from regionqa.data.streams.shards import WHOLE, Shard
 from regionqa.errors import BoxError, BoxFileError, DataError, ImageError, UsageError, brief
 from regionqa.files import is_folder
 
@@ -52,8 +52,8 @@ class DatasetConversion:
     """Of the records."""
     remarks: tuple[str, ...] = ()
     """What reading box files left out or adjusted."""
-    shard: tuple[int, int] = (1, 1)
-    """Number of the part to convert, from 1, and of all parts."""
+    shard: Shard = WHOLE
+    """The part of the units to convert."""
     records: int = 0
     regions: int = 0
     clipped: int = 0
@@ -71,8 +71,7 @@ class DatasetConversion:
         Raises:
             DataError: If a file of the dataset cannot be read as a whole.
         """
-        number, count = self.shard
-        for unit in islice(self.reader.units(), number - 1, None, count):
+        for unit in self.shard.take(self.reader.units()):
             try:
                 parts = list(self.reader.parts(unit))
             except (BoxError, BoxFileError, DataError, ImageError) as error:
@@ -102,7 +101,7 @@ class DatasetConversion:
             else:
                 self.bad += 1
                 self.problems += [part] if len(self.problems) < SHOWN else []
-        if not self.records and self.shard == (1, 1):
+        if not self.records and self.shard.whole:
             why = "; ".join([*map(str, self.problems[:1]), *self.summary()[:1]])
             raise DataError(f"{self.path}: gave no records{f': {why}' if why else ''}")
 
@@ -165,7 +164,7 @@ def open_dataset(
     else:
         reader = _reader(path, kind, options, rules, boxes)
     remarks = boxes.remarks if boxes else ()
-    return DatasetConversion(path, reader, sizes, str(kind), remarks, options.part())
+    return DatasetConversion(path, reader, sizes, str(kind), remarks, options.part)
 
 
 def _reader(

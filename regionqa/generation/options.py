@@ -3,9 +3,8 @@
 from dataclasses import MISSING, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
 
-from regionqa.data.sources.kinds import read_shard
+from regionqa.data.streams.shards import Shard
 from regionqa.errors import UsageError
 from regionqa.files import is_special
 from regionqa.flags import Options, Reads, Section, Writes, option, parse_choice
@@ -39,14 +38,6 @@ class DuplicateScope(StrEnum):
     image = "image"
     file = "file"
     none = "none"
-
-
-class Shard(NamedTuple):
-    """A part of the images."""
-
-    part: int
-    """From 0."""
-    parts: int
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -149,7 +140,7 @@ class DataGenerationOptions(Options):
             raise UsageError(
                 f"--rejected {self.rejected}: holds the replies of --out {self.out}; name another"
             )
-        if self.part.parts > 1 and self.near_duplicates is DuplicateScope.file:
+        if not self.part.whole and self.near_duplicates is DuplicateScope.file:
             raise UsageError(
                 "--near-duplicates file: needs all images, and --shard has a part of them; use "
                 "--near-duplicates image, or drop --shard"
@@ -169,10 +160,7 @@ class DataGenerationOptions(Options):
     @property
     def part(self) -> Shard:
         """The part of the images; UsageError if it is none."""
-        if self.shard is None:
-            return Shard(0, 1)
-        number, count = read_shard(self.shard)
-        return Shard(number - 1, count)
+        return Shard.parse(self.shard)
 
     @property
     def rejected_file(self) -> Path:

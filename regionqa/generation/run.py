@@ -61,7 +61,8 @@ class GenerationSummary:
 
     def lines(self, options: DataGenerationOptions) -> Iterator[str]:
         """Render the summary as lines of text."""
-        yield f"{counted(self.records.total(), 'record')} written to {options.out}"
+        told = f"{counted(self.records.total(), 'record')}{options.part.told}"
+        yield f"{told} written to {options.out}"
         yield f"  images     {self.plan.images:>10,}"
         repeated = self.attempts - self.budget.requests
         again = f", and {repeated:,} again after a failure" if repeated else ""

@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
+from regionqa.data.streams.shards import Shard
 from regionqa.generation.annotations import AnnotatedImage, references
-from regionqa.generation.options import GenerationKind, Shard
+from regionqa.generation.options import GenerationKind
 
 SMALL_SHARE = 0.02
 """Objects below this share of the image's area are small."""
@@ -67,8 +67,7 @@ class TaskPlan:
 
     def tasks(self) -> Iterator[GenerationTask]:
         """Iterate over the tasks, and count."""
-        own = islice(self.found, self.shard.part, None, self.shard.parts)
-        for image in self.look(own):
+        for image in self.look(self.shard.take(self.found)):
             self.images += 1
             self.left_out += image.left_out
             yield from self._of_image(image)

@@ -55,13 +55,13 @@ def convert(
     if dataset.kind is not None:
         convert_dataset(file, out, dataset, folder, boxes, skip_bad, console)
         return
-    usable = UsableRecords(open_data(file, folder, boxes, console))
+    usable = UsableRecords(open_data(file, folder, boxes, console), dataset.part)
     with console:
         records = (record for _, record in usable.or_stop(skip_bad=skip_bad))
         write_training_data(out, console.track(records, "records"))
     if usable.counts.bad:
         console.error(f"{file}: {counted(usable.counts.bad, 'bad record')} left out")
-    print(f"{counted(usable.counts.records, 'record')} written to {out}")
+    print(f"{counted(usable.counts.records, 'record')}{dataset.part.told} written to {out}")
 
 
 @data_app.command()
@@ -137,4 +137,5 @@ def convert_dataset(
             console.error(str(problem))
         console.error(f"{file}: {counted(conversion.bad, 'bad record')} left out")
     regions = counted(conversion.regions, "region")
-    print(f"{counted(conversion.records, 'record')} with {regions} written to {out}")
+    told = f"{counted(conversion.records, 'record')} with {regions}{conversion.shard.told}"
+    print(f"{told} written to {out}")

@@ -1,10 +1,10 @@
 """Kinds of datasets that `regionqa data convert --kind` reads, and its options."""
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from regionqa.data.streams.shards import Shard
 from regionqa.errors import UsageError
 from regionqa.flags import Options, Reads, Writes, option
 
@@ -188,12 +188,11 @@ class DatasetOptions(Options):
         None,
         "Convert only part I of N, such as 1/8; all parts together are the whole.",
         metavar="I/N",
-        needs=("kind",),
     )
 
     def check(self) -> None:
         """Refuse what the kind has no use for, and a shard that is none."""
-        self.part()
+        _ = self.part
         if self.kind is None:
             return
         entry = KINDS[self.kind]
@@ -213,19 +212,7 @@ class DatasetOptions(Options):
                 "images; drop it"
             )
 
-    def part(self) -> tuple[int, int]:
-        """Return the shard's number, from 1, and the number of shards."""
-        return (1, 1) if self.shard is None else read_shard(self.shard)
-
-
-def read_shard(text: str) -> tuple[int, int]:
-    """Read the value of --shard: the shard's number, from 1, and the number of shards.
-
-    Raises:
-        UsageError: It is none.
-    """
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    number, count = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise UsageError(f"--shard {text!r}: write part and number of parts, as 1/8")
-    return number, count
+    @property
+    def part(self) -> Shard:
+        """The part to convert; UsageError if it is none."""
+        return Shard.parse(self.shard)

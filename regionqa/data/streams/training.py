@@ -10,7 +10,7 @@ together, and are read as a whole.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from regionqa.data.files import read_training_data, records_of
 from regionqa.data.images import ImageFinder
 from regionqa.data.jsonl import LINES_SUFFIXES, parse_line
 from regionqa.data.records import DataFormat, Problem, ProblemCounts, Record, TrainingData
+from regionqa.data.streams.shards import WHOLE, Shard
 from regionqa.errors import DataError
 from regionqa.regions import BoxFormat, BoxUnits
 
@@ -34,8 +35,9 @@ class TrainingStream(Protocol):
     source: Path
     format: DataFormat
 
-    def keyed(self) -> Iterator[Keyed]:
-        """Iterate over keys and parts in file order; DataError if the file cannot be read."""
+    def keyed(self, shard: Shard = WHOLE) -> Iterator[Keyed]:
+        """Iterate over keys and parts of a shard in file order; DataError if the file cannot be
+        read."""
 
     def record(self, key: Key) -> Record:
         """Read the usable record of a key again."""
@@ -58,12 +60,14 @@ class UsableRecords:
     """The usable records of a stream, and counts of the others."""
 
     stream: TrainingStream
+    shard: Shard = WHOLE
+    """The part of the records to take."""
     counts: ProblemCounts = field(default_factory=ProblemCounts)
 
     def keyed(self) -> Iterator[tuple[Key, Record]]:
         """Iterate over the usable records, with their keys, and count."""
         before = None
-        for key, part in self.stream.keyed():
+        for key, part in self.stream.keyed(self.shard):
             if isinstance(part, Record):
                 self.counts.records += 1
                 yield key, part
@@ -77,13 +81,14 @@ class UsableRecords:
         """Iterate as `keyed` does.
 
         Raises:
-            DataError: At the end, if there are bad records that may not be left out, or no others;
-                no records follow the first bad one.
+            DataError: At the end, if there are bad records that may not be left out, or no others
+                in the whole file; no records follow the first bad one.
         """
         for key, record in self.keyed():
             if skip_bad or not self.counts.bad:
                 yield key, record
-        self.counts.or_stop(self.stream.source, skip_bad=skip_bad)
+        if self.shard.whole or (self.counts.problems and not skip_bad):
+            self.counts.or_stop(self.stream.source, skip_bad=skip_bad)
 
 
 class LinesStream:
@@ -102,17 +107,10 @@ class LinesStream:
         self.remarks: tuple[str, ...] = ()
         self._images = ImageFinder(path, [path.parent if images is None else images])
 
-    def keyed(self) -> Iterator[Keyed]:
+    def keyed(self, shard: Shard = WHOLE) -> Iterator[Keyed]:
         """See `TrainingStream.keyed`."""
-        name, offset = self.source.name, 0
-        try:
-            with self.source.open("rb") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield from ((offset, part) for part in self._parts(line, name, number))
-                    offset += len(line)
-        except OSError as error:
-            raise _unreadable(self.source, error) from None
+        for offset, number, line in shard.take(self._lines()):
+            yield from ((offset, part) for part in self._parts(line, self.source.name, number))
 
     def record(self, key: Key) -> Record:
         """See `TrainingStream.record`."""
@@ -132,6 +130,18 @@ class LinesStream:
         """See `TrainingStream.unusable_images`."""
         return self._images.missing, self._images.broken
 
+    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Iterate over offsets, numbers and bytes of the lines that are not blank."""
+        offset = 0
+        try:
+            with self.source.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield offset, number, line
+                    offset += len(line)
+        except OSError as error:
+            raise _unreadable(self.source, error) from None
+
     def _parts(self, line: bytes, name: str, number: int) -> Iterable[Part]:
         text = line.decode("utf-8-sig" if number <= 1 else "utf-8", "surrogateescape")
         parsed = parse_line(text.rstrip("\n"), f"{name}:{number}", number)
@@ -146,9 +156,13 @@ class LoadedStream:
         self.source = data.source
         self.format = data.format
 
-    def keyed(self) -> Iterator[Keyed]:
+    def keyed(self, shard: Shard = WHOLE) -> Iterator[Keyed]:
         """See `TrainingStream.keyed`; problems and what is left out come last."""
-        yield from enumerate(chain(self.data.records, self.data.problems, self.data.left_out))
+        every = (self.data.records, self.data.problems, self.data.left_out)
+        parts: Iterator[Keyed] = enumerate(chain.from_iterable(every))
+        # all problems of a record are in one shard, so that it is counted once
+        records = (list(group) for _, group in groupby(parts, _place))
+        yield from chain.from_iterable(shard.take(records))
 
     def record(self, key: Key) -> Record:
         """See `TrainingStream.record`."""
@@ -197,6 +211,10 @@ def _is_lines(path: Path) -> bool:
     except (OSError, UnicodeDecodeError):
         return False
     return isinstance(document, dict) and "conversations" in document
+
+
+def _place(keyed: Keyed) -> str:
+    return keyed[1].where
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:

@@ -1,6 +1,7 @@
 """`data generate`: records from scripted replies, filters, the judge, and shards."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,20 +297,38 @@ def test_server_without_structured_output_is_asked_without_it(
 # -- shards ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [2, 3, 7])
 def test_shards_together_are_the_whole(
-    regionqa: "Command", writer: ChatServer, tmp_path: Path
+    regionqa: "Command", writer: ChatServer, tmp_path: Path, count: int
 ) -> None:
+    """Records, rejected replies and requests, with examples and seeds; two of 7 shards are empty.
+
+    Every shard spends a budget of its own first, and goes on with its own replies.
+    """
     found = instances(tmp_path, 5)
     words = (*GENERATE, found, "--server", writer.url, "--per-image", "3", "--max-words", "6")
-    names = ("whole", "1/3", "2/3", "3/3")
-    files: dict[str, list[str]] = {"out": [], "rejected": []}
-    for place, name in enumerate(names):
-        out = tmp_path / f"{place}.jsonl"
-        part = () if name == "whole" else ("--shard", name)
-        assert regionqa(*words, "--out", out, *part).status == 0
-        files["out"].append(out.read_text())
-        files["rejected"].append((tmp_path / f"{place}.rejected.jsonl").read_text())
-    for whole, *parts in files.values():
+    assert regionqa(*words, "--out", tmp_path / "0.jsonl").status == 0
+    asked = [requests_of(writer)]
+    for number in range(1, count + 1):
+        shard = (*words, "--out", tmp_path / f"{number}.jsonl", "--shard", f"{number}/{count}")
+        assert regionqa(*shard, "--max-requests", "1").status == 0
+        assert len(writer.asked) == (number <= 5)
+        ran = regionqa(*shard, "--resume")
+        images = len(range(number - 1, 5, count))
+        assert (ran.status, f"images     {images:>10}\n" in ran.out) == (0, True)
+        assert f" of shard {number}/{count} written to" in ran.out
+        asked.append(requests_of(writer))
+    for end in ("jsonl", "rejected.jsonl"):
+        whole, *parts = ((tmp_path / f"{n}.{end}").read_text() for n in range(count + 1))
         assert whole.count("\n") > 3
         assert sum(map(bool, parts)) > 1
         assert sorted("".join(parts).splitlines()) == sorted(whole.splitlines())
+    assert sorted(chain.from_iterable(asked[1:])) == sorted(asked[0])
+
+
+def requests_of(server: ChatServer) -> list[str]:
+    """What a server was asked so far, each once; it forgets that."""
+    asked = [json.dumps(each.body, sort_keys=True) for each in server.asked]
+    server.asked.clear()
+    assert len(asked) == len({*asked})
+    return asked

@@ -261,7 +261,9 @@ def test_tokens_stop_at_their_limit(
     [
         (("--kinds", "poems"), "--kinds 'poems': must be one of small, relations, text"),
         (("--kinds", ","), "--kinds: name some of small, relations"),
-        (("--shard", "3/2"), "--shard '3/2': write part and number of parts, as 1/8"),
+        (("--shard", "0/3"), "--shard '0/3': write part and number of parts, as 1/8"),
+        (("--shard", "4/3"), "--shard '4/3': write part and number of parts, as 1/8"),
+        (("--shard", "x"), "--shard 'x': write part and number of parts, as 1/8"),
         (("--shard", "1/2", "--near-duplicates", "file"), "--near-duplicates file: needs all"),
         (("--rejected", "out.replies.jsonl"), "--rejected out.replies.jsonl: holds the replies"),
         ((), "data generate: name a server of a language model with --server URL"),

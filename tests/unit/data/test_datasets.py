@@ -120,9 +120,6 @@ def test_convert_command_writes_a_dataset(regionqa: "Command", refs: Path, tmp_p
     assert (broken.status, broken.out) == (1, "")
     assert "is not a whole pickle" in broken.err
     assert out.read_bytes() == before
-    alone = regionqa("data", "convert", refs, "--out", out, "--overwrite", "--shard", "1/2")
-    assert alone.status == 2
-    assert "--shard: has no effect without --kind" in alone.err
 
 
 def test_convert_command_leaves_bad_records_out(
