@@ -1,6 +1,7 @@
 """Names within a class: which of ImageNet's 1,000 names are kinds of which COCO class."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 from timm.data import ImageNetInfo
@@ -24,9 +25,15 @@ KINDS: Mapping[str, Sequence[int]] = {
 """Numbers of ImageNet's classes that are kinds of a class."""
 
 
+@cache
+def imagenet() -> ImageNetInfo:
+    """timm's names of ImageNet's classes, whose files are read once."""
+    return ImageNetInfo()
+
+
 def fine_names(logits: Tensor, classes: Sequence[str]) -> tuple[str | None, ...]:
     """Name boxes within their classes, from logits (N, 1000); None where nothing is likely."""
-    info = ImageNetInfo()
+    info = imagenet()
     found: list[str | None] = []
     for probabilities, name in zip(logits.softmax(1), classes, strict=True):
         kinds = torch.tensor(list(KINDS.get(name, ())), dtype=torch.long)
