@@ -2,11 +2,8 @@
 
 import contextlib
 import json
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helpers.serve.apps import PATIENCE, TOKEN, Served, events, image_bytes, served
+from helpers.serve.processes import HEADERS, post, process
 from regionqa.cli import options as cli_options
 from regionqa.options import RuntimeOptions
 from regionqa.serve.options import ServeLimits
@@ -26,38 +24,10 @@ from regionqa.serve.server import PageServer, address, listening, switchable_mod
 if TYPE_CHECKING:
     from conftest import Command
 
-HEADERS = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
 QUESTION = {"image": "red.png", "question": "what colour?"}
 
 
 # -- the command -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def process(*words: str | Path) -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
-    """Run `regionqa serve`; yields the process, its port and its token."""
-    running = subprocess.Popen(
-        [sys.executable, "-m", "regionqa", "serve", *map(str, words), "--no-browser", "--port", "0",
-         "--device", "cpu"],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert running.stderr is not None
-        line = running.stderr.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", line)
-        assert found, line
-        yield running, found[1], found[2]
-    finally:
-        running.kill()
-        running.communicate()
-
-
-def post(port: str, token: str, path: str, body: object) -> tuple[int, Any]:
-    with contextlib.closing(HTTPConnection("127.0.0.1", int(port), timeout=PATIENCE)) as connection:
-        headers = HEADERS | {"authorization": f"Bearer {token}"}
-        connection.request("POST", path, json.dumps(body), headers)
-        with connection.getresponse() as reply:
-            return reply.status, json.loads(reply.read())
 
 
 def test_a_folder_is_served_until_ctrl_c(photos: Path) -> None:
