@@ -96,19 +96,25 @@ def split(photos: list[Photo]) -> tuple[list[Photo], list[Photo]]:
     )
 
 
-def whole_view(photo: Photo, side: int) -> View:
+def whole_view(photo: Photo, side: int, smallest: int = SMALLEST_SIDE) -> View:
     """Squash a photo to the square, as asking does."""
-    return view_of(photo, (0, 0, *photo.size), side, flip=False)
+    return view_of(photo, (0, 0, *photo.size), side, flip=False, smallest=smallest)
 
 
-def random_view(photo: Photo, side: int, rng: Rng) -> View:
+def random_view(photo: Photo, side: int, rng: Rng, smallest: int = SMALLEST_SIDE) -> View:
     """Squash a random crop to the square, mirrored half of the time, with other colours."""
-    view = view_of(photo, random_crop(photo, rng), side, flip=rng.random() < 0.5)
+    crop, flip = random_crop(photo, rng), rng.random() < 0.5
+    view = view_of(photo, crop, side, flip=flip, smallest=smallest)
     return View(jitter_colour(view.pixels, rng), view.boxes, view.labels, view.rows)
 
 
-def view_of(photo: Photo, window: Window, side: int, *, flip: bool) -> View:
-    """Squash a window of a photo to a square, and keep the boxes that it shows."""
+def view_of(
+    photo: Photo, window: Window, side: int, *, flip: bool, smallest: int = SMALLEST_SIDE
+) -> View:
+    """Squash a window of a photo to a square, and keep the boxes that it shows.
+
+    smallest: least shorter side of a box, in pixels of the square.
+    """
     small = photo.image.resize((side, side), Image.Resampling.BICUBIC, box=window)
     pixels, boxes = np.asarray(small), photo.boxes
     placed = (boxes - np.array(window[:2] * 2, np.float32)) / np.array(
@@ -117,7 +123,7 @@ def view_of(photo: Photo, window: Window, side: int, *, flip: bool) -> View:
     seen = placed.clip(0, 1)
     sides = seen[:, 2:] - seen[:, :2]  # (N, 2)
     shown = sides.prod(axis=1) / (placed[:, 2:] - placed[:, :2]).prod(axis=1).clip(1e-9)
-    rows = np.flatnonzero((shown >= IN_SIGHT) & (sides.min(axis=1) * side >= SMALLEST_SIDE))
+    rows = np.flatnonzero((shown >= IN_SIGHT) & (sides.min(axis=1) * side >= smallest))
     seen = seen[rows]
     if flip:
         pixels = pixels[:, ::-1]

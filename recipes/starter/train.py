@@ -21,8 +21,9 @@ from recipes.starter.beliefs import (
     fit_temperatures,
     write_views,
 )
-from recipes.starter.card import starter_card
+from recipes.starter.card import DETECTOR_TABLE, starter_card
 from recipes.starter.decoder import DecoderSettings, train_decoder, write_all_records, write_base
+from recipes.starter.detector import DetectorSettings, train_detector
 from recipes.starter.encoders import EncoderSettings, StarterEncoders, save, train_encoders
 from recipes.starter.frozen import frozen_features, train_heads
 from recipes.starter.photos import Photo, read_photos, split
@@ -32,12 +33,13 @@ from regionqa.bundles.store import CARD, Bundle, open_bundle
 from regionqa.engine import Engine
 from regionqa.evaluation.tasks.recognition import recognise
 from regionqa.export.bundle import given_tables, write_bundle
+from regionqa.export.modules.detection import DetectionHead
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.export.sources.timm_checkpoints import TimmCheckpoint, find_timm, load_timm
 from regionqa.finetune.finish import read_modules
 
 log = logging.getLogger("recipes.starter")
-ENCODERS, DECODER = EncoderSettings(), DecoderSettings()
+ENCODERS, DECODER, DETECTOR = EncoderSettings(), DecoderSettings(), DetectorSettings()
 CROPS = 2
 """Crops of each photo that the language model learns from, beside the photo."""
 
@@ -59,6 +61,7 @@ def train_starter(
     out: Path,
     encoder_settings: EncoderSettings = ENCODERS,
     decoder_settings: DecoderSettings = DECODER,
+    detector_settings: DetectorSettings = DETECTOR,
 ) -> Path:
     """Train all stages that are not finished; return the bundle's folder."""
     out.mkdir(parents=True, exist_ok=True)
@@ -68,6 +71,7 @@ def train_starter(
     begun = time.process_time()
     encoders = trained_encoders(learned, names, weights, encoder_settings, out)
     log.info("encoders: %.0f min of CPU time", (time.process_time() - begun) / 60)
+    head = train_detector(encoders, learned, detector_settings, out)
     temperatures = fit_temperatures(encoders, held_out)
     views = write_views(learned, CROPS, out / "views", decoder_settings.seed)
     scenes = believed_scenes(encoders, views, names, temperatures)
@@ -75,7 +79,7 @@ def train_starter(
     write_all_records(scenes, others, decoder_settings, out)
     base = write_base(encoders, scenes, decoder_settings, out)
     trained = train_decoder(base, decoder_settings, out)
-    bundle = finished_bundle(trained, data, out / "starter")
+    bundle = finished_bundle(trained, data, out / "starter", head, names)
     log.info("wrote %s, %.1f MB", bundle.root, bundle.size / 1e6)
     return bundle.root
 
@@ -112,8 +116,13 @@ def trained_encoders(
     return encoders
 
 
-def finished_bundle(trained: Bundle, data: Path, folder: Path) -> Bundle:
-    """Write the trained bundle with weights of 16 bits, under the starter's name."""
+def finished_bundle(
+    trained: Bundle, data: Path, folder: Path, head: DetectionHead, names: tuple[str, ...]
+) -> Bundle:
+    """Write the trained bundle with weights of 16 bits, under the starter's name.
+
+    head: the detection head; names: of its classes.
+    """
     if (folder / CARD).exists():
         return open_bundle(folder)
     modules = read_modules(trained)
@@ -126,10 +135,11 @@ def finished_bundle(trained: Bundle, data: Path, folder: Path) -> Bundle:
         "measured_by": "regionqa eval recognition --boxes instances_dev.json --images images",
     }
     card["confidence"] = given_tables(trained)["confidence"]
+    card["detector"] = DETECTOR_TABLE | {"classes": list(names)}
     tokenizer = trained.file(f"{trained.card.language.folder}/tokenizer.json")
     language = modules.language.to(torch.float16)
     bundle, reports = write_bundle(
-        folder, card, modules.vision, modules.region, language, tokenizer
+        folder, card, modules.vision, modules.region, language, tokenizer, detector=head
     )
     for report in reports:
         log.info("%s differs from torch by %.1e", report.graph, report.difference)

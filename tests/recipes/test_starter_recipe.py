@@ -14,10 +14,12 @@ from PIL import Image, ImageDraw
 
 from recipes.starter.beliefs import write_crop
 from recipes.starter.decoder import DecoderSettings
+from recipes.starter.detector import DetectorSettings
 from recipes.starter.encoders import EncoderSettings, classes_in_cells, photos_of_step
 from recipes.starter.photos import Photo, View, random_view, split
 from recipes.starter.train import train_starter
 from regionqa.bundles.store import open_bundle
+from regionqa.detection.detector import load_detector
 from regionqa.engine import Engine
 from regionqa.images.reading import open_image
 from regionqa.regions import Box, Region
@@ -32,6 +34,9 @@ DECODER = DecoderSettings(
     layers=1, intermediate_size=32, vocabulary=400, geometry_records=60, records=80,
     held_out_records=12, geometry_steps=2, steps=3, batch=4,
 )  # fmt: skip
+
+
+DETECTOR = DetectorSettings(epochs=1, batch=4, save_every=2)
 
 
 def red_square(folder: Path) -> Photo:
@@ -127,13 +132,17 @@ def test_one_command_trains_a_bundle_that_answers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(timm.create_model("test_efficientnet", num_classes=1000).state_dict(), weights)
     out = tmp_path / "out"
-    bundle = open_bundle(train_starter(data, weights, out, ENCODERS, DECODER))
+    bundle = open_bundle(train_starter(data, weights, out, ENCODERS, DECODER, DETECTOR))
     assert bundle.card.name == "starter"
     assert "of 72 boxes, " in bundle.card.provenance["measured"]
     photo = open_image(data / "images" / "0.jpg")
     request = Request(photo.name, "what is this?", (Region(Box(0, 0, 60, 60)),), photo)
     (answer,) = Engine.load(bundle, device="cpu").answer([request])
     assert answer.error is None
+    assert bundle.card.detector is not None and bundle.card.detector.classes == NAMES
+    detector = load_detector(bundle.root, device="cpu", min_score=0)
+    assert {region.label for region in detector.find(photo).regions} <= {*NAMES}
+    assert not (out / "levels.pt").exists()  # which take gigabytes
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    train_starter(data, weights, out, ENCODERS, DECODER)  # everything is finished
+    train_starter(data, weights, out, ENCODERS, DECODER, DETECTOR)  # everything is finished
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
