@@ -96,7 +96,7 @@ def tiny_head(vision: ResNetVision) -> DetectionHead:
     channels, sides, _ = zip(*vision.level_shapes, strict=True)
     head = DetectionHead(DetectionConfig(channels, sides, len(CLASSES), width=8, depth=1, groups=2))
     nn.init.normal_(head.classes.weight)
-    nn.init.zeros_(head.classes.bias)
+    head.classes.bias = nn.Parameter(torch.zeros(len(CLASSES)))
     return head.eval()
 
 

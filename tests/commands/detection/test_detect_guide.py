@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.serve.processes import post, process
+from helpers.serve.server_process import post, process
 from helpers.tiny_models import WITH_HEAD
 from regionqa.bundles.store import Bundle
 

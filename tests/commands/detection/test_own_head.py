@@ -12,6 +12,7 @@ from PIL import Image
 
 from helpers.tiny_models import CLASSES, WITH_HEAD
 from regionqa.boxes.files import FORMATS, read_boxes
+from regionqa.bundles import store
 from regionqa.bundles.store import Bundle
 from regionqa.detection import cards
 from regionqa.detection.detector import select
@@ -122,7 +123,7 @@ def test_detect_uses_the_head_of_the_default_model(
 ) -> None:
     wanted = regionqa("detect", cat, *own)
     assert wanted.status == 0 and wanted.out
-    find = cards.find_folder
+    find = store.find_folder
     monkeypatch.setattr(
         cards, "find_folder", lambda name: own[1] if name == "starter" else find(name)
     )

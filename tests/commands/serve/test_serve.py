@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helpers.serve.apps import PATIENCE, TOKEN, Served, events, image_bytes, served
-from helpers.serve.processes import HEADERS, post, process
+from helpers.serve.server_process import HEADERS, post, process
 from regionqa.cli import options as cli_options
 from regionqa.options import RuntimeOptions
 from regionqa.serve.options import ServeLimits

@@ -34,8 +34,7 @@ def levels(config: DetectionConfig, images: int = 2) -> list[torch.Tensor]:
 @torch.no_grad()
 def test_a_box_reaches_from_its_cell_to_the_sides(head: DetectionHead) -> None:
     nn.init.zeros_(head.distances.weight)
-    with torch.no_grad():
-        head.distances.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]).expm1().log())
+    head.distances.bias = nn.Parameter(torch.tensor([1.0, 2.0, 3.0, 4.0]).expm1().log())
     boxes, scores = head(*levels(LITE))
     assert boxes.shape == (2, 16 * 16 + 8 * 8 + 4 * 4, 4)
     assert scores.shape == (2, 336, 3)
