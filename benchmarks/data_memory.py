@@ -1,23 +1,23 @@
 """Memory and speed of the data commands on files of two lengths, in one run.
 
-    python benchmarks/data_memory.py [--lines 1000000] [--ratio 10] [--commands stats,look,...]
+    python benchmarks/data_memory.py [--records 1000000] [--ratio 10] [--commands stats,gqa,...]
 
-Writes training records about few images to a temporary folder, as --lines lines and as a part of
-them, and Visual Genome's region descriptions of as many regions. Runs each command on both and
-prints a line of JSON: seconds, records per second, the largest memory without pages of files, and
-the ratio of the two lengths' memories, which is 1 where memory is flat. `generate` asks a stand-in
-in a process of its own about an image for each of --generate-lines records.
+Writes each dataset to a temporary folder, with 20 regions or questions about an image, at the full
+length and at a part of it. Runs `data stats`, `look` and `generate` on training records, and `data
+convert` on these (`lines`) and on every kind. Prints a line of JSON for each: CPU seconds, records
+(regions, questions or captions) per CPU second, the largest memory without pages of files in MB,
+and the ratio of the two lengths' memories, which is 1 where memory is flat. `generate` asks a
+stand-in in a process of its own. Flickr30k has as many captions as --captions, since each image of
+it is two files.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-from PIL import Image
 
 sys.path[:0] = [
     str(Path(__file__).resolve().parent),
@@ -26,8 +26,8 @@ sys.path[:0] = [
 
 from processes import watched  # noqa: E402
 
-IMAGES = 200
-SIDE = 512
+from helpers.datasets.sized import DATASETS, convert_words  # noqa: E402
+
 STAND_IN = """
 import sys, time
 from helpers.vlm.chat_server import ChatServer
@@ -41,100 +41,59 @@ while True:
 """
 
 
-def records(count: int, images: int) -> Iterator[str]:
-    """Lines of records, about so many images in turn."""
-    for number in range(count):
-        left = number * 7 % 400
-        box = [left, number % 300, left + 20 + number % 60, number % 300 + 50]
-        texts = (f"What is <region1> number {number}?", f"A thing of kind {number % 997}.")
-        said = [{"from": ("human", "gpt")[n], "value": text} for n, text in enumerate(texts)]
-        label = f"thing {number % 50}"
-        yield json.dumps({"image": f"{number % images}.png", "conversations": said,
-                          "regions": [{"box": box, "label": label}]}) + "\n"  # fmt: skip
-
-
-def write_lines(path: Path, count: int, images: int = IMAGES) -> Path:
-    """Write records of one question each; images that are not there yet are links to the first."""
-    for number in range(IMAGES, images):
-        if not (path.parent / f"{number}.png").exists():
-            (path.parent / f"{number}.png").hardlink_to(path.parent / "0.png")
-    with path.open("w") as file:
-        file.writelines(records(count, images))
-    return path
-
-
-def write_visual_genome(path: Path, count: int, per_image: int = 50) -> Path:
-    """Write region descriptions of so many regions."""
-    with path.open("w") as file:
-        file.write("[")
-        for number in range(count // per_image):
-            regions = [
-                {"region_id": n, "image_id": number % IMAGES, "x": n * 5, "y": n * 3, "width": 60,
-                 "height": 40, "phrase": f"thing {number} {n}"}
-                for n in range(per_image)
-            ]  # fmt: skip
-            file.write("," * bool(number) + json.dumps({"id": number % IMAGES, "regions": regions}))
-        file.write("]")
-    return path
-
-
 def commands(root: Path, url: str) -> dict[str, tuple[str, ...]]:
-    """The commands, in which FILE stands for the lines, GENOME for the descriptions."""
+    """The commands but `convert`, in which FILE stands for the records."""
     out = ("--out", str(root / "out.jsonl"), "--overwrite")
     return {
         "stats": ("stats", "FILE"),
         "look": ("look", "FILE", "--out", str(root / "look.html"), "--overwrite"),
-        "convert": ("convert", "FILE", *out),
-        "visual-genome": ("convert", "GENOME", "--kind", "visual-genome", *out),
         "generate": ("generate", "FILE", "--server", url, "--kinds", "small", *out),
     }
 
 
-def measure(root: Path, name: str, words: tuple[str, ...], count: int) -> dict[str, float]:
-    """Run a command on files of a length."""
-    images = count if name == "generate" else IMAGES
-    files = {"FILE": write_lines(root / "mine.jsonl", count, images)}
-    if "GENOME" in words:
-        files["GENOME"] = write_visual_genome(root / "region_descriptions.json", count)
-    line = [str(files.get(word, word)) for word in words]
-    found = watched([sys.executable, "-m", "regionqa", "data", *line], stdout=subprocess.DEVNULL)
+def measure(root: Path, name: str, words: tuple[str, ...] | None, count: int) -> dict[str, float]:
+    """Run a command, or the conversion of a kind if there are no words, on so many records."""
+    line = convert_words(name if words is None else "lines", root, count)
+    if words is None:
+        line += ["--out", str(root / "out.jsonl"), "--overwrite"]
+    else:
+        line = ["data", *(line[2] if word == "FILE" else word for word in words)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    found = watched([sys.executable, "-m", "regionqa", *line], stdout=subprocess.DEVNULL)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     mb = round(found["peak_without_file_pages_gb"] * 1000)
-    return {"lines": count, "seconds": found["seconds"], "mb": mb,
-            "per_second": round(count / found["seconds"])}  # fmt: skip
+    return {"records": count, "cpu_seconds": round(used, 1), "mb": mb,
+            "per_cpu_second": round(count / used)}  # fmt: skip
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lines", type=int, default=1_000_000)
-    parser.add_argument("--generate-lines", type=int, default=20_000)
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--generate-records", type=int, default=100_000)
+    parser.add_argument("--captions", type=int, default=150_000, help="of Flickr30k")
     parser.add_argument("--ratio", type=int, default=10, help="of the two lengths")
-    parser.add_argument("--commands", default="stats,look,convert,visual-genome,generate")
+    parser.add_argument("--commands", default=",".join([*DATASETS, "stats", "look", "generate"]))
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for number in range(IMAGES):
-            for suffix in ("png", "jpg"):
-                Image.new("RGB", (SIDE, SIDE), (number, 90, 60)).save(root / f"{number}.{suffix}")
-        server = subprocess.Popen(
-            [sys.executable, "-c", STAND_IN], stdout=subprocess.PIPE, text=True,
-            cwd=Path(__file__).resolve().parents[1] / "tests",
-        )  # fmt: skip
-        try:
-            assert server.stdout
-            every = commands(root, server.stdout.readline().strip())
-            for name in options.commands.split(","):
-                most = options.generate_lines if name == "generate" else options.lines
-                runs = [
-                    measure(root, name, every[name], most // part) for part in (options.ratio, 1)
-                ]
-                ratio = round(runs[1]["mb"] / runs[0]["mb"], 2)
-                print(
-                    json.dumps({"command": name, "memory_ratio": ratio, "runs": runs}), flush=True
-                )
-        finally:
-            server.kill()
-            server.wait()
+    lengths = {"generate": options.generate_records, "flickr30k-entities": options.captions}
+    server = subprocess.Popen(
+        [sys.executable, "-c", STAND_IN], stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).resolve().parents[1] / "tests",
+    )  # fmt: skip
+    try:
+        assert server.stdout
+        url = server.stdout.readline().strip()
+        for name in options.commands.split(","):
+            most = lengths.get(name, options.records)
+            with tempfile.TemporaryDirectory() as folder:
+                root = Path(folder)
+                words = commands(root, url).get(name)
+                runs = [measure(root, name, words, most // part) for part in (options.ratio, 1)]
+            ratio = round(runs[1]["mb"] / runs[0]["mb"], 2)
+            print(json.dumps({"command": name, "memory_ratio": ratio, "runs": runs}), flush=True)
+    finally:
+        server.kill()
+        server.wait()
 
 
 if __name__ == "__main__":

@@ -55,6 +55,6 @@ def watched(words: list[str], stdout: int | None = None) -> dict[str, float]:
         raise SystemExit(f"the command failed with status {status}")
     return {
         "seconds": round(time.monotonic() - started, 1),
-        "peak_gb": round(peak["all"] / 1e9, 2),
-        "peak_without_file_pages_gb": round(peak["private"] / 1e9, 2),
+        "peak_gb": round(peak["all"] / 1e9, 3),
+        "peak_without_file_pages_gb": round(peak["private"] / 1e9, 3),
     }
