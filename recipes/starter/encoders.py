@@ -8,6 +8,7 @@ boxes (distillation).
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -342,7 +343,7 @@ def set_rates(optimizer: torch.optim.Optimizer, progress: float) -> None:
     """Set the learning rates: linear warm-up, times a cosine that falls to zero."""
     for group in optimizer.param_groups:
         warm_up = min(1.0, progress / group["warm_up"])
-        group["lr"] = group["peak"] * warm_up * 0.5 * (1 + np.cos(np.pi * progress))
+        group["lr"] = group["peak"] * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @torch.no_grad()

@@ -15,7 +15,13 @@ from PIL import Image, ImageDraw
 from recipes.starter.beliefs import write_crop
 from recipes.starter.decoder import DecoderSettings
 from recipes.starter.detector import DetectorSettings
-from recipes.starter.encoders import EncoderSettings, classes_in_cells, photos_of_step
+from recipes.starter.encoders import (
+    EncoderSettings,
+    classes_in_cells,
+    photos_of_step,
+    save,
+    set_rates,
+)
 from recipes.starter.photos import Photo, View, random_view, split
 from recipes.starter.train import train_starter
 from regionqa.bundles.store import open_bundle
@@ -88,6 +94,15 @@ def test_every_photo_is_seen_once_in_an_epoch() -> None:
     seen = [number for step in range(5) for number in photos_of_step(10, step, ENCODERS)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
+
+
+def test_a_checkpoint_is_read_without_pickled_objects(tmp_path: Path) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    optimizer = torch.optim.AdamW([{"params": weights, "peak": 1e-3, "warm_up": 0.1}])
+    set_rates(optimizer, 0.5)
+    save(optimizer.state_dict(), tmp_path / "state")
+    (group,) = torch.load(tmp_path / "state", weights_only=True)["param_groups"]
+    assert group["lr"] == pytest.approx(5e-4)
 
 
 def test_split_is_the_same_for_all(tmp_path: Path) -> None:
