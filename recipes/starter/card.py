@@ -6,7 +6,7 @@ from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.sources.timm_checkpoints import LITE_MEAN, LITE_STD
 
 START, STOP, ANSWER = "<s>", "</s>", "<answer>"
-DETECTOR_TABLE = {"graph": "detector.onnx", "min_score": 0.3, "nms": 0.6}
+DETECTOR_TABLE = {"graph": "detector.onnx", "min_score": 0.25, "nms": 0.5}
 """The card's [detector] without the classes."""
 CONTEXT = 256
 """Context length of the language model, in tokens."""

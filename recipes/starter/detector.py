@@ -33,7 +33,7 @@ class DetectorSettings:
     """Random views of each photo, beside the whole photo."""
     smallest: int = 6
     """Least shorter side, in pixels of the view, of a box that is learned from."""
-    epochs: float = 6
+    epochs: float = 12
     """Of all photos, in one view each."""
     batch: int = 8
     rate: float = 2e-3
