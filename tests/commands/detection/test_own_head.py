@@ -134,7 +134,7 @@ def test_detect_uses_the_head_of_the_default_model(
 def test_images_without_objects_are_counted_and_named(
     regionqa: "Command", own: tuple[str, Path], photos: Path
 ) -> None:
-    high = ("--min-score", "0.9999")
+    high = ("--min-score", "1")  # which no score exceeds
     ran = regionqa("detect", photos, *own, *high)
     assert (ran.status, ran.out) == (0, "")
     assert "tiny-detector found nothing in 3 images; the first is " in ran.err
