@@ -9,8 +9,7 @@ from regionqa.bundles.store import find_bundle
 from regionqa.errors import BundleError
 from regionqa.export.bundle import read_encoders
 from regionqa.export.modules.base import RegionModule, VisionModule
-from regionqa.export.modules.crops import CropRegionEncoder
-from regionqa.export.modules.roi import RoIConfig, RoIRegionEncoder
+from regionqa.export.modules.roi import BackboneRegionEncoder, RoIConfig, RoIRegionEncoder
 from regionqa.export.modules.timm_vision import TimmConfig, TimmVision, map_table, new_model
 from regionqa.export.modules.tower import ProjectorKind
 from regionqa.export.sources.timm_checkpoints import (
@@ -21,9 +20,9 @@ from regionqa.export.sources.timm_checkpoints import (
 from regionqa.images.preprocessing import Fit
 from regionqa.options import RegionSource
 
-SHORTEST, LONGEST = 512, 853
-"""Shorter and longer side, in pixels, of the image for a region encoder that reads pixels. PVIT's
-are 800 and 1333, whose ratio is kept."""
+PIXEL_SIDE = 512
+"""Side, in pixels, of the square image for a region encoder that reads pixels. PVIT's shorter side
+is 800; the backbone was trained at 320."""
 SHALLOWEST = 8
 """Smallest stride of the maps for a region encoder."""
 EVEN_LEVELS = 4
@@ -79,7 +78,7 @@ def timm_part(
     if source is RegionSource.levels:
         region, table = new_roi_encoder(vision), {"graph": "region.onnx", "tokens": 1}
     elif source is RegionSource.pixels:
-        region, table = new_crop_encoder(hidden_size)
+        region, table = new_pixel_encoder(hidden_size)
     licence = checkpoint.settings.license
     return VisionPart(vision, region, table, image, tuple(notes), licence)
 
@@ -150,21 +149,22 @@ def new_roi_encoder(vision: TimmVision) -> RoIRegionEncoder:
     )
 
 
-def new_crop_encoder(hidden_size: int) -> tuple[CropRegionEncoder, dict[str, Any]]:
-    """Copy the starter's region encoder of pixels with a new projector; and its [region] table."""
+def new_pixel_encoder(hidden_size: int) -> tuple[BackboneRegionEncoder, dict[str, Any]]:
+    """Join the starter's backbone and region encoder, with a new projector; and a [region] table.
+
+    hidden_size: Width of the language model's embeddings.
+    """
     starter = find_bundle("starter")
-    _, trained = read_encoders(starter)
-    assert isinstance(trained, CropRegionEncoder)
+    vision, trained = read_encoders(starter)
+    assert isinstance(vision, TimmVision)
+    assert isinstance(trained, RoIRegionEncoder)
     own = starter.card.image
     image = {
-        "size": SHORTEST,
-        "longest": LONGEST,
-        "fit": "shortest",
+        "size": PIXEL_SIDE,
+        "fit": str(own.fit),
         "resample": str(own.resample),
         "mean": list(own.mean),
         "std": list(own.std),
     }
-    encoder = CropRegionEncoder.with_new_projector(
-        trained, hidden_size=hidden_size, input_size=None
-    )
-    return encoder, {"graph": "region.onnx", "tokens": 1, "image": image}
+    encoder = BackboneRegionEncoder.of(vision, trained, hidden_size, PIXEL_SIDE)
+    return encoder, {"graph": "region.onnx", "tokens": encoder.tokens, "image": image}

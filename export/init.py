@@ -21,7 +21,7 @@ from regionqa.bundles.model_config import TextSizes, VisionSizes, text_sizes, vi
 from regionqa.bundles.prompt_rules import RegionInput
 from regionqa.bundles.store import Bundle
 from regionqa.errors import BundleError
-from regionqa.export.backbones import VisionPart, new_crop_encoder, timm_part
+from regionqa.export.backbones import VisionPart, new_pixel_encoder, timm_part
 from regionqa.export.bundle import write_bundle
 from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
@@ -192,7 +192,7 @@ def new_region_encoder(
     if source is None:
         return (), None, {}
     if source is RegionSource.pixels:
-        return (), *new_crop_encoder(hidden_size)
+        return (), *new_pixel_encoder(hidden_size)
     indices = level_indices(tower.layers)
     levels, width = len(indices), max(16, tower.width // 16 * 16)
     config = MultiLevelConfig(

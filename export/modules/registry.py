@@ -18,7 +18,12 @@ from regionqa.export.modules.detection import DetectionConfig, DetectionHead
 from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
 from regionqa.export.modules.regionclip import RegionClipConfig, RegionClipEncoder
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
-from regionqa.export.modules.roi import RoIConfig, RoIRegionEncoder
+from regionqa.export.modules.roi import (
+    BackboneRegionConfig,
+    BackboneRegionEncoder,
+    RoIConfig,
+    RoIRegionEncoder,
+)
 from regionqa.export.modules.timm_vision import TimmConfig, TimmVision
 from regionqa.export.modules.tower import TowerConfig, TowerVision
 from regionqa.schema import from_table
@@ -29,6 +34,7 @@ VISION: Mapping[str, tuple[type, type[VisionModule]]] = {
     "tower": (TowerConfig, TowerVision),
 }
 REGION: Mapping[str, tuple[type, type[RegionModule]]] = {
+    "backbone": (BackboneRegionConfig, BackboneRegionEncoder),
     "cuts": (CropConfig, CropRegionEncoder),
     "multilevel": (MultiLevelConfig, MultiLevelRegionEncoder),
     "regionclip": (RegionClipConfig, RegionClipEncoder),

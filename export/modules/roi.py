@@ -5,12 +5,14 @@ image, passes through one hidden layer. One pass of the backbone serves all regi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from regionqa.export.modules.positions import PLACES, PositionedRegionModule, box_position
+from regionqa.export.modules.timm_vision import TimmBackbone, TimmConfig, TimmVision, levels_of
 
 SAMPLES = 2
 """RoIAlign's samples per side of a cell of features."""
@@ -122,6 +124,63 @@ class RoIRegionEncoder(PositionedRegionModule):
         """Return one vector (N, vector_width) per box; arguments as in `forward`."""
         features = self.features(self.pooled(sources, boxes, image_index))
         return self.vectors(features, boxes, self.colours(sources, boxes, image_index))
+
+
+@dataclass(frozen=True)
+class BackboneRegionConfig(RoIConfig):
+    """Shape of a `BackboneRegionEncoder`."""
+
+    backbone: TimmConfig = field(kw_only=True)
+    """The backbone, its input size and its levels."""
+
+
+class BackboneRegionEncoder(RoIRegionEncoder):
+    """Pixels of B images and N boxes -> N region tokens, by RoIAlign of a backbone of its own.
+
+    PVIT's kind of region encoder (section 3.2): it reads the image once more, at its own size, and
+    has learned from boxes before.
+    """
+
+    config: BackboneRegionConfig
+    reads_pixels: ClassVar[bool] = True
+
+    def __init__(self, config: BackboneRegionConfig) -> None:
+        super().__init__(config)
+        self.backbone = TimmBackbone(config.backbone)
+
+    @classmethod
+    def of(
+        cls, vision: TimmVision, region: RoIRegionEncoder, hidden_size: int, input_size: int
+    ) -> Self:
+        """Join a trained backbone with the region encoder trained on it; its projector is new.
+
+        Args:
+            vision: Whose backbone it is.
+            region: Which reads that backbone's levels.
+            hidden_size: Width of the language model's embeddings.
+            input_size: Side of the square image, in pixels, for the backbone.
+        """
+        backbone = replace(vision.config, input_size=input_size)
+        shapes = TimmVision(backbone).level_shapes
+        own = replace(region.config, hidden_size=hidden_size, sides=tuple(s[1] for s in shapes))
+        settings = {each.name: getattr(own, each.name) for each in fields(own)}
+        encoder = cls(BackboneRegionConfig(**settings, backbone=backbone))
+        encoder.backbone.load_state_dict(vision.backbone.state_dict())
+        encoder.join.load_state_dict(region.join.state_dict())
+        return encoder.eval()
+
+    @property
+    def source_shapes(self) -> tuple[tuple[int, int | None, int | None], ...]:
+        """(3, S, S) of the one source."""
+        return ((3, self.config.backbone.input_size, self.config.backbone.input_size),)
+
+    def region_vectors(
+        self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor
+    ) -> Tensor:
+        """Return one vector (N, vector_width) per box; sources are pixels (B, 3, S, S)."""
+        (pixel_values,) = sources
+        levels = levels_of(self.config.backbone, pixel_values, self.backbone(pixel_values))
+        return super().region_vectors(levels, boxes, image_index)
 
 
 def roi_means(

@@ -61,6 +61,11 @@ class TimmConfig:
         if self.pixels and not self.levels:
             raise ValueError("pixels: has no effect without levels")
 
+    @property
+    def maps_read(self) -> int:
+        """Number of the backbone's maps that are levels, if there are levels."""
+        return len(self.levels) + self.top
+
 
 class TimmBackbone(nn.Module):
     """Some of a timm model's maps; modules that they do not depend on are left out.
@@ -210,12 +215,7 @@ class TimmVision(VisionModule):
         pixels = self.config.pixels
         side = self.input_size // pixels if pixels else 0
         first = ((3, side, side),) if pixels else ()
-        return (*first, *self.backbone.shapes[: self._read])
-
-    @property
-    def _read(self) -> int:
-        """Number of the backbone's maps that are levels."""
-        return len(self.config.levels) + self.config.top
+        return (*first, *self.backbone.shapes[: self.config.maps_read])
 
     def features(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features (B, T, C), the scene's first; and one map (B, C_l, h_l, w_l) per level."""
@@ -239,11 +239,7 @@ class TimmVision(VisionModule):
 
     def levels(self, pixel_values: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         """Levels (B, C_l, h_l, w_l) among the pixels and the backbone's maps."""
-        if not self.config.levels:
-            return []
-        pixels = self.config.pixels
-        first = [F.avg_pool2d(pixel_values, pixels)] if pixels else []
-        return [*first, *maps[: self._read]]
+        return levels_of(self.config, pixel_values, maps)
 
     def folded(self) -> "TimmVision":
         """Return a copy with batch normalization folded into the convolutions (`folded`)."""
@@ -252,6 +248,14 @@ class TimmVision(VisionModule):
         copied.backbone.config = copied.config
         fold_batch_norm(copied.backbone)
         return copied
+
+
+def levels_of(config: TimmConfig, pixel_values: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Levels (B, C_l, h_l, w_l) among pixels (B, 3, S, S) and the maps of a `TimmBackbone`."""
+    if not config.levels:
+        return []
+    first = [F.avg_pool2d(pixel_values, config.pixels)] if config.pixels else []
+    return [*first, *maps[: config.maps_read]]
 
 
 def create_model(config: TimmConfig) -> Any:

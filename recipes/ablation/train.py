@@ -2,12 +2,12 @@
 
     python -m recipes.ablation.train --data DATA/coco_small --out runs/ablation
 
-All start from one base, which knows whole pictures only, as PVIT starts from LLaVA: the starter's
-vision encoder, and a language model trained from nothing on captions, counts and what is there.
-Each then learns to name boxes. What differs is how it is told of a box: not at all (LLaVA),
-coordinates as text (Shikra), features cut out of the vision encoder's maps (GPT4RoI), or an encoder
-of its own on more pixels that has learned from boxes (PVIT). The last two are trained in two stages
-and, with as many steps, in one. A run that was stopped goes on where it was.
+All start from one base, which has learned from whole images only, as PVIT starts from LLaVA: the
+starter's vision encoder, and a language model trained from nothing on captions, counts and what is
+there. Each then learns to name boxes. What differs is how it is told of a box: not at all (LLaVA),
+coordinates as text (Shikra), RoIAlign of the vision encoder's maps (GPT4RoI), or an encoder of its
+own on more pixels that has learned from boxes (PVIT). The last two are trained in two stages and,
+with as many steps, in one. A run that was stopped continues where it was.
 """
 
 import argparse
@@ -28,11 +28,10 @@ from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
 from regionqa.data.english import with_article
 from regionqa.engine import Engine
 from regionqa.evaluation.tasks.recognition import Recognition, recognise
+from regionqa.export.backbones import new_pixel_encoder, new_roi_encoder
 from regionqa.export.bundle import given_tables, read_encoders, write_bundle
 from regionqa.export.modules.base import RegionModule, VisionModule
-from regionqa.export.modules.crops import CropRegionEncoder
-from regionqa.export.modules.multilevel import MultiLevelConfig, MultiLevelRegionEncoder
-from regionqa.export.modules.resnet import ResNetVision
+from regionqa.export.modules.timm_vision import TimmVision
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.finetune.config import (
     SETTINGS,
@@ -132,7 +131,7 @@ def untrained(folder: Path, starter: Bundle) -> Bundle:
     """The starter's vision encoder and a language model of its shape that knows nothing."""
     if (folder / CARD).exists():
         return open_bundle(folder)
-    vision, _ = read_encoders(starter)
+    vision = with_levels(read_encoders(starter)[0], None)
     tokenizer = starter.file(f"{starter.card.language.folder}/tokenizer.json")
     config = json.loads(starter.file(f"{starter.card.language.folder}/config.json").read_text())
     torch.manual_seed(0)
@@ -140,7 +139,7 @@ def untrained(folder: Path, starter: Bundle) -> Bundle:
         config["vocab_size"], config["hidden_size"], starter.card.language.context,
         config["eos_token_id"],
     )  # fmt: skip
-    card = variant_card(starter, starter, "none") | {"untrained": ["projector", "language model"]}
+    card = variant_card(starter, "none") | {"untrained": ["projector", "language model"]}
     return write_bundle(folder, card, vision, None, language, tokenizer)[0]
 
 
@@ -151,47 +150,46 @@ def variant(folder: Path, base: Bundle, starter: Bundle, kind: str) -> Bundle:
     torch.manual_seed(1)
     vision, _ = read_encoders(base)
     if kind == "features":
-        vision = with_levels(vision)
-    region = untrained_region_encoder(vision, starter, kind)
+        vision = with_levels(vision, read_encoders(starter)[0])
+    region = untrained_region_encoder(vision, kind)
     if region is not None:
         round_to_float16(region)
     folder_of_words = base.file(base.card.language.folder)
-    card, tokenizer = variant_card(base, starter, kind), folder_of_words / "tokenizer.json"
+    card, tokenizer = variant_card(base, kind), folder_of_words / "tokenizer.json"
     return write_bundle(folder, card, vision, region, folder_of_words, tokenizer)[0]
 
 
-def with_levels(vision: VisionModule) -> ResNetVision:
-    """The same vision encoder, which gives the maps of all its stages to a region encoder."""
-    assert isinstance(vision, ResNetVision)
-    levels = tuple(range(len(vision.config.widths)))
-    generous = ResNetVision(replace(vision.config, levels=levels))
-    generous.load_state_dict(vision.state_dict())
-    return generous
+def with_levels(vision: VisionModule, like: VisionModule | None) -> TimmVision:
+    """Copy a vision encoder with the levels of another one on the same backbone; None: without."""
+    assert isinstance(vision, TimmVision)
+    levels: tuple[int, ...] = ()
+    pixels = 0
+    if like is not None:
+        assert isinstance(like, TimmVision)
+        levels, pixels = like.config.levels, like.config.pixels
+    copied = TimmVision(replace(vision.config, levels=levels, pixels=pixels))
+    copied.load_state_dict(vision.state_dict())
+    return copied.eval()
 
 
-def untrained_region_encoder(
-    vision: VisionModule, starter: Bundle, kind: str
-) -> RegionModule | None:
-    """An untrained region encoder; that on own pixels is the starter's, but for what carries it
-    over: it has learned from boxes, as PVIT's RegionCLIP has."""
-    assert isinstance(vision, ResNetVision)
+def untrained_region_encoder(vision: VisionModule, kind: str) -> RegionModule | None:
+    """Create the region encoder of a row.
+
+    That on pixels is the starter's, except for its projector: it has learned from boxes, as PVIT's
+    RegionCLIP has.
+    """
+    assert isinstance(vision, TimmVision)
     if kind == "features":
-        channels, sides, _ = zip(*vision.level_shapes, strict=True)
-        hidden = vision.config.hidden_size
-        return MultiLevelRegionEncoder(
-            MultiLevelConfig(vision.input_size, channels, sides, hidden_size=hidden)
-        )
+        return new_roi_encoder(vision)
     if kind == "pixels":
-        _, trained = read_encoders(starter)
-        assert isinstance(trained, CropRegionEncoder)
-        return CropRegionEncoder.with_new_projector(trained)
+        return new_pixel_encoder(vision.config.hidden_size)[0]
     return None
 
 
-def variant_card(base: Bundle, starter: Bundle, kind: str) -> dict[str, Any]:
+def variant_card(base: Bundle, kind: str) -> dict[str, Any]:
     """The base's card with the tables that tell of regions changed."""
     table = given_tables(base)
-    own_image = given_tables(starter)["region"]["image"]
+    hidden_size = base.card.architecture["vision"]["hidden_size"]
     for key in ("provenance", "region", "untrained", "detector"):
         table.pop(key, None)
     table["name"] = f"ablation-{kind}"
@@ -203,7 +201,7 @@ def variant_card(base: Bundle, starter: Bundle, kind: str) -> dict[str, Any]:
         table["untrained"] = ["region encoder"]
         table["region"] = {"graph": "region.onnx", "tokens": 1}
     if kind == "pixels":
-        table["region"]["image"] = own_image
+        table["region"] = new_pixel_encoder(hidden_size)[1]
     return table
 
 

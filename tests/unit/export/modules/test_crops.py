@@ -11,8 +11,6 @@ from PIL import Image
 from torch import nn
 
 from helpers.graph_cache import GraphCache
-from regionqa.bundles.store import Bundle
-from regionqa.export.bundle import read_encoders
 from regionqa.export.modules.crops import (
     CropConfig,
     CropRegionEncoder,
@@ -39,12 +37,10 @@ def small() -> CropRegionEncoder:
 
 
 @pytest.fixture(scope="module")
-def whole(starter: Bundle) -> CropRegionEncoder:
-    """The starter's, as `init` puts it before another language model: one trace for both."""
-    _, trained = read_encoders(starter)
-    assert isinstance(trained, CropRegionEncoder)
+def whole(small: CropRegionEncoder) -> CropRegionEncoder:
+    """A trained encoder, put before another language model, for images of any size."""
     torch.manual_seed(0)
-    return CropRegionEncoder.with_new_projector(trained, hidden_size=32, input_size=None)
+    return CropRegionEncoder.with_new_projector(small, hidden_size=32, input_size=None)
 
 
 @pytest.fixture(scope="module")
