@@ -149,7 +149,7 @@ OPTIONS = {
 
 def test_models_list_and_show(regionqa: "Command", starter: Bundle, hub: Hub) -> None:
     rows = [line.split("\t") for line in regionqa("models", "list").lines]
-    assert rows[0][:2] == ["starter", "36.4 MB"]
+    assert rows[0][:2] == ["starter", "39.9 MB"]
     assert {"gpt4roi-7b", "pvit-7b", "qwen3-vl-2b"} <= {row[0] for row in rows}
     assert {row[-1] for row in rows[1:]} == {"not downloaded"}
     shown = regionqa("models", "show", "starter")

@@ -58,7 +58,7 @@ def test_list_has_a_line_per_model(regionqa: "Command", hub: Hub, laptop: Memori
     assert list(rows) == [each.name for each in known_models(laptop)]
     assert set(rows) == {*shipped_bundles(), *published_cards(), *shipped_vlm_names()}
     assert {len(row) for row in rows.values()} == {9}
-    assert rows["starter"][1:2] + rows["starter"][-2:] == ["36.4 MB", "measured", "ships"]
+    assert rows["starter"][1:2] + rows["starter"][-2:] == ["39.9 MB", "measured", "ships"]
     assert rows["qwen3-vl-2b"][1::3] == ["4.3 GB", "fits", "not measured"]
     assert rows["qwen3-vl-2b"][5:7] == ["Apache-2.0", "coordinates, crop, crop-only, drawn"]
     assert rows["qwen3-vl-32b"][4] == "too large"

@@ -37,11 +37,11 @@ def test_download_detect_and_use_offline(
     assert not (Path(folder) / "onnx.gguf").exists()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = len(hub.requests)
-    found = regionqa("detect", cat, *ALL)  # the default: it is the only one that is here
+    found = regionqa("detect", cat, *ALL, "--model", NAME)
     assert (found.status, len(found.lines) > 3) == (0, True), found.err
-    for model in (NAME, REPO, folder):
+    for model in (REPO, folder):
         assert regionqa("detect", cat, *ALL, "--model", model).out == found.out
-    again = regionqa("detect", cat, *ALL, "--vision-runtime", "torch")
+    again = regionqa("detect", cat, *ALL, "--model", NAME, "--vision-runtime", "torch")
     assert len(again.lines) == len(found.lines)
     assert len(hub.requests) == asked
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from conftest import Command
 
 REPO = "ann/cats"
+GRAPHS = ["vision.onnx", "region.onnx", "detector.onnx"]
+"""Of the starter, in the order in which they are compared."""
 ERROR = "regionqa: error: "
 Fails = Callable[..., str]
 
@@ -89,7 +91,7 @@ def test_published_model_answers(regionqa: "Command", ann: Hub, starter: Bundle,
     ran = regionqa("export", "starter", "--push", REPO)
     assert (ran.status, ran.out) == (0, f"{ann.url}/{REPO}\n")
     compared = [line.partition(":")[0] for line in ran.err.splitlines()]
-    assert compared == ["vision.onnx", "region.onnx"]
+    assert compared == GRAPHS
     assert contents(starter.root) == before
     there = ann.files(REPO)
     page = there.pop(README).decode()
@@ -151,7 +153,7 @@ def test_export_to_a_folder(regionqa: "Command", starter: Bundle, tmp_path: Path
 def test_export_without_target_compares_only(regionqa: "Command") -> None:
     ran = regionqa("export", "starter")
     assert (ran.status, ran.out) == (0, "")
-    for graph, line in zip(("vision.onnx", "region.onnx"), ran.err.splitlines(), strict=True):
+    for graph, line in zip(GRAPHS, ran.err.splitlines(), strict=True):
         assert line.startswith(f"{graph}: differs from torch by ")
 
 

@@ -144,7 +144,7 @@ def test_kinds_are_listed_with_their_files(regionqa: "Command") -> None:
 
 def test_guide_has_a_row_for_every_kind() -> None:
     page = (Path(__file__).parents[3] / "docs/guide/data.md").read_text()
-    guide = page.partition("\n## Public datasets\n")[2].partition("\n## ")[0]
+    guide = page.partition("\n## Public datasets\n")[2].partition("\n### ")[0]
     named = [
         re.findall(r"`([^`]+)`", row.split("|")[1]) for row in guide.splitlines() if "|" in row
     ]

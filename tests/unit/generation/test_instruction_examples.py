@@ -275,8 +275,8 @@ def test_shards_divide_the_tasks(parts: int, count: int, per_image: int | None, 
     images = [scene(names[n]) for n in range(count)]
     kinds = tuple(GenerationKind)
     per_image = per_image or None
-    whole = TaskPlan(images, kinds, per_image, seed, Shard(0, 1))
-    shards = [TaskPlan(images, kinds, per_image, seed, Shard(n, parts)) for n in range(parts)]
+    whole = TaskPlan(images, kinds, per_image, seed, Shard(1, 1))
+    shards = [TaskPlan(images, kinds, per_image, seed, Shard(n + 1, parts)) for n in range(parts)]
     divided = sorted((task.id, task.seed) for shard in shards for task in shard.tasks())
     tasks = list(whole.tasks())
     assert divided == sorted((task.id, task.seed) for task in tasks)

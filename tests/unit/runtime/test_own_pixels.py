@@ -304,5 +304,5 @@ def test_unknown_encoder_answers_but_does_not_train(
     assert trained.status == 1
     assert (
         "architecture.region: kind 'pixels' has no torch definition here, so the model can be "
-        "asked but not trained; known are cuts, multilevel, regionclip"
+        "asked but not trained; known are backbone, cuts, multilevel, regionclip"
     ) in trained.err
