@@ -14,6 +14,7 @@ from PIL import Image
 
 from regionqa.data.sources import wording
 from regionqa.data.streams.disk_index import RecordsByImage
+from regionqa.data.streams.shards import Shard
 from regionqa.data.streams.training import UsableRecords, open_training_stream
 from regionqa.generation.annotations import (
     AnnotatedImage,
@@ -22,7 +23,7 @@ from regionqa.generation.annotations import (
     references,
 )
 from regionqa.generation.filters import NearDuplicates, RejectReason, minhash, turn_fault
-from regionqa.generation.options import DuplicateScope, GenerationKind, Shard
+from regionqa.generation.options import DuplicateScope, GenerationKind
 from regionqa.generation.prompts import examples
 from regionqa.generation.replies import (
     AnswersReply,
