@@ -148,9 +148,8 @@ def variant(folder: Path, base: Bundle, starter: Bundle, kind: str) -> Bundle:
     if (folder / CARD).exists():
         return open_bundle(folder)
     torch.manual_seed(1)
-    vision, _ = read_encoders(base)
-    if kind == "features":
-        vision = with_levels(vision, read_encoders(starter)[0])
+    like = read_encoders(starter)[0] if kind == "features" else None
+    vision = with_levels(read_encoders(base)[0], like)
     region = untrained_region_encoder(vision, kind)
     if region is not None:
         round_to_float16(region)
