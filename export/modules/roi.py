@@ -5,7 +5,7 @@ image, passes through one hidden layer. One pass of the backbone serves all regi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
@@ -163,8 +163,7 @@ class BackboneRegionEncoder(RoIRegionEncoder):
         backbone = replace(vision.config, input_size=input_size)
         shapes = TimmVision(backbone).level_shapes
         own = replace(region.config, hidden_size=hidden_size, sides=tuple(s[1] for s in shapes))
-        settings = {each.name: getattr(own, each.name) for each in fields(own)}
-        encoder = cls(BackboneRegionConfig(**settings, backbone=backbone))
+        encoder = cls(BackboneRegionConfig(**vars(own), backbone=backbone))
         encoder.backbone.load_state_dict(vision.backbone.state_dict())
         encoder.join.load_state_dict(region.join.state_dict())
         return encoder.eval()

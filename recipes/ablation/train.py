@@ -139,7 +139,7 @@ def untrained(folder: Path, starter: Bundle) -> Bundle:
         config["vocab_size"], config["hidden_size"], starter.card.language.context,
         config["eos_token_id"],
     )  # fmt: skip
-    card = variant_card(starter, "none") | {"untrained": ["projector", "language model"]}
+    card = variant_card(starter, "none", {}) | {"untrained": ["projector", "language model"]}
     return write_bundle(folder, card, vision, None, language, tokenizer)[0]
 
 
@@ -150,11 +150,12 @@ def variant(folder: Path, base: Bundle, starter: Bundle, kind: str) -> Bundle:
     torch.manual_seed(1)
     like = read_encoders(starter)[0] if kind == "features" else None
     vision = with_levels(read_encoders(base)[0], like)
-    region = untrained_region_encoder(vision, kind)
+    region, region_table = untrained_region_encoder(vision, kind)
     if region is not None:
         round_to_float16(region)
     folder_of_words = base.file(base.card.language.folder)
-    card, tokenizer = variant_card(base, kind), folder_of_words / "tokenizer.json"
+    tokenizer = folder_of_words / "tokenizer.json"
+    card = variant_card(base, kind, region_table)
     return write_bundle(folder, card, vision, region, folder_of_words, tokenizer)[0]
 
 
@@ -171,24 +172,27 @@ def with_levels(vision: VisionModule, like: VisionModule | None) -> TimmVision:
     return copied.eval()
 
 
-def untrained_region_encoder(vision: VisionModule, kind: str) -> RegionModule | None:
-    """Create the region encoder of a row.
+def untrained_region_encoder(
+    vision: TimmVision, kind: str
+) -> tuple[RegionModule | None, dict[str, Any]]:
+    """Create the region encoder of a row, and its [region] table; None and no keys without one.
 
     That on pixels is the starter's, except for its projector: it has learned from boxes, as PVIT's
     RegionCLIP has.
     """
-    assert isinstance(vision, TimmVision)
     if kind == "features":
-        return new_roi_encoder(vision)
+        return new_roi_encoder(vision), {"graph": "region.onnx", "tokens": 1}
     if kind == "pixels":
-        return new_pixel_encoder(vision.config.hidden_size)[0]
-    return None
+        return new_pixel_encoder(vision.config.hidden_size)
+    return None, {}
 
 
-def variant_card(base: Bundle, kind: str) -> dict[str, Any]:
-    """The base's card with the tables that tell of regions changed."""
+def variant_card(base: Bundle, kind: str, region_table: Mapping[str, Any]) -> dict[str, Any]:
+    """Change the tables of the base's card that are about regions.
+
+    region_table: [region]; empty without a region encoder.
+    """
     table = given_tables(base)
-    hidden_size = base.card.architecture["vision"]["hidden_size"]
     for key in ("provenance", "region", "untrained", "detector"):
         table.pop(key, None)
     table["name"] = f"ablation-{kind}"
@@ -196,11 +200,8 @@ def variant_card(base: Bundle, kind: str) -> dict[str, Any]:
     table["language"]["folder"] = "llm"
     patterns = {"none": "", "coordinates": COORDINATES}
     table["prompt"]["region"] = patterns.get(kind, "{region}")
-    if kind in ("features", "pixels"):
-        table["untrained"] = ["region encoder"]
-        table["region"] = {"graph": "region.onnx", "tokens": 1}
-    if kind == "pixels":
-        table["region"] = new_pixel_encoder(hidden_size)[1]
+    if region_table:
+        table |= {"untrained": ["region encoder"], "region": dict(region_table)}
     return table
 
 

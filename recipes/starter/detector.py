@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
-from recipes.starter.encoders import StarterEncoders, pixel_values, save
+from recipes.starter.encoders import (
+    StarterEncoders,
+    pixel_values,
+    resumed,
+    save,
+    save_checkpoint,
+)
 from recipes.starter.photos import Photo, View, random_view, whole_view
 from regionqa.export.modules.detection import DetectionConfig, DetectionHead
 from regionqa.export.onnx.export import round_to_float16
@@ -114,19 +119,14 @@ def fit_head(
     head: DetectionHead, views: dict[str, list[Tensor]], settings: DetectorSettings, path: Path
 ) -> None:
     """Train in place on the result of `levels_of_views`; continue from a checkpoint at `path`."""
-    count, begin = len(views["boxes"]), 0
+    count = len(views["boxes"])
     steps = max(2, round(settings.epochs * count / (1 + settings.crops) / settings.batch))
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.rate, steps, pct_start=settings.warm_up, cycle_momentum=False
     )
-    parts: dict[str, Any] = {"head": head, "optimizer": optimizer, "schedule": schedule}
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        begin = state.pop("step")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    for step in range(begin, steps):
+    parts = {"head": head, "optimizer": optimizer, "schedule": schedule}
+    for step in range(resumed(parts, path), steps):
         rng = np.random.default_rng([settings.seed, step])
         rows = rng.choice(count, min(settings.batch, count), replace=False).tolist()
         levels = [level[rows].float() for level in views["levels"]]
@@ -140,8 +140,7 @@ def fit_head(
         schedule.step()
         if (step + 1) % settings.save_every == 0 or step + 1 == steps:
             log.info("detector: step %d of %d, loss %.2f", step + 1, steps, loss.item())
-            states = {name: part.state_dict() for name, part in parts.items()}
-            save(states | {"step": step + 1}, path)
+            save_checkpoint(parts, step + 1, path)
 
 
 def detection_loss(
@@ -161,12 +160,12 @@ def detection_loss(
         for row, objects in enumerate(truth)
     ]
     wanted, placed = (torch.stack(each) for each in zip(*targets, strict=True))
-    scored = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    scored = scored * (wanted - logits.sigmoid()).square()
+    score_loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    score_loss = score_loss * (wanted - logits.sigmoid()).square()
     weights = wanted.sum(-1)  # (B, P)
     cells = weights > 0
-    apart: Tensor = generalized_box_iou_loss(boxes[cells], placed[cells]) * weights[cells]
-    return (scored.sum() + settings.box_weight * apart.sum()) / wanted.sum().clamp(min=1)
+    box_loss: Tensor = generalized_box_iou_loss(boxes[cells], placed[cells]) * weights[cells]
+    return (score_loss.sum() + settings.box_weight * box_loss.sum()) / wanted.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ boxes (distillation).
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -297,14 +297,9 @@ def train_encoders(
         classes,
         settings.class_balance,
     )
-    steps, begin = round(settings.epochs * len(photos) / settings.batch), 0
+    steps = round(settings.epochs * len(photos) / settings.batch)
     parts: dict[str, Any] = {"encoders": encoders, "average": average, "optimizer": optimizer}
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        begin = state.pop("step")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    for step in range(begin, steps):
+    for step in range(resumed(parts, checkpoint), steps):
         rng = np.random.default_rng([settings.seed, step])
         chosen = photos_of_step(len(photos), step, settings)
         views = [random_view(photos[number], settings.side, rng) for number in chosen]
@@ -324,8 +319,7 @@ def train_encoders(
         update_average(average, encoders, min(settings.average, (1 + step) / (10 + step)))
         if (step + 1) % settings.save_every == 0 or step + 1 == steps:
             log.info("encoders: step %d of %d, loss %.2f", step + 1, steps, loss.item())
-            states = {name: part.state_dict() for name, part in parts.items()}
-            save(states | {"step": step + 1}, checkpoint)
+            save_checkpoint(parts, step + 1, checkpoint)
     return average.eval()
 
 
@@ -352,6 +346,21 @@ def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     for mean, value in zip(average.parameters(), module.parameters(), strict=True):
         if value.requires_grad:
             mean.lerp_(value, 1 - decay)
+
+
+def resumed(parts: Mapping[str, Any], path: Path) -> int:
+    """Load what `save_checkpoint` wrote, if there is a file; return the number of steps taken."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
+
+
+def save_checkpoint(parts: Mapping[str, Any], step: int, path: Path) -> None:
+    """Write the states of modules, optimizers and schedules after so many steps."""
+    save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, path)
 
 
 def save(state: Any, path: Path) -> None:

@@ -61,7 +61,7 @@ class GenerationSummary:
 
     def lines(self, options: DataGenerationOptions) -> Iterator[str]:
         """Render the summary as lines of text."""
-        told = f"{counted(self.records.total(), 'record')}{options.part.told}"
+        told = f"{counted(self.records.total(), 'record')}{options.part.suffix}"
         yield f"{told} written to {options.out}"
         yield f"  images     {self.plan.images:>10,}"
         repeated = self.attempts - self.budget.requests

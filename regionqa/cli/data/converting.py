@@ -61,7 +61,7 @@ def convert(
         write_training_data(out, console.track(records, "records"))
     if usable.counts.bad:
         console.error(f"{file}: {counted(usable.counts.bad, 'bad record')} left out")
-    print(f"{counted(usable.counts.records, 'record')}{dataset.part.told} written to {out}")
+    print(f"{counted(usable.counts.records, 'record')}{dataset.part.suffix} written to {out}")
 
 
 @data_app.command()
@@ -137,5 +137,5 @@ def convert_dataset(
             console.error(str(problem))
         console.error(f"{file}: {counted(conversion.bad, 'bad record')} left out")
     regions = counted(conversion.regions, "region")
-    told = f"{counted(conversion.records, 'record')} with {regions}{conversion.shard.told}"
+    told = f"{counted(conversion.records, 'record')} with {regions}{conversion.shard.suffix}"
     print(f"{told} written to {out}")

@@ -44,7 +44,7 @@ class Shard:
         return islice(items, self.number - 1, None, self.count)
 
     @property
-    def told(self) -> str:
+    def suffix(self) -> str:
         """What to say after a number of items; empty for the whole."""
         return "" if self.whole else f" of shard {self.number}/{self.count}"
 
