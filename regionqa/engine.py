@@ -313,11 +313,11 @@ class Engine:
         self, batch: Sequence[tuple[Request, Any]], settings: DecodingSettings
     ) -> list[Answer]:
         """Return the answers to one batch of requests with their encoded prompts."""
-        on_text = settings.on_text
+        on_text, rule = settings.on_text, settings.confidence
         streams = [AnswerStream(partial(on_text, request)) for request, _ in batch if on_text]
 
         def on_progress(row: int, tokens: int, text: str) -> None:
-            if not settings.may_hold_back(tokens):
+            if not settings.may_hold_back(tokens) and not rule.may_become_unsure(text):
                 streams[row].update(text)
 
         completions = self.backend.generate(
@@ -334,7 +334,8 @@ class Engine:
                 answers.append(Answer(request, error=completion))
                 continue
             held_back = settings.holds_back(completion)
-            text = settings.confidence.unsure if held_back else completion.text
+            is_unsure = held_back or rule.is_unsure(completion.text)
+            text = rule.unsure if is_unsure else completion.text
             answer = Answer(request, text, completion.tokens, confidence=completion.confidence)
             if settings.schema is not None and not held_back:
                 answer = structured(answer, settings.schema)

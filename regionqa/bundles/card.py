@@ -133,7 +133,7 @@ class ConfidenceCard:
     """Answers of more tokens are descriptions, neither right nor wrong, and never held back; None:
     the model gives none."""
     unsure: str = "I am not sure."
-    """The text in place of an answer that is held back."""
+    """The text in place of an answer that is held back, and of the model's own in other case."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -150,6 +150,14 @@ class ConfidenceCard:
         """
         describes = self.longest is not None and tokens > self.longest
         return not describes and confidence < self.threshold
+
+    def may_become_unsure(self, text: str) -> bool:
+        """Return whether the model's answer is, or begins, the text for "unsure" in any case."""
+        return self.unsure.casefold().startswith(text.strip().casefold())
+
+    def is_unsure(self, text: str) -> bool:
+        """Return whether the model itself answered with the text for "unsure", in any case."""
+        return self.unsure.casefold() == text.strip().casefold()
 
 
 @dataclass(frozen=True)

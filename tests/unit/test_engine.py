@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 import regionqa
-from helpers.backends import ToyBackend
+from helpers.backends import ToyBackend, toy_info
+from regionqa.backends.base import Completion
 from regionqa.backends.bundle import BundleModel
+from regionqa.bundles.card import ConfidenceCard
 from regionqa.bundles.store import Bundle
 from regionqa.engine import Engine
 from regionqa.errors import BoxError, BundleError, ImageError, QuestionError, UsageError
@@ -188,6 +190,26 @@ def test_load_takes_options(starter: Bundle, monkeypatch: pytest.MonkeyPatch) ->
 def test_batch_size_is_at_least_one(starter: Bundle) -> None:
     with pytest.raises(UsageError, match="--batch-size 0: must be 1 or more"):
         Engine.load(starter, device="cpu", batch_size=0)
+
+
+def test_a_learned_refusal_is_the_models_text_for_unsure(cat: Path) -> None:
+    """Also in parts, in whatever case the model has learned it, and without a threshold."""
+    own = {"one": "i am NOT sure.", "another": "i am not sure.", "third": "i am a cat."}
+    backend = ToyBackend(
+        toy_info(confidence=ConfidenceCard(threshold=0.0)),
+        script=lambda asked: Completion(own[asked.question], 4, 0.9),
+    )
+    image, parts = open_image(cat), {question: list[str]() for question in own}
+
+    def on_text(asked: Request, text: str) -> None:
+        parts[asked.question].append(text)
+
+    requests = [Request("a", question, (), image) for question in own]
+    answers = Engine(backend).answer(requests, on_text=on_text)
+    told = ["I am not sure.", "I am not sure.", "i am a cat."]
+    assert [answer.text for answer in answers] == told
+    assert ["".join(part) for part in parts.values()] == told
+    assert len(parts["third"]) > 1, "what cannot become it is given in parts"
 
 
 # -- choices ---------------------------------------------------------------------------------------
