@@ -49,6 +49,16 @@ class LabelledBatch:
         """Number of positions with a loss."""
         return int(self.learned.sum())
 
+    def with_noise(self, mixing: float, noise: float, seed: Sequence[int]) -> Self:
+        """Return the batch with noise on frozen features; unchanged where it holds none.
+
+        Args:
+            mixing: `StageSettings.feature_mixing`.
+            noise: `StageSettings.feature_noise`.
+            seed: Random seed.
+        """
+        return self
+
     @property
     def learned(self) -> Tensor:
         """(Q, L - 1) bool: positions with a loss, without the first, which nothing predicts."""
@@ -80,6 +90,7 @@ class Batch(LabelledBatch):
         region_slots: (M, 3) question, position and box of every region slot.
         packed: The questions in rows where those about one image share its tokens; None where that
             saves nothing.
+        feature_width: Leading values of `vectors` that describe what a box shows; None: all.
     """
 
     features: Tensor
@@ -91,6 +102,18 @@ class Batch(LabelledBatch):
     vectors: Tensor | None
     region_slots: Tensor
     packed: PackedRows | None = None
+    feature_width: int | None = None
+
+    def with_noise(self, mixing: float, noise: float, seed: Sequence[int]) -> Self:
+        """See `LabelledBatch.with_noise`; positions in region vectors stay as they are."""
+        (state,) = np.random.SeedSequence(list(seed)).generate_state(1).tolist()
+        generator = torch.Generator().manual_seed(state)
+        features, vectors = noisy_rows(self.features, mixing, noise, generator), self.vectors
+        if vectors is not None:
+            width = self.feature_width or vectors.shape[1]
+            seen = noisy_rows(vectors[:, :width], mixing, noise, generator)
+            vectors = torch.cat([seen, vectors[:, width:]], 1)
+        return replace(self, features=features, vectors=vectors)
 
     def to(self, device: torch.device) -> Self:
         """Copy the batch to a device."""
@@ -158,6 +181,11 @@ class FrozenEncoders:
         """Whether prompts have region slots."""
         return self._region is not None and self._card.prompt.takes_features
 
+    @property
+    def feature_width(self) -> int | None:
+        """Of region vectors; see `RegionModule`."""
+        return None if self._region is None else self._region.feature_width
+
     @torch.no_grad()
     def image(self, path: Path) -> FrozenFeatures:
         """Encode an image, or return it from the cache."""
@@ -222,6 +250,10 @@ class Encoders(Protocol):
     def takes_regions(self) -> bool:
         """Whether prompts have region slots."""
 
+    @property
+    def feature_width(self) -> int | None:
+        """Leading values of region vectors that describe what a box shows; None: all."""
+
     def image(self, path: Path) -> FrozenFeatures:
         """Return the features of an image."""
 
@@ -265,6 +297,7 @@ class Collator:
             image_starts=torch.tensor([sample.image_start for sample in samples]),
             distilled=torch.zeros(len(samples), dtype=torch.bool),
             packed=pack_prompts(image_rows, lengths.tolist(), samples[0].shared, length),
+            feature_width=self.encoders.feature_width,
             **self._regions(samples, encoded),
         )
 
@@ -316,6 +349,25 @@ class Collator:
                 vectors = self.encoders.vectors(path, image, boxes)
                 known |= {(path, box): v for box, v in zip(boxes, vectors, strict=True)}
         return known
+
+
+def noisy_rows(features: Tensor, mixing: float, noise: float, generator: torch.Generator) -> Tensor:
+    """Mix a share of another row into each of features (R, ..., C), and add normal noise.
+
+    Args:
+        features: Of images or regions.
+        mixing: Largest share; each row's is drawn evenly from 0 on.
+        noise: Standard deviation of the noise, as a share of that of the rows.
+        generator: Draws shares, rows and noise, on the CPU, whatever the features' device.
+    """
+    rows = len(features)
+    shares = mixing * torch.rand(rows, *[1] * (features.ndim - 1), generator=generator)
+    others = features[torch.randperm(rows, generator=generator)]
+    spread = features.std(0, correction=0)
+    drawn = torch.randn(features.shape, generator=generator)
+    device, dtype = features.device, features.dtype
+    mixed = features.lerp(others, shares.to(device, dtype).expand_as(features))
+    return mixed + noise * spread * drawn.to(device, dtype)
 
 
 def padded_rows(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:

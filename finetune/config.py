@@ -1,7 +1,6 @@
 """Settings of a finetuning run and of its stages, presets, and settings files.
 
-The presets `pvit` and `gpt4roi` hold the settings of the two papers. A settings file (TOML) and
-flags change single fields.
+A settings file (TOML) and flags change single fields of a preset, such as a paper's settings.
 """
 
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ TRAINING, SETTINGS = "training", "settings.toml"
 DATA: Mapping[str, Any] = {"parse": Path, "role": Reads.data}
 LOWEST = {"rehearse": 0, "lora_rank": 0, "lora_alpha": 1, "evaluate_every": 1, "save_every": 1}
 """Least values of a run's numbers."""
+NOT_NEGATIVE = ("weight_decay", "box_noise", "feature_noise", "region_rate", "orthogonal_rate")
 
 
 class RegionPart(StrEnum):
@@ -84,7 +84,7 @@ class StageSettings:
     schedule: str = "cosine"
     """`cosine` falls to zero at the end, `constant` stays at the peak."""
     weight_decay: float = 0.0
-    """Weight decay of AdamW, on matrices and kernels only."""
+    """Weight decay, on matrices and kernels only."""
     clip: float = 1.0
     """Norm to which gradients are clipped."""
     replay_share: float = option(
@@ -101,6 +101,10 @@ class StageSettings:
         "Precision of matrix products; auto is bf16 on GPUs that support it, else fp32.",
         section=Section.runtime,
     )
+    feature_mixing: float = 0.0
+    """Largest share of another image's, or region's, features that is mixed into frozen ones."""
+    feature_noise: float = 0.0
+    """Standard deviation of the noise on frozen features, as a share of their own."""
     gradient_checkpointing: bool = option(
         False,
         "Recompute activations of the language model to save memory; slower.",
@@ -111,14 +115,14 @@ class StageSettings:
         for name in ("learning_rate", "epochs", "batch", "accumulate", "group", "clip"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UsageError(f"{name} is {value}; it must be above 0")
-        if self.steps is not None and self.steps < 1:
-            raise UsageError(f"steps is {self.steps}; it must be 1 or more")
-        for name in ("warm_up", "replay_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
-        for name in ("weight_decay", "box_noise", "region_rate", "orthogonal_rate"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if (steps := self.steps) is not None and steps < 1:
+            raise UsageError(f"steps is {steps}; it must be 1 or more")
+        for name in ("warm_up", "replay_share", "feature_mixing"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise UsageError(f"{name} is {value}; it must be from 0 to below 1")
+        for name in NOT_NEGATIVE:
+            if (value := getattr(self, name)) < 0:
+                raise UsageError(f"{name} is {value}; it must be 0 or more")
         if (noise := self.box_noise) >= 0.5:
             raise UsageError(f"box_noise is {noise}; it must be below 0.5, or edges may meet")
         if self.schedule not in ("cosine", "constant"):

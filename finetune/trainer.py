@@ -339,19 +339,18 @@ def own_batches(run: StageRun, step: int, processes: ProcessGroup) -> list[Label
     share = len(drawn) // processes.count  # the effective batch is a multiple of the processes
     own = drawn[processes.rank * share : (processes.rank + 1) * share]
     parts = [own[start : start + settings.batch] for start in range(0, len(own), settings.batch)]
-    return [
-        replace(
-            run.broken.batch(
-                run.collator,
-                [each.record for each in part],
-                run.spare,
-                settings.box_noise,
-                [each.seed for each in part],
-            ),
-            distilled=torch.tensor([run.teacher is not None and each.replayed for each in part]),
-        )
-        for part in parts
-    ]
+    return [own_batch(run, part) for part in parts]
+
+
+def own_batch(run: StageRun, part: Sequence[DrawnRecord]) -> LabelledBatch:
+    """Collate the records of one forward pass, with the stage's jitter and noise."""
+    settings, seeds = run.settings, [each.seed for each in part]
+    records = [each.record for each in part]
+    batch = run.broken.batch(run.collator, records, run.spare, settings.box_noise, seeds)
+    if settings.feature_mixing or settings.feature_noise:
+        batch = batch.with_noise(settings.feature_mixing, settings.feature_noise, seeds[0])
+    distilled = [run.teacher is not None and each.replayed for each in part]
+    return replace(batch, distilled=torch.tensor(distilled))
 
 
 @torch.no_grad()

@@ -67,6 +67,11 @@ class RegionModule(nn.Module, ABC):
     def tokens(self) -> int:
         """Number K of language-model tokens per region."""
 
+    @property
+    def feature_width(self) -> int | None:
+        """Leading values of a vector that describe what a box shows; None: all of them."""
+        return None
+
     @abstractmethod
     def region_vectors(
         self, sources: Sequence[Tensor], boxes: Tensor, image_index: Tensor

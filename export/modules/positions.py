@@ -86,6 +86,12 @@ class PositionedRegionModule(RegionModule):
         """One token a region."""
         return 1
 
+    @property
+    def feature_width(self) -> int:
+        """Width of the features, before the position."""
+        width: int = self.config.region_width
+        return width
+
     def moved(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Replace the position in vectors (N, vector_width) by that of boxes (N, 4) in [0, 1]."""
         start = self.config.region_width

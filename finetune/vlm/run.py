@@ -95,6 +95,8 @@ def check_stages(settings: FinetuneSettings, base: VlmModel) -> list[tuple[str, 
         "--keep-adapter": (settings.keep_adapter and not settings.lora_rank, "--lora is 0"),
         "region": (stage.region is not RegionPart.auto, "there is no region encoder"),
         "region_rate": (stage.region_rate != DEFAULTS.region_rate, "there is no region encoder"),
+        "feature_mixing": (stage.feature_mixing > 0, "no encoder's features are kept"),
+        "feature_noise": (stage.feature_noise > 0, "no encoder's features are kept"),
     }
     for option, (given, reason) in without_effect.items():
         if given:

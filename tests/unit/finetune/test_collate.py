@@ -17,7 +17,7 @@ from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record
 from regionqa.engine import Engine
 from regionqa.export.modules.multilevel import MultiLevelRegionEncoder
-from regionqa.finetune.collate import FrozenEncoders
+from regionqa.finetune.collate import FrozenEncoders, noisy_rows
 from regionqa.finetune.config import RegionPart
 from regionqa.finetune.dataset import IGNORE_INDEX, jitter_box
 from regionqa.finetune.finish import read_modules
@@ -63,6 +63,42 @@ def test_box_noise_changes_coordinates_in_text(tiny: Tiny, records: tuple[Record
     ids = collator.batch([twice], 0.2, [(0, 1, 2)]).input_ids[0].tolist()
     _, one, other = tokenizer.decode([id for id in ids if id]).split("[")
     assert one.partition("]")[0] != other.partition("]")[0], "every box has noise of its own"
+
+
+def test_noise_changes_features_and_no_positions(tiny: Tiny, records: tuple[Record, ...]) -> None:
+    _, collator = parts_of(tiny("pixels"), RegionPart.projector)
+    plain = collator.batch(records)
+    assert plain.vectors is not None
+    assert plain.feature_width is None, "all of a region's vector"
+    width = plain.vectors.shape[1] - 2
+    batch = replace(plain, feature_width=width)
+    everything = plain.with_noise(0.5, 0.3, (0, 1, 2)).vectors
+    assert everything is not None
+    assert not torch.equal(everything[:, width:], plain.vectors[:, width:])
+    for strengths in ((0.5, 0.0), (0.0, 0.3)):
+        noisy, again = (batch.with_noise(*strengths, (0, 1, 2)) for _ in range(2))
+        other = batch.with_noise(*strengths, (0, 1, 3))
+        assert noisy.vectors is not None
+        assert again.vectors is not None
+        assert torch.equal(noisy.vectors, again.vectors)
+        assert torch.equal(noisy.features, again.features)
+        assert not torch.equal(noisy.features, other.features)
+        assert not torch.equal(noisy.features, batch.features)
+        assert not torch.equal(noisy.vectors[:, :width], plain.vectors[:, :width])
+        assert torch.equal(noisy.vectors[:, width:], plain.vectors[:, width:])
+        assert torch.equal(noisy.boxes, batch.boxes)
+
+
+def test_noise_is_as_large_as_it_says() -> None:
+    rows = torch.randn(400, 3, 5, generator=torch.Generator().manual_seed(0)) * 2
+    mixed = noisy_rows(rows, 0.6, 0.0, torch.Generator().manual_seed(1))
+    moved = (mixed - rows).flatten(1).norm(dim=1) / rows.flatten(1).norm(dim=1)  # (R,)
+    assert (moved > 0).float().mean() > 0.95, "nearly all have another partner"
+    assert mixed.std() < rows.std(), "means are less extreme"
+    noisy = noisy_rows(rows, 0.0, 0.7, torch.Generator().manual_seed(1))
+    assert float((noisy - rows).std()) == pytest.approx(0.7 * 2, rel=0.1)
+    alone = noisy_rows(rows[:1], 0.6, 0.7, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(alone, rows[:1])
 
 
 @pytest.mark.parametrize("part", [RegionPart.all, RegionPart.projector])

@@ -124,6 +124,15 @@ def test_moved_and_project() -> None:
     assert torch.equal(again.join.weight, encoder.join.weight)
 
 
+def test_feature_width_ends_before_the_position() -> None:
+    encoder = encoder_of()
+    width = encoder.feature_width
+    boxes = torch.tensor([[0.1, 0.2, 0.6, 0.9]])
+    vectors = encoder.vectors(torch.ones(1, width), boxes, torch.zeros(1, 27))
+    assert vectors[0, :width].eq(1).all()
+    torch.testing.assert_close(vectors[:, width : width + PLACES], box_position(boxes))
+
+
 def test_dropout_only_in_training() -> None:
     encoder = encoder_of()
     pooled = torch.randn(50, encoder.config.pooled_width)
