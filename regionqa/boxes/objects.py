@@ -125,12 +125,16 @@ def with_mask(box: WrittenBox, item: object, where: str) -> WrittenBox:
     """Return a box with the mask of its JSON object, under `mask` or `segmentation`.
 
     Raises:
-        BoxError: If it is malformed.
+        BoxError: If it is malformed, or covers nothing.
     """
     fields = item if isinstance(item, dict) else {}
     given = fields.get("mask") or fields.get("segmentation")
-    mask = segmentation_mask(given, where) if given else None
-    return msgspec.structs.replace(box, mask=mask) if mask else box
+    if not given:
+        return box
+    mask = segmentation_mask(given, where)
+    if mask is None:
+        raise BoxError(f"mask in {where}: has no area; remove it, or read without --masks")
+    return msgspec.structs.replace(box, mask=mask)
 
 
 def refuse_unknown(item: object, where: str) -> None:

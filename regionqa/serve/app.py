@@ -114,8 +114,9 @@ ENDPOINTS = (
     ),
     ApiEndpoint(
         "POST", "/v1/detect", "Find objects in an image.", DetectBody,
-        details="The response has `regions` with labels and scores, of highest score first. The "
-        "server must have been started with `--detector`.",
+        details="The response has `regions` with labels and scores, of highest score first, and "
+        "`left_out`, the number of boxes without area. The server must have been started with "
+        "`--detector`.",
     ),
 )  # fmt: skip
 """Endpoints that are described, in the order of the description."""

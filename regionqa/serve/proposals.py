@@ -115,4 +115,5 @@ class Proposers:
         )
         with self._lock:
             found = ObjectDetector(self.detector, options).find(image)
-        return {"regions": [region_fields(each) | {"score": each.score} for each in found.regions]}
+        regions = [region_fields(each) | {"score": each.score} for each in found.regions]
+        return {"regions": regions, "left_out": found.empty}

@@ -79,11 +79,12 @@ export class Proposals {
     }
     await this.working("Looking for objects…", async () => {
       const body = status.detector.takes_words ? { find: words } : {};
-      const { regions: found } = await detectObjects({ image: current, ...body });
+      const { regions: found, left_out: empty } = await detectObjects({ image: current, ...body });
       const { regions, selected } = this.state.of(current);
       const added = found.map(({ box, label }) => ({ box, label }));
       if (added.length) this.state.setRegions([...regions, ...added], selected, { name: current });
       this.announce(`${added.length} regions found`);
+      if (empty) this.alert(`${empty} boxes without area left out.`);
       if (!added.length) this.alert(`${status.detector.name} found nothing.`);
     });
   }

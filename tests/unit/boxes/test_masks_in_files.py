@@ -63,6 +63,15 @@ def test_malformed_masks_fail_their_image(tmp_path: Path) -> None:
         read_boxes(path, masks=True).boxes_for("a.jpg")
 
 
+def test_a_mask_without_area_beside_a_box_is_refused(tmp_path: Path) -> None:
+    """In COCO, where datasets hold many, such masks are counted instead."""
+    path, empty = tmp_path / "a.json", Mask.of_array(np.zeros((30, 40))).as_rle()
+    path.write_text(json.dumps([{"box": [1, 2, 3, 4], "mask": empty}]))
+    assert len(read_boxes(path).boxes_for("a.jpg") or ()) == 1
+    with pytest.raises(BoxError, match=r"mask in \[0\] of .*: has no area; remove it, or read"):
+        read_boxes(path, masks=True).boxes_for("a.jpg")
+
+
 @pytest.mark.parametrize("format", MASKED)
 def test_masks_are_read_back_equal(format: str, tmp_path: Path) -> None:
     path = tmp_path / ("a.jsonl" if format == "requests" else "a.json")
