@@ -31,7 +31,7 @@ from typing import Any
 import starter_questions
 import startup
 from answering import cat
-from starter_aims import CHOICES, Figures, aim_rows
+from starter_aims import CHOICES, OTHER_KINDS, Figures, aim_rows
 from steadiness import steadiness
 
 import regionqa
@@ -121,6 +121,7 @@ def questions(measured: Measured) -> Figures:
     likely, chance = (values(document, f"kind, by {each}") for each in ("likelihood", "chance"))
     return {
         "relations as yes or no": kinds["relation"],
+        **{text: (kinds | balanced)[kind] for kind, text in OTHER_KINDS.items()},
         "presence, balanced": balanced["presence"],
         "is this a ...?, balanced": balanced["check"],
         "colour of 100 labelled boxes": kinds["colour"],

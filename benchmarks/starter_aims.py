@@ -5,6 +5,11 @@ from dataclasses import dataclass
 
 Figures = dict[str, float]
 """Values by the text of their aim."""
+OTHER_KINDS = {
+    "which": "which of several regions", "side": "on which of two sides",
+    "place": "where, of nine places", "same": "the same kind of thing?, balanced",
+}  # fmt: skip
+"""Further kinds of questions that the starter is taught, for which no figure was promised."""
 CHOICES = ("colour", "relation", "ordering", "shape", "material")
 
 
@@ -44,6 +49,7 @@ AIMS = (
     Aim("names", "names, by default: right of those answered", 87),
     Aim("names", "expected calibration error", 5, at_least=False),
     Aim("questions", "relations as yes or no", 97),
+    *(Aim("questions", text, None) for text in OTHER_KINDS.values()),
     Aim("questions", "presence, balanced", 85),
     Aim("questions", "is this a ...?, balanced", 92),
     Aim("questions", "colour of 100 labelled boxes", 80),
