@@ -209,7 +209,10 @@ def test_defaults_of_vision_language_models(base: Path, tmp_path: Path) -> None:
 def test_options_without_effect_are_refused(
     base: Path, colors: Path, tmp_path: Path, regionqa: "Command"
 ) -> None:
+    noise = tmp_path / "noise.toml"
+    noise.write_text("[instruct]\nfeature_noise = 0.5\n")
     for words, message in (
+        (("--settings", noise), "feature_noise: has no effect on tiny-qwen: no encoder's features"),
         (("--stage", "align"), "tiny-qwen has no region encoder to align; use --stage instruct"),
         (("--align-data", colors), "--align-data: has no effect on tiny-qwen"),
         (("--rehearse", 3), "--rehearse: has no effect on tiny-qwen: rehearsal is for bundles"),
