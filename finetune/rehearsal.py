@@ -7,15 +7,18 @@ data is needed.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from regionqa.bundles.store import Bundle
 from regionqa.data.convert import write_training_data
+from regionqa.data.english import counted
 from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
@@ -35,6 +38,9 @@ MOST = 1500
 """Most questions that the base is asked, however many images there are."""
 SMALLEST = 0.1
 """Shortest side of a box, as a share of the image's."""
+SHARED, TRIES = 0.2, 50
+"""Most of a taught box that a random one may share, as a share of the smaller one, and how often
+another is drawn: the base's answer about it would contradict the answer that is taught."""
 
 
 def with_rehearsal(
@@ -71,7 +77,7 @@ def places_to_rehearse(
     if on and not on.is_dir():
         return places_of(read_training_data(on).or_stop(skip_bad=True).records, rng)
     images = images_in(on) if on else sorted({r.image for r in (*data.align, *data.instruct)})
-    return places_anywhere(images, settings.rehearse, rng, say)
+    return places_anywhere(images, settings.rehearse, rng, say, data.boxes())
 
 
 def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place]:
@@ -88,23 +94,53 @@ def places_of(records: Sequence[Record], rng: np.random.Generator) -> list[Place
 
 
 def places_anywhere(
-    images: Sequence[Path], each: int, rng: np.random.Generator, say: Say
+    images: Sequence[Path],
+    each: int,
+    rng: np.random.Generator,
+    say: Say,
+    taught: Mapping[Path, Collection[Box]] = MappingProxyType({}),
 ) -> list[Place]:
     """Draw `each` random boxes in every image, or in as many images as give MOST.
 
-    say: called with a line for each image that cannot be opened and is left out.
+    Args:
+        images: To draw boxes in.
+        each: Number of boxes in an image.
+        rng: Draws images and boxes.
+        say: Called with a line for each image that cannot be opened and is left out, and where
+            boxes are left out for want of room.
+        taught: Boxes that random ones keep clear of, by image; see `SHARED`.
     """
     if len(images) * each > MOST:
         images = sorted(images[int(i)] for i in rng.permutation(len(images))[: MOST // each])
-    places = []
+    places: list[Place] = []
+    wanted = 0
     for path in images:
         try:
             image = open_image(path)
         except ImageError as error:
             say(f"rehearsal: left out: {error}")
             continue
-        places += [(path, random_box(image.width, image.height, rng)) for _ in range(each)]
+        draw = partial(random_box, image.width, image.height, rng)
+        drawn = (box_clear_of(taught.get(path, ()), draw) for _ in range(each))
+        places += [(path, box) for box in drawn if box is not None]
+        wanted += each
+    if left := wanted - len(places):
+        say(f"rehearsal: {counted(left, 'random box')} left out, no room beside what is taught")
     return places
+
+
+def box_clear_of(taught: Collection[Box], draw: Callable[[], Box]) -> Box | None:
+    """Draw boxes until one shares little with every taught box; None after TRIES."""
+    boxes = (draw() for _ in range(TRIES))
+    return next((box for box in boxes if all(shared(box, t) <= SHARED for t in taught)), None)
+
+
+def shared(one: Box, other: Box) -> float:
+    """Return the area that two boxes share, as a share of the smaller one's."""
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    smaller = min(one.width * one.height, other.width * other.height)
+    return max(0.0, width) * max(0.0, height) / smaller
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers.tiny_models import log_of
 from regionqa.bundles.store import Bundle
@@ -27,6 +28,7 @@ from regionqa.finetune.rehearsal import (
     rehearse,
 )
 from regionqa.finetune.trainer import teacher_logits
+from regionqa.images.reading import open_image
 from regionqa.regions import Box, Region
 
 if TYPE_CHECKING:
@@ -145,6 +147,22 @@ def test_random_boxes() -> None:
     assert all(box.inside(200, 100) for box in boxes)
     assert min(box.width for box in boxes) < 25
     assert max(box.width for box in boxes) > 180
+
+
+def test_random_boxes_keep_clear_of_what_is_taught(cat: Path, tmp_path: Path) -> None:
+    """The base's answer about the same thing would contradict the one that is taught."""
+    said: list[str] = []
+    other = tmp_path / "other.png"
+    Image.new("RGB", (100, 80)).save(other)
+    image, rng = open_image(cat), np.random.default_rng(0)
+    left_half = Box(0, 0, image.width / 2, image.height)
+    taught = {cat: [left_half, Box(300, 0, 310, 10)], other: [Box(0, 0, 100, 80)]}
+    places = places_anywhere([cat, other], 30, rng, said.append, taught)
+    assert [path for path, _ in places] == [cat] * 30
+    for _, box in places:
+        beside = max(0.0, left_half.x1 - box.x0) / box.width
+        assert beside <= 0.2
+    assert said == ["rehearsal: 30 random boxes left out, no room beside what is taught"]
 
 
 # -- how it is learned -----------------------------------------------------------------------------
