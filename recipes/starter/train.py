@@ -72,12 +72,14 @@ def train_starter(
     encoders = trained_encoders(learned, names, weights, encoder_settings, out)
     log.info("encoders: %.0f min of CPU time", (time.process_time() - begun) / 60)
     head = train_detector(encoders, learned, detector_settings, out)
-    temperatures = fit_temperatures(encoders, held_out)
-    views = write_views(learned, CROPS, out / "views", decoder_settings.seed)
-    scenes = believed_scenes(encoders, views, names, temperatures)
-    others = [annotated_scene(photo, names) for photo in held_out]
-    write_all_records(scenes, others, decoder_settings, out)
-    base = write_base(encoders, scenes, decoder_settings, out)
+    base = out / "base"
+    if not (base / CARD).exists():
+        temperatures = fit_temperatures(encoders, held_out)
+        views = write_views(learned, CROPS, out / "views", decoder_settings.seed)
+        scenes = believed_scenes(encoders, views, names, temperatures)
+        others = [annotated_scene(photo, names) for photo in held_out]
+        write_all_records(scenes, others, decoder_settings, out)
+        write_base(encoders, scenes, decoder_settings, out, base)
     trained = train_decoder(base, decoder_settings, out)
     bundle = finished_bundle(trained, data, out / "starter", head, names)
     log.info("wrote %s, %.1f MB", bundle.root, bundle.size / 1e6)
