@@ -36,17 +36,17 @@ def answered(maker: Maker, beginning: str) -> Maker:
 
 
 TAUGHT: Mapping[str, tuple[Maker, float]] = {
-    "naming": (one.naming, 0.3), "describing": (one.describing, 0.05),
+    "naming": (one.naming, 0.22), "describing": (one.describing, 0.05),
     "fine name": (one.fine_naming, 0.03), "position": (one.position, 0.03),
-    "size": (one.sizing, 0.01), "colour": (one.colouring, 0.13),
-    "colour check": (one.colour_checking, 0.03), "check": (one.checking, 0.16),
+    "size": (one.sizing, 0.01), "colour": (one.colouring, 0.1),
+    "colour check": (one.colour_checking, 0.03), "check": (one.checking, 0.14),
     "group": (one.grouping, 0.02), "choosing": (one.choosing, 0.03),
     "activity": (one.activity, 0.02), "count alike": (one.counting_alike, 0.01),
     "next to": (one.neighbouring, 0.01), "shape": (one.shaping, 0.015),
     "material": (one.material, 0.015), "several": (several.naming_several, 0.03),
     "relation": (several.relating, 0.18), "side": (several.siding, 0.04),
-    "which": (several.comparing, 0.14), "location": (several.locating, 0.03),
-    "order": (several.ordering, 0.05), "same: yes": (answered(several.matching, "yes"), 0.015),
+    "which": (several.comparing, 0.1), "location": (several.locating, 0.03),
+    "order": (several.ordering, 0.04), "same: yes": (answered(several.matching, "yes"), 0.015),
     "same: no": (answered(several.matching, "no"), 0.015),
     "overlap: yes": (answered(several.overlapping, "yes"), 0.005),
     "overlap: no": (answered(several.overlapping, "no"), 0.005),
@@ -55,7 +55,7 @@ TAUGHT: Mapping[str, tuple[Maker, float]] = {
     "presence: no": (answered(whole.presence, "no"), 0.13), "finding": (whole.finding, 0.015),
     "biggest": (whole.biggest, 0.015), "caption": (whole.captioning, 0.07),
     "count: 0": (whole.counting(0, 0), 0.01), "count: 6+": (whole.counting(6, 99), 0.01),
-    **{f"count: {number}": (whole.counting(number, number), 0.03) for number in range(1, 6)},
+    **{f"count: {number}": (whole.counting(number, number), 0.02) for number in range(1, 6)},
 }  # fmt: skip
 """Maker of each taught kind, and how often it is asked, up to a common factor. What stands before a
 colon is the kind's name in records."""
@@ -66,7 +66,7 @@ LISTED = 0.3
 """Share of the questions with choices that list them."""
 
 
-def mixture(refused: float = 0.11, **changed: float) -> dict[str, float]:
+def mixture(refused: float = 0.15, **changed: float) -> dict[str, float]:
     """Shares of all kinds, which sum to 1.
 
     Args:

@@ -17,7 +17,7 @@ Bools = npt.NDArray[np.bool_]
 
 MIN_SIDE = 16
 """Pixels of a box's shorter side from which on it is asked about."""
-HARD = (0.2, 0.35, 0.45)
+HARD = (0.5, 0.25, 0.25)
 """Shares of wrong classes: likely by the encoder's probabilities, of the same group, any."""
 MOST_RANDOM = 40
 """Boxes of a scene with random boxes."""
