@@ -94,7 +94,7 @@ class PositionedRegionModule(RegionModule):
 
     def moved(self, vectors: Tensor, boxes: Tensor) -> Tensor:
         """Replace the position in vectors (N, vector_width) by that of boxes (N, 4) in [0, 1]."""
-        start = self.config.region_width
+        start = self.feature_width
         before, after = vectors[:, :start], vectors[:, start + PLACES :]
         return torch.cat([before, box_position(boxes).to(vectors.dtype), after], 1)
 

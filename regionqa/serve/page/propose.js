@@ -84,8 +84,10 @@ export class Proposals {
       const added = found.map(({ box, label }) => ({ box, label }));
       if (added.length) this.state.setRegions([...regions, ...added], selected, { name: current });
       this.announce(`${added.length} regions found`);
-      if (empty) this.alert(`${empty} boxes without area left out.`);
-      if (!added.length) this.alert(`${status.detector.name} found nothing.`);
+      const notes = [];
+      if (!added.length) notes.push(`${status.detector.name} found nothing.`);
+      if (empty) notes.push(`Boxes without area left out: ${empty}.`);
+      if (notes.length) this.alert(notes.join(" "));
     });
   }
 
