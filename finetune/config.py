@@ -4,7 +4,7 @@ A settings file (TOML) and flags change single fields of a preset, such as a pap
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ TRAINING, SETTINGS = "training", "settings.toml"
 DATA: Mapping[str, Any] = {"parse": Path, "role": Reads.data}
 LOWEST = {"rehearse": 0, "lora_rank": 0, "lora_alpha": 1, "evaluate_every": 1, "save_every": 1}
 """Least values of a run's numbers."""
-NOT_NEGATIVE = ("weight_decay", "box_noise", "feature_noise", "region_rate", "orthogonal_rate")
 
 
 class RegionPart(StrEnum):
@@ -75,6 +74,8 @@ class StageSettings:
     share of `learning_rate`; 0 uses AdamW for them. Small models learn to compare by it."""
     projector: bool = False
     """Whether the projector of the image tokens trains."""
+    projector_rate: float = 1.0
+    """Its learning rate, as a share of `learning_rate`."""
     language: bool = False
     """Whether the language model trains."""
     warm_up: float = 0.03
@@ -120,8 +121,8 @@ class StageSettings:
         for name in ("warm_up", "replay_share", "feature_mixing"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise UsageError(f"{name} is {value}; it must be from 0 to below 1")
-        for name in NOT_NEGATIVE:
-            if (value := getattr(self, name)) < 0:
+        for name, value in vars(self).items():
+            if name.endswith(("_rate", "_noise", "_decay")) and value < 0:
                 raise UsageError(f"{name} is {value}; it must be 0 or more")
         if (noise := self.box_noise) >= 0.5:
             raise UsageError(f"box_noise is {noise}; it must be below 0.5, or edges may meet")
@@ -312,8 +313,7 @@ def _changed_stage(stage: StageSettings, values: Mapping[str, Any], where: str) 
     """Change fields of a stage to the values of a TOML table, each checked against its type."""
     from regionqa.schema import from_table  # imports msgspec, which `--help` does without
 
-    current = {item.name: getattr(stage, item.name) for item in fields(stage)}
-    table = {key: value for key, value in (current | dict(values)).items() if value is not None}
+    table = {key: value for key, value in {**vars(stage), **values}.items() if value is not None}
     try:
         return from_table(StageSettings, table, where)
     except (BundleError, UsageError) as error:
@@ -332,8 +332,7 @@ def read_settings_file(path: Path) -> tuple[dict[str, Any], StageOverrides]:
     for name, value in tables.items():
         if not isinstance(value, dict):
             raise UsageError(f"{path}: {name} is {value!r}, but it must be a table [{name}]")
-    lora = _read_old_stages(tables, str(path), unused_align=False)
-    return lora | table, StageOverrides(**tables)
+    return _read_old_stages(tables, str(path), unused_align=False) | table, StageOverrides(**tables)
 
 
 LORA_KEYS = ("lora_rank", "lora_alpha", "lora_dropout")

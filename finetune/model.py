@@ -251,13 +251,14 @@ def make_optimizers(model: AnswerModel, settings: StageSettings) -> list[torch.o
     """
     layers = decoder_layers(model.decoder) if settings.orthogonal_rate else nn.ModuleList()
     turned = {id(p) for p in layers.parameters() if p.requires_grad and p.ndim == 2}
+    rates = {"region": settings.region_rate, "projector": settings.projector_rate}
     matrices: list[nn.Parameter] = []
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if id(parameter) in turned:
             matrices.append(parameter)
         elif parameter.requires_grad:
-            share = settings.region_rate if name.startswith("region.") else 1.0
+            share = rates.get(name.split(".")[0], 1.0)
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((share, decay), []).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []

@@ -95,6 +95,7 @@ def check_stages(settings: FinetuneSettings, base: VlmModel) -> list[tuple[str, 
         "--keep-adapter": (settings.keep_adapter and not settings.lora_rank, "--lora is 0"),
         "region": (stage.region is not RegionPart.auto, "there is no region encoder"),
         "region_rate": (stage.region_rate != DEFAULTS.region_rate, "there is no region encoder"),
+        "projector_rate": (stage.projector_rate != DEFAULTS.projector_rate, "one rate is for all"),
         "feature_mixing": (stage.feature_mixing > 0, "no encoder's features are kept"),
         "feature_noise": (stage.feature_noise > 0, "no encoder's features are kept"),
     }

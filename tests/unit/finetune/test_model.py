@@ -42,7 +42,7 @@ def test_parameter_groups(
     tiny: Tiny,
 ) -> None:
     model, _ = parts_of(tiny("levels"))
-    stage = replace(STAGE, weight_decay=0.1, region_rate=0.5)
+    stage = replace(STAGE, weight_decay=0.1, region_rate=0.5, projector_rate=0.25)
     (optimizer,) = make_optimizers(unfrozen(model), stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     seen = {}
@@ -51,8 +51,8 @@ def test_parameter_groups(
             seen[names[id(parameter)]] = (group["share"], group["weight_decay"])
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert seen.keys() == trained
-    assert seen["projector.weight"] == (1, 0.1)
-    assert seen["projector.bias"] == (1, 0)
+    assert seen["projector.weight"] == (0.25, 0.1)
+    assert seen["projector.bias"] == (0.25, 0)
     assert seen["region.roi_align.updims.weight"] == (0.5, 0.1)
     assert seen["region.mlvl_fuse.fuse_convs.0.gn.weight"] == (0.5, 0)
     assert seen["language.model.norm.weight"] == (1, 0)
