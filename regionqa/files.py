@@ -227,6 +227,20 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".regionqa-{sha256(os.fsencode(target.name)).hexdigest()[:16]}")
 
 
+def let_others_read(folder: Path) -> None:
+    """Give a folder's weights the permissions of any new file.
+
+    safetensors writes them for their owner alone, so that nobody else could run the model.
+    """
+    probe = folder / ".regionqa-new"
+    with open_output(probe) as file:
+        usual = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        if not path.is_symlink():
+            path.chmod(usual)
+
+
 def output_error(path: Path, error: Exception) -> OutputError:
     """Return the error of an output that cannot be opened or written, with what to do next."""
     if isinstance(error, FileNotFoundError) and not path.parent.exists():

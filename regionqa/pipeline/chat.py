@@ -150,7 +150,7 @@ def follow_up(model: ModelInfo, request: Request, turns: Sequence[ChatTurn]) -> 
         return replace(request, history=history)
     question, regions = request.question, request.regions
     asked = HistoryTurn(question, "", len(regions))
-    subjects = chat_turn(model, asked, turns).subjects
+    subjects = sorted(chat_turn(model, asked, turns).subjects)  # as `ask` numbers them
     if len(named_regions(question, len(regions))) < len(set(REFERENCE.findall(question))):
         return request  # the engine reports the unknown region
     kept = tuple(regions[number - 1] for number in subjects)

@@ -280,9 +280,9 @@ def test_single_turn_model_gets_the_current_regions(single: Recorded) -> None:
     follow(chat, f"/box {HEAD}", "what is this?", "is it red?", f"/box {EYE}", "and this?")
     follow(chat, "is <region2> on <region1>?", "what is <region2>?", "is it red?")
     boxes = [[str(region.box) for region in request.regions] for request in recorder.requests]
-    assert boxes == [[HEAD], [HEAD], [EYE], [EYE, HEAD], [EYE], [EYE]]
+    assert boxes == [[HEAD], [HEAD], [EYE], [HEAD, EYE], [EYE], [EYE]]
     assert [request.question for request in recorder.requests[3:5]] == [
-        "is <region1> on <region2>?",
+        "is <region2> on <region1>?",
         "what is <region1>?",
     ]
     assert all(request.history == () for request in recorder.requests)

@@ -90,6 +90,8 @@ def test_lora_is_merged_into_plain_weights(
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     linear = {name for name in before if "_proj." in name}
     assert linear and changed == linear, "all linear layers, and nothing else"
+    weights = [path for path in out.rglob("*.safetensors") if "checkpoints" not in path.parts]
+    assert {path.stat().st_mode for path in weights} == {(out / "card.toml").stat().st_mode}
     adapter = load_file(out / "adapter" / "adapter_model.safetensors")
     assert json.loads((out / "adapter" / "adapter_config.json").read_text())["r"] == 4
     for name in linear:

@@ -87,6 +87,8 @@ def test_the_result_is_a_checkpoint_with_a_card(trained: tuple[Path, str, str], 
     out = trained[0]
     for name in COPIED:
         assert (out / name).read_bytes() == (base / name).read_bytes()
+    modes = {path.stat().st_mode for path in out.rglob("*.safetensors")}
+    assert modes == {(out / "card.toml").stat().st_mode}, "others may read the weights"
     card = read_vlm_card(out / "card.toml")
     assert (card.name, card.family, card.kind) == ("mine", "qwen3_vl", "vlm")
     assert (card.regions.default, card.source) == ("crop", None)

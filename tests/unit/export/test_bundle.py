@@ -85,6 +85,7 @@ def test_bundle_round_trip(tmp_path: Path, starter: Bundle) -> None:
     bundle, reports = write_bundle(tmp_path / "mine", card, vision, region, language, tokenizer)
     assert {report.graph for report in reports} == {"vision.onnx", "region.onnx"}
     assert bundle.broken_files() == []
+    assert len({path.stat().st_mode for path in bundle.root.rglob("*.*")}) == 1, "others may read"
     assert {spec.path for spec in bundle.card.files} >= {
         "vision.onnx", "region.onnx", "encoders.safetensors", "llm/model.safetensors",
     }  # fmt: skip
