@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from recipes.starter.card import ANSWER, CONTEXT, START, STOP, starter_card
-from recipes.starter.encoders import StarterEncoders
+from recipes.starter.encoders import Scores, StarterEncoders
 from recipes.starter.records.mixture import mixture, write_records
 from recipes.starter.records.scenes import Scene, with_random_boxes
 from regionqa.bundles.store import Bundle
@@ -35,9 +35,12 @@ from regionqa.finetune.run import finetune
 from regionqa.language.tokenization import BundleTokenizer
 
 log = logging.getLogger("recipes.starter")
-GEOMETRY = {"relation": 0.42, "side": 0.22, "which": 0.2, "location": 0.08, "position": 0.08}
+GEOMETRY = {
+    "relation": 0.34, "side": 0.15, "which": 0.36, "order": 0.05, "location": 0.05,
+    "position": 0.05,
+}  # fmt: skip
 """Shares of questions that are answered from boxes alone. They are learned first: among all others
-they are asked too seldom for comparing to be found."""
+they are asked too seldom for comparing to be found. "Which" takes the longest."""
 COLOUR_STD = 0.1
 """Standard deviation of the untrained weights of colours in a region's token, which gives them
 about the magnitude of names and places."""
@@ -50,25 +53,44 @@ class DecoderSettings:
     layers: int = 4
     intermediate_size: int = 640
     vocabulary: int = 2048
-    geometry_records: int = 60_000
-    geometry_every: int = 20
+    geometry_records: int = 120_000
+    geometry_every: int = 5
     """Every so many-th view has random boxes that the first stage asks about."""
-    records: int = 200_000
+    records: int = 300_000
     held_out_records: int = 2_000
-    geometry_steps: int = 1_500
-    steps: int = 4_500
+    geometry_steps: int = 3_500
+    steps: int = 5_000
     batch: int = 96
-    group: int = 8
-    """Questions about one image that stand together; they share its encoding."""
+    geometry_group: int = 8
+    group: int = 2
+    """Questions about one image that stand together. Eight share its encoding, but matching words
+    and regions is learned from them far later."""
     rate: float = 2e-3
-    orthogonal_rate: float = 10.0
-    """Muon's learning rate for the layers' matrices, as a multiple of `rate`."""
-    refused: float = 0.15
+    geometry_orthogonal_rate: float = 10.0
+    orthogonal_rate: float = 2.5
+    """Muon's learning rate for the layers' matrices, as a multiple of `rate`. At the higher one of
+    the first stage, comparing is forgotten again."""
+    projector_rate: float = 0.1
+    """Of both projectors in the second stage, likewise: a step changes all of their many inputs."""
+    feature_noise: float = 0.5
+    """Of both stages. The encoders have memorized the photos that they learned from."""
+    refused: float = 0.12
     """Share of the questions that are not taught, and are refused."""
     name_magnitude: float = 0.3
     """Of the classes' names in untrained tokens, about that of a box's place; see
     `name_projectors`."""
     seed: int = 0
+
+    @property
+    def geometry(self) -> "DecoderSettings":
+        """The settings of the first stage."""
+        return replace(
+            self,
+            steps=self.geometry_steps,
+            group=self.geometry_group,
+            orthogonal_rate=self.geometry_orthogonal_rate,
+            projector_rate=1.0,
+        )
 
 
 def train_tokenizer(texts: Iterable[str], size: int, special: Sequence[str], path: Path) -> None:
@@ -128,7 +150,8 @@ def name_projectors(
     encoders: StarterEncoders,
     words: BundleTokenizer,
     language: LlamaForCausalLM,
-    scenes: Sequence[Scene],
+    names: Sequence[str],
+    predicted: Sequence[Scores],
     magnitude: float,
 ) -> None:
     """Let untrained projectors write what the heads predict, in the directions of the names.
@@ -141,14 +164,15 @@ def name_projectors(
         encoders: With trained heads; their projectors are changed.
         words: The tokenizer.
         language: The untrained language model.
-        scenes: With the heads' predictions.
+        names: Of the classes.
+        predicted: The heads' predictions for some photos.
         magnitude: Root mean square of what is added to a token's values.
     """
     embeddings = language.get_input_embeddings().weight
-    names = [embeddings[words.encode(name)].mean(0) for name in scenes[0].names]
-    rows = F.normalize(torch.stack(names), dim=1)  # (C, H)
-    classes = torch.from_numpy(np.concatenate([s.posteriors for s in scenes])).log()  # (N, C)
-    presence = torch.from_numpy(np.stack([s.presence for s in scenes])).logit(1e-6)  # (V, C)
+    directions = [embeddings[words.encode(name)].mean(0) for name in names]
+    rows = F.normalize(torch.stack(directions), dim=1)  # (C, H)
+    classes = torch.cat([scores.classes for scores in predicted])  # (N, C)
+    presence = torch.stack([scores.presence for scores in predicted])  # (V, C)
     regions, images = encoders.region.carry_linear, encoders.vision.projector
     assert isinstance(images, nn.Linear)
     width = encoders.settings.width
@@ -197,13 +221,14 @@ def write_all_records(
         path = folder / f"{name}.jsonl"
         if not path.exists():
             seed = settings.seed * 10 + number
-            written = write_records(asked, wanted, count, seed, path, settings.group)
+            written = write_records(asked, wanted, count, seed, path)
             log.info("%s: %s", path.name, dict(written))
 
 
 def write_base(
     encoders: StarterEncoders,
     scenes: Sequence[Scene],
+    predicted: Sequence[Scores],
     settings: DecoderSettings,
     folder: Path,
     base: Path,
@@ -222,13 +247,14 @@ def write_base(
         words.size, encoders.settings.hidden_size, CONTEXT, words.token_id(STOP),
         settings.layers, settings.intermediate_size,
     )  # fmt: skip
-    name_projectors(encoders, words, language, scenes, settings.name_magnitude)
+    names = scenes[0].names
+    name_projectors(encoders, words, language, names, predicted, settings.name_magnitude)
     vision, region = encoders.vision, encoders.region
     short = TimmVision(replace(vision.config, token_grid=1, scene_token=False))
     short.load_state_dict(vision.state_dict(), strict=False)
     start = folder / "untrained"
     write_bundle(start, starter_card(short, region), short, region, language, tokenizer)
-    run = decoder_run(start, settings, settings.geometry_steps, folder / "geometry.jsonl")
+    run = decoder_run(start, settings.geometry, folder / "geometry.jsonl")
     learned = read_modules(finished(finetune(run, folder / "geometry", resume=True, device="cpu")))
     assert learned.region is not None
     card = starter_card(vision, region)
@@ -238,7 +264,7 @@ def write_base(
 def train_decoder(base: Path, settings: DecoderSettings, folder: Path) -> Bundle:
     """Train projectors and language model on everything."""
     held_out = folder / "held-out.jsonl"
-    run = decoder_run(base, settings, settings.steps, folder / "records.jsonl", held_out)
+    run = decoder_run(base, settings, folder / "records.jsonl", held_out)
     return finished(finetune(run, folder / "trained", resume=True, device="cpu"))
 
 
@@ -249,19 +275,22 @@ def finished(bundle: Bundle | None) -> Bundle:
 
 
 def decoder_run(
-    model: Path, settings: DecoderSettings, steps: int, data: Path, held_out: Path | None = None
+    model: Path, settings: DecoderSettings, data: Path, held_out: Path | None = None
 ) -> FinetuneSettings:
     """Settings of a run that trains projectors and language model."""
     is_slow = lacks_bf16(torch.device("cpu"))
     stage = StageSettings(
         learning_rate=settings.rate,
         orthogonal_rate=settings.orthogonal_rate,
-        steps=steps,
+        steps=settings.steps,
         batch=settings.batch,
         group=settings.group,
         precision=TrainingPrecision.fp32 if is_slow else TrainingPrecision.bf16,
         region=RegionPart.projector,
+        region_rate=settings.projector_rate,
         projector=True,
+        projector_rate=settings.projector_rate,
+        feature_noise=settings.feature_noise,
         language=True,
         warm_up=0.05,
         weight_decay=0.1,

@@ -50,7 +50,7 @@ class EncoderSettings:
     place_width: int = 96
     """Hidden width of the embedding of a box's place."""
     dropout: float = 0.3
-    epochs: float = 6
+    epochs: float = 4
     batch: int = 8
     """Photos in a step."""
     most_boxes: int = 96

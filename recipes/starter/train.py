@@ -16,11 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from recipes.starter.beliefs import (
-    believed_scenes,
-    fit_temperatures,
-    write_views,
-)
 from recipes.starter.card import DETECTOR_TABLE, starter_card
 from recipes.starter.decoder import DecoderSettings, train_decoder, write_all_records, write_base
 from recipes.starter.detector import DetectorSettings, train_detector
@@ -28,6 +23,7 @@ from recipes.starter.encoders import EncoderSettings, StarterEncoders, save, tra
 from recipes.starter.frozen import frozen_features, train_heads
 from recipes.starter.photos import Photo, read_photos, split
 from recipes.starter.records.scenes import annotated_scene
+from recipes.starter.views import described_scenes, score, write_views
 from regionqa.boxes.files import read_boxes
 from regionqa.bundles.store import CARD, Bundle, open_bundle
 from regionqa.engine import Engine
@@ -42,6 +38,8 @@ log = logging.getLogger("recipes.starter")
 ENCODERS, DECODER, DETECTOR = EncoderSettings(), DecoderSettings(), DetectorSettings()
 CROPS = 2
 """Crops of each photo that the language model learns from, beside the photo."""
+PREDICTED = 400
+"""Photos whose predictions say how large the untrained projectors' output is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,12 +72,12 @@ def train_starter(
     head = train_detector(encoders, learned, detector_settings, out)
     base = out / "base"
     if not (base / CARD).exists():
-        temperatures = fit_temperatures(encoders, held_out)
         views = write_views(learned, CROPS, out / "views", decoder_settings.seed)
-        scenes = believed_scenes(encoders, views, names, temperatures)
+        scenes = described_scenes(encoders, views, names)
         others = [annotated_scene(photo, names) for photo in held_out]
         write_all_records(scenes, others, decoder_settings, out)
-        write_base(encoders, scenes, decoder_settings, out, base)
+        predicted = score(encoders, learned[:PREDICTED])
+        write_base(encoders, scenes, predicted, decoder_settings, out, base)
     trained = train_decoder(base, decoder_settings, out)
     bundle = finished_bundle(trained, data, out / "starter", head, names)
     log.info("wrote %s, %.1f MB", bundle.root, bundle.size / 1e6)

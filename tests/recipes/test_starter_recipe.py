@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from recipes.starter.beliefs import write_crop
 from recipes.starter.decoder import DecoderSettings
 from recipes.starter.detector import DetectorSettings
 from recipes.starter.encoders import (
@@ -24,6 +23,7 @@ from recipes.starter.encoders import (
 )
 from recipes.starter.photos import Photo, View, random_view, split
 from recipes.starter.train import train_starter
+from recipes.starter.views import write_crop
 from regionqa.bundles.store import open_bundle
 from regionqa.detection.detector import load_detector
 from regionqa.engine import Engine

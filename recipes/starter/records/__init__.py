@@ -1,1 +1,1 @@
-"""Training records for the starter, written from annotations and the encoders' beliefs."""
+"""Training records for the starter, written from annotations."""

@@ -11,7 +11,7 @@ import numpy as np
 from recipes.starter.records import one_region as one
 from recipes.starter.records import several_regions as several
 from recipes.starter.records import whole_image as whole
-from recipes.starter.records.scenes import Belief, DrawnQuestion, Maker, Scene
+from recipes.starter.records.scenes import DrawnQuestion, Maker, Scene
 from recipes.starter.records.untaught import Refusals, words_of
 from recipes.starter.records.words import TABLES, Rng, SceneError, as_typed, listed, many_of
 from regionqa.boxes.fields import json_text
@@ -26,8 +26,8 @@ from regionqa.regions import Box, Region
 def answered(maker: Maker, beginning: str) -> Maker:
     """Restrict a maker to answers that begin so, by which yes and no are asked equally often."""
 
-    def maker_of_answer(belief: Belief, rng: Rng) -> DrawnQuestion:
-        drawn = maker(belief, rng)
+    def maker_of_answer(scene: Scene, rng: Rng) -> DrawnQuestion:
+        drawn = maker(scene, rng)
         if not drawn.answer.startswith(beginning):
             raise SceneError
         return drawn
@@ -36,26 +36,26 @@ def answered(maker: Maker, beginning: str) -> Maker:
 
 
 TAUGHT: Mapping[str, tuple[Maker, float]] = {
-    "naming": (one.naming, 0.22), "describing": (one.describing, 0.05),
+    "naming": (one.naming, 0.26), "describing": (one.describing, 0.05),
     "fine name": (one.fine_naming, 0.03), "position": (one.position, 0.03),
-    "size": (one.sizing, 0.01), "colour": (one.colouring, 0.1),
-    "colour check": (one.colour_checking, 0.03), "check": (one.checking, 0.14),
+    "size": (one.sizing, 0.01), "colour": (one.colouring, 0.13),
+    "colour check": (one.colour_checking, 0.03), "check": (one.checking, 0.16),
     "group": (one.grouping, 0.02), "choosing": (one.choosing, 0.03),
     "activity": (one.activity, 0.02), "count alike": (one.counting_alike, 0.01),
     "next to": (one.neighbouring, 0.01), "shape": (one.shaping, 0.015),
     "material": (one.material, 0.015), "several": (several.naming_several, 0.03),
     "relation": (several.relating, 0.18), "side": (several.siding, 0.04),
-    "which": (several.comparing, 0.1), "location": (several.locating, 0.03),
-    "order": (several.ordering, 0.04), "same: yes": (answered(several.matching, "yes"), 0.015),
-    "same: no": (answered(several.matching, "no"), 0.015),
+    "which": (several.comparing, 0.14), "location": (several.locating, 0.03),
+    "order": (several.ordering, 0.05), "same: yes": (answered(several.matching, "yes"), 0.02),
+    "same: no": (answered(several.matching, "no"), 0.02),
     "overlap: yes": (answered(several.overlapping, "yes"), 0.005),
     "overlap: no": (answered(several.overlapping, "no"), 0.005),
     "pointing": (several.pointing, 0.03),
     "presence: yes": (answered(whole.presence, "yes"), 0.13),
     "presence: no": (answered(whole.presence, "no"), 0.13), "finding": (whole.finding, 0.015),
-    "biggest": (whole.biggest, 0.015), "caption": (whole.captioning, 0.07),
+    "biggest": (whole.biggest, 0.015), "caption": (whole.captioning, 0.08),
     "count: 0": (whole.counting(0, 0), 0.01), "count: 6+": (whole.counting(6, 99), 0.01),
-    **{f"count: {number}": (whole.counting(number, number), 0.02) for number in range(1, 6)},
+    **{f"count: {number}": (whole.counting(number, number), 0.03) for number in range(1, 6)},
 }  # fmt: skip
 """Maker of each taught kind, and how often it is asked, up to a common factor. What stands before a
 colon is the kind's name in records."""
@@ -66,7 +66,7 @@ LISTED = 0.3
 """Share of the questions with choices that list them."""
 
 
-def mixture(refused: float = 0.15, **changed: float) -> dict[str, float]:
+def mixture(refused: float = 0.12, **changed: float) -> dict[str, float]:
     """Shares of all kinds, which sum to 1.
 
     Args:
@@ -84,8 +84,8 @@ def all_makers(scenes: Sequence[Scene]) -> dict[str, Maker]:
     chances = np.array([share for _, share in TAUGHT.values()])
     makers = [maker for maker, _ in TAUGHT.values()]
 
-    def taught(belief: Belief, rng: Rng) -> DrawnQuestion:
-        return makers[int(rng.choice(len(makers), p=chances / chances.sum()))](belief, rng)
+    def taught(scene: Scene, rng: Rng) -> DrawnQuestion:
+        return makers[int(rng.choice(len(makers), p=chances / chances.sum()))](scene, rng)
 
     tables = (table for section, table in TABLES.items() if section != "untaught")
     names = {name for scene in scenes for name in scene.names}
@@ -101,13 +101,13 @@ def all_makers(scenes: Sequence[Scene]) -> dict[str, Maker]:
     }
 
 
-def as_asked(drawn: DrawnQuestion, belief: Belief, rng: Rng) -> DrawnQuestion:
+def as_asked(drawn: DrawnQuestion, scene: Scene, rng: Rng) -> DrawnQuestion:
     """Put a question among further regions, list its choices, and type it, each sometimes."""
     boxes, texts = drawn.boxes, [drawn.text, drawn.answer, *drawn.choices]
     count = len(boxes)
     named = len(set(REFERENCE.findall(drawn.text)))
     if 0 < count < MOST_REGIONS and count == named and rng.random() < CROWDED:
-        further = belief.boxes_to_compare(int(rng.integers(1, MOST_REGIONS - count + 1)), rng)
+        further = scene.boxes_to_compare(int(rng.integers(1, MOST_REGIONS - count + 1)), rng)
         order = rng.permutation(count + len(further))
         boxes = np.concatenate([boxes, further])[order]
         number = np.argsort(order) + 1  # of each region, in the new order
@@ -146,10 +146,9 @@ def draw_questions(
 
     def next_question(scene: Scene) -> tuple[int, DrawnQuestion] | None:
         behind = np.maximum(wanted * (made.sum() + 1) - made, wanted * 0.02)
-        belief = Belief.draw(scene, rng)
         for row in rng.choice(len(kinds), len(kinds), replace=False, p=behind / behind.sum()):
             with suppress(SceneError):
-                return int(row), as_asked(makers[kinds[row]](belief, rng), belief, rng)
+                return int(row), as_asked(makers[kinds[row]](scene, rng), scene, rng)
         return None
 
     while True:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from recipes.starter.records import words
-from recipes.starter.records.scenes import Belief, DrawnQuestion, Maker, area_of, place_of
+from recipes.starter.records.scenes import DrawnQuestion, Maker, Scene, area_of, place_of
 from recipes.starter.records.words import Rng, SceneError, ask, pick
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.data.english import with_article
@@ -16,39 +16,39 @@ AREAS = ((0.02, "very small"), (0.08, "small"), (0.3, "medium-sized"), (2.0, "la
 """Words for the share of the image that a box covers, at most."""
 ACTIVITIES = words.TABLES["activities"]
 FEW = (3, 4)
-"""Things of a class among which a caption about one, or about several, is believed of each."""
+"""Things of a class among which a caption about one, or about several, counts for each."""
 LONGEST = 5
 """Words of an activity."""
 
 
-def open_question(kind: str, answer: Callable[[Belief, int, Rng], str]) -> Maker:
+def open_question(kind: str, answer: Callable[[Scene, int, Rng], str]) -> Maker:
     """Make the maker of a kind of questions about a box, from what is answered of its row."""
 
-    def maker(belief: Belief, rng: Rng) -> DrawnQuestion:
-        (row,) = belief.rows(1, rng)
-        text = ask(kind, rng, **belief.slots(int(belief.labels[row]), rng))
-        reply = answer(belief, row, rng).rstrip(".")
-        return DrawnQuestion(text, f"{reply}.", belief.boxes[[row]])
+    def maker(scene: Scene, rng: Rng) -> DrawnQuestion:
+        (row,) = scene.rows(1, rng)
+        text = ask(kind, rng, **scene.slots(int(scene.labels[row]), rng))
+        reply = answer(scene, row, rng).rstrip(".")
+        return DrawnQuestion(text, f"{reply}.", scene.fractions[[row]])
 
     return maker
 
 
 def choice_of_word(
-    kind: str, options: Iterable[str], word: Callable[[Belief, int], str | None], doubt: float = 0
+    kind: str, options: Iterable[str], word: Callable[[Scene, int], str | None], doubt: float = 0
 ) -> Maker:
     """Make the maker of a kind whose answer is one word of several; four are to choose from.
 
     doubt: how often it is asked where there is no answer, to be refused.
     """
 
-    def maker(belief: Belief, rng: Rng) -> DrawnQuestion:
-        (row,) = belief.rows(1, rng)
-        right = word(belief, row)
+    def maker(scene: Scene, rng: Rng) -> DrawnQuestion:
+        (row,) = scene.rows(1, rng)
+        right = word(scene, row)
         if right is None:
-            return DrawnQuestion(ask(kind, rng), unsure(doubt, rng), belief.boxes[[row]])
+            return DrawnQuestion(ask(kind, rng), unsure(doubt, rng), scene.fractions[[row]])
         others = rng.permutation([each for each in options if each != right])[:3]
         choices = tuple(f"{each}." for each in rng.permutation([right, *others]))
-        return DrawnQuestion(ask(kind, rng), f"{right}.", belief.boxes[[row]], choices)
+        return DrawnQuestion(ask(kind, rng), f"{right}.", scene.fractions[[row]], choices)
 
     return maker
 
@@ -60,31 +60,29 @@ def unsure(share: float, rng: Rng) -> str:
     raise SceneError
 
 
-def known_colour(belief: Belief, row: int) -> str | None:
+def known_colour(scene: Scene, row: int) -> str | None:
     """The colour of a box, if it is known."""
-    return belief.scene.colours[row] if belief.scene.colours else None
+    return scene.colours[row] if scene.colours else None
 
 
-def described(belief: Belief, row: int, rng: Rng) -> str:
+def described(scene: Scene, row: int, rng: Rng) -> str:
     """`a large black cat on the left`."""
-    area, name = area_of(belief.boxes[row]), belief.name(row)
-    colour = known_colour(belief, row) if name != "person" else None  # it would be of the clothes
+    area, name = area_of(scene.fractions[row]), scene.name(row)
+    colour = known_colour(scene, row) if name != "person" else None  # it would be of the clothes
     size = "large" if area > 0.3 else "small" if area < 0.015 else None
     noun = " ".join(filter(None, (size, colour, name)))
-    return f"{with_article(noun)} {place_of(belief.boxes[row])}"
+    return f"{with_article(noun)} {place_of(scene.fractions[row])}"
 
 
-def fine_name(belief: Belief, row: int, rng: Rng) -> str:
+def fine_name(scene: Scene, row: int, rng: Rng) -> str:
     """`a tabby cat`."""
-    fine = belief.scene.fine_names[row] if belief.scene.fine_names else None
-    if fine and belief.labels[row] == belief.scene.labels[row]:
-        return with_article(fine)
-    return unsure(0.2, rng)
+    fine = scene.fine_names[row] if scene.fine_names else None
+    return with_article(fine) if fine else unsure(0.2, rng)
 
 
-def nearest(belief: Belief, row: int, rng: Rng) -> str:
+def nearest(scene: Scene, row: int, rng: Rng) -> str:
     """The nearest other thing, if it is near."""
-    boxes = belief.boxes
+    boxes = scene.fractions
     apart = np.maximum(boxes[:, :2] - boxes[row, 2:], boxes[row, :2] - boxes[:, 2:])  # (N, 2)
     gaps = apart.clip(0).sum(axis=1)  # between edges
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -93,97 +91,97 @@ def nearest(belief: Belief, row: int, rng: Rng) -> str:
     other = int(distance.argmin())
     if other == row or gaps[other] > 0.25:
         raise SceneError
-    return belief.thing(other)
+    return scene.thing(other)
 
 
-def done(belief: Belief, row: int, rng: Rng) -> str:
+def done(scene: Scene, row: int, rng: Rng) -> str:
     """`riding a wave`, by a caption; a thing that is not alive does nothing."""
-    name = belief.name(row)
+    name = scene.name(row)
     if name == "person" or words.GROUP_OF.get(name) == "animal":
-        count = belief.count(int(belief.labels[row]))
-        return pick(list(activities(name, count, belief.scene.captions)), rng)
+        count = scene.count(int(scene.labels[row]))
+        return pick(list(activities(name, count, scene.captions)), rng)
     if rng.random() < 0.3:
         return f"nothing, it is {with_article(name)}"
     raise SceneError
 
 
-naming = open_question("naming", lambda belief, row, _: belief.thing(row))
+naming = open_question("naming", lambda scene, row, _: scene.thing(row))
 describing = open_question("describing", described)
 fine_naming = open_question("fine", fine_name)
-position = open_question("position", lambda belief, row, _: place_of(belief.boxes[row]))
+position = open_question("position", lambda scene, row, _: place_of(scene.fractions[row]))
 sizing = open_question(
-    "size", lambda belief, row, _: next(w for a, w in AREAS if area_of(belief.boxes[row]) <= a)
+    "size", lambda scene, row, _: next(w for a, w in AREAS if area_of(scene.fractions[row]) <= a)
 )
 counting_alike = open_question(
     "counting alike",
-    lambda belief, row, _: words.number_word(max(1, belief.count(int(belief.labels[row])))),
+    lambda scene, row, _: words.number_word(max(1, scene.count(int(scene.labels[row])))),
 )
 neighbouring = open_question("neighbouring", nearest)
 activity = open_question("activity", done)
 colouring = choice_of_word("colour", words.COLOURS, known_colour)
 shaping = choice_of_word(
-    "shape", words.TABLES["shapes"], lambda belief, row: words.SHAPE_OF.get(belief.name(row)), 0.1
+    "shape", words.TABLES["shapes"], lambda scene, row: words.SHAPE_OF.get(scene.name(row)), 0.1
 )
 material = choice_of_word(
     *("material", words.TABLES["materials"]),
-    lambda belief, row: words.MATERIAL_OF.get(belief.name(row)),
+    lambda scene, row: words.MATERIAL_OF.get(scene.name(row)),
     0.1,
 )
 
 
-def colour_checking(belief: Belief, rng: Rng) -> DrawnQuestion:
+def colour_checking(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Whether a region has a colour; half of the answers are yes."""
-    (row,) = belief.rows(1, rng)
-    right = known_colour(belief, row)
+    (row,) = scene.rows(1, rng)
+    right = known_colour(scene, row)
     if right is None:
         raise SceneError
-    others = {other for other in belief.scene.colours if other} - {right}
+    others = {other for other in scene.colours if other} - {right}
     asked = right if rng.random() < 0.5 else pick(sorted(others) or words.COLOURS, rng)
     answer = "yes." if asked == right else f"no, {right}."
-    return DrawnQuestion(ask("colour check", rng, colour=asked), answer, belief.boxes[[row]])
+    return DrawnQuestion(ask("colour check", rng, colour=asked), answer, scene.fractions[[row]])
 
 
-def other_classes(belief: Belief, row: int, count: int, rng: Rng) -> list[int]:
-    """Draw classes that a box is not believed to be."""
-    taken = np.arange(len(belief.present)) == belief.labels[row]
-    return belief.rivals(belief.scene.posteriors[row], taken, count, rng)
+def other_classes(scene: Scene, row: int, count: int, rng: Rng) -> list[int]:
+    """Draw classes that a box does not show."""
+    taken = np.arange(len(scene.present)) == scene.labels[row]
+    return scene.others(taken, count, rng)
 
 
-def checking(belief: Belief, rng: Rng) -> DrawnQuestion:
+def checking(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Whether a region is a named thing; half of the answers are yes."""
-    (row,) = belief.rows(1, rng)
+    (row,) = scene.rows(1, rng)
     right = rng.random() < 0.5
-    asked = int(belief.labels[row]) if right else other_classes(belief, row, 1, rng)[0]
-    text = ask("checking", rng, **belief.slots(asked, rng))
-    answer = f"{'yes' if right else 'no'}, {belief.thing(row)}."
-    return DrawnQuestion(text, answer, belief.boxes[[row]])
+    asked = int(scene.labels[row]) if right else other_classes(scene, row, 1, rng)[0]
+    text = ask("checking", rng, **scene.slots(asked, rng))
+    answer = f"{'yes' if right else 'no'}, {scene.thing(row)}."
+    return DrawnQuestion(text, answer, scene.fractions[[row]])
 
 
-def grouping(belief: Belief, rng: Rng) -> DrawnQuestion:
+def grouping(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Whether a region is of a wider kind: an animal, food."""
-    (row,) = belief.rows(1, rng)
-    own = words.GROUP_OF.get(belief.name(row))
+    (row,) = scene.rows(1, rng)
+    own = words.GROUP_OF.get(scene.name(row))
     asked = own if own and rng.random() < 0.5 else pick(sorted(words.TABLES["groups"]), rng)
     text = ask("checking", rng, thing=with_article(asked))
-    answer = f"{'yes' if asked == own else 'no'}, {belief.thing(row)}."
-    return DrawnQuestion(text, answer, belief.boxes[[row]])
+    answer = f"{'yes' if asked == own else 'no'}, {scene.thing(row)}."
+    return DrawnQuestion(text, answer, scene.fractions[[row]])
 
 
-def choosing(belief: Belief, rng: Rng) -> DrawnQuestion:
+def choosing(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Which of two or four things a region is."""
-    (row,) = belief.rows(1, rng)
-    labels = [int(belief.labels[row]), *other_classes(belief, row, pick((1, 3), rng), rng)]
+    (row,) = scene.rows(1, rng)
+    labels = [int(scene.labels[row]), *other_classes(scene, row, pick((1, 3), rng), rng)]
     labels = [labels[place] for place in rng.permutation(len(labels))]
-    options = words.listed([belief.slots(label, rng)["thing"] for label in labels], "or")
-    choices = tuple(f"{with_article(belief.scene.names[label])}." for label in labels)
+    options = words.listed([scene.slots(label, rng)["thing"] for label in labels], "or")
+    choices = tuple(f"{with_article(scene.names[label])}." for label in labels)
     text = ask("choosing", rng, options=options)
-    return DrawnQuestion(text, f"{belief.thing(row)}.", belief.boxes[[row]], choices)
+    return DrawnQuestion(text, f"{scene.thing(row)}.", scene.fractions[[row]], choices)
 
 
 def activities(name: str, count: int, captions: Iterable[str]) -> Iterator[str]:
     """Read off captions what they say that one of `count` things of a class is doing.
 
-    A caption does not say which of the boxes it means, so it is believed only where there are few.
+    A caption does not say which of the boxes it means, so it is used only where there are few.
     """
     one: tuple[str, ...] = (name,)
     several: tuple[str, ...] = (words.many_of(name),)

@@ -1,7 +1,8 @@
-"""An image with annotations and predictions, classes sampled from them, and one question."""
+"""An image with its annotations, what is drawn from them, and one question."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ Bools = npt.NDArray[np.bool_]
 
 MIN_SIDE = 16
 """Pixels of a box's shorter side from which on it is asked about."""
-HARD = (0.5, 0.25, 0.25)
-"""Shares of wrong classes: likely by the encoder's probabilities, of the same group, any."""
+WRONG = (0.35, 0.3, 0.35)
+"""Shares of wrong classes: of the same image, of the same group, any."""
 MOST_RANDOM = 40
 """Boxes of a scene with random boxes."""
 ANYWHERE = 0.4
@@ -28,21 +29,14 @@ alike, and half of their pairs too close to call."""
 
 @dataclass(frozen=True)
 class Scene:
-    """One image: its annotations, and the vision encoder's predictions.
-
-    The encoder has memorized the boxes it was trained on. Questions about classes are therefore
-    answered by its calibrated probabilities instead of the annotation, so that the decoder's own
-    probabilities are calibrated.
+    """One image and its annotations.
 
     Attributes:
         image: Its file.
         size: Width and height in pixels, as displayed.
         names: The classes (C,).
         boxes: (N, 4) xyxy in pixels.
-        labels: (N,) annotated classes.
-        posteriors: (N, C) probabilities of the boxes' classes; rows sum to 1.
-        presence: (C,) probability that the image shows a class.
-        counts: (C,) expected number of things of a class.
+        labels: (N,) classes of the boxes.
         captions: Captions of the image, written by people.
         colours: (N,) of `COLOURS`; None: not known. Empty: none is.
         fine_names: (N,) a name within the class, `tabby cat`, likewise.
@@ -54,39 +48,84 @@ class Scene:
     names: tuple[str, ...]
     boxes: Floats
     labels: Ints
-    posteriors: Floats
-    presence: Floats
-    counts: Floats
     captions: tuple[str, ...] = ()
     colours: tuple[str | None, ...] = ()
     fine_names: tuple[str | None, ...] = ()
     weights: Floats | None = None
 
+    @cached_property
+    def fractions(self) -> Floats:
+        """The boxes (N, 4) as fractions of the image's sides."""
+        sides: Floats = np.array(self.size * 2, np.float32)
+        return self.boxes / sides
+
+    @cached_property
+    def counts(self) -> Ints:
+        """(C,) number of things of each class."""
+        return np.bincount(self.labels, minlength=len(self.names))
+
+    @property
+    def present(self) -> Bools:
+        """(C,) whether the image shows a class."""
+        return self.counts > 0
+
+    def name(self, row: int) -> str:
+        """`dog`: the class of a box."""
+        return self.names[int(self.labels[row])]
+
+    def thing(self, row: int) -> str:
+        """`a dog`."""
+        return with_article(self.name(row))
+
+    def count(self, label: int) -> int:
+        """Return the number of things of a class."""
+        return int(self.counts[label])
+
+    def rows(self, count: int, rng: Rng) -> list[int]:
+        """Draw different boxes by weight; SceneError where there are too few."""
+        sides = (self.boxes[:, 2:] - self.boxes[:, :2]).min(axis=1, initial=np.inf)
+        weights = (sides >= MIN_SIDE) * np.float64(1)  # (N,)
+        if self.weights is not None:
+            weights = weights * self.weights
+        if np.count_nonzero(weights) < max(1, count):
+            raise SceneError
+        drawn = rng.choice(len(weights), count, replace=False, p=weights / weights.sum())
+        return [int(row) for row in drawn]
+
+    def others(self, taken: Bools, count: int, rng: Rng) -> list[int]:
+        """Draw classes other than those `taken` (C,), by the shares of WRONG."""
+        if np.count_nonzero(~taken) < count:
+            raise SceneError
+        groups = np.array([GROUP_OF.get(name, name) for name in self.names])
+        akin = np.isin(groups, groups[taken])
+        parts = np.stack([self.present, akin, np.ones(len(taken))]) * ~taken  # (3, C)
+        totals = parts.sum(axis=1)
+        chances = np.array(WRONG) / np.where(totals, totals, np.inf) @ parts  # (C,)
+        drawn = rng.choice(len(taken), count, replace=False, p=chances / chances.sum())
+        return [int(label) for label in drawn]
+
+    def slots(self, label: int, rng: Rng) -> dict[str, str]:
+        """What wordings call a class: `name`, `thing` and `many`."""
+        name = everyday_name(self.names[label], rng)
+        return {"name": name, "thing": with_article(name), "many": many_of(name)}
+
+    def boxes_to_compare(self, count: int, rng: Rng) -> Floats:
+        """Draw boxes (count, 4) of things, or anywhere with sizes even in their logarithm."""
+        if count and rng.random() > ANYWHERE:
+            return self.fractions[self.rows(count, rng)]
+        return random_boxes(count, rng)
+
 
 def annotated_scene(photo: Photo, names: tuple[str, ...]) -> Scene:
-    """Describe a photo by its annotations, as if they were what the encoder believes."""
-    counts = np.bincount(photo.labels, minlength=len(names)).astype(np.float32)  # (C,)
-    return Scene(
-        image=photo.path,
-        size=photo.size,
-        names=names,
-        boxes=photo.boxes,
-        labels=photo.labels,
-        posteriors=np.eye(len(names), dtype=np.float32)[photo.labels],
-        presence=(counts > 0).astype(np.float32),
-        counts=counts,
-        captions=photo.captions,
-    )
+    """Describe a photo by its annotations."""
+    return Scene(photo.path, photo.size, names, photo.boxes, photo.labels, photo.captions)
 
 
 def with_random_boxes(scene: Scene, rng: Rng) -> Scene:
     """Replace a scene's boxes by random ones, of which only the places are known."""
     boxes = random_boxes(MOST_RANDOM, rng) * np.array(scene.size * 2, np.float32)
     labels = np.zeros(len(boxes), np.int64)
-    posteriors = np.eye(len(scene.names), dtype=np.float32)[labels]
-    return replace(
-        scene, boxes=boxes, labels=labels, posteriors=posteriors, colours=(), fine_names=()
-    )
+    return replace(scene, boxes=boxes, labels=labels, colours=(), fine_names=())
 
 
 def random_boxes(count: int, rng: Rng) -> Floats:
@@ -96,79 +135,6 @@ def random_boxes(count: int, rng: Rng) -> Floats:
     first = (middles - sides / 2).clip(0, 0.95)
     last = np.maximum((middles + sides / 2).clip(0, 1), first + 0.05)
     return np.concatenate([first, last], axis=1).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Belief:
-    """A scene with classes drawn from the encoder's probabilities, anew for each question.
-
-    Attributes:
-        scene: The scene.
-        boxes: (N, 4) xyxy as fractions of the image's sides.
-        labels: (N,) drawn classes of the boxes.
-        present: (C,) whether the image shows a class, drawn.
-    """
-
-    scene: Scene
-    boxes: Floats
-    labels: Ints
-    present: Bools
-
-    @classmethod
-    def draw(cls, scene: Scene, rng: Rng) -> "Belief":
-        """Draw classes and presence."""
-        levels = scene.posteriors.cumsum(axis=1)  # (N, C)
-        draws = rng.random((len(levels), 1)) * levels[:, -1:]
-        present = rng.random(len(scene.names)) < scene.presence
-        sides: Floats = np.array(scene.size * 2, np.float32)
-        boxes = (scene.boxes / sides).astype(np.float32)
-        return cls(scene, boxes, (levels <= draws).sum(axis=1), present)
-
-    def name(self, row: int) -> str:
-        """`dog`: the believed class of a box."""
-        return self.scene.names[int(self.labels[row])]
-
-    def thing(self, row: int) -> str:
-        """`a dog`."""
-        return with_article(self.name(row))
-
-    def count(self, label: int) -> int:
-        """Expected number of things of a class, rounded."""
-        return int(np.rint(self.scene.counts[label]))
-
-    def rows(self, count: int, rng: Rng) -> list[int]:
-        """Draw different boxes by weight; SceneError where there are too few."""
-        sides = (self.scene.boxes[:, 2:] - self.scene.boxes[:, :2]).min(axis=1, initial=np.inf)
-        weights = (sides >= MIN_SIDE) * np.float64(1)  # (N,)
-        if self.scene.weights is not None:
-            weights = weights * self.scene.weights
-        if np.count_nonzero(weights) < max(1, count):
-            raise SceneError
-        drawn = rng.choice(len(weights), count, replace=False, p=weights / weights.sum())
-        return [int(row) for row in drawn]
-
-    def rivals(self, likely: Floats, taken: Bools, count: int, rng: Rng) -> list[int]:
-        """Draw classes other than those `taken` (C,), given their probabilities (C,)."""
-        if np.count_nonzero(~taken) < count:
-            raise SceneError
-        groups = np.array([GROUP_OF.get(name, name) for name in self.scene.names])
-        akin = np.isin(groups, groups[taken])
-        parts = np.stack([likely + 1e-9, akin, np.ones(len(taken))]) * ~taken  # (3, C)
-        totals = parts.sum(axis=1)
-        chances = np.array(HARD) / np.where(totals, totals, np.inf) @ parts  # (C,)
-        drawn = rng.choice(len(taken), count, replace=False, p=chances / chances.sum())
-        return [int(label) for label in drawn]
-
-    def slots(self, label: int, rng: Rng) -> dict[str, str]:
-        """What wordings call a class: `name`, `thing` and `many`."""
-        name = everyday_name(self.scene.names[label], rng)
-        return {"name": name, "thing": with_article(name), "many": many_of(name)}
-
-    def boxes_to_compare(self, count: int, rng: Rng) -> Floats:
-        """Draw boxes (count, 4) of things, or anywhere with sizes even in their logarithm."""
-        if count and rng.random() > ANYWHERE:
-            return self.boxes[self.rows(count, rng)]
-        return random_boxes(count, rng)
 
 
 @dataclass(frozen=True)
@@ -183,7 +149,7 @@ class DrawnQuestion:
     """Answers of which one is right; empty: the question is open."""
 
 
-Maker = Callable[[Belief, Rng], DrawnQuestion]
+Maker = Callable[[Scene, Rng], DrawnQuestion]
 """Makes a question; SceneError where the scene has none of its kind."""
 
 

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import numpy as np
 
-from recipes.starter.records.scenes import Belief, DrawnQuestion, Floats, area_of
+from recipes.starter.records.scenes import DrawnQuestion, Floats, Scene, area_of
 from recipes.starter.records.words import TABLES, Rng, SceneError, Table, ask, listed, many_of, pick
 
 CLOSE = 0.04
@@ -30,9 +30,9 @@ def measures(boxes: Floats) -> Floats:
     return np.stack([x, y, size, boxes[:, 3]], axis=1)
 
 
-def compared(belief: Belief, count: int, rng: Rng) -> tuple[Floats, Table, Floats]:
+def compared(scene: Scene, count: int, rng: Rng) -> tuple[Floats, Table, Floats]:
     """Draw boxes (R, 4), an axis, and how much of it each has (R,); all differ clearly."""
-    boxes = belief.boxes_to_compare(count, rng)
+    boxes = scene.boxes_to_compare(count, rng)
     axis = int(rng.choice(len(AXES), p=SHARES))
     values = measures(boxes)[:, axis]
     if np.diff(np.sort(values)).min() < CLOSE:
@@ -45,16 +45,16 @@ def marks(count: int) -> list[str]:
     return [f"<region{number}>" for number in range(1, count + 1)]
 
 
-def naming_several(belief: Belief, rng: Rng) -> DrawnQuestion:
+def naming_several(scene: Scene, rng: Rng) -> DrawnQuestion:
     """What two to four regions are, in their order."""
-    rows = belief.rows(int(rng.integers(2, 5)), rng)
+    rows = scene.rows(int(rng.integers(2, 5)), rng)
     text = ask("naming several", rng, regions=listed(marks(len(rows))))
-    return DrawnQuestion(text, f"{listed([belief.thing(r) for r in rows])}.", belief.boxes[rows])
+    return DrawnQuestion(text, f"{listed([scene.thing(r) for r in rows])}.", scene.fractions[rows])
 
 
-def relating(belief: Belief, rng: Rng) -> DrawnQuestion:
+def relating(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Whether one region is left of, above, bigger than or in front of another."""
-    boxes, axis, (first, second) = compared(belief, 2, rng)
+    boxes, axis, (first, second) = compared(scene, 2, rng)
     more = rng.random() < 0.5
     words = pick(axis["more" if more else "less"], rng)
     return DrawnQuestion(
@@ -62,17 +62,17 @@ def relating(belief: Belief, rng: Rng) -> DrawnQuestion:
     )
 
 
-def siding(belief: Belief, rng: Rng) -> DrawnQuestion:
+def siding(scene: Scene, rng: Rng) -> DrawnQuestion:
     """On which of two sides of another region one is, or which of the two is bigger."""
-    boxes, axis, (first, second) = compared(belief, 2, rng)
+    boxes, axis, (first, second) = compared(scene, 2, rng)
     choices = tuple(f"{side}." for side in axis["sides"])
     text = ask("siding", rng, sides=pick(axis["asked"], rng))
     return DrawnQuestion(text, choices[int(first < second)], boxes, choices)
 
 
-def comparing(belief: Belief, rng: Rng) -> DrawnQuestion:
+def comparing(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Which of two to five regions is bigger, further left, higher, nearer."""
-    boxes, axis, values = compared(belief, pick((2, 2, 2, 3, 3, 4, 5), rng), rng)
+    boxes, axis, values = compared(scene, pick((2, 2, 2, 3, 3, 4, 5), rng), rng)
     more = rng.random() < 0.5
     words = pick(axis["most" if more else "least"], rng)
     regions = marks(len(boxes))
@@ -85,9 +85,9 @@ def comparing(belief: Belief, rng: Rng) -> DrawnQuestion:
     )
 
 
-def ordering(belief: Belief, rng: Rng) -> DrawnQuestion:
+def ordering(scene: Scene, rng: Rng) -> DrawnQuestion:
     """In which order three regions lie along an axis."""
-    boxes, axis, values = compared(belief, 3, rng)
+    boxes, axis, values = compared(scene, 3, rng)
     falling = rng.random() < 0.5
     regions = marks(3)
     orders = [f"{', '.join(order)}." for order in permutations(regions)]
@@ -98,9 +98,9 @@ def ordering(belief: Belief, rng: Rng) -> DrawnQuestion:
     return DrawnQuestion(text, answer, boxes, choices)
 
 
-def locating(belief: Belief, rng: Rng) -> DrawnQuestion:
+def locating(scene: Scene, rng: Rng) -> DrawnQuestion:
     """On which of four sides of another region one is."""
-    boxes = belief.boxes_to_compare(2, rng)
+    boxes = scene.boxes_to_compare(2, rng)
     across, down = -np.diff(measures(boxes)[:, :2], axis=0)[0]
     if max(abs(across), abs(down)) < 2 * CLOSE or abs(abs(across) - abs(down)) < CLOSE:
         raise SceneError
@@ -109,40 +109,40 @@ def locating(belief: Belief, rng: Rng) -> DrawnQuestion:
     return DrawnQuestion(ask("locating", rng), answer, boxes, sides)
 
 
-def matching(belief: Belief, rng: Rng) -> DrawnQuestion:
+def matching(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Whether two regions are the same kind of thing; half of the answers are yes."""
-    first, *others = belief.rows(min(6, len(belief.labels)), rng)
+    first, *others = scene.rows(min(6, len(scene.labels)), rng)
     same = rng.random() < 0.5
-    fits = [row for row in others if (belief.labels[row] == belief.labels[first]) == same]
+    fits = [row for row in others if (scene.labels[row] == scene.labels[first]) == same]
     rows = [first, pick(fits, rng)]
     if same:
-        answer = f"yes, {many_of(belief.name(first))}."
+        answer = f"yes, {many_of(scene.name(first))}."
     else:
-        answer = f"no, {listed([belief.thing(row) for row in rows])}."
-    return DrawnQuestion(ask("matching", rng), answer, belief.boxes[rows])
+        answer = f"no, {listed([scene.thing(row) for row in rows])}."
+    return DrawnQuestion(ask("matching", rng), answer, scene.fractions[rows])
 
 
-def overlapping(belief: Belief, rng: Rng) -> DrawnQuestion:
+def overlapping(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Whether two regions overlap, or one lies inside the other."""
-    boxes = belief.boxes_to_compare(2, rng)
+    boxes = scene.boxes_to_compare(2, rng)
     sides = boxes[:, 2:].min(axis=0) - boxes[:, :2].max(axis=0)  # (2,) of what they share
     if np.abs(sides).min() < CLOSE / 2:
         raise SceneError
     return DrawnQuestion(ask("overlapping", rng), "yes." if (sides > 0).all() else "no.", boxes)
 
 
-def pointing(belief: Belief, rng: Rng) -> DrawnQuestion:
+def pointing(scene: Scene, rng: Rng) -> DrawnQuestion:
     """Which of several regions is a named thing; sometimes none is."""
-    rows = belief.rows(int(rng.integers(2, 7)), rng)
-    labels = belief.labels[rows].tolist()
+    rows = scene.rows(int(rng.integers(2, 7)), rng)
+    labels = scene.labels[rows].tolist()
     regions = marks(len(rows))
     answer = NONE
     if rng.random() < 0.85:
         label = pick([label for label in labels if labels.count(label) == 1], rng)
         answer = f"{regions[labels.index(label)]}."
     else:
-        taken = np.isin(np.arange(len(belief.present)), labels)
-        label = belief.rivals(belief.scene.posteriors[rows].max(axis=0), taken, 1, rng)[0]
-    text = ask("pointing", rng, regions=listed(regions, "and"), **belief.slots(label, rng))
+        taken = np.isin(np.arange(len(scene.present)), labels)
+        label = scene.others(taken, 1, rng)[0]
+    text = ask("pointing", rng, regions=listed(regions, "and"), **scene.slots(label, rng))
     choices = tuple(f"{each}." for each in regions) if answer != NONE else ()
-    return DrawnQuestion(text, answer, belief.boxes[rows], choices)
+    return DrawnQuestion(text, answer, scene.fractions[rows], choices)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from recipes.starter.records.one_region import UNSURE
-from recipes.starter.records.scenes import Belief, DrawnQuestion, Maker
+from recipes.starter.records.scenes import DrawnQuestion, Maker, Scene
 from recipes.starter.records.words import IT, TABLES, Rng, SceneError, pick
 
 UNTAUGHT = TABLES["untaught"]
@@ -32,20 +32,20 @@ class Refusals:
         self.taught = taught
         self.strange = sorted(strange)
 
-    def untaught(self, belief: Belief, rng: Rng) -> DrawnQuestion:
+    def untaught(self, scene: Scene, rng: Rng) -> DrawnQuestion:
         """Ask what was never taught: of thoughts, brands, sums, in other languages, ..."""
         text = pick(UNTAUGHT[pick(list(UNTAUGHT), rng)], rng)
-        slots = belief.slots(int(rng.integers(len(belief.present))), rng)
+        slots = scene.slots(int(rng.integers(len(scene.names))), rng)
         numbers = {name: str(rng.integers(2, 100)) for name in ("n", "m")}
         text = text.format(it=pick(IT, rng), word=self.word(rng), **slots, **numbers)
         fewest = int("<region1>" in text)
         return DrawnQuestion(
-            text, UNSURE, belief.boxes_to_compare(pick((fewest, 1, 1, 2), rng), rng)
+            text, UNSURE, scene.boxes_to_compare(pick((fewest, 1, 1, 2), rng), rng)
         )
 
-    def corrupted(self, belief: Belief, rng: Rng) -> DrawnQuestion:
+    def corrupted(self, scene: Scene, rng: Rng) -> DrawnQuestion:
         """Make a taught question strange or meaningless, by its words or their order."""
-        drawn, other = self.taught(belief, rng), self.taught(belief, rng)
+        drawn, other = self.taught(scene, rng), self.taught(scene, rng)
         first, second = (each.text.rstrip("?.").split(" ") for each in (drawn, other))
         draw, text, boxes = rng.random(), drawn.text, drawn.boxes
         if draw < 0.6:  # other words
