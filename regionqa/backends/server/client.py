@@ -199,10 +199,11 @@ class ChatClient:
                     continue
                 attempt += 1
                 delay = failure.problem.delay(attempt)
-                if failure.problem.fault is Fault.lost and self._down:
+                unreachable = failure.problem.fault is Fault.lost and not failure.begun
+                if unreachable and self._down:
                     delay = None  # it was waited for once; the other items need not do so again
                 if delay is None:
-                    self._down = failure.problem.fault is Fault.lost
+                    self._down = unreachable
                     raise ItemError(failure.problem.text) from None
                 await retries.sleep(delay)
             else:
@@ -215,12 +216,12 @@ class ChatClient:
         wanted = {name: value for name, value in body.items() if name not in self._dropped}
         extra = {name: wanted.pop(name) for name in ("top_k", "chat_template_kwargs")
                  if name in wanted}  # fmt: skip
-        sent = wanted.keys() | extra.keys()
+        sent, begun = wanted.keys() | extra.keys(), False
         self.attempts += 1
         try:
             completions = self._client.chat.completions
             stream: Any = await completions.create(**wanted, stream=True, extra_body=extra or None)
-            self._down = False
+            self._down, begun = False, True
             async with stream:
                 async for chunk in stream:
                     if reply.add(chunk):
@@ -230,9 +231,8 @@ class ChatClient:
         except (openai.OpenAIError, *MALFORMED) as error:
             if isinstance(error, openai.APIStatusError):
                 self._down = False
-            raise _FailedError(
-                error, problem_of(error, self.address.url, self._key), sent
-            ) from None
+            problem = problem_of(error, self.address.url, self._key)
+            raise _FailedError(error, problem, sent, begun=begun) from None
 
     def _drop(self, failure: "_FailedError") -> bool:
         """Leave out from now on what the server says it does not take; whether it said so."""
@@ -252,9 +252,13 @@ class ChatClient:
 class _FailedError(Exception):
     """One attempt has failed."""
 
-    def __init__(self, error: Exception, problem: ServerProblem, sent: Set[str]) -> None:
+    def __init__(
+        self, error: Exception, problem: ServerProblem, sent: Set[str], *, begun: bool
+    ) -> None:
         super().__init__(problem.text)
         self.error = error
         self.problem = problem
         self.sent = sent
         """Names of what was sent."""
+        self.begun = begun
+        """Whether the server had accepted the request: it can be reached."""

@@ -222,6 +222,7 @@ def test_frozen_regions_are_cached_by_image_and_box(
 def test_cached_vectors_belong_to_their_boxes(
     tiny: Tiny, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bundle = tiny("levels")  # exported before `counting`, whose `len` would fix the number of boxes
     computed: list[int] = []
     region_vectors = MultiLevelRegionEncoder.region_vectors
 
@@ -232,7 +233,7 @@ def test_cached_vectors_belong_to_their_boxes(
     monkeypatch.setattr(MultiLevelRegionEncoder, "region_vectors", counting)
 
     def encoders() -> FrozenEncoders:
-        found = parts_of(tiny("levels"), RegionPart.projector)[1].encoders
+        found = parts_of(bundle, RegionPart.projector)[1].encoders
         assert isinstance(found, FrozenEncoders)
         return found
 
