@@ -313,6 +313,11 @@ def cut(handler: ChatHandler) -> None:
     """A stream whose connection ends within an event."""
     handler.begin_stream()
     handler.chunk(b'data: {"choices": [{"index": 0, "delta": {"content": "wrong"')
+    cut_connection(handler)
+
+
+def cut_connection(handler: ChatHandler) -> None:
+    """End the connection within a stream."""
     handler.close_connection = True
     handler.wfile.flush()
     handler.connection.shutdown(socket.SHUT_WR)

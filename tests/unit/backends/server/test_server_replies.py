@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.vlm.chat_server import ChatServer, cut
+from helpers.vlm.chat_server import ChatHandler, ChatServer, cut, cut_connection
 from regionqa.backends.server import retries
 from regionqa.backends.server.choices import read_choice
-from regionqa.backends.server.client import read_address
+from regionqa.backends.server.client import ChatClient, read_address
 from regionqa.backends.server.model import GENERIC, ServerModel
 from regionqa.backends.server.replies import Reply, ReplyToken
 from regionqa.backends.server.retries import ATTEMPTS, Fault, ServerProblem, retry_after
@@ -47,6 +47,29 @@ def test_confidence_is_the_probability_of_all_tokens(server: ChatServer) -> None
     assert answer.confidence == pytest.approx(0.5**3)
     server.counts = False
     assert [each.tokens for each in asked(server, request("what?"))] == [3]
+
+
+def test_broken_reply_is_asked_again_whatever_others_met(
+    server: ChatServer, waits: list[float]
+) -> None:
+    """While a reply arrives, another request gives up because the server cannot be reached."""
+
+    def cut_after_a_word(handler: ChatHandler) -> None:
+        handler.begin_stream()
+        handler.chunk(b'data: {"choices": [{"index": 0, "delta": {"content": "wrong"}}]}\n\n')
+        cut_connection(handler)
+
+    server.faults = {"what": [cut_after_a_word]}
+    server.answer = lambda _: "a cat"
+    client = ChatClient(read_address(server.url), timeout=60, concurrency=1)
+
+    def while_it_grows(reply: Reply) -> None:
+        client._down = not waits
+
+    messages = [{"role": "user", "content": [{"type": "text", "text": "what?"}]}]
+    body = {"model": "tiny-vl", "messages": messages, "max_tokens": 9}
+    assert client.run(client.reply(body, while_it_grows)).content == "a cat"
+    assert len(waits) == 1
 
 
 def test_answer_is_streamed_and_begins_anew_after_a_cut(

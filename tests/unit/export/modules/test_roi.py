@@ -118,7 +118,9 @@ def test_moved_and_project() -> None:
     assert torch.equal(moved[:, :20], vectors[:, :20])
     assert torch.equal(moved[:, 28:], vectors[:, 28:])
     tokens = encoder.project(vectors, boxes)
-    assert torch.allclose(tokens[:, 0], encoder.carry_linear(vectors) + encoder.place(boxes))
+    assert torch.allclose(
+        tokens[:, 0], encoder.carry_linear(vectors) + encoder.place(boxes), atol=1e-6
+    )
     again = RoIRegionEncoder.with_new_projector(encoder, hidden_size=10)
     assert again.tokens == 1 and again.project(vectors, boxes).shape == (3, 1, 10)
     assert torch.equal(again.join.weight, encoder.join.weight)
