@@ -29,7 +29,7 @@ from regionqa.export.onnx.export import export_detector, export_region, export_v
 from regionqa.export.onnx.files import read_model
 from regionqa.export.onnx.interface import level_names
 from regionqa.export.onnx.verify import ParityReport
-from regionqa.files import let_others_read, write_whole
+from regionqa.files import set_default_permissions, write_whole
 
 WEIGHTS = "encoders.safetensors"
 VISION_GRAPH, REGION_GRAPH, DETECTOR_GRAPH = "vision.onnx", "region.onnx", "detector.onnx"
@@ -115,7 +115,7 @@ def save_language(language: PreTrainedModel | Path, folder: Path) -> None:
     """Write the language model in transformers' format: config and safetensors."""
     if isinstance(language, PreTrainedModel):
         language.save_pretrained(folder)
-        let_others_read(folder)
+        set_default_permissions(folder)
         return
     folder.mkdir()
     for source in language_files(language):
@@ -205,7 +205,7 @@ def save_encoders(vision: VisionModule, region: RegionModule | None, path: Path)
         if not name.endswith(COUNTERS)
     }
     save_file(weights, path)
-    let_others_read(path.parent)
+    set_default_permissions(path.parent)
 
 
 def smallest(values: Tensor) -> Tensor:

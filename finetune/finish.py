@@ -35,7 +35,7 @@ from regionqa.export.modules.base import RegionModule, VisionModule
 from regionqa.export.modules.detection import DetectionHead
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.export.onnx.verify import ParityReport
-from regionqa.files import let_others_read
+from regionqa.files import set_default_permissions
 from regionqa.finetune.calibrate import ENOUGH, TEMPERATURES, ScoredAnswers, calibrate
 from regionqa.finetune.config import FinetuneSettings
 from regionqa.finetune.dataset import Say, single_turns
@@ -97,7 +97,7 @@ def merge_weights(
         return parts
     if adapter:
         wrapped.save_pretrained(adapter)
-        let_others_read(adapter)
+        set_default_permissions(adapter)
     return replace(parts, language=wrapped.merge_and_unload())
 
 

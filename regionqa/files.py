@@ -227,8 +227,8 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".regionqa-{sha256(os.fsencode(target.name)).hexdigest()[:16]}")
 
 
-def let_others_read(folder: Path) -> None:
-    """Give a folder's weights the permissions of any new file.
+def set_default_permissions(folder: Path) -> None:
+    """Give the weights in a folder the permissions of any new file.
 
     safetensors writes them for their owner alone, so that nobody else could run the model.
     """
@@ -236,7 +236,7 @@ def let_others_read(folder: Path) -> None:
     with open_output(probe) as file:
         usual = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     probe.unlink()
-    for path in folder.rglob("*.safetensors"):
+    for path in folder.glob("*.safetensors"):
         if not path.is_symlink():
             path.chmod(usual)
 

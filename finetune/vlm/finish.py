@@ -19,7 +19,7 @@ from regionqa.bundles.weights import INDEX, main_kind, stored
 from regionqa.data.records import Record
 from regionqa.engine import Engine
 from regionqa.errors import TrainingError
-from regionqa.files import let_others_read, write_whole
+from regionqa.files import set_default_permissions, write_whole
 from regionqa.finetune import checkpoint as checkpoints
 from regionqa.finetune.checkpoint import base_identity
 from regionqa.finetune.config import FinetuneSettings
@@ -86,7 +86,7 @@ def merged(
         return network
     if adapter:
         wrapped.save_pretrained(str(adapter))
-        let_others_read(adapter)
+        set_default_permissions(adapter)
     return wrapped.merge_and_unload()
 
 
@@ -97,7 +97,7 @@ def save(network: Any, base: Path, out: Path) -> None:
         network.generation_config = GenerationConfig()
     disable_progress_bar()
     network.save_pretrained(out)
-    let_others_read(out)
+    set_default_permissions(out)
     for path in sorted(base.iterdir()):
         weights = path.suffix == ".safetensors"
         if path.suffix in SUFFIXES and not weights and path.name not in WRITTEN:

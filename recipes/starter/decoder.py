@@ -63,17 +63,18 @@ class DecoderSettings:
     batch: int = 96
     geometry_group: int = 8
     group: int = 2
-    """Questions about one image that stand together. Eight share its encoding, but matching words
-    and regions is learned from them far later."""
+    """Questions about one image that stand together. Eight share its encoding and train faster, but
+    matching words and regions is then learned far later."""
     rate: float = 2e-3
     geometry_orthogonal_rate: float = 10.0
     orthogonal_rate: float = 2.5
     """Muon's learning rate for the layers' matrices, as a multiple of `rate`. At the higher one of
     the first stage, comparing is forgotten again."""
     projector_rate: float = 0.1
-    """Of both projectors in the second stage, likewise: a step changes all of their many inputs."""
+    """Learning rate of both projectors in the second stage, as a multiple of `rate`. They have many
+    inputs, so that a step changes a token by much."""
     feature_noise: float = 0.5
-    """Of both stages. The encoders have memorized the photos that they learned from."""
+    """In both stages. The encoders have memorized the photos that they learned from."""
     refused: float = 0.12
     """Share of the questions that are not taught, and are refused."""
     name_magnitude: float = 0.3

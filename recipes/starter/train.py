@@ -39,7 +39,7 @@ ENCODERS, DECODER, DETECTOR = EncoderSettings(), DecoderSettings(), DetectorSett
 CROPS = 2
 """Crops of each photo that the language model learns from, beside the photo."""
 PREDICTED = 400
-"""Photos whose predictions say how large the untrained projectors' output is."""
+"""Photos whose predictions set the magnitude of the untrained projectors' output."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,11 +73,11 @@ def train_starter(
     base = out / "base"
     if not (base / CARD).exists():
         views = write_views(learned, CROPS, out / "views", decoder_settings.seed)
-        scenes = described_scenes(encoders, views, names)
+        predicted = score(encoders, views)
+        scenes = described_scenes(views, predicted, encoders.settings.side, names)
         others = [annotated_scene(photo, names) for photo in held_out]
         write_all_records(scenes, others, decoder_settings, out)
-        predicted = score(encoders, learned[:PREDICTED])
-        write_base(encoders, scenes, predicted, decoder_settings, out, base)
+        write_base(encoders, scenes, predicted[:PREDICTED], decoder_settings, out, base)
     trained = train_decoder(base, decoder_settings, out)
     bundle = finished_bundle(trained, data, out / "starter", head, names)
     log.info("wrote %s, %.1f MB", bundle.root, bundle.size / 1e6)

@@ -78,12 +78,19 @@ def score(encoders: StarterEncoders, photos: Sequence[Photo]) -> list[Scores]:
 
 
 def described_scenes(
-    encoders: StarterEncoders, photos: Sequence[Photo], names: tuple[str, ...]
+    photos: Sequence[Photo], predicted: Sequence[Scores], side: int, names: tuple[str, ...]
 ) -> list[Scene]:
-    """Describe photos by their annotations, and boxes by their colours and ImageNet's names too."""
+    """Describe photos by their annotations, and boxes by their colours and ImageNet's names too.
+
+    Args:
+        photos: The photos.
+        predicted: The heads' predictions for each, by `score`.
+        side: Of the image that the encoders see, in pixels.
+        names: Of the classes.
+    """
     scenes = []
-    for photo, scores in zip(photos, score(encoders, photos), strict=True):
-        view = whole_view(photo, encoders.settings.side)  # its boxes are those of some size
+    for photo, scores in zip(photos, predicted, strict=True):
+        view = whole_view(photo, side)  # its boxes are those of some size
         colours: list[str | None] = [None] * len(photo.boxes)
         fine: list[str | None] = [None] * len(photo.boxes)
         found = fine_names(scores.fine, [names[label] for label in view.labels])

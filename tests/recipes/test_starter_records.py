@@ -109,7 +109,7 @@ def test_every_maker_of_a_kind_makes_questions(kind: str, scene: Scene) -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_one_region_by_a_certain_encoder(scene: Scene) -> None:
+def test_one_region(scene: Scene) -> None:
     assert answers(one.naming, scene)[(0,), "what is this?"] == "a cat."
     assert answers(one.describing, scene, 0) == {
         ((0,), "describe <region1>."): "a large black cat on the left."

@@ -143,7 +143,7 @@ def colour_checking(scene: Scene, rng: Rng) -> DrawnQuestion:
 
 def other_classes(scene: Scene, row: int, count: int, rng: Rng) -> list[int]:
     """Draw classes that a box does not show."""
-    taken = np.arange(len(scene.present)) == scene.labels[row]
+    taken = np.arange(len(scene.names)) == scene.labels[row]
     return scene.others(taken, count, rng)
 
 

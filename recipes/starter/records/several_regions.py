@@ -141,7 +141,7 @@ def pointing(scene: Scene, rng: Rng) -> DrawnQuestion:
         label = pick([label for label in labels if labels.count(label) == 1], rng)
         answer = f"{regions[labels.index(label)]}."
     else:
-        taken = np.isin(np.arange(len(scene.present)), labels)
+        taken = np.isin(np.arange(len(scene.names)), labels)
         label = scene.others(taken, 1, rng)[0]
     text = ask("pointing", rng, regions=listed(regions, "and"), **scene.slots(label, rng))
     choices = tuple(f"{each}." for each in regions) if answer != NONE else ()

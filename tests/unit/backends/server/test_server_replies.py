@@ -61,7 +61,8 @@ def test_broken_reply_is_asked_again_whatever_others_met(
 
     server.faults = {"what": [cut_after_a_word]}
     server.answer = lambda _: "a cat"
-    client = ChatClient(read_address(server.url), timeout=60, concurrency=1)
+    timeout = RuntimeOptions().server_timeout
+    client = ChatClient(read_address(server.url), timeout, concurrency=1)
 
     def while_it_grows(reply: Reply) -> None:
         client._down = not waits
