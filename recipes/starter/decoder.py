@@ -75,6 +75,9 @@ class DecoderSettings:
     inputs, so that a step changes a token by much."""
     feature_noise: float = 0.5
     """In both stages. The encoders have memorized the photos that they learned from."""
+    class_balance: float = 0.5
+    """A box is asked about by the frequency of its class to the power of minus this. Without, two
+    in five questions of naming are about a person, and rare classes are hardly ever answered."""
     refused: float = 0.12
     """Share of the questions that are not taught, and are refused."""
     name_magnitude: float = 0.3

@@ -74,7 +74,9 @@ def train_starter(
     if not (base / CARD).exists():
         views = write_views(learned, CROPS, out / "views", decoder_settings.seed)
         predicted = score(encoders, views)
-        scenes = described_scenes(views, predicted, encoders.settings.side, names)
+        scenes = described_scenes(
+            views, predicted, encoders.settings.side, names, decoder_settings.class_balance
+        )
         others = [annotated_scene(photo, names) for photo in held_out]
         write_all_records(scenes, others, decoder_settings, out)
         write_base(encoders, scenes, predicted[:PREDICTED], decoder_settings, out, base)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from recipes.starter.colours import colour_of
-from recipes.starter.encoders import Scores, StarterEncoders, pixel_values
+from recipes.starter.encoders import Scores, StarterEncoders, class_weights, pixel_values
 from recipes.starter.fine_names import fine_names
 from recipes.starter.photos import Photo, Rng, jitter_colour, random_crop, view_of, whole_view
 from recipes.starter.records.scenes import Scene, annotated_scene
@@ -78,7 +78,11 @@ def score(encoders: StarterEncoders, photos: Sequence[Photo]) -> list[Scores]:
 
 
 def described_scenes(
-    photos: Sequence[Photo], predicted: Sequence[Scores], side: int, names: tuple[str, ...]
+    photos: Sequence[Photo],
+    predicted: Sequence[Scores],
+    side: int,
+    names: tuple[str, ...],
+    balance: float,
 ) -> list[Scene]:
     """Describe photos by their annotations, and boxes by their colours and ImageNet's names too.
 
@@ -87,7 +91,10 @@ def described_scenes(
         predicted: The heads' predictions for each, by `score`.
         side: Of the image that the encoders see, in pixels.
         names: Of the classes.
+        balance: A box is asked about by the frequency of its class to the power of minus this.
     """
+    labels = torch.from_numpy(np.concatenate([photo.labels for photo in photos]))
+    weights = class_weights(labels, len(names), balance).numpy()  # (C,)
     scenes = []
     for photo, scores in zip(photos, predicted, strict=True):
         view = whole_view(photo, side)  # its boxes are those of some size
@@ -97,5 +104,6 @@ def described_scenes(
         for row, box, name in zip(view.rows, view.boxes, found, strict=True):
             colours[row], fine[row] = colour_of(view.pixels, box), name
         scene = annotated_scene(photo, names)
-        scenes.append(replace(scene, colours=tuple(colours), fine_names=tuple(fine)))
+        asked = weights[photo.labels]  # (N,)
+        scenes.append(replace(scene, colours=tuple(colours), fine_names=tuple(fine), weights=asked))
     return scenes

@@ -16,14 +16,16 @@ from recipes.starter.decoder import DecoderSettings
 from recipes.starter.detector import DetectorSettings
 from recipes.starter.encoders import (
     EncoderSettings,
+    Scores,
     classes_in_cells,
     photos_of_step,
     save,
     set_rates,
 )
 from recipes.starter.photos import Photo, View, random_view, split
+from recipes.starter.records.scenes import with_random_boxes
 from recipes.starter.train import train_starter
-from recipes.starter.views import write_crop
+from recipes.starter.views import described_scenes, write_crop
 from regionqa.bundles.store import open_bundle
 from regionqa.detection.detector import load_detector
 from regionqa.engine import Engine
@@ -110,6 +112,22 @@ def test_split_is_the_same_for_all(tmp_path: Path) -> None:
     learned, held_out = split(photos)
     assert (len(learned), len(held_out)) == (30, 2)
     assert split(photos) == (learned, held_out)
+
+
+def test_boxes_of_rare_classes_are_asked_about_more_often(tmp_path: Path) -> None:
+    corners = [[0, 0, 40, 40], [40, 0, 80, 40], [0, 40, 40, 80], [80, 40, 120, 80]]
+    cats = np.array([0, 0, 0, 1])
+    photo = replace(red_square(tmp_path), boxes=np.array(corners, np.float32), labels=cats)
+    logits = torch.zeros(len(cats), len(NAMES))
+    heads = Scores(logits, torch.zeros(len(cats), 1000), logits[0], logits[0], logits[:0])
+    rng = np.random.default_rng(0)
+    for balance, share in ((0.0, 0.25), (1.0, 0.4)):  # 1/4 each for the cats, 1/2 for the orange
+        (scene,) = described_scenes([photo], [heads], 96, NAMES, balance)
+        rows = [scene.rows(1, rng)[0] for _ in range(2000)]
+        assert np.mean([scene.name(row) == "orange" for row in rows]) == pytest.approx(
+            share, abs=0.06
+        )
+        assert with_random_boxes(scene, rng).rows(2, rng)  # whose weights are not those of the photo
 
 
 def write_data(folder: Path) -> Path:

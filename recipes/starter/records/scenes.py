@@ -125,7 +125,7 @@ def with_random_boxes(scene: Scene, rng: Rng) -> Scene:
     """Replace a scene's boxes by random ones, of which only the places are known."""
     boxes = random_boxes(MOST_RANDOM, rng) * np.array(scene.size * 2, np.float32)
     labels = np.zeros(len(boxes), np.int64)
-    return replace(scene, boxes=boxes, labels=labels, colours=(), fine_names=())
+    return replace(scene, boxes=boxes, labels=labels, colours=(), fine_names=(), weights=None)
 
 
 def random_boxes(count: int, rng: Rng) -> Floats:
