@@ -37,11 +37,13 @@ class ScoredAnswers:
         confidence: (Q,) probabilities from 0 to 1.
         right: (Q,) whether each answer is right.
         lengths: (Q,) tokens of each answer.
+        numbers: (Q,) whether each answer is a number and nothing else.
     """
 
     confidence: Floats
     right: Bools
     lengths: Ints
+    numbers: Bools
 
     def short(self, longest: int | None) -> Bools:
         """(Q,) which answers have at most `longest` tokens; None: all of them."""
@@ -53,7 +55,6 @@ def calibrate(
     log: Callable[[str], None],
     *,
     longest: int | None = LONGEST,
-    threshold_on: Bools | None = None,
 ) -> dict[str, Any]:
     """Compute the [confidence] table of a card.
 
@@ -61,31 +62,50 @@ def calibrate(
         answers: The answers to the same questions by temperature.
         log: Receives a line for each temperature.
         longest: Tokens of the longest answer that is no description; None: none is.
-        threshold_on: (Q,) the answers that the threshold is set on; default: the short ones.
 
     Returns:
-        Keys `temperature`, `threshold` and, unless None, `longest`. Where no answer is short
-        enough, the model has not learned to stop: temperature 1 and threshold 0.
+        Keys `temperature`, `threshold`, `number_threshold` where there are ENOUGH numbers and
+        ENOUGH other answers, and, unless None, `longest`. Where no answer is short enough, the
+        model has not learned to stop: temperature 1 and threshold 0.
     """
-    best = (np.inf, 1.0, 0.0)
+    best, table = np.inf, dict[str, Any](temperature=1.0, threshold=0.0)
     for temperature, each in answers.items():
         short = each.short(longest)
         if not short.any():
             continue
         loss = log_loss(each.confidence[short], each.right[short])
-        chosen = short if threshold_on is None else threshold_on
-        confidence, right = each.confidence[chosen], each.right[chosen]
-        threshold = threshold_at(COVERAGE, confidence)
+        thresholds = thresholds_of(each, short)
+        others = short if len(thresholds) == 1 else short & ~each.numbers
+        threshold, right = thresholds["threshold"], each.right[others]
+        sure = each.confidence[others] >= threshold
         error = calibration_error(each.confidence[short], each.right[short])
         log(
             f"temperature {temperature}: log loss {loss:.4f}, calibration error {error:.3f}; "
-            f"{right.mean():.3f} right, {right[confidence >= threshold].mean():.3f} of those from "
-            f"{threshold:.3f} up"
+            f"{right.mean():.3f} right, {right[sure].mean():.3f} of those from {threshold:.3f} up"
         )
-        best = min(best, (loss, temperature, threshold))
-    _, temperature, threshold = best
-    table: dict[str, Any] = {"temperature": temperature, "threshold": round(threshold, 3)}
+        if loss < best:
+            best, table = loss, {"temperature": temperature, **thresholds}
+    table = {name: round(value, 3) for name, value in table.items()}
     return table if longest is None else {**table, "longest": longest}
+
+
+def thresholds_of(answers: ScoredAnswers, short: Bools) -> dict[str, float]:
+    """Return the thresholds, each of which a share COVERAGE of its answers reaches.
+
+    Numbers have one of their own, if there are enough: their probability is spread over neighbours,
+    so that hardly one would reach that of other answers.
+
+    Args:
+        answers: All answers.
+        short: (Q,) which of them are no descriptions.
+    """
+    numbers, others = short & answers.numbers, short & ~answers.numbers
+    if min(numbers.sum(), others.sum()) < ENOUGH:
+        return {"threshold": threshold_at(COVERAGE, answers.confidence[short])}
+    return {
+        "threshold": threshold_at(COVERAGE, answers.confidence[others]),
+        "number_threshold": threshold_at(COVERAGE, answers.confidence[numbers]),
+    }
 
 
 def log_loss(confidence: Floats, right: Bools) -> float:

@@ -41,6 +41,7 @@ from regionqa.finetune.config import FinetuneSettings
 from regionqa.finetune.dataset import Say, single_turns
 from regionqa.finetune.model import AnswerModel, RegionLanguageModel, add_lora
 from regionqa.images.reading import open_image
+from regionqa.language.number_words import is_number
 from regionqa.language.prompts import render_answer
 from regionqa.requests import Request
 
@@ -240,6 +241,7 @@ def ask_engine(
         np.array([answer.confidence or 0.0 for answer in answers]),
         np.array([plain_words(a.text) == text for a, text in zip(answers, wanted, strict=True)]),
         np.array([answer.tokens for answer in answers]),
+        np.array([is_number(answer.text) for answer in answers]),
     )
 
 
@@ -280,6 +282,8 @@ def recalibrate(
         )
     scored = {t: ask_held_out(bundle, records, t) for t in TEMPERATURES}
     table = calibrate(scored, log, longest=rule.longest)
+    if rule.number_threshold is not None:  # the base's, where there are too few numbers
+        table.setdefault("number_threshold", rule.number_threshold)
     return {**table, "unsure": rule.unsure}, f"computed on {count} short held-out answers"
 
 

@@ -31,6 +31,7 @@ from regionqa.errors import ImageError, ItemError, QuestionError, UsageError
 from regionqa.flags import parse_choice
 from regionqa.images.reading import image_from_memory, open_image
 from regionqa.language.answer_schemas import AnswerSchema
+from regionqa.language.number_words import is_number
 from regionqa.language.references import inline_regions, question_text
 from regionqa.language.streaming import AnswerStream
 from regionqa.options import GenerationOptions, RuntimeOptions
@@ -71,12 +72,12 @@ class DecodingSettings:
 
     def may_hold_back(self, tokens: int) -> bool:
         """Return whether an answer of this many tokens so far may still be held back."""
-        return self.confidence.holds_back(0.0, tokens)
+        return self.confidence.may_hold_back(tokens)
 
     def holds_back(self, completion: Completion) -> bool:
         """Return whether a finished answer is held back as unsure."""
         return completion.confidence is not None and self.confidence.holds_back(
-            completion.confidence, completion.tokens
+            completion.confidence, completion.tokens, number=is_number(completion.text)
         )
 
 
@@ -219,7 +220,7 @@ class Engine:
         info = self.info
         confidence, temperature = info.confidence, options.temperature
         if options.threshold is not None:
-            confidence = replace(confidence, threshold=options.threshold)
+            confidence = confidence.with_threshold(options.threshold)
         return DecodingSettings(
             options.max_new_tokens or info.max_new_tokens,
             Sampling(info.temperature if temperature is None else temperature, info.top_k),

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,13 +27,15 @@ from recipes.starter.records.scenes import annotated_scene
 from recipes.starter.views import described_scenes, score, write_views
 from regionqa.boxes.files import read_boxes
 from regionqa.bundles.store import CARD, Bundle, open_bundle
+from regionqa.data.files import read_training_data
 from regionqa.engine import Engine
 from regionqa.evaluation.tasks.recognition import recognise
 from regionqa.export.bundle import given_tables, write_bundle
 from regionqa.export.modules.detection import DetectionHead
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.export.sources.timm_checkpoints import TimmCheckpoint, find_timm, load_timm
-from regionqa.finetune.finish import read_modules
+from regionqa.finetune.calibrate import TEMPERATURES, calibrate
+from regionqa.finetune.finish import ask_held_out, read_modules
 
 log = logging.getLogger("recipes.starter")
 ENCODERS, DECODER, DETECTOR = EncoderSettings(), DecoderSettings(), DetectorSettings()
@@ -81,7 +84,7 @@ def train_starter(
         write_all_records(scenes, others, decoder_settings, out)
         write_base(encoders, scenes, predicted[:PREDICTED], decoder_settings, out, base)
     trained = train_decoder(base, decoder_settings, out)
-    bundle = finished_bundle(trained, data, out / "starter", head, names)
+    bundle = finished_bundle(trained, data, out / "held-out.jsonl", out / "starter", head, names)
     log.info("wrote %s, %.1f MB", bundle.root, bundle.size / 1e6)
     return bundle.root
 
@@ -119,11 +122,22 @@ def trained_encoders(
 
 
 def finished_bundle(
-    trained: Bundle, data: Path, folder: Path, head: DetectionHead, names: tuple[str, ...]
+    trained: Bundle,
+    data: Path,
+    held_out: Path,
+    folder: Path,
+    head: DetectionHead,
+    names: tuple[str, ...],
 ) -> Bundle:
     """Write the trained bundle with weights of 16 bits, under the starter's name.
 
-    head: the detection head; names: of its classes.
+    Args:
+        trained: With a trained decoder.
+        data: The folder of the dev photos.
+        held_out: Records to calibrate on.
+        folder: What is written; a finished one is kept.
+        head: The detection head.
+        names: Of its classes.
     """
     if (folder / CARD).exists():
         return open_bundle(folder)
@@ -136,7 +150,7 @@ def finished_bundle(
         "measured": measured_names(trained, data),
         "measured_by": "regionqa eval recognition --boxes instances_dev.json --images images",
     }
-    card["confidence"] = given_tables(trained)["confidence"]
+    card["confidence"] = calibrated(trained, held_out)
     card["detector"] = DETECTOR_TABLE | {"classes": list(names)}
     tokenizer = trained.file(f"{trained.card.language.folder}/tokenizer.json")
     language = modules.language.to(torch.float16)
@@ -146,6 +160,16 @@ def finished_bundle(
     for report in reports:
         log.info("%s differs from torch by %.1e", report.graph, report.difference)
     return bundle
+
+
+def calibrated(bundle: Bundle, held_out: Path) -> dict[str, Any]:
+    """Compute the [confidence] table from all held-out records.
+
+    Training asks too few of them for a threshold of numbers.
+    """
+    records = read_training_data(held_out).records
+    answers = {each: ask_held_out(bundle, records, each) for each in TEMPERATURES}
+    return {**given_tables(bundle)["confidence"], **calibrate(answers, log.info)}
 
 
 def measured_names(bundle: Bundle, data: Path) -> str:

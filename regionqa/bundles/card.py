@@ -5,7 +5,7 @@ is an error. No other code depends on the family of a model.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -134,22 +134,39 @@ class ConfidenceCard:
     the model gives none."""
     unsure: str = "I am not sure."
     """The text in place of an answer that is held back, and of the model's own in other case."""
+    number_threshold: float | None = None
+    """The threshold of answers that are a number; None: as for all others. A number has neighbours
+    that are nearly as probable, and is of use if it is off by one."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}, expected a probability from 0 to 1")
+        for name in ("threshold", "number_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, expected a probability from 0 to 1")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, not above 0")
 
-    def holds_back(self, confidence: float, tokens: int) -> bool:
+    def with_threshold(self, threshold: float) -> "ConfidenceCard":
+        """Return the same rule with one threshold for all answers."""
+        return replace(self, threshold=threshold, number_threshold=None)
+
+    def holds_back(self, confidence: float, tokens: int, *, number: bool = False) -> bool:
         """Return whether an answer is held back.
 
         Args:
             confidence: Its probability, from 0 to 1.
             tokens: Its length.
+            number: Whether it is a number and nothing else.
         """
         describes = self.longest is not None and tokens > self.longest
-        return not describes and confidence < self.threshold
+        threshold = self.threshold
+        if number and self.number_threshold is not None:
+            threshold = self.number_threshold
+        return not describes and confidence < threshold
+
+    def may_hold_back(self, tokens: int) -> bool:
+        """Return whether an answer of this many tokens so far may still be held back."""
+        return any(self.holds_back(0.0, tokens, number=number) for number in (False, True))
 
     def may_become_unsure(self, text: str) -> bool:
         """Return whether the model's answer is, or begins, the text for "unsure" in any case."""

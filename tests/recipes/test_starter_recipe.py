@@ -127,7 +127,9 @@ def test_boxes_of_rare_classes_are_asked_about_more_often(tmp_path: Path) -> Non
         assert np.mean([scene.name(row) == "orange" for row in rows]) == pytest.approx(
             share, abs=0.06
         )
-        assert with_random_boxes(scene, rng).rows(2, rng)  # whose weights are not those of the photo
+        assert with_random_boxes(scene, rng).rows(
+            2, rng
+        )  # whose weights are not those of the photo
 
 
 def write_data(folder: Path) -> Path:

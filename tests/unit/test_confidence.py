@@ -24,6 +24,7 @@ from regionqa.engine import Engine
 from regionqa.errors import BundleError, UsageError
 from regionqa.images.reading import open_image
 from regionqa.language.generation import LanguageModel, SplicedPrompt
+from regionqa.language.number_words import is_number
 from regionqa.regions import Box, Region
 from regionqa.requests import Answer, Request
 from regionqa.runtime.devices import Device
@@ -92,6 +93,21 @@ def test_unsure_below_option(regionqa: "Command", cat: Path, ruled: Rule) -> Non
     for threshold, held_back in ((sureness - 0.001, False), (sureness + 0.001, True)):
         told = regionqa("ask", cat, *ASKED, "--model", model, "--unsure-below", threshold).out
         assert (told == "I am not sure.\n") is held_back
+
+
+def test_numbers_have_a_threshold_of_their_own(regionqa: "Command", cat: Path, ruled: Rule) -> None:
+    """One option sets both."""
+    how_many = ("ask", cat, "how many cats are there?", "--device", "cpu")
+    number = regionqa(*how_many, "--guess").out
+    assert is_number(number)
+    model = ruled(threshold=1.0, number_threshold=0.0, unsure=UNSURE)
+    assert regionqa(*how_many, "--model", model).out == number
+    assert regionqa("ask", cat, *ASKED, "--model", model).out == f"{UNSURE}\n"
+    one = regionqa(*how_many, "--model", model, "--unsure-below", 1.0).out
+    assert one == f"{UNSURE}\n"
+    model = ruled(threshold=0.0, number_threshold=1.0, unsure=UNSURE)
+    assert regionqa(*how_many, "--model", model).out == f"{UNSURE}\n"
+    assert regionqa("ask", cat, *ASKED, "--model", model).out != f"{UNSURE}\n"
 
 
 def test_guess_with_unsure_below_is_refused(regionqa: "Command", cat: Path) -> None:
@@ -216,6 +232,7 @@ def test_card_without_confidence(ruled: Rule) -> None:
     ("table", "complaint"),
     [
         ({"threshold": 1.2}, "threshold is 1.2, expected a probability from 0 to 1"),
+        ({"threshold": 0.5, "number_threshold": -1}, "number_threshold is -1"),
         ({"threshold": 0.5, "temperature": 0}, "temperature is 0.0, not above 0"),
         ({"temperature": 2.0}, "the key 'threshold' is missing"),
         ({"threshold": 0.5, "surely": 1}, "unknown key 'surely'"),
@@ -225,3 +242,10 @@ def test_confidence_table_is_checked(ruled: Rule, table: dict[str, Any], complai
     with pytest.raises(BundleError) as caught:
         read_card(ruled(**table) / CARD)
     assert complaint in str(caught.value)
+
+
+def test_text_is_kept_while_either_threshold_may_apply() -> None:
+    rule = ConfidenceCard(0.0, number_threshold=0.5, longest=3)
+    assert rule.may_hold_back(3)
+    assert not rule.may_hold_back(4)
+    assert not rule.with_threshold(0.0).may_hold_back(1)

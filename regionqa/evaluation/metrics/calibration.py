@@ -6,7 +6,7 @@ also holds 0, the last one 1.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from regionqa.bundles.card import ConfidenceCard
 from regionqa.evaluation.metrics.classes import is_unsure
 from regionqa.evaluation.metrics.statistics import Bools, Floats, Metric, Statistic, weighted_mean
+from regionqa.language.number_words import is_number
 from regionqa.requests import Answer
 
 BINS = 10
@@ -37,8 +38,10 @@ class UncertaintyRule:
             return True
         rule = self.rule or ConfidenceCard(threshold=0.0)
         if self.unsure_below is not None:
-            rule = replace(rule, threshold=self.unsure_below)
-        return answer.confidence is not None and rule.holds_back(answer.confidence, answer.tokens)
+            rule = rule.with_threshold(self.unsure_below)
+        return answer.confidence is not None and rule.holds_back(
+            answer.confidence, answer.tokens, number=is_number(answer.text)
+        )
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,10 @@ import string
 from collections.abc import Sequence
 
 from regionqa.evaluation.metrics.classes import ClassNames, Words, words_of
+from regionqa.language.number_words import COUNTED, NUMBERS
 
-NUMBERS = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
-    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14,
-    "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
-    "no": 0, "none": 0, "nobody": 0, "nothing": 0, "a": 1, "an": 1, "single": 1, "pair": 2,
-    "couple": 2,
-}  # fmt: skip
 REGION = re.compile(r"<?\bregion([0-9]{1,9})\b>?", re.IGNORECASE)
 """A reference to a region, as questions and some models write it; others write "region 1"."""
-COUNTED = frozenset(NUMBERS) - {"a", "an", "single", "pair", "couple", "no", "nobody", "nothing"}
-"""Number words that are a number in any context."""
 LETTERS = string.ascii_lowercase
 ARTICLES = frozenset({"a", "an", "the"})
 FILLERS = tuple(

@@ -1,10 +1,13 @@
 """Computation of the [confidence] table from labelled answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from regionqa.finetune.calibrate import (
     COVERAGE,
+    ENOUGH,
     LONGEST,
     TEMPERATURES,
     ScoredAnswers,
@@ -18,7 +21,10 @@ RIGHT = np.array([True, True, True, False, False])
 
 def scored(confidence: list[float], lengths: list[int] | None = None) -> ScoredAnswers:
     """Answers of two tokens, the first three of them right."""
-    return ScoredAnswers(np.array(confidence), RIGHT, np.array(lengths or [2] * len(confidence)))
+    count = len(confidence)
+    return ScoredAnswers(
+        np.array(confidence), RIGHT, np.array(lengths or [2] * count), np.zeros(count, bool)
+    )
 
 
 def test_log_loss_by_hand() -> None:
@@ -61,6 +67,7 @@ def test_long_answers_are_left_out() -> None:
         np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.01, 0.02]),
         np.array([*RIGHT, True, True]),
         np.array([LONGEST] * 5 + [LONGEST + 1] * 2),
+        np.zeros(7, bool),
     )
     lines: list[str] = []
     assert calibrate({1.0: more}, lines.append) == calibrate(short, lines.append)
@@ -70,16 +77,21 @@ def test_long_answers_are_left_out() -> None:
     assert calibrate({1.0: more}, print, longest=LONGEST + 1)["longest"] == LONGEST + 1
 
 
-def test_threshold_from_a_subset() -> None:
-    """The temperature follows all short ones, whatever the threshold is set on."""
-    answers = {
-        1.0: scored([0.9, 0.8, 0.7, 0.3, 0.2]),
-        2.2: scored([0.5, 0.4, 0.9, 0.6, 0.6]),
-    }
-    some = np.array([True, True, False, False, False])
-    table = calibrate(answers, print, threshold_on=some)
-    assert table["temperature"] == 1.0
-    assert table["threshold"] == pytest.approx(0.8 + 0.1 * (1 - COVERAGE), abs=1e-3)
+def test_numbers_have_a_threshold_of_their_own() -> None:
+    """As many are held back of them as of other answers, though they are all less probable."""
+    others, numbers = np.linspace(0.5, 1.0, 101), np.linspace(0.1, 0.5, 101)
+    count = len(others) + len(numbers)
+    mixed = ScoredAnswers(
+        np.concatenate([others, numbers]),
+        np.ones(count, bool),
+        np.full(count, 2),
+        np.arange(count) >= len(others),
+    )
+    table = calibrate({1.0: mixed}, print)
+    assert table["threshold"] == pytest.approx(0.5 + 0.5 * (1 - COVERAGE), abs=1e-3)
+    assert table["number_threshold"] == pytest.approx(0.1 + 0.4 * (1 - COVERAGE), abs=1e-3)
+    few = replace(mixed, numbers=np.arange(count) >= count - ENOUGH + 1)
+    assert "number_threshold" not in calibrate({1.0: few}, print), "it would follow single answers"
 
 
 def test_model_that_never_stops() -> None:

@@ -69,7 +69,7 @@ def scores(count: int, *, long: int = 0) -> ScoredAnswers:
     """Short answers, and some that are longer than the rule's longest."""
     confidence = np.linspace(0.1, 0.9, count + long)
     lengths = np.array([RULE.longest or 0] * count + [6] * long)
-    return ScoredAnswers(confidence, confidence > 0.5, lengths)
+    return ScoredAnswers(confidence, confidence > 0.5, lengths, np.zeros(count + long, bool))
 
 
 @pytest.mark.parametrize(("count", "long"), [(ENOUGH - 1, 0), (ENOUGH - 1, 50), (0, 0)])
@@ -105,6 +105,9 @@ def test_enough_answers_give_a_new_table(
     assert table["threshold"] != RULE.threshold
     assert note == f"computed on {ENOUGH} short held-out answers"
     assert len(lines) == len(TEMPERATURES)
+    rule = replace(RULE, number_threshold=0.2)
+    table, _ = recalibrate(ruled, rule, held_out, scores(ENOUGH), print)
+    assert table == {**expected, "unsure": "hard to say.", "number_threshold": 0.2}, "the base's"
 
 
 @pytest.mark.parametrize("enough", [5, 1000])
