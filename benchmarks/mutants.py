@@ -1,6 +1,6 @@
 """Mutation score: plant one small fault at a time and see whether the matching tests fail.
 
-    make mutants FILES="regionqa/regions.py finetune/sampler.py"
+    make mutants FILES="regionqa/regions.py finetune/batches/sampler.py"
     python benchmarks/mutants.py --sample 60 regionqa/engine.py
 
 The faults are cosmic-ray's (extra `mutants`). Its own runner starts a process for each, which here

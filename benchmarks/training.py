@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from regionqa.export.modules.resnet import ResNetConfig, ResNetVision
-from regionqa.finetune.collate import Batch
+from regionqa.finetune.batches.collate import Batch
+from regionqa.finetune.batches.dataset import IGNORE_INDEX
 from regionqa.finetune.config import FinetuneSettings, Stages, StageSettings
-from regionqa.finetune.dataset import IGNORE_INDEX
 from regionqa.finetune.model import (
     RegionLanguageModel,
     add_lora,

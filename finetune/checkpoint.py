@@ -36,8 +36,9 @@ from regionqa.backends.vlm.backend import VlmModel
 from regionqa.bundles.store import Bundle
 from regionqa.errors import TrainingError, UsageError, message_of
 from regionqa.files import write_whole
-from regionqa.finetune.config import SETTINGS, FinetuneSettings, read_saved
-from regionqa.finetune.dataset import RunData, Say
+from regionqa.finetune.batches.dataset import RunData, Say
+from regionqa.finetune.config import SETTINGS, FinetuneSettings
+from regionqa.finetune.settings_files import read_saved, saved_settings
 from regionqa.schema import without_none
 
 PROGRESS = "progress.json"
@@ -278,14 +279,14 @@ def save_settings(
     """
     path = folder / SETTINGS
     table: dict[str, Any] = {
-        "settings": without_none(asdict(settings)),
+        "settings": asdict(settings),
         "base": base_identity(base),
         "files": [dict(file) for file in data.files],
     }
-    # through TOML and back, as the saved settings went
-    table = tomllib.loads(tomli_w.dumps(table))
+    table = as_saved(table)
     if resume and path.is_file():
-        before = read_saved(path)
+        # settings that are newer than the run have their defaults
+        before = {**read_saved(path), **as_saved({"settings": asdict(saved_settings(path))})}
         changes = data_changes(folder, before, data)
         known = {"files": table["files"]} if changes is not None else {}
         table |= {"plan": before["plan"]} if "plan" in before else {}
@@ -310,6 +311,11 @@ def save_settings(
             file.write(tomli_w.dumps(table).encode())
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def as_saved(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what reading a table gives that was written to TOML."""
+    return tomllib.loads(tomli_w.dumps(without_none(table)))
 
 
 def data_changes(folder: Path, before: Mapping[str, Any], data: RunData) -> list[str] | None:

@@ -36,9 +36,9 @@ from regionqa.export.modules.detection import DetectionHead
 from regionqa.export.onnx.export import round_to_float16
 from regionqa.export.onnx.verify import ParityReport
 from regionqa.files import set_default_permissions
+from regionqa.finetune.batches.dataset import Say, single_turns
 from regionqa.finetune.calibrate import ENOUGH, TEMPERATURES, ScoredAnswers, calibrate
 from regionqa.finetune.config import FinetuneSettings
-from regionqa.finetune.dataset import Say, single_turns
 from regionqa.finetune.model import AnswerModel, RegionLanguageModel, add_lora
 from regionqa.images.reading import open_image
 from regionqa.language.number_words import is_number

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from regionqa.errors import UsageError
 from regionqa.export.modules.base import RegionModule, VisionModule
-from regionqa.finetune.collate import Batch, LabelledBatch
+from regionqa.finetune.batches.collate import Batch, LabelledBatch
 from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings
 from regionqa.finetune.distributed import decoder_layers
 from regionqa.language.packing import longest_packed_prompt

@@ -23,8 +23,8 @@ from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
 from regionqa.errors import ImageError, UsageError
+from regionqa.finetune.batches.dataset import RunData, Say, sample_builder
 from regionqa.finetune.config import FinetuneSettings
-from regionqa.finetune.dataset import RunData, Say, sample_builder
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.images.kinds import SUFFIXES
 from regionqa.images.reading import open_image

@@ -21,8 +21,11 @@ from regionqa.bundles.store import CARD, Bundle, find_bundle, open_bundle
 from regionqa.data.english import counted
 from regionqa.errors import TrainingError, UsageError
 from regionqa.finetune import checkpoint as checkpoints
+from regionqa.finetune.batches.collate import Collator, LabelledBatch
+from regionqa.finetune.batches.dataset import RunData, Say, read_run_data, sample_builder
+from regionqa.finetune.batches.frozen import FrozenEncoders
+from regionqa.finetune.batches.sampler import BrokenImages, Collates, RecordStream, StepSampler
 from regionqa.finetune.checkpoint import TrainingProgress, base_identity, save_settings
-from regionqa.finetune.collate import Collator, FrozenEncoders, LabelledBatch
 from regionqa.finetune.config import (
     SETTINGS,
     TRAINING,
@@ -30,7 +33,6 @@ from regionqa.finetune.config import (
     RegionPart,
     StageSettings,
 )
-from regionqa.finetune.dataset import RunData, Say, read_run_data, sample_builder
 from regionqa.finetune.distributed import ProcessGroup, ran_out_of_memory
 from regionqa.finetune.finish import (
     BundleModules,
@@ -43,7 +45,6 @@ from regionqa.finetune.finish import (
 )
 from regionqa.finetune.model import RegionLanguageModel, add_lora
 from regionqa.finetune.rehearsal import with_rehearsal
-from regionqa.finetune.sampler import BrokenImages, Collates, RecordStream, StepSampler
 from regionqa.finetune.schedule.control import StageControl
 from regionqa.finetune.schedule.pace import Clock
 from regionqa.finetune.schedule.plan import EVALUATE_EVERY, Planner, describe_plan, evaluated

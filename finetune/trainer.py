@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from regionqa.data.records import Record
 from regionqa.errors import TrainingError
 from regionqa.finetune import checkpoint as checkpoints
+from regionqa.finetune.batches.collate import LabelledBatch
+from regionqa.finetune.batches.sampler import BrokenImages, Collates, DrawnRecord
 from regionqa.finetune.checkpoint import BestStep, TrainingProgress
-from regionqa.finetune.collate import LabelledBatch
 from regionqa.finetune.config import StageSettings, TrainingPrecision
 from regionqa.finetune.distributed import (
     ProcessGroup,
@@ -35,7 +36,6 @@ from regionqa.finetune.model import (
     parameters_of,
     select_trainable,
 )
-from regionqa.finetune.sampler import BrokenImages, Collates, DrawnRecord
 from regionqa.finetune.schedule.control import StageControl, StageEnding
 from regionqa.finetune.schedule.pace import RECENT, Clock, Pace, about
 from regionqa.finetune.schedule.signals import StoppedError, StopReason, StopSignal
@@ -347,8 +347,8 @@ def own_batch(run: StageRun, part: Sequence[DrawnRecord]) -> LabelledBatch:
     settings, seeds = run.settings, [each.seed for each in part]
     records = [each.record for each in part]
     batch = run.broken.batch(run.collator, records, run.spare, settings.box_noise, seeds)
-    if settings.feature_mixing or settings.feature_noise:
-        batch = batch.with_noise(settings.feature_mixing, settings.feature_noise, seeds[0])
+    if settings.changes_features:
+        batch = batch.with_changed_features(settings, seeds[0])
     distilled = [run.teacher is not None and each.replayed for each in part]
     return replace(batch, distilled=torch.tensor(distilled))
 

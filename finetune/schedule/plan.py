@@ -19,9 +19,10 @@ from regionqa.data.english import counted
 from regionqa.data.records import Record
 from regionqa.errors import BundleError, TrainingError, UsageError
 from regionqa.files import write_whole
-from regionqa.finetune.config import SETTINGS, FinetuneSettings, read_saved
+from regionqa.finetune.config import SETTINGS, FinetuneSettings
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.schedule.pace import Clock
+from regionqa.finetune.settings_files import read_saved
 from regionqa.schema import from_table, without_none
 
 DRAWS = 160

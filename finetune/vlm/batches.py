@@ -27,8 +27,9 @@ from regionqa.backends.vlm.language import EncodedPart, VlmLanguage, VlmPrompt
 from regionqa.backends.vlm.processor import PreparedImage, VlmProcessor
 from regionqa.data.records import Record
 from regionqa.errors import ImageError, ItemError, TrainingError
-from regionqa.finetune.collate import CACHE_BYTES, LabelledBatch, padded_rows
-from regionqa.finetune.dataset import IGNORE_INDEX, jitter_box
+from regionqa.finetune.batches.collate import LabelledBatch, padded_rows
+from regionqa.finetune.batches.dataset import IGNORE_INDEX, jitter_box
+from regionqa.finetune.batches.frozen import CACHE_BYTES
 from regionqa.finetune.vlm.samples import AnsweredTurn, ConversationBuilder, label_turns
 from regionqa.images.reading import InputImage, open_image
 from regionqa.runtime.devices import Device

@@ -15,8 +15,8 @@ from regionqa.backends.vlm.processor import VlmProcessor
 from regionqa.bundles.weights import stored
 from regionqa.data.english import counted
 from regionqa.errors import UsageError
+from regionqa.finetune.batches.dataset import RunData, read_run_data
 from regionqa.finetune.config import FinetuneSettings, RegionPart, StageSettings
-from regionqa.finetune.dataset import RunData, read_run_data
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.finish import changed_weights
 from regionqa.finetune.model import add_lora
@@ -98,6 +98,7 @@ def check_stages(settings: FinetuneSettings, base: VlmModel) -> list[tuple[str, 
         "projector_rate": (stage.projector_rate != DEFAULTS.projector_rate, "one rate is for all"),
         "feature_mixing": (stage.feature_mixing > 0, "no encoder's features are kept"),
         "feature_noise": (stage.feature_noise > 0, "no encoder's features are kept"),
+        "swapped_images": (stage.swapped_images > 0, "no encoder's features are kept"),
     }
     for option, (given, reason) in without_effect.items():
         if given:

@@ -16,7 +16,7 @@ from regionqa.backends.vlm.backend import RenderedVlmPrompt, VlmModel
 from regionqa.backends.vlm.processor import PreparedImage, VlmProcessor
 from regionqa.data.records import Problem, Record
 from regionqa.errors import ImageError, QuestionError
-from regionqa.finetune.dataset import IGNORE_INDEX, single_turns
+from regionqa.finetune.batches.dataset import IGNORE_INDEX, single_turns
 from regionqa.images.reading import InputImage, open_image
 from regionqa.language.references import REFERENCE
 from regionqa.regions import Box, Region

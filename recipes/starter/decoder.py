@@ -75,6 +75,8 @@ class DecoderSettings:
     inputs, so that a step changes a token by much."""
     feature_noise: float = 0.5
     """In both stages. The encoders have memorized the photos that they learned from."""
+    swapped_images: float = 0.9
+    """In the second stage. Otherwise a box's name is read off the rest of the image."""
     class_balance: float = 0.5
     """A box is asked about by the frequency of its class to the power of minus this. Without, two
     in five questions of naming are about a person, and rare classes are hardly ever answered."""
@@ -94,6 +96,7 @@ class DecoderSettings:
             group=self.geometry_group,
             orthogonal_rate=self.geometry_orthogonal_rate,
             projector_rate=1.0,
+            swapped_images=0.0,
         )
 
 
@@ -295,6 +298,7 @@ def decoder_run(
         projector=True,
         projector_rate=settings.projector_rate,
         feature_noise=settings.feature_noise,
+        swapped_images=settings.swapped_images,
         language=True,
         warm_up=0.05,
         weight_decay=0.1,

@@ -19,9 +19,11 @@ from regionqa.finetune.config import (
     TRAINING,
     FinetuneSettings,
     Preset,
-    StageOverrides,
     Stages,
     StageSettings,
+)
+from regionqa.finetune.settings_files import (
+    StageOverrides,
     override_stages,
     read_settings_file,
     saved_settings,

@@ -207,7 +207,7 @@ def records(folder: Path) -> Reader:
 
 def settings(folder: Path) -> Reader:
     from regionqa.cli.finetune import chosen_settings
-    from regionqa.finetune.config import saved_settings
+    from regionqa.finetune.settings_files import saved_settings
 
     def read(data: bytes, heard: Heard) -> None:
         name = SETTINGS[data[0] % len(SETTINGS) if data else 0]

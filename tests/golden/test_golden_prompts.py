@@ -18,7 +18,7 @@ from regionqa.bundles.store import CARD, shipped_folder
 from regionqa.data.records import Record, Turn
 from regionqa.errors import QuestionError
 from regionqa.export.sources.sentencepiece import legacy_llama_tokenizer
-from regionqa.finetune.dataset import IGNORE_INDEX, SampleBuilder
+from regionqa.finetune.batches.dataset import IGNORE_INDEX, SampleBuilder
 from regionqa.language.prompts import (
     Fractions,
     ImageSlot,

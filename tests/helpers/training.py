@@ -11,12 +11,13 @@ import torch
 from helpers.tiny_models import QUESTION, RED
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record, Turn
-from regionqa.finetune.collate import Collator, FrozenEncoders
+from regionqa.finetune.batches.collate import Collator
+from regionqa.finetune.batches.dataset import sample_builder
+from regionqa.finetune.batches.frozen import FrozenEncoders
+from regionqa.finetune.batches.sampler import RecordStream, StepSampler
 from regionqa.finetune.config import RegionPart, StageSettings
-from regionqa.finetune.dataset import sample_builder
 from regionqa.finetune.finish import read_modules
 from regionqa.finetune.model import RegionLanguageModel, select_trainable
-from regionqa.finetune.sampler import RecordStream, StepSampler
 from regionqa.finetune.tracking import LogEntry, TrainingLog
 from regionqa.finetune.trainer import StageRun
 from regionqa.regions import Box, Region

@@ -44,7 +44,7 @@ def check(
     from regionqa.bundles.store import find_bundle
     from regionqa.data.check import decoded, summarise
     from regionqa.data.english import counted
-    from regionqa.finetune.dataset import FitsRecords, sample_builder
+    from regionqa.finetune.batches.dataset import FitsRecords, sample_builder
     from regionqa.pipeline.console import Console
     from regionqa.pipeline.draw_records import draw_examples
 

@@ -91,6 +91,8 @@ def test_startup_errors_are_one_line(
         ((*data, *model, *out, "--settings", settings), "[align]\nbatch = 'x'", 2, "batch"),
         ((*data, *model, *out, "--settings", settings), "[align]\nfeature_mixing = 1.0", 2,
          "feature_mixing is 1.0; it must be from 0 to below 1"),
+        ((*data, *model, *out, "--settings", settings), "[align]\nswapped_images = 1.0", 2,
+         "swapped_images is 1.0; it must be from 0 to below 1"),
         ((*data, *model, *out, "--settings", settings), "[instruct]\nfeature_noise = -0.1", 2,
          "feature_noise is -0.1; it must be 0 or more"),
         ((*data, *model, *out, "--settings", settings), "[", 2, "cannot be read as settings"),

@@ -213,10 +213,13 @@ def test_options_without_effect_are_refused(
 ) -> None:
     noise = tmp_path / "noise.toml"
     noise.write_text("[instruct]\nfeature_noise = 0.5\n")
+    swap = tmp_path / "swap.toml"
+    swap.write_text("[instruct]\nswapped_images = 0.5\n")
     rate = tmp_path / "rate.toml"
     rate.write_text("[instruct]\nprojector_rate = 0.1\n")
     for words, message in (
         (("--settings", noise), "feature_noise: has no effect on tiny-qwen: no encoder's features"),
+        (("--settings", swap), "swapped_images: has no effect on tiny-qwen: no encoder's features"),
         (("--settings", rate), "projector_rate: has no effect on tiny-qwen: one rate is for all"),
         (("--stage", "align"), "tiny-qwen has no region encoder to align; use --stage instruct"),
         (("--align-data", colors), "--align-data: has no effect on tiny-qwen"),

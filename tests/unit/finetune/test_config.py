@@ -12,15 +12,10 @@ import tomli_w
 from regionqa.bundles.store import Bundle
 from regionqa.cli.finetune import chosen_settings
 from regionqa.errors import UsageError
+from regionqa.finetune.batches.dataset import RunData
 from regionqa.finetune.checkpoint import save_settings
-from regionqa.finetune.config import (
-    DEFAULT,
-    FinetuneSettings,
-    RegionPart,
-    read_saved,
-    saved_settings,
-)
-from regionqa.finetune.dataset import RunData
+from regionqa.finetune.config import DEFAULT, FinetuneSettings, RegionPart
+from regionqa.finetune.settings_files import read_saved, saved_settings
 from regionqa.schema import without_none
 
 GIVEN = {"data": [Path("mine.jsonl")]}
@@ -172,6 +167,21 @@ def test_records_may_be_repaired_or_taken_out(
     with pytest.raises(UsageError, match="seed was 0 and is 1"):
         other = replace(skipping, seed=1)
         save_settings(tmp_path, other, starter, changed, pytest.fail, resume=True)
+
+
+def test_a_run_goes_on_though_settings_were_added_since(tmp_path: Path, starter: Bundle) -> None:
+    settings = FinetuneSettings(data=("mine.jsonl",), model="starter", stages=DEFAULT)
+    data = run_data("abc", 0, "1")
+    save_settings(tmp_path, settings, starter, data, pytest.fail, resume=False)
+    path = tmp_path / "settings.toml"
+    table = tomllib.loads(path.read_text())
+    del table["settings"]["stages"]["align"]["swapped_images"]
+    path.write_text(tomli_w.dumps(table))
+    save_settings(tmp_path, settings, starter, data, pytest.fail, resume=True)
+    align = replace(DEFAULT.align, swapped_images=0.5)
+    other = replace(settings, stages=replace(DEFAULT, align=align))
+    with pytest.raises(UsageError, match=r"align\.swapped_images was 0\.0 and is 0\.5"):
+        save_settings(tmp_path, other, starter, data, pytest.fail, resume=True)
 
 
 @pytest.mark.parametrize(

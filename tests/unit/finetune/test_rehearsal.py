@@ -15,8 +15,9 @@ from regionqa.bundles.store import Bundle
 from regionqa.data.files import read_training_data
 from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
-from regionqa.finetune.collate import Collator, FrozenEncoders
-from regionqa.finetune.dataset import sample_builder
+from regionqa.finetune.batches.collate import Collator
+from regionqa.finetune.batches.dataset import sample_builder
+from regionqa.finetune.batches.frozen import FrozenEncoders
 from regionqa.finetune.finish import read_modules
 from regionqa.finetune.model import RegionLanguageModel
 from regionqa.finetune.rehearsal import (

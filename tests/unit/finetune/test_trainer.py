@@ -16,11 +16,11 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from helpers.tiny_models import RED, record_json, write_lines
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record
-from regionqa.finetune.collate import Collator
-from regionqa.finetune.dataset import IGNORE_INDEX
+from regionqa.finetune.batches.collate import Collator
+from regionqa.finetune.batches.dataset import IGNORE_INDEX
+from regionqa.finetune.batches.sampler import DrawnRecord
 from regionqa.finetune.distributed import ProcessGroup, deterministic_kernels
 from regionqa.finetune.model import RegionLanguageModel, make_optimizers, parameters_of
-from regionqa.finetune.sampler import DrawnRecord
 from regionqa.finetune.schedule.signals import StopReason, StopSignal
 from regionqa.finetune.tracking import TrainingLog
 from regionqa.finetune.trainer import (

@@ -19,7 +19,8 @@ from helpers.tiny_models import ROWS
 from helpers.training import STAGE, make_stage_run, parts_of, unfrozen
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record, Turn
-from regionqa.finetune.collate import Batch, Collator
+from regionqa.finetune.batches import collate
+from regionqa.finetune.batches.collate import Batch, Collator
 from regionqa.finetune.config import FinetuneSettings, RegionPart, Stages
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.model import RegionLanguageModel, add_lora, select_trainable
@@ -273,7 +274,7 @@ def test_steps_and_evaluation_use_packed_rows(
         totals, held_out = [], []
         for packs in (True, False):
             if not packs:
-                monkeypatch.setattr("regionqa.finetune.collate.pack_prompts", lambda *_: None)
+                monkeypatch.setattr(collate, "pack_prompts", lambda *_: None)
             batches = own_batches(run, 0, processes)
             totals.append(
                 forward_and_backward(run, unfrozen(model), batches, processes, bf16=False)

@@ -11,7 +11,7 @@ import pytest
 
 from helpers.training import plain_record
 from regionqa.errors import TrainingError, UsageError
-from regionqa.finetune.config import DEFAULT, PVIT, FinetuneSettings, Stages, read_saved
+from regionqa.finetune.config import DEFAULT, PVIT, FinetuneSettings, Stages
 from regionqa.finetune.distributed import ProcessGroup
 from regionqa.finetune.schedule.plan import (
     FEWEST,
@@ -26,6 +26,7 @@ from regionqa.finetune.schedule.plan import (
     planned_steps,
     share_to_hold_out,
 )
+from regionqa.finetune.settings_files import read_saved
 
 SETTINGS = FinetuneSettings(data=("mine.jsonl",), model="starter", stages=DEFAULT)
 

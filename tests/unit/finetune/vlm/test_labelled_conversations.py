@@ -12,8 +12,8 @@ from helpers.vlm.tuning import LEFT, RIGHT, read_records, vlm_training, write_co
 from regionqa.backends.vlm.backend import VlmBackend
 from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
+from regionqa.finetune.batches.dataset import IGNORE_INDEX, single_turns
 from regionqa.finetune.config import StageSettings
-from regionqa.finetune.dataset import IGNORE_INDEX, single_turns
 from regionqa.finetune.model import select_trainable
 from regionqa.finetune.vlm.samples import answer_text, known_regions
 from regionqa.images.reading import open_image

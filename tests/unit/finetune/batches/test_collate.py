@@ -14,12 +14,13 @@ from torch import Tensor
 from helpers.tiny_models import ROWS
 from helpers.training import CPU, parts_of
 from regionqa.bundles.store import Bundle
-from regionqa.data.records import Record
+from regionqa.data.records import Record, Turn
 from regionqa.engine import Engine
 from regionqa.export.modules.multilevel import MultiLevelRegionEncoder
-from regionqa.finetune.collate import FrozenEncoders, noisy_rows
-from regionqa.finetune.config import RegionPart
-from regionqa.finetune.dataset import IGNORE_INDEX, jitter_box
+from regionqa.finetune.batches.dataset import IGNORE_INDEX, jitter_box
+from regionqa.finetune.batches.frozen import FrozenEncoders
+from regionqa.finetune.batches.noise import noisy_rows, swapped_rows
+from regionqa.finetune.config import DEFAULT, RegionPart
 from regionqa.finetune.finish import read_modules
 from regionqa.images.preprocessing import Fit
 from regionqa.images.reading import open_image
@@ -72,12 +73,14 @@ def test_noise_changes_features_and_no_positions(tiny: Tiny, records: tuple[Reco
     assert plain.feature_width is None, "all of a region's vector"
     width = plain.vectors.shape[1] - 2
     batch = replace(plain, feature_width=width)
-    everything = plain.with_noise(0.5, 0.3, (0, 1, 2)).vectors
+    strong = replace(DEFAULT.instruct, feature_mixing=0.5, feature_noise=0.3)
+    everything = plain.with_changed_features(strong, (0, 1, 2)).vectors
     assert everything is not None
     assert not torch.equal(everything[:, width:], plain.vectors[:, width:])
-    for strengths in ((0.5, 0.0), (0.0, 0.3)):
-        noisy, again = (batch.with_noise(*strengths, (0, 1, 2)) for _ in range(2))
-        other = batch.with_noise(*strengths, (0, 1, 3))
+    calm = DEFAULT.instruct
+    for stage in (replace(calm, feature_mixing=0.5), replace(calm, feature_noise=0.3)):
+        noisy, again = (batch.with_changed_features(stage, (0, 1, 2)) for _ in range(2))
+        other = batch.with_changed_features(stage, (0, 1, 3))
         assert noisy.vectors is not None
         assert again.vectors is not None
         assert torch.equal(noisy.vectors, again.vectors)
@@ -87,6 +90,38 @@ def test_noise_changes_features_and_no_positions(tiny: Tiny, records: tuple[Reco
         assert not torch.equal(noisy.vectors[:, :width], plain.vectors[:, :width])
         assert torch.equal(noisy.vectors[:, width:], plain.vectors[:, width:])
         assert torch.equal(noisy.boxes, batch.boxes)
+
+
+def test_images_are_swapped_where_all_questions_name_regions(
+    tiny: Tiny, records: tuple[Record, ...]
+) -> None:
+    """Those about the whole image keep it, and so does what a region shows."""
+    _, collator = parts_of(tiny("pixels"), RegionPart.projector)
+    turn = Turn("describe this picture.", "a street.")
+    whole = replace(records[0], regions=(), turns=(turn,))
+    named = [record for record in records if record.regions]
+    batch = collator.batch([*named, whole])
+    stage = replace(DEFAULT.instruct, swapped_images=0.99)
+    swapped = batch.with_changed_features(stage, (0, 1, 2))
+    assert swapped.vectors is not None
+    assert batch.vectors is not None
+    assert torch.equal(swapped.vectors, batch.vectors)
+    kept = int(batch.image_rows[-1])
+    assert batch.asked_by_regions_alone.tolist() == [
+        row != kept for row in range(len(batch.features))
+    ]
+    assert torch.equal(swapped.features[kept], batch.features[kept])
+    assert not torch.equal(swapped.features, batch.features)
+    for row in swapped.features:
+        assert any(torch.equal(row, own) for own in batch.features), "one of the batch"
+
+
+def test_as_many_images_are_swapped_as_it_says() -> None:
+    rows, generator = torch.arange(400.0).unsqueeze(1), torch.Generator().manual_seed(0)
+    may = torch.arange(400) < 200
+    moved = (swapped_rows(rows, 0.6, may, generator) != rows).squeeze(1)
+    assert not moved[200:].any()
+    assert 0.5 < float(moved[:200].float().mean()) < 0.7
 
 
 def test_noise_is_as_large_as_it_says() -> None:
@@ -242,7 +277,7 @@ def test_cached_vectors_belong_to_their_boxes(
     image = encoders().image(path)
     alone = {box: encoders().vectors(path, image, [box])[0] for box in (first, second)}
     for room, expected in ((1000, [1, 1]), (0, [1, 2, 1, 2])):
-        monkeypatch.setattr("regionqa.finetune.collate.MAX_VECTORS", room)
+        monkeypatch.setattr("regionqa.finetune.batches.collate.MAX_VECTORS", room)
         cached = encoders()
         computed.clear()
         for boxes in ([first], [first, second, first], [second], [second, first]):

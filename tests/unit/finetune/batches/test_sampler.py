@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers.training import plain_record
 from regionqa.data.records import Record, Turn
 from regionqa.errors import ImageError, TrainingError
-from regionqa.finetune.sampler import BrokenImages, RecordStream, StepSampler, grouped_order
+from regionqa.finetune.batches.sampler import BrokenImages, RecordStream, StepSampler, grouped_order
 from regionqa.regions import Box, Region
 
 

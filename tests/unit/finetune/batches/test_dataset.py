@@ -16,8 +16,7 @@ from helpers.training import plain_record
 from regionqa.bundles.store import Bundle
 from regionqa.data.records import Record, Turn
 from regionqa.errors import QuestionError
-from regionqa.finetune.config import DEFAULT, FinetuneSettings
-from regionqa.finetune.dataset import (
+from regionqa.finetune.batches.dataset import (
     IGNORE_INDEX,
     SampleBuilder,
     held_out_images,
@@ -25,6 +24,7 @@ from regionqa.finetune.dataset import (
     sample_builder,
     single_turns,
 )
+from regionqa.finetune.config import DEFAULT, FinetuneSettings
 from regionqa.language.prompts import render_dialogue
 from regionqa.language.tokenization import BundleTokenizer, tokenize
 from regionqa.regions import Box, Region
