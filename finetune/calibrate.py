@@ -25,8 +25,8 @@ LONGEST = 8
 COVERAGE = 0.85
 """Share of the answers that are given rather than held back."""
 ENOUGH = 100
-"""Fewest answers from which a table is computed. At a coverage of 0.85, fifteen of them lie below the
-threshold; with fewer it would follow single answers."""
+"""Fewest answers from which a table is computed. At a coverage of 0.85, fifteen of them lie below
+the threshold; with fewer it would follow single answers."""
 
 
 @dataclass(frozen=True)
