@@ -80,9 +80,8 @@ class TrainingStart(Generic[Base]):
         """Save the settings, or compare them with those of the resumed run."""
         self.processes.wait()
         if self.processes.is_first:
-            save_settings(
-                self.training, self.settings, self.base, data, self.say, resume=self.resume
-            )
+            settings, base = self.settings, self.base
+            save_settings(self.training, settings, base, data, self.say, resume=self.resume)
         self.processes.wait()
 
 

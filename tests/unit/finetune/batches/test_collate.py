@@ -277,7 +277,7 @@ def test_cached_vectors_belong_to_their_boxes(
     image = encoders().image(path)
     alone = {box: encoders().vectors(path, image, [box])[0] for box in (first, second)}
     for room, expected in ((1000, [1, 1]), (0, [1, 2, 1, 2])):
-        monkeypatch.setattr("regionqa.finetune.batches.collate.MAX_VECTORS", room)
+        monkeypatch.setattr("regionqa.finetune.batches.frozen.MAX_VECTORS", room)
         cached = encoders()
         computed.clear()
         for boxes in ([first], [first, second, first], [second], [second, first]):
