@@ -100,7 +100,7 @@ class Batch(LabelledBatch):
         mixing, noise = settings.feature_mixing, settings.feature_noise
         features, vectors = self.features, self.vectors
         if settings.swapped_images:
-            swappable = self.asked_by_regions_alone.to(features.device)
+            swappable = self.asked_by_regions_alone
             features = swapped_rows(features, settings.swapped_images, swappable, generator)
         features = noisy_rows(features, mixing, noise, generator)
         if vectors is not None:

@@ -12,13 +12,13 @@ def swapped_rows(
     Args:
         features: (B, ..., C) of images.
         share: How many of the swappable ones are swapped, on average.
-        swappable: (B,) bool.
+        swappable: (B,) bool, on the CPU.
         generator: Draws rows, on the CPU, whatever the features' device.
     """
-    rows = len(features)
-    chosen = (torch.rand(rows, generator=generator) < share).to(features.device) & swappable
-    others = features[torch.randperm(rows, generator=generator)]
-    return torch.where(chosen.view(-1, *[1] * (features.ndim - 1)), others, features)
+    rows = torch.arange(len(features))
+    chosen = (torch.rand(len(rows), generator=generator) < share) & swappable
+    others = torch.randperm(len(rows), generator=generator)
+    return features[torch.where(chosen, others, rows)]
 
 
 def noisy_rows(features: Tensor, mixing: float, noise: float, generator: torch.Generator) -> Tensor:
