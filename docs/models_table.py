@@ -122,9 +122,10 @@ def written(page: str) -> str:
     for name, text in parts().items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page, count = pattern.subn(lambda _, new=f"{begin}\n{text}\n{end}": new, page)
-        if count != 1:
-            raise SystemExit(f"{PAGE}: has {count} parts {name!r}, not 1")
+        before, *others = pattern.split(page)
+        if len(others) != 1:
+            raise SystemExit(f"{PAGE}: has {len(others)} parts {name!r}, not 1")
+        page = f"{before}{begin}\n{text}\n{end}{others[0]}"
     return page
 
 
