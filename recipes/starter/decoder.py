@@ -75,7 +75,7 @@ class DecoderSettings:
     inputs, so that a step changes a token by much."""
     feature_noise: float = 0.5
     """In both stages. The encoders have memorized the photos that they learned from."""
-    swapped_images: float = 0.3
+    swapped_images: float = 0.5
     """In the second stage. Otherwise a box's name is read off the rest of the image."""
     class_balance: float = 0.5
     """A box is asked about by the frequency of its class to the power of minus this. Without, two

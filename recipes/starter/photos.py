@@ -22,6 +22,9 @@ HELD_OUT = 1 / 16
 """Share of the training photos that nothing is learned from, to calibrate on."""
 SMALLEST_CROP, ASPECT = 0.4, 4 / 3
 """Least area of a random crop as a share of its photo's, and most change of its aspect."""
+CLOSE_UP, MARGIN = 64, 0.6
+"""Of a crop around one box: least shorter side of the box in pixels of the photo, and most of what
+is shown beyond each of its sides, as a share of the box's."""
 SMALLEST_SIDE = 16
 """Least shorter side, in pixels of the view, of a box that is learned from."""
 IN_SIGHT = 0.5
@@ -140,6 +143,26 @@ def random_crop(photo: Photo, rng: Rng) -> Window:
     h = min(height, height * float(np.sqrt(share / stretch)))
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
     return (x, y, x + w, y + h)
+
+
+def close_up(photo: Photo, rng: Rng, weights: Floats) -> Window:
+    """Draw a rectangle around one box, drawn by the weights (C,) of its class.
+
+    A random crop of all sizes where no box is large enough.
+    """
+    sides = (photo.boxes[:, 2:] - photo.boxes[:, :2]).min(axis=1, initial=np.inf)  # (N,)
+    chances = weights[photo.labels].astype(np.float64) * (sides >= CLOSE_UP)
+    if not chances.any():
+        return random_crop(photo, rng)
+    x0, y0, x1, y1 = photo.boxes[rng.choice(len(chances), p=chances / chances.sum())].tolist()
+    left, top, right, bottom = rng.uniform(0, MARGIN, 4)
+    width, height = photo.size
+    return (
+        max(0.0, x0 - left * (x1 - x0)),
+        max(0.0, y0 - top * (y1 - y0)),
+        min(float(width), x1 + right * (x1 - x0)),
+        min(float(height), y1 + bottom * (y1 - y0)),
+    )
 
 
 def jitter_colour(pixels: UInt8, rng: Rng) -> UInt8:

@@ -14,13 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from recipes.starter.card import DETECTOR_TABLE, starter_card
 from recipes.starter.decoder import DecoderSettings, train_decoder, write_all_records, write_base
 from recipes.starter.detector import DetectorSettings, train_detector
-from recipes.starter.encoders import EncoderSettings, StarterEncoders, save, train_encoders
+from recipes.starter.encoders import (
+    EncoderSettings,
+    StarterEncoders,
+    class_weights,
+    save,
+    train_encoders,
+)
 from recipes.starter.frozen import frozen_features, train_heads
 from recipes.starter.photos import Photo, read_photos, split
 from recipes.starter.records.scenes import annotated_scene
@@ -75,11 +82,11 @@ def train_starter(
     head = train_detector(encoders, learned, detector_settings, out)
     base = out / "base"
     if not (base / CARD).exists():
-        views = write_views(learned, CROPS, out / "views", decoder_settings.seed)
+        labels = torch.from_numpy(np.concatenate([photo.labels for photo in learned]))
+        weights = class_weights(labels, len(names), decoder_settings.class_balance).numpy()
+        views = write_views(learned, CROPS, out / "views", decoder_settings.seed, weights)
         predicted = score(encoders, views)
-        scenes = described_scenes(
-            views, predicted, encoders.settings.side, names, decoder_settings.class_balance
-        )
+        scenes = described_scenes(views, predicted, encoders.settings.side, names, weights)
         others = [annotated_scene(photo, names) for photo in held_out]
         write_all_records(scenes, others, decoder_settings, out)
         write_base(encoders, scenes, predicted[:PREDICTED], decoder_settings, out, base)

@@ -10,9 +10,19 @@ import torch
 from PIL import Image
 
 from recipes.starter.colours import colour_of
-from recipes.starter.encoders import Scores, StarterEncoders, class_weights, pixel_values
+from recipes.starter.encoders import Scores, StarterEncoders, pixel_values
 from recipes.starter.fine_names import fine_names
-from recipes.starter.photos import Photo, Rng, jitter_colour, random_crop, view_of, whole_view
+from recipes.starter.photos import (
+    Floats,
+    Photo,
+    Rng,
+    Window,
+    close_up,
+    jitter_colour,
+    random_crop,
+    view_of,
+    whole_view,
+)
 from recipes.starter.records.scenes import Scene, annotated_scene
 
 log = logging.getLogger("recipes.starter")
@@ -22,24 +32,31 @@ BLENDED = 0.5
 """Share of the crops that are blended with another photo."""
 
 
-def write_views(photos: Sequence[Photo], crops: int, folder: Path, seed: int) -> list[Photo]:
-    """Write random crops of photos as image files; the photos themselves, then their crops."""
+def write_views(
+    photos: Sequence[Photo], crops: int, folder: Path, seed: int, weights: Floats
+) -> list[Photo]:
+    """Write crops of photos as image files; return the photos themselves, then their crops.
+
+    Every other crop is a close-up, since the boxes that users ask about often fill their photos.
+
+    weights: (C,) of classes, by which the box of a close-up is drawn.
+    """
     folder.mkdir(exist_ok=True)
     views = list(photos)
     for number, photo in enumerate(photos):
         for turn in range(crops):
             rng = np.random.default_rng([seed, number, turn])
             other = photos[int(rng.integers(len(photos)))] if rng.random() < BLENDED else None
-            views.append(write_crop(photo, other, folder / f"{number}-{turn}.jpg", rng))
+            window = close_up(photo, rng, weights) if turn % 2 else random_crop(photo, rng)
+            views.append(write_crop(photo, window, other, folder / f"{number}-{turn}.jpg", rng))
     return views
 
 
-def write_crop(photo: Photo, behind: Photo | None, path: Path, rng: Rng) -> Photo:
-    """Write a random crop of a photo, mirrored half of the time, with other colours.
+def write_crop(photo: Photo, window: Window, behind: Photo | None, path: Path, rng: Rng) -> Photo:
+    """Write a crop of a photo, mirrored half of the time, with other colours.
 
     behind: a photo to blend with; the crop then has no captions.
     """
-    window = random_crop(photo, rng)
     size = (max(1, round(window[2] - window[0])), max(1, round(window[3] - window[1])))
     view = view_of(photo, window, max(size), flip=rng.random() < 0.5)
     pixels = jitter_colour(view.pixels, rng)
@@ -82,7 +99,7 @@ def described_scenes(
     predicted: Sequence[Scores],
     side: int,
     names: tuple[str, ...],
-    balance: float,
+    weights: Floats,
 ) -> list[Scene]:
     """Describe photos by their annotations, and boxes by their colours and ImageNet's names too.
 
@@ -91,10 +108,8 @@ def described_scenes(
         predicted: The heads' predictions for each, by `score`.
         side: Of the image that the encoders see, in pixels.
         names: Of the classes.
-        balance: A box is asked about by the frequency of its class to the power of minus this.
+        weights: (C,) how often a box of each class is asked about, relative to the others.
     """
-    labels = torch.from_numpy(np.concatenate([photo.labels for photo in photos]))
-    weights = class_weights(labels, len(names), balance).numpy()  # (C,)
     scenes = []
     for photo, scores in zip(photos, predicted, strict=True):
         view = whole_view(photo, side)  # its boxes are those of some size

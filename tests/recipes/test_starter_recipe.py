@@ -17,12 +17,23 @@ from recipes.starter.detector import DetectorSettings
 from recipes.starter.encoders import (
     EncoderSettings,
     Scores,
+    class_weights,
     classes_in_cells,
     photos_of_step,
     save,
     set_rates,
 )
-from recipes.starter.photos import Photo, View, random_view, split
+from recipes.starter.photos import (
+    ASPECT,
+    MARGIN,
+    SMALLEST_CROP,
+    Photo,
+    View,
+    close_up,
+    random_crop,
+    random_view,
+    split,
+)
 from recipes.starter.records.scenes import with_random_boxes
 from recipes.starter.train import train_starter
 from recipes.starter.views import described_scenes, write_crop
@@ -48,12 +59,12 @@ DETECTOR = DetectorSettings(epochs=1, batch=4, save_every=2)
 
 
 def red_square(folder: Path) -> Photo:
-    """Return a grey photo of 120 x 80 with a red square."""
-    image = Image.new("RGB", (120, 80), (90, 90, 90))
-    ImageDraw.Draw(image).rectangle((40, 20, 79, 59), fill=(255, 0, 0))
+    """Return a grey photo of 240 x 160 with a red square."""
+    image = Image.new("RGB", (240, 160), (90, 90, 90))
+    ImageDraw.Draw(image).rectangle((80, 40, 159, 119), fill=(255, 0, 0))
     image.save(folder / "red.png")
-    boxes = np.array([[40, 20, 80, 60]], np.float32)
-    return Photo(folder / "red.png", (120, 80), boxes, np.array([0]), ("a red square.",))
+    boxes = np.array([[80, 40, 160, 120]], np.float32)
+    return Photo(folder / "red.png", (240, 160), boxes, np.array([0]), ("a red square.",))
 
 
 def red_box(pixels: np.ndarray) -> np.ndarray:
@@ -78,11 +89,27 @@ def test_boxes_follow_a_crop_that_is_written(
     seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("red")
-    crop = write_crop(red_square(folder), None, folder / "crop.png", np.random.default_rng(seed))
-    with Image.open(crop.path) as image:
-        assert image.size == crop.size
-        if len(crop.boxes):
-            assert np.abs(crop.boxes[0] - red_box(np.asarray(image))).max() <= 3.5
+    photo, rng = red_square(folder), np.random.default_rng(seed)
+    for turn, window in enumerate(
+        (random_crop(photo, rng), close_up(photo, rng, np.ones(1, np.float32)))
+    ):
+        crop = write_crop(photo, window, None, folder / f"{turn}.png", rng)
+        with Image.open(crop.path) as image:
+            assert image.size == crop.size
+            if len(crop.boxes):
+                assert np.abs(crop.boxes[0] - red_box(np.asarray(image))).max() <= 3.5
+
+
+def test_a_close_up_shows_a_box_of_a_class_that_is_wanted(tmp_path: Path) -> None:
+    corners = np.array([[0, 0, 80, 80], [90, 0, 170, 80], [0, 90, 8, 98]], np.float32)
+    photo = replace(red_square(tmp_path), boxes=corners, labels=np.arange(3))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x0, y0, x1, y1 = close_up(photo, rng, np.array([0, 1, 1], np.float32))
+        assert 90 - 80 * MARGIN <= x0 <= 90 and y0 == 0
+        assert 170 <= x1 <= 170 + 80 * MARGIN and 80 <= y1 <= 80 + 80 * MARGIN
+        x0, y0, x1, y1 = close_up(photo, rng, np.array([0, 0, 1], np.float32))  # is too small
+        assert (x1 - x0) * (y1 - y0) >= 0.99 * SMALLEST_CROP / ASPECT * np.prod(photo.size)
 
 
 def test_a_cell_has_what_covers_it_or_lies_in_it() -> None:
@@ -115,14 +142,15 @@ def test_split_is_the_same_for_all(tmp_path: Path) -> None:
 
 
 def test_boxes_of_rare_classes_are_asked_about_more_often(tmp_path: Path) -> None:
-    corners = [[0, 0, 40, 40], [40, 0, 80, 40], [0, 40, 40, 80], [80, 40, 120, 80]]
+    corners = [[0, 0, 80, 80], [80, 0, 160, 80], [0, 80, 80, 160], [160, 80, 240, 160]]
     cats = np.array([0, 0, 0, 1])
     photo = replace(red_square(tmp_path), boxes=np.array(corners, np.float32), labels=cats)
     logits = torch.zeros(len(cats), len(NAMES))
     heads = Scores(logits, torch.zeros(len(cats), 1000), logits[0], logits[0], logits[:0])
     rng = np.random.default_rng(0)
     for balance, share in ((0.0, 0.25), (1.0, 0.4)):  # 1/4 each for the cats, 1/2 for the orange
-        (scene,) = described_scenes([photo], [heads], 96, NAMES, balance)
+        weights = class_weights(torch.from_numpy(cats), len(NAMES), balance).numpy()
+        (scene,) = described_scenes([photo], [heads], 96, NAMES, weights)
         rows = [scene.rows(1, rng)[0] for _ in range(2000)]
         assert np.mean([scene.name(row) == "orange" for row in rows]) == pytest.approx(
             share, abs=0.06
