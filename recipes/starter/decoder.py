@@ -18,7 +18,7 @@ from recipes.starter.card import ANSWER, CONTEXT, START, STOP, starter_card
 from recipes.starter.encoders import Scores, StarterEncoders
 from recipes.starter.records.mixture import mixture, write_records
 from recipes.starter.records.scenes import Scene, with_random_boxes
-from regionqa.bundles.store import Bundle
+from regionqa.bundles.store import CARD, Bundle, open_bundle
 from regionqa.export.bundle import write_bundle
 from regionqa.export.modules.positions import PLACES
 from regionqa.export.modules.timm_vision import TimmVision
@@ -75,8 +75,11 @@ class DecoderSettings:
     inputs, so that a step changes a token by much."""
     feature_noise: float = 0.5
     """In both stages. The encoders have memorized the photos that they learned from."""
+    further_steps: int = 3_500
+    further_rate: float = 8e-4
+    """Of the third stage, which continues the second with swapped images."""
     swapped_images: float = 0.5
-    """In the second stage. Otherwise a box's name is read off the rest of the image."""
+    """In the third stage. Otherwise a box's name is read off the rest of the image."""
     class_balance: float = 0.5
     """A box is asked about by the frequency of its class to the power of minus this. Without, two
     in five questions of naming are about a person, and rare classes are hardly ever answered."""
@@ -98,6 +101,11 @@ class DecoderSettings:
             projector_rate=1.0,
             swapped_images=0.0,
         )
+
+    @property
+    def further(self) -> "DecoderSettings":
+        """The settings of the third stage."""
+        return replace(self, steps=self.further_steps, rate=self.further_rate)
 
 
 def train_tokenizer(texts: Iterable[str], size: int, special: Sequence[str], path: Path) -> None:
@@ -269,10 +277,37 @@ def write_base(
 
 
 def train_decoder(base: Path, settings: DecoderSettings, folder: Path) -> Bundle:
-    """Train projectors and language model on everything."""
-    held_out = folder / "held-out.jsonl"
-    run = decoder_run(base, settings, folder / "records.jsonl", held_out)
-    return finished(finetune(run, folder / "trained", resume=True, device="cpu"))
+    """Train projectors and language model on everything, then with swapped images; average both."""
+    records, held_out = folder / "records.jsonl", folder / "held-out.jsonl"
+    plain = decoder_run(base, replace(settings, swapped_images=0.0), records, held_out)
+    second = finished(finetune(plain, folder / "trained", resume=True, device="cpu"))
+    further = decoder_run(second.root, settings.further, records, held_out)
+    third = finished(finetune(further, folder / "further", resume=True, device="cpu"))
+    return write_average(second, third, folder / "averaged")
+
+
+@torch.no_grad()
+def write_average(first: Bundle, second: Bundle, folder: Path) -> Bundle:
+    """Write a bundle whose weights are the mean of those before and after further training.
+
+    It keeps most of what either does better (Wortsman et al. 2022, arXiv 2109.01903). A finished
+    bundle is kept.
+    """
+    if (folder / CARD).exists():
+        return open_bundle(folder)
+    modules, others = read_modules(first), read_modules(second)
+    for part in ("vision", "region", "language"):
+        added = getattr(others, part).state_dict()
+        for name, value in getattr(modules, part).state_dict().items():
+            if value.is_floating_point():
+                value.add_(added[name]).div_(2)
+    assert modules.region is not None
+    card = starter_card(modules.vision, modules.region)
+    tokenizer = first.file(f"{first.card.language.folder}/tokenizer.json")
+    bundle, _ = write_bundle(
+        folder, card, modules.vision, modules.region, modules.language, tokenizer
+    )
+    return bundle
 
 
 def finished(bundle: Bundle | None) -> Bundle:

@@ -83,10 +83,10 @@ def train_starter(
     base = out / "base"
     if not (base / CARD).exists():
         labels = torch.from_numpy(np.concatenate([photo.labels for photo in learned]))
-        weights = class_weights(labels, len(names), decoder_settings.class_balance).numpy()
-        views = write_views(learned, CROPS, out / "views", decoder_settings.seed, weights)
+        asked = class_weights(labels, len(names), decoder_settings.class_balance).numpy()
+        views = write_views(learned, CROPS, out / "views", decoder_settings.seed, asked)
         predicted = score(encoders, views)
-        scenes = described_scenes(views, predicted, encoders.settings.side, names, weights)
+        scenes = described_scenes(views, predicted, encoders.settings.side, names, asked)
         others = [annotated_scene(photo, names) for photo in held_out]
         write_all_records(scenes, others, decoder_settings, out)
         write_base(encoders, scenes, predicted[:PREDICTED], decoder_settings, out, base)

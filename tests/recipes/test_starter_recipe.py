@@ -51,7 +51,7 @@ ENCODERS = EncoderSettings(
 )  # fmt: skip
 DECODER = DecoderSettings(
     layers=1, intermediate_size=32, vocabulary=400, geometry_records=60, records=80,
-    held_out_records=12, geometry_steps=2, steps=3, batch=4,
+    held_out_records=12, geometry_steps=2, steps=3, further_steps=2, batch=4,
 )  # fmt: skip
 
 
