@@ -71,10 +71,10 @@ class DecoderSettings:
     """Muon's learning rate for the layers' matrices, as a multiple of `rate`. At the higher one of
     the first stage, comparing is forgotten again."""
     projector_rate: float = 0.1
-    """Learning rate of both projectors in the second stage, as a multiple of `rate`. They have many
-    inputs, so that a step changes a token by much."""
+    """Learning rate of both projectors after the first stage, as a multiple of `rate`. They have
+    many inputs, so that a step changes a token by much."""
     feature_noise: float = 0.5
-    """In both stages. The encoders have memorized the photos that they learned from."""
+    """In all stages. The encoders have memorized the photos that they learned from."""
     further_steps: int = 3_500
     further_rate: float = 8e-4
     """Of the third stage, which continues the second with swapped images."""

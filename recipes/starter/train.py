@@ -47,7 +47,8 @@ from regionqa.finetune.finish import ask_held_out, read_modules
 log = logging.getLogger("recipes.starter")
 ENCODERS, DECODER, DETECTOR = EncoderSettings(), DecoderSettings(), DetectorSettings()
 CROPS = 2
-"""Crops of each photo that the language model learns from, beside the photo."""
+"""Crops of each photo that the language model learns from, beside the photo: one at random, and a
+close-up."""
 PREDICTED = 400
 """Photos whose predictions set the magnitude of the untrained projectors' output."""
 
