@@ -77,9 +77,10 @@ class DecoderSettings:
     """In all stages. The encoders have memorized the photos that they learned from."""
     further_steps: int = 3_500
     further_rate: float = 8e-4
-    """Of the third stage, which continues the second with swapped images."""
-    swapped_images: float = 0.5
-    """In the third stage. Otherwise a box's name is read off the rest of the image."""
+    """Of the third stage, which continues the second."""
+    swapped_images: float = 0.0
+    further_swapped_images: float = 0.5
+    """Otherwise a box's name is read off the rest of the image."""
     class_balance: float = 0.5
     """A box is asked about by the frequency of its class to the power of minus this. Without, two
     in five questions of naming are about a person, and rare classes are hardly ever answered."""
@@ -99,13 +100,17 @@ class DecoderSettings:
             group=self.geometry_group,
             orthogonal_rate=self.geometry_orthogonal_rate,
             projector_rate=1.0,
-            swapped_images=0.0,
         )
 
     @property
     def further(self) -> "DecoderSettings":
         """The settings of the third stage."""
-        return replace(self, steps=self.further_steps, rate=self.further_rate)
+        return replace(
+            self,
+            steps=self.further_steps,
+            rate=self.further_rate,
+            swapped_images=self.further_swapped_images,
+        )
 
 
 def train_tokenizer(texts: Iterable[str], size: int, special: Sequence[str], path: Path) -> None:
@@ -279,8 +284,8 @@ def write_base(
 def train_decoder(base: Path, settings: DecoderSettings, folder: Path) -> Bundle:
     """Train projectors and language model on everything, then with swapped images; average both."""
     records, held_out = folder / "records.jsonl", folder / "held-out.jsonl"
-    plain = decoder_run(base, replace(settings, swapped_images=0.0), records, held_out)
-    second = finished(finetune(plain, folder / "trained", resume=True, device="cpu"))
+    run = decoder_run(base, settings, records, held_out)
+    second = finished(finetune(run, folder / "trained", resume=True, device="cpu"))
     further = decoder_run(second.root, settings.further, records, held_out)
     third = finished(finetune(further, folder / "further", resume=True, device="cpu"))
     return write_average(second, third, folder / "averaged")
@@ -296,12 +301,14 @@ def write_average(first: Bundle, second: Bundle, folder: Path) -> Bundle:
     if (folder / CARD).exists():
         return open_bundle(folder)
     modules, others = read_modules(first), read_modules(second)
-    for part in ("vision", "region", "language"):
-        added = getattr(others, part).state_dict()
-        for name, value in getattr(modules, part).state_dict().items():
-            if value.is_floating_point():
-                value.add_(added[name]).div_(2)
-    assert modules.region is not None
+    assert modules.region is not None and others.region is not None
+    for mine, other in (
+        (modules.vision, others.vision),
+        (modules.region, others.region),
+        (modules.language, others.language),
+    ):  # whose parameters, unlike state_dict(), hold tied embeddings once
+        for weight, further in zip(mine.parameters(), other.parameters(), strict=True):
+            weight.lerp_(further, 0.5)
     card = starter_card(modules.vision, modules.region)
     tokenizer = first.file(f"{first.card.language.folder}/tokenizer.json")
     bundle, _ = write_bundle(

@@ -262,8 +262,9 @@ def loss_of(
     )
 
 
-def class_weights(labels: Tensor, classes: int, balance: float) -> Tensor:
-    """Weights (C,) that fall with a class's frequency; their mean over labels (N,) is 1."""
+def class_weights(photos: Sequence[Photo], classes: int, balance: float) -> Tensor:
+    """Weights (C,) that fall with a class's frequency; their mean over all boxes is 1."""
+    labels = torch.from_numpy(np.concatenate([photo.labels for photo in photos]))
     weights = (torch.bincount(labels, minlength=classes) + 1.0) ** -balance
     return weights / weights[labels].mean()
 
@@ -292,11 +293,7 @@ def train_encoders(
         ],
         weight_decay=settings.weight_decay,
     )
-    weights = class_weights(
-        torch.from_numpy(np.concatenate([photo.labels for photo in photos])),
-        classes,
-        settings.class_balance,
-    )
+    weights = class_weights(photos, classes, settings.class_balance)
     steps = round(settings.epochs * len(photos) / settings.batch)
     parts: dict[str, Any] = {"encoders": encoders, "average": average, "optimizer": optimizer}
     for step in range(resumed(parts, checkpoint), steps):

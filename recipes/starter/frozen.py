@@ -97,7 +97,7 @@ def train_heads(
     )
     large = torch.from_numpy(sides * settings.side >= TEACHER_SIDE).float()
     learned = torch.from_numpy(np.flatnonzero(sides * settings.side >= SMALLEST_SIDE))
-    weights = class_weights(labels, classes, settings.class_balance)
+    weights = class_weights(photos, classes, settings.class_balance)
     join, head, fine = encoders.region.join, encoders.classes, encoders.fine
 
     def boxes_loss(chosen: Tensor) -> Tensor:

@@ -146,9 +146,9 @@ def random_crop(photo: Photo, rng: Rng) -> Window:
 
 
 def close_up(photo: Photo, rng: Rng, weights: Floats) -> Window:
-    """Draw a rectangle around one box, drawn by the weights (C,) of its class.
+    """Draw a rectangle around one box, which is drawn by the weights (C,) of the classes.
 
-    A random crop of all sizes where no box is large enough.
+    A random crop where no box is large enough.
     """
     sides = (photo.boxes[:, 2:] - photo.boxes[:, :2]).min(axis=1, initial=np.inf)  # (N,)
     chances = weights[photo.labels].astype(np.float64) * (sides >= CLOSE_UP)

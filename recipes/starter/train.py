@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -83,8 +82,7 @@ def train_starter(
     head = train_detector(encoders, learned, detector_settings, out)
     base = out / "base"
     if not (base / CARD).exists():
-        labels = torch.from_numpy(np.concatenate([photo.labels for photo in learned]))
-        asked = class_weights(labels, len(names), decoder_settings.class_balance).numpy()
+        asked = class_weights(learned, len(names), decoder_settings.class_balance).numpy()
         views = write_views(learned, CROPS, out / "views", decoder_settings.seed, asked)
         predicted = score(encoders, views)
         scenes = described_scenes(views, predicted, encoders.settings.side, names, asked)

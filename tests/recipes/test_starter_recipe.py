@@ -40,6 +40,7 @@ from recipes.starter.views import described_scenes, write_crop
 from regionqa.bundles.store import open_bundle
 from regionqa.detection.detector import load_detector
 from regionqa.engine import Engine
+from regionqa.finetune.finish import read_modules
 from regionqa.images.reading import open_image
 from regionqa.regions import Box, Region
 from regionqa.requests import Request
@@ -149,7 +150,7 @@ def test_boxes_of_rare_classes_are_asked_about_more_often(tmp_path: Path) -> Non
     heads = Scores(logits, torch.zeros(len(cats), 1000), logits[0], logits[0], logits[:0])
     rng = np.random.default_rng(0)
     for balance, share in ((0.0, 0.25), (1.0, 0.4)):  # 1/4 each for the cats, 1/2 for the orange
-        weights = class_weights(torch.from_numpy(cats), len(NAMES), balance).numpy()
+        weights = class_weights([photo], len(NAMES), balance).numpy()
         (scene,) = described_scenes([photo], [heads], 96, NAMES, weights)
         rows = [scene.rows(1, rng)[0] for _ in range(2000)]
         assert np.mean([scene.name(row) == "orange" for row in rows]) == pytest.approx(
@@ -205,6 +206,12 @@ def test_one_command_trains_a_bundle_that_answers(tmp_path: Path) -> None:
     assert bundle.card.detector is not None and bundle.card.detector.classes == NAMES
     detector = load_detector(bundle.root, device="cpu", min_score=0)
     assert {region.label for region in detector.find(photo).regions} <= {*NAMES}
+    second, third, mean = (
+        read_modules(open_bundle(out / name)).language.get_input_embeddings().weight
+        for name in ("trained", "further", "averaged")
+    )
+    assert not torch.equal(second, third)
+    torch.testing.assert_close(mean, (second + third) / 2)
     assert not (out / "levels.pt").exists()  # which take gigabytes
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     train_starter(data, weights, out, ENCODERS, DECODER, DETECTOR)  # everything is finished
